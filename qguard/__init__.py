@@ -1,0 +1,5 @@
+"""qguard: an accuracy and latency regression gate for quantized sentence-embedding models."""
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__"]

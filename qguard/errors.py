@@ -1,0 +1,56 @@
+"""Errors of qguard: values that say what was expected, what was found and what mends it.
+
+The command line exits with ``exit_code``; the pytest plugin turns :class:`UsageProblem` into ``pytest.UsageError`` and
+everything else into a failed check. None of them ever reaches a user as a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QguardError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+    exit_code = 3
+
+
+class UsageProblem(QguardError):
+    """A wrong option, name or configuration key."""
+
+    exit_code = 2
+
+
+class DataProblem(UsageProblem):
+    """A suite file that cannot be read as what it says it is; the message carries the line number."""
+
+
+class ModelProblem(QguardError):
+    """A model that cannot be found, read or reproduced."""
+
+
+class ArtifactProblem(QguardError):
+    """An artifact that is missing, broken, or not what it claims to be."""
+
+
+class GoldenProblem(QguardError):
+    """A golden that is missing, stale, foreign, truncated or edited by hand."""
+
+
+class MeasurementProblem(QguardError):
+    """A measurement that could not be taken: no items, NaN, wrong shape."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageProblem:
+    """The error for a name that nobody registered, with the nearest known ones.
+
+    Args:
+        kind: What the name should have been, for example ``"precision"``.
+        name: What was found.
+        known: The names that exist.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "known: " + ", ".join(names)
+    return UsageProblem(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,99 @@
+"""Files: hashes, atomic writes and paths that stay inside their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import ArtifactProblem, QguardError
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces, UTF-8)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
+
+
+def dump_json(value: Any) -> bytes:
+    """A JSON value as stable, readable bytes: sorted keys, two spaces, a final newline."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def read_json(path: Path, problem: type[QguardError]) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        QguardError: of class ``problem`` when the file is unreadable, not UTF-8, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise problem(f"cannot read {path}: {e.strerror or e}") from e
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+        raise problem(f"{path} is not valid JSON ({e})") from e
+    if not isinstance(value, dict):
+        raise problem(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """``folder / relative``, refused when it would leave ``folder`` (``..``, absolute paths, links).
+
+    Raises:
+        ArtifactProblem: if the resolved path is outside the resolved folder.
+    """
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ArtifactProblem(
+            f"{folder.name}: the path {relative!r} leaves the folder; files of a model or an artifact must lie inside it"
+        )
+    return path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` so that a reader, or a kill at any moment, sees the whole old or the whole new file.
+
+    Raises:
+        OSError: when the folder is read-only or the disk is full; the old file is then untouched.
+    """
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a crash."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def tree_hashes(folder: Path, skip: Iterable[str] = ()) -> dict[str, str]:
+    """SHA-256 of every file below ``folder``, keyed by its relative POSIX path; links are refused by :func:`inside`."""
+    left_out = set(skip)
+    return {
+        rel: sha256_file(inside(folder, rel))
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and (rel := p.relative_to(folder).as_posix()) not in left_out
+    }
