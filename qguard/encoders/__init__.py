@@ -1,0 +1,111 @@
+"""Encoders: n texts in, a float32 array (n, dim) out. Batching by length lives here once; a runtime is one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.encoders.pooling import Head
+from qguard.encoders.tokenizer import TextTokenizer
+from qguard.errors import MeasurementProblem, unknown
+from qguard.pipeline import Pipeline
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+BATCH_TOKENS = 2048  # larger batches fall out of the cache and were slower on every CPU measured
+
+
+class Runtime(Protocol):
+    """Runs the transformer on one padded batch."""
+
+    def __call__(self, input_ids: Ints, attention_mask: Ints) -> Floats:
+        """Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim)."""
+        ...
+
+
+def length_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices in batches of similar length: longest first, at most ``budget`` padded tokens, at least one text."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+class Encoder:
+    """A tokenizer, a runtime and the pipeline's head behind one call.
+
+    Args:
+        tokenizer: Texts to token ids.
+        runtime: Token ids to token embeddings.
+        head: Pooling, dense layers and normalisation.
+        pad_id: Token id that fills short rows; masked, so it never changes a result.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, runtime: Runtime, head: Head) -> None:
+        self.tokenizer, self.runtime, self.head = tokenizer, runtime, head
+
+    def encode(self, texts: Sequence[str], budget: int = BATCH_TOKENS) -> Floats:
+        """Embeddings (n, dim) of ``texts``, in their order."""
+        return self.encode_ids(self.tokenizer(texts), budget)
+
+    def encode_ids(self, ids: Sequence[Sequence[int]], budget: int = BATCH_TOKENS) -> Floats:
+        """Embeddings (n, dim) of token id lists, in their order.
+
+        Raises:
+            MeasurementProblem: when there is nothing to encode.
+        """
+        if not ids:
+            raise MeasurementProblem("nothing to encode: expected at least one text, found none")
+        out: Floats | None = None
+        for rows in length_batches([len(row) for row in ids], budget):
+            length = max(1, max(len(ids[r]) for r in rows))
+            input_ids = np.full((len(rows), length), self.tokenizer.pad_id, np.int64)
+            mask = np.zeros((len(rows), length), np.int64)
+            for k, r in enumerate(rows):
+                input_ids[k, : len(ids[r])] = ids[r]
+                mask[k, : len(ids[r])] = 1
+            vectors = self.head(self.runtime(input_ids, mask), mask)
+            if out is None:
+                out = np.empty((len(ids), vectors.shape[1]), np.float32)
+            out[rows] = vectors
+        assert out is not None
+        return out
+
+
+def _onnx(folder: Path, file: Path | None, precision: str) -> Runtime:
+    from qguard.encoders.onnx import OnnxRuntime
+
+    return OnnxRuntime(file or folder / "onnx" / "model.onnx")
+
+
+def _torch(folder: Path, file: Path | None, precision: str) -> Runtime:
+    from qguard.encoders.torch import TorchRuntime
+
+    return TorchRuntime(folder, precision)
+
+
+RUNTIMES: dict[str, Callable[[Path, Path | None, str], Runtime]] = {"onnx": _onnx, "torch": _torch}
+
+
+def open_encoder(runtime: str, folder: Path, pipeline: Pipeline, precision: str, file: Path | None = None) -> Encoder:
+    """An encoder on the files of ``folder``.
+
+    Args:
+        runtime: A name in :data:`RUNTIMES`.
+        folder: Tokenizer and heads (an artifact, or the model itself).
+        pipeline: What surrounds the transformer.
+        precision: The dtype name that a torch runtime computes in.
+        file: The ONNX file, when it is not ``folder/onnx/model.onnx``.
+    """
+    if runtime not in RUNTIMES:
+        raise unknown("runtime", runtime, RUNTIMES)
+    root = folder / pipeline.transformer
+    tokenizer = TextTokenizer.open(root, pipeline)
+    return Encoder(tokenizer, RUNTIMES[runtime](root, file, precision), Head.open(folder, pipeline))

@@ -1,0 +1,76 @@
+"""ONNX Runtime. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qguard.errors import ArtifactProblem
+
+_OUTPUTS = ("last_hidden_state", "token_embeddings", "sentence_embedding")
+
+
+class OnnxRuntime:
+    """An ONNX transformer, ours or another tool's: input and output names are found out, not assumed.
+
+    Args:
+        file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
+        threads: Intra-op threads; 0 leaves the choice to ONNX Runtime (one per physical core).
+
+    Raises:
+        ArtifactProblem: when the file does not load or has no usable input or output.
+    """
+
+    def __init__(self, file: Path, threads: int = 0) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # ONNX Runtime's own exception types differ by build
+            raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
+        self._feeds = {i.name: (self._role(i.name, file), i.type) for i in self.session.get_inputs()}
+        if "input_ids" not in {role for role, _ in self._feeds.values()}:
+            raise ArtifactProblem(f"{file.name} has no token id input; found {sorted(self._feeds)}")
+        outputs = self.session.get_outputs()
+        usable = [o for o in outputs if len(o.shape or ()) in (2, 3)]
+        named = [o.name for want in _OUTPUTS for o in usable if o.name == want]
+        deep = [o.name for o in usable if len(o.shape) == 3]
+        if not usable:
+            raise ArtifactProblem(f"{file.name} has no output with 2 or 3 dimensions; found {[o.name for o in outputs]}")
+        self._output = (named or deep or [usable[0].name])[0]
+
+    @staticmethod
+    def _role(name: str, file: Path) -> str:
+        low = name.lower()
+        for key, role in (
+            ("mask", "attention_mask"), ("type", "token_type_ids"), ("segment", "token_type_ids"),
+            ("position", "position_ids"), ("id", "input_ids"), ("token", "input_ids"),
+        ):  # fmt: skip
+            if key in low:
+                return role
+        raise ArtifactProblem(
+            f"{file.name} has an input {name!r} that is none of token ids, attention mask, token types, positions"
+        )
+
+    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+        """See :class:`qguard.encoders.Runtime`."""
+        values = {"input_ids": input_ids, "attention_mask": attention_mask}
+        feeds = {}
+        for name, (role, kind) in self._feeds.items():
+            if role == "token_type_ids":
+                value = np.zeros_like(input_ids)
+            elif role == "position_ids":
+                value = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
+            else:
+                value = values[role]
+            feeds[name] = value.astype(np.int32) if "int32" in kind else np.ascontiguousarray(value)
+        try:
+            (out,) = self.session.run([self._output], feeds)
+        except Exception as e:
+            raise ArtifactProblem(f"ONNX Runtime failed on a batch {input_ids.shape}: {str(e).strip()[:300]}") from e
+        return np.asarray(out, np.float32)

@@ -1,0 +1,47 @@
+"""Text to token ids, by the Rust tokenizer alone: no transformers import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import ModelProblem
+from qguard.pipeline import Pipeline
+
+
+class TextTokenizer:
+    """Token ids of texts as the pipeline declares: prompt, lower-casing, special tokens, truncation; never padding."""
+
+    def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int) -> None:
+        tokenizer.enable_truncation(pipeline.max_seq_length)
+        tokenizer.no_padding()
+        self._tokenizer, self._pipeline, self.pad_id = tokenizer, pipeline, pad_id
+
+    @classmethod
+    def open(cls, root: Path, pipeline: Pipeline) -> TextTokenizer:
+        """Read ``root/tokenizer.json``.
+
+        Raises:
+            ModelProblem: when it is missing or damaged.
+        """
+        from tokenizers import Tokenizer
+
+        path = root / "tokenizer.json"
+        if not path.exists():
+            raise ModelProblem(f"{root} has no tokenizer.json")
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as e:  # the binding raises bare Exception
+            raise ModelProblem(f"{path} is damaged or made for another tokenizers version: {e}") from e
+        pad = tokenizer.padding["pad_id"] if tokenizer.padding else tokenizer.token_to_id("[PAD]")
+        return cls(tokenizer, pipeline, pad if pad is not None else tokenizer.token_to_id("<pad>") or 0)
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most ``max_seq_length`` of them."""
+        prefix, lower = self._pipeline.prefix, self._pipeline.do_lower_case
+        # sentence-transformers strips before it lower-cases; the order matters for a few scripts
+        prepared = [(prefix + t).strip() for t in texts]
+        if lower:
+            prepared = [t.lower() for t in prepared]
+        return [e.ids for e in self._tokenizer.encode_batch(prepared)]

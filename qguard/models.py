@@ -1,0 +1,224 @@
+"""Models: resolve a reference to a folder, and say by hash which model it is."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import ModelProblem
+from qguard.files import inside
+from qguard.pipeline import Pipeline, read_pipeline
+
+# What a sentence-transformers folder may contain that we read; pickles and code are never fetched.
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "onnx/model.onnx", "onnx/model.onnx_data"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """The fp32 target: a folder in sentence-transformers layout.
+
+    Attributes:
+        name: Its name in the configuration, and the name of its golden folder.
+        ref: The reference as the user wrote it.
+        revision: The hub revision that was asked for, or ``None``.
+        folder: Where its files are.
+    """
+
+    name: str
+    ref: str
+    revision: str | None
+    folder: Path
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """Pooling, lengths, prompts and heads, as the folder declares them."""
+        return read_pipeline(self.folder)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the transformer module: config, weights, tokenizer."""
+        return inside(self.folder, self.pipeline.transformer)
+
+    @cached_property
+    def weight_sha256(self) -> str:
+        """SHA-256 over the tensors: equal for equal weights, wherever the files came from."""
+        files = weight_files(self.root)
+        for dense in self.pipeline.dense:
+            files.append(inside(self.folder, dense.path) / "model.safetensors")
+        return tensors_sha256(files)
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """SHA-256 over what decides token ids: ``tokenizer.json`` without its padding and truncation defaults."""
+        return tokenizer_sha256(self.root)
+
+
+def tokenizer_sha256(root: Path) -> str:
+    """Hash of a tokenizer folder; see :attr:`Model.tokenizer_sha256`."""
+    path = root / "tokenizer.json"
+    if not path.exists():
+        raise ModelProblem(
+            f"{root} has no tokenizer.json; make one with "
+            f"AutoTokenizer.from_pretrained(folder).save_pretrained(folder) and run again"
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ModelProblem(f"{path} is not valid JSON ({e})") from e
+    for key in ("padding", "truncation"):
+        value.pop(key, None)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def weight_files(root: Path) -> list[Path]:
+    """The safetensors files of a transformer folder (one, or the shards of its index).
+
+    Raises:
+        ModelProblem: if there are none; pickled weights (``pytorch_model.bin``) are never read.
+    """
+    single, index = root / "model.safetensors", root / "model.safetensors.index.json"
+    if single.exists():
+        return [single]
+    if index.exists():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [inside(root, name) for name in sorted(set(shards))]
+    if (root / "pytorch_model.bin").exists():
+        raise ModelProblem(
+            f"{root} has only pytorch_model.bin; pickled weights are never read. Convert it once with "
+            f"SentenceTransformer(folder).save(folder, safe_serialization=True)"
+        )
+    raise ModelProblem(f"{root} has no model.safetensors")
+
+
+def tensors_sha256(files: list[Path]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of their names.
+
+    ``position_ids`` buffers are left out: libraries write or drop them at will, and they hold 0, 1, 2, ….
+
+    Raises:
+        ModelProblem: for a file that is empty, truncated or not safetensors.
+    """
+    entries: dict[str, tuple[Path, dict[str, Any], int]] = {}
+    for i, path in enumerate(files):
+        header, start = safetensors_header(path)
+        for name, info in header.items():
+            if not name.endswith("position_ids"):
+                entries[name if i == 0 else f"{path.parent.name}/{name}" if name in entries else name] = (path, info, start)
+    total = hashlib.sha256()
+    for name in sorted(entries):
+        path, info, start = entries[name]
+        begin, end = info["data_offsets"]
+        with path.open("rb") as f:
+            f.seek(start + begin)
+            total.update(f"{name}|{info['dtype']}|{info['shape']}|".encode())
+            left = end - begin
+            while left:
+                block = f.read(min(left, 1 << 22))
+                total.update(block)
+                left -= len(block)
+    return total.hexdigest()
+
+
+def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensor table of a safetensors file and the offset at which its data begins.
+
+    Raises:
+        ModelProblem: when the file is missing, empty, truncated, longer than it says, or has no valid header.
+    """
+    again = "fetch or copy the file again"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as f:
+            head = f.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or not 2 <= length <= min(size - 8, 100_000_000):
+                raise ModelProblem(f"{path} is not a whole safetensors file ({size} bytes); {again}")
+            header: dict[str, Any] = json.loads(f.read(length))
+    except OSError as e:
+        raise ModelProblem(f"cannot read {path}: {e.strerror or e}") from e
+    except ValueError as e:
+        raise ModelProblem(f"{path} has a damaged safetensors header ({e}); {again}") from e
+    header.pop("__metadata__", None)
+    try:
+        end = max((int(info["data_offsets"][1]) for info in header.values()), default=0)
+        whole = all(0 <= info["data_offsets"][0] <= info["data_offsets"][1] for info in header.values())
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as e:
+        raise ModelProblem(f"{path} has a damaged safetensors header ({e!r}); {again}") from e
+    if not header or not whole or 8 + length + end != size:
+        raise ModelProblem(f"{path} is truncated or damaged: {size} bytes, its header asks for {8 + length + end}; {again}")
+    return header, 8 + length
+
+
+def resolve(name: str, ref: str, revision: str | None = None) -> Model:
+    """Find the files behind a model reference.
+
+    Args:
+        name: The configuration's name for the model.
+        ref: ``package:NAME/PATH`` (a distribution or import package, and a folder inside it), a local folder, or a hub id.
+        revision: Branch, tag or commit; hub ids only.
+
+    Raises:
+        ModelProblem: if nothing is there, or the hub cannot be reached and the model is not in its cache.
+    """
+    if ref.startswith("package:"):
+        return Model(name, ref, revision, _package_folder(ref))
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return Model(name, ref, revision, path.resolve())
+    if ref.startswith((".", "/", "~")) or ref.count("/") > 1 or path.exists():
+        raise ModelProblem(f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout")
+    return Model(name, ref, revision, _hub_folder(name, ref, revision))
+
+
+def _package_folder(ref: str) -> Path:
+    package, _, inner = ref.removeprefix("package:").partition("/")
+    spec = None
+    for candidate in (package, package.replace("-", "_")):
+        try:
+            spec = spec or importlib.util.find_spec(candidate)
+        except (ImportError, ValueError):
+            spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelProblem(f"model {ref}: the package {package!r} is not installed; pip install {package}")
+    home = Path(next(iter(spec.submodule_search_locations)))
+    folder = inside(home, inner)
+    if not folder.is_dir():
+        raise ModelProblem(f"model {ref}: the package {package!r} has no folder {inner!r}")
+    return folder
+
+
+def _hub_folder(name: str, ref: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repo = ref if "/" in ref else f"sentence-transformers/{ref}"
+    where = f"{repo}@{revision}" if revision else repo
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES))
+    except HFValidationError as e:
+        raise ModelProblem(f"model {name!r}: {ref!r} is neither a folder nor a valid hub id") from e
+    except (RepositoryNotFoundError, RevisionNotFoundError) as e:
+        raise ModelProblem(f"model {name!r}: the hub has no {where}; check the id, the revision and your access") from e
+    except (LocalEntryNotFoundError, OSError, RuntimeError) as e:
+        raise ModelProblem(
+            f"model {name!r}: {where} is not in the local hub cache and the hub cannot be reached "
+            f"({type(e).__name__}). Give a folder or package:NAME/PATH, or fill the cache where there is a network"
+        ) from e
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Versions of installed distributions, read from their metadata without importing them."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
