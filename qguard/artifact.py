@@ -1,0 +1,229 @@
+"""Artifacts: the files that get deployed, what is known of them, and the cache where they are built once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import ArtifactProblem, ModelProblem
+from qguard.files import dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
+from qguard.models import Model
+from qguard.pipeline import Pipeline, read_pipeline
+
+PROVENANCE = "qguard.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A quantized (or fp32) model as files.
+
+    Attributes:
+        folder: Where tokenizer and heads are read from; for a bare ``.onnx`` file, the base model's folder.
+        file: The ONNX file, or ``None`` for a torch artifact.
+        pipeline: The pipeline that these files declare.
+        provenance: How it was made; empty for an artifact of another tool.
+    """
+
+    folder: Path
+    file: Path | None
+    pipeline: Pipeline
+    provenance: dict[str, Any]
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the transformer's weights."""
+        if self.file is None:
+            root = inside(self.folder, self.pipeline.transformer)
+            return sorted(root.glob("*.safetensors"))
+        return [self.file, *(self.file.parent / name for name in external_files(self.file))]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights on disk."""
+        return sum(p.stat().st_size for p in self.weight_files)
+
+    @property
+    def sha256(self) -> str:
+        """One hash for the weights, tokenizer and pipeline."""
+        root = inside(self.folder, self.pipeline.transformer)
+        parts = [sha256_file(p) for p in self.weight_files]
+        return sha256_json([*parts, sha256_file(root / "tokenizer.json"), self.pipeline.sha256()])
+
+
+def read_graph(file: Path) -> Any:
+    """The ONNX graph of ``file`` without its external data.
+
+    Raises:
+        ArtifactProblem: when the file is missing, empty, not ONNX, or points to data outside its folder.
+    """
+    import onnx
+
+    if not file.is_file():
+        raise ArtifactProblem(f"no ONNX file at {file}")
+    try:
+        model = onnx.load(str(file), load_external_data=False)
+    except Exception as e:  # protobuf's own error types
+        raise ArtifactProblem(f"{file.name} ({file.stat().st_size} bytes) is not a whole ONNX file; build or copy it again") from e
+    if not model.graph.node:
+        raise ArtifactProblem(f"{file.name} ({file.stat().st_size} bytes) holds an empty graph; build or copy it again")
+    for name in _external(model):
+        path = inside(file.parent, name)
+        if not path.is_file():
+            raise ArtifactProblem(f"{file.name} needs its external data file {name!r}, which is not beside it")
+    return model
+
+
+def _external(model: Any) -> list[str]:
+    """Names of external data files, also of tensors inside constants and subgraphs."""
+    found: set[str] = set()
+
+    def tensor(t: Any) -> None:
+        found.update(e.value for e in t.external_data if e.key == "location")
+
+    def graph(g: Any) -> None:
+        for t in g.initializer:
+            tensor(t)
+        for node in g.node:
+            for a in node.attribute:
+                if a.HasField("t"):
+                    tensor(a.t)
+                if a.HasField("g"):
+                    graph(a.g)
+
+    graph(model.graph)
+    return sorted(found)
+
+
+def external_files(file: Path) -> list[str]:
+    """External data files of an ONNX file, relative to its folder."""
+    return _external(read_graph(file))
+
+
+def open_artifact(path: Path, base: Model) -> Artifact:
+    """Read a folder or a bare ``.onnx`` file.
+
+    Args:
+        path: A folder in sentence-transformers layout, or one ONNX file.
+        base: The fp32 model; its tokenizer and heads serve where the artifact has none of its own.
+
+    Raises:
+        ArtifactProblem: when nothing usable is there, or a file differs from the artifact's own provenance.
+    """
+    if not path.exists():
+        raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
+    if path.is_file():
+        if path.suffix != ".onnx":
+            raise ArtifactProblem(f"{path.name}: expected an .onnx file or a folder, found {path.suffix or 'no suffix'}")
+        read_graph(path)
+        # a file inside a whole model folder is judged with that folder's own tokenizer and heads
+        for home in (path.parent, path.parent.parent):
+            if (home / "modules.json").exists() and (home / "tokenizer.json").exists():
+                return Artifact(home, path, read_pipeline(home), _provenance(home))
+        return Artifact(base.folder, path, base.pipeline, {})
+    try:
+        pipeline = read_pipeline(path) if (path / "modules.json").exists() else base.pipeline
+    except ModelProblem as e:
+        raise ArtifactProblem(f"artifact {path.name}: {e}") from e
+    provenance = _provenance(path)
+    files = sorted(path.glob("onnx/*.onnx")) or sorted(path.glob("*.onnx"))
+    if len(files) > 1:
+        files = [f for f in files if f.name == "model.onnx"] or files
+    if len(files) > 1:
+        raise ArtifactProblem(f"{path.name} holds several ONNX files ({', '.join(f.name for f in files)}); give one of them")
+    whole = (path / pipeline.transformer / "tokenizer.json").exists() and (path / "modules.json").exists()
+    folder = path if whole else base.folder
+    if files:
+        read_graph(files[0])
+        return Artifact(folder, files[0], pipeline, provenance)
+    if not list((path / pipeline.transformer).glob("*.safetensors")):
+        raise ArtifactProblem(f"{path.name} holds neither an ONNX file nor safetensors weights")
+    return Artifact(path, None, pipeline, provenance)
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    path = folder / PROVENANCE
+    if not path.exists():
+        return {}
+    provenance = read_json(path, ArtifactProblem)
+    for name, want in provenance.get("files", {}).items():
+        file = inside(folder, name)
+        if not file.is_file():
+            raise ArtifactProblem(f"artifact {folder.name}: {name} is missing; build it again")
+        if sha256_file(file) != want:
+            raise ArtifactProblem(
+                f"artifact {folder.name}: {name} is not the file that was built (its SHA-256 differs from {PROVENANCE}); "
+                f"copy or build it again"
+            )
+    return provenance
+
+
+def cache_folder() -> Path:
+    """Where artifacts are cached: ``QGUARD_CACHE``, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("QGUARD_CACHE") or platformdirs.user_cache_dir("qguard"))
+
+
+def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]) -> Artifact:
+    """The artifact for ``key``, built at most once however many processes ask.
+
+    Args:
+        key: Everything that decides the bytes: weights, tokenizer, pipeline, recipe, versions.
+        base: The fp32 model.
+        build: Fills an empty folder; it is renamed into place only when whole.
+
+    Raises:
+        ArtifactProblem: when the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    digest = sha256_json(key)
+    folder = cache_folder() / f"{key['model']}-{key['precision']}-{digest[:16]}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.exists():
+                try:
+                    return open_artifact(folder, base)
+                except ArtifactProblem:  # a damaged cache entry is ours to mend
+                    shutil.rmtree(folder)
+            work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            try:
+                copy_layout(base, work)
+                build(work)
+                record = {"schema": 1, "key": key, "files": tree_hashes(work)}
+                (work / PROVENANCE).write_bytes(dump_json(record))
+                work.rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            return open_artifact(folder, base)
+    except OSError as e:
+        raise ArtifactProblem(
+            f"cannot write the artifact cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
+        ) from e
+
+
+def copy_layout(base: Model, folder: Path) -> None:
+    """Copy everything but the transformer's weights: modules, pooling, heads, tokenizer, configuration."""
+    heads = {d.path for d in base.pipeline.dense}
+    for source in base.folder.rglob("*"):
+        relative = source.relative_to(base.folder)
+        keep = source.suffix in (".json", ".txt", ".model") or relative.parent.as_posix() in heads
+        if source.is_file() and keep and "onnx" not in relative.parts and source.name != PROVENANCE:
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    if not (folder / "modules.json").exists():
+        modules = [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))

@@ -1,0 +1,95 @@
+"""Precisions: a registry of named ways to run a model. A new recipe is one file here and one line in ``RECIPES``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from qguard.artifact import Artifact, build_cached
+from qguard.errors import UsageProblem, unknown
+from qguard.models import Model, installed
+
+Recipe = Callable[[Model, Path], None]
+
+# (precision, runtime) → the function that fills an artifact folder; the module is imported when it is needed
+RECIPES: dict[tuple[str, str], str] = {
+    ("fp32", "onnx"): "qguard.precisions.export:fp32",
+    ("fp32", "torch"): "qguard.precisions.cast:fp32",
+    ("fp16", "torch"): "qguard.precisions.cast:fp16",
+    ("bf16", "torch"): "qguard.precisions.cast:bf16",
+    ("int8", "onnx"): "qguard.precisions.dynamic:int8",
+}
+DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "onnx"}
+_VERSIONS = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
+
+
+@dataclass(frozen=True, order=True)
+class Precision:
+    """A precision and the runtime that computes it; prints as the user types it."""
+
+    name: str
+    runtime: str
+
+    def __str__(self) -> str:
+        return self.name if DEFAULT_RUNTIME[self.name] == self.runtime else f"{self.name}@{self.runtime}"
+
+    def build(self, model: Model) -> Artifact:
+        """The artifact of ``model`` in this precision, from the cache or built now."""
+        target = RECIPES[self.name, self.runtime]
+        module, _, function = target.partition(":")
+        key = {
+            "model": model.name,
+            "precision": f"{self.name}-{self.runtime}",
+            "weights": model.weight_sha256,
+            "tokenizer": model.tokenizer_sha256,
+            "pipeline": model.pipeline.sha256(),
+            "recipe": target,
+            "code": _code_sha256(),
+            "versions": installed(*_VERSIONS),
+        }
+
+        def fill(folder: Path) -> None:
+            recipe: Recipe = getattr(import_module(module), function)
+            recipe(model, folder)
+
+        return build_cached(key, model, fill)
+
+
+def _code_sha256() -> str:
+    """Hash of the recipes' own source: an edited recipe never serves an old artifact."""
+    total = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def parse_precision(text: str) -> Precision:
+    """``NAME[@RUNTIME]`` as typed on the command line.
+
+    Raises:
+        UsageProblem: for an unknown name, or a runtime that has no recipe for it.
+    """
+    name, at, runtime = text.strip().partition("@")
+    if name not in DEFAULT_RUNTIME:
+        raise unknown("precision", text.strip(), DEFAULT_RUNTIME)
+    runtime = runtime if at else DEFAULT_RUNTIME[name]
+    if (name, runtime) not in RECIPES:
+        have = sorted(r for n, r in RECIPES if n == name)
+        raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
+    return Precision(name, runtime)
+
+
+def parse_precisions(text: str, configured: tuple[str, ...]) -> list[Precision]:
+    """A comma-separated list; ``all`` stands for every configured precision.
+
+    Raises:
+        UsageProblem: for an empty list or an unknown name.
+    """
+    parts = [p.strip() for p in text.split(",") if p.strip()]
+    names = [n for p in parts for n in (configured if p == "all" else (p,))]
+    if not names:
+        raise UsageProblem("no precision given; expected for example --precision int8")
+    return list(dict.fromkeys(parse_precision(n) for n in names))

@@ -1,0 +1,133 @@
+"""fp32 in ONNX Runtime: our own export through ``torch.onnx``, with attention fused and checked against torch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import ArtifactProblem
+from qguard.models import Model
+
+OPSET = 17
+MIN_COSINE = 0.99999
+# Written for the check: several lengths, scripts and padding patterns.
+CHECK_TEXTS = (
+    "The tenant shall give sixty days' notice before vacating the premises.",
+    "ok",
+    "Traceback (most recent call last): KeyError: 'user_id' in handlers/session.py, line 214, in load",
+    "Mein Paket ist seit neun Tagen unterwegs und die Sendungsnummer zeigt nichts an 😕",
+    "",
+    "Patients who received the lower dose reported fewer headaches, although the difference was within the margin "
+    "of error, and two of the fourteen sites had to be excluded because their thermometers were never calibrated. " * 6,
+)
+
+
+def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **_: Any) -> Any:
+    """Attention in the one form that ONNX Runtime's optimiser fuses: a division, then the added mask.
+
+    Transformers multiplies by ``scaling``; the optimiser's mask pattern then matches the scale instead of the mask.
+    """
+    import torch
+
+    root = 1.0 / scaling if scaling else math.sqrt(query.shape[-1])
+    scores = torch.matmul(query, key.transpose(2, 3)) / root
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    out = torch.matmul(torch.softmax(scores, dim=-1), value)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def fp32(model: Model, folder: Path) -> None:
+    """Write ``onnx/model.onnx`` in fp32 and check it against torch on :data:`CHECK_TEXTS`.
+
+    Raises:
+        ArtifactProblem: when the export's embeddings differ from torch's (cosine below :data:`MIN_COSINE`).
+    """
+    import numpy as np
+
+    from qguard.encoders import open_encoder
+
+    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export(model.root, target)
+    ours = open_encoder("onnx", folder, model.pipeline, "fp32", target).encode(CHECK_TEXTS).astype(np.float64)
+    live = open_encoder("torch", model.folder, model.pipeline, "fp32").encode(CHECK_TEXTS).astype(np.float64)
+    cosine = (ours * live).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(live, axis=1)
+    if not cosine.min() >= MIN_COSINE:
+        raise ArtifactProblem(
+            f"the ONNX export of {model.name} does not reproduce torch: cosine {cosine.min():.6f}, expected >= {MIN_COSINE}"
+        )
+
+
+def export(root: Path, target: Path) -> None:
+    """Export a Transformers encoder with dynamic batch and length and fuse its attention, LayerNorm and GELU."""
+    import torch
+    from transformers import AttentionInterface, AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
+    AttentionInterface.register("qguard", _attention)
+    network = AutoModel.from_pretrained(
+        str(root), config=config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, local_files_only=True
+    ).eval()
+    fused = config.model_type in _OPTIMISER
+    if fused:
+        network.set_attn_implementation("qguard")
+    has_types = bool(getattr(config, "type_vocab_size", 0) or 0)
+
+    class Transformer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+            mask = attention_mask
+            if fused:
+                mask = (1.0 - mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
+            types = {"token_type_ids": token_type_ids} if has_types else {}
+            return self.network(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
+
+    ids = torch.full((2, 8), 5)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
+    example = (ids, mask, *([torch.zeros_like(ids)] if has_types else []))
+    raw = target.with_suffix(".raw.onnx")
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Transformer().eval(), example, str(raw), input_names=names, output_names=["last_hidden_state"],
+            dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, "last_hidden_state"]},
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    if fused:
+        _fuse(raw, target, _OPTIMISER[config.model_type], config)
+        raw.unlink()
+    else:
+        raw.rename(target)
+
+
+# Architectures whose attention goes through Transformers' AttentionInterface, and the optimiser that knows them.
+_OPTIMISER = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "electra": "bert"}
+
+
+def _fuse(raw: Path, target: Path, family: str, config: Any) -> None:
+    from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
+
+    options = FusionOptions(family)
+    options.use_raw_attention_mask(True)  # a count of tokens would be wrong for left-padded batches
+    logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    graph = optimizer.optimize_model(
+        str(raw), model_type=family, num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
+        opt_level=0, optimization_options=options,
+    )  # fmt: skip
+    count = graph.get_fused_operator_statistics().get("Attention", 0)
+    if count != config.num_hidden_layers:
+        raise ArtifactProblem(
+            f"attention fused in {count} of {config.num_hidden_layers} layers; the export would be a third slower. "
+            f"Please report the model type {config.model_type!r}"
+        )
+    graph.save_model_to_file(str(target))
