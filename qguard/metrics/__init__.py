@@ -1,0 +1,144 @@
+"""Metrics: pure functions of (golden, candidate) in float64. A new metric is one ``Metric`` in its family's file;
+a new family is one file and one line in ``FAMILIES``.
+
+A metric maps a :class:`Comparison` to items (one row per text, pair or query, each with its slice) and reduces rows to
+one number, so that the value of a slice is the same reduction over that slice's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.errors import MeasurementProblem, unknown
+from qguard.suites import Suite
+
+Rows = NDArray[np.float64]
+FAMILIES = ("embedding", "similarity", "ranking")
+
+
+@dataclass(frozen=True)
+class Items:
+    """Rows of one family: ``rows`` (n, columns) float64, the slice of each, and a label to show a person."""
+
+    rows: Rows
+    slices: tuple[str | None, ...]
+    label: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One named number.
+
+    Attributes:
+        name: Public name, ``family.what``.
+        reduce: Rows (n, columns) to a float.
+        higher_is_better: Direction, for margins and for the order of worst items.
+        worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
+        min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
+    """
+
+    name: str
+    reduce: Callable[[Rows], float]
+    higher_is_better: bool
+    worst: Callable[[Rows], Rows] | None = None
+    min_items: int = 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Golden and candidate embeddings (texts, dim) of one suite, as float64.
+
+    Raises:
+        MeasurementProblem: for wrong shapes, NaN or infinite values, and zero vectors.
+    """
+
+    suite: Suite
+    golden: Rows
+    candidate: Rows
+
+    @classmethod
+    def of(cls, suite: Suite, golden: Any, candidate: Any) -> Comparison:
+        """Check and convert both arrays."""
+        if golden.shape != candidate.shape or golden.ndim != 2 or not len(golden):
+            raise MeasurementProblem(f"embeddings have the wrong shape: expected {golden.shape}, found {candidate.shape}")
+        g, c = np.asarray(golden, np.float64), np.asarray(candidate, np.float64)
+        for name, array in (("golden", g), ("candidate", c)):
+            bad = np.flatnonzero(~np.isfinite(array).all(1) | ~array.any(1))
+            if len(bad):
+                what = "NaN or infinite values" if not np.isfinite(array[bad[0]]).all() else "only zeros"
+                raise MeasurementProblem(
+                    f"the {name} embedding of {len(bad)} of {len(g)} texts holds {what}; first: {suite.texts[bad[0]][:60]!r}"
+                )
+        return cls(suite, g, c)
+
+    @cached_property
+    def units(self) -> tuple[Rows, Rows]:
+        """Golden and candidate embeddings scaled to unit length."""
+        return tuple(a / np.linalg.norm(a, axis=1, keepdims=True) for a in (self.golden, self.candidate))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value on a suite or on one of its slices, with the worst items for a person to read."""
+
+    name: str
+    slice: str | None
+    value: float
+    items: int
+    higher_is_better: bool
+    worst: tuple[str, ...] = ()
+
+
+def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]]:
+    """The item function and the metrics of one family."""
+    if name not in FAMILIES:
+        raise unknown("metric family", name, FAMILIES)
+    module = import_module(f"qguard.metrics.{name}")
+    return module.items, module.METRICS
+
+
+def metric_names() -> list[str]:
+    """Public names of all metrics that a gate may bound."""
+    from qguard.metrics.artifact import NAMES
+
+    return [m.name for f in FAMILIES for m in family(f)[1]] + list(NAMES)
+
+
+def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
+    """All metrics of one family, for the suite and for each of its slices.
+
+    Raises:
+        MeasurementProblem: when the suite has too few items, or a value is not finite.
+    """
+    find, metrics = family(name)
+    items = find(comparison)
+    out = []
+    groups: list[tuple[str | None, Any]] = [(None, np.arange(len(items.rows)))]
+    at = np.asarray([s or "" for s in items.slices])
+    groups += [(s, np.flatnonzero(at == s)) for s in sorted({s for s in items.slices if s})]
+    for metric in metrics:
+        for part, index in groups:
+            if len(index) < metric.min_items:
+                if part is None:
+                    raise MeasurementProblem(f"{metric.name} needs at least {metric.min_items} items, found {len(index)}")
+                continue
+            rows = items.rows[index]
+            value = float(metric.reduce(rows))
+            if not np.isfinite(value):
+                if part is None:
+                    raise MeasurementProblem(f"{metric.name} is {value} over {len(index)} items")
+                continue
+            shown: tuple[str, ...] = ()
+            if metric.worst is not None and part is None:
+                badness = metric.worst(rows)
+                top = np.argsort(-badness, kind="stable")[:worst]
+                shown = tuple(items.label(int(index[i])) for i in top if badness[i] > 0)
+            out.append(Measured(metric.name, part, value, len(index), metric.higher_is_better, shown))
+    return out

@@ -1,0 +1,87 @@
+"""Is the artifact what its precision says? Counted in its own files, never taken from a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qguard.artifact import Artifact, read_graph
+from qguard.errors import ArtifactProblem
+from qguard.metrics import Measured
+from qguard.models import Model, safetensors_header, weight_files
+
+NAMES = ("artifact.quantized_ops", "artifact.size_ratio")
+_INTEGER = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QLinearMatMul", "QGemm", "MatMulNBits"}
+_FLOAT = {"MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention"}
+_DTYPES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+
+
+def measure_artifact(artifact: Artifact, model: Model, precision: str) -> list[Measured]:
+    """``artifact.quantized_ops``: share of weight multiplications that run in the promised precision, in [0, 1].
+    ``artifact.size_ratio``: bytes of the weights over those of the fp32 model.
+
+    Raises:
+        ArtifactProblem: when no weight multiplication is found.
+    """
+    base = sum(p.stat().st_size for p in weight_files(model.root))
+    share, layers, total = _torch(artifact, precision) if artifact.file is None else _onnx(artifact, precision)
+    return [
+        Measured(NAMES[0], None, share, total, True, tuple(layers[:5])),
+        Measured(NAMES[1], None, artifact.bytes / base, 1, False),
+    ]
+
+
+def _torch(artifact: Artifact, precision: str) -> tuple[float, list[str], int]:
+    want, wrong, total = _DTYPES.get(precision, "I8"), [], 0
+    for file in artifact.weight_files:
+        header, _ = safetensors_header(file)
+        for name, info in header.items():
+            if len(info["shape"]) >= 2:
+                total += 1
+                if info["dtype"] != want:
+                    wrong.append(f"{name} is {info['dtype']}, not {want}")
+    if not total:
+        raise ArtifactProblem("the artifact holds no weight matrix")
+    return 1 - len(wrong) / total, wrong, total
+
+
+def _onnx(artifact: Artifact, precision: str) -> tuple[float, list[str], int]:
+    assert artifact.file is not None
+    graph = read_graph(artifact.file).graph
+    weights = {t.name: t for t in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    right, wrong = 0, []
+    for node in graph.node:
+        kind = _kind(node, weights, made)
+        if kind is None:
+            continue
+        if kind == ("float" if precision == "fp32" else "integer"):
+            right += 1
+        else:
+            wrong.append(f"{node.op_type} {node.name or node.output[0]} computes in {kind}")
+    if not right + len(wrong):
+        raise ArtifactProblem(f"{artifact.file.name} holds no weight multiplication that is known to qguard")
+    return right / (right + len(wrong)), wrong, right + len(wrong)
+
+
+def _kind(node: Any, weights: dict[str, Any], made: dict[str, Any]) -> str | None:
+    """``integer`` or ``float`` for a multiplication with a constant weight, ``None`` for every other node."""
+    if node.op_type in _INTEGER:
+        return "integer"
+    if node.op_type not in _FLOAT:
+        return None
+    for name in node.input:
+        source = made.get(name)
+        while source is not None and source.op_type in ("Transpose", "Reshape", "Cast", "Identity"):
+            source = made.get(source.input[0]) if source.input[0] not in weights else source
+            if source is not None and source.input and source.input[0] in weights:
+                break
+        if source is not None and source.op_type == "DequantizeLinear" and source.input[0] in weights:
+            # a weight-only file dequantizes and multiplies in float: its activations must be quantized too
+            others = [made.get(i) for i in node.input if i != name]
+            return "integer" if any(o is not None and o.op_type == "DequantizeLinear" for o in others) else "float"
+        constant = weights.get(name) or (weights.get(source.input[0]) if source is not None and source.input else None)
+        if source is not None and source.op_type == "Constant":
+            return "float" if source.attribute and len(source.attribute[0].t.dims) >= 2 else None
+        if constant is not None and len(constant.dims) >= 2 and (name in weights or source.op_type in ("Transpose", "Cast", "Identity")):
+            return "float"
+    return None

@@ -1,0 +1,25 @@
+"""How far each text's vector moved."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qguard.metrics import Comparison, Items, Metric
+
+
+def items(c: Comparison) -> Items:
+    """Per text: cosine to the golden vector in [-1, 1], and relative error of the norm (>= 0)."""
+    g, q = c.units
+    cosine = (g * q).sum(1)
+    norm = np.abs(np.linalg.norm(c.candidate, axis=1) / np.linalg.norm(c.golden, axis=1) - 1)
+    rows = np.stack([cosine, norm], axis=1)
+    return Items(rows, c.suite.slices, lambda i: f"cosine {cosine[i]:.4f}  {c.suite.texts[i][:90]!r}")
+
+
+METRICS = (
+    Metric("embedding.cosine_mean", lambda r: r[:, 0].mean(), True),
+    # NumPy's linear quantile: on fewer than 100 items it lies between the two lowest
+    Metric("embedding.cosine_p01", lambda r: np.quantile(r[:, 0], 0.01), True),
+    Metric("embedding.cosine_min", lambda r: r[:, 0].min(), True, worst=lambda r: 1 - r[:, 0]),
+    Metric("embedding.norm_error", lambda r: r[:, 1].max(), False),
+)

@@ -1,0 +1,93 @@
+"""Which neighbours each text finds, against those it found in fp32.
+
+Every text of the suite searches the suite's documents (all texts, where it has no retrieval part); a text never finds
+itself. Ties are broken by document order, in golden and candidate alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qguard.errors import MeasurementProblem
+from qguard.metrics import Comparison, Items, Metric, Rows
+
+K = 10
+MARGIN = 0.02  # golden gaps below this are ties to a person; their flips are not inversions
+RBO_P = 0.9
+
+
+def top_k(queries: Rows, documents: Rows, k: int, exclude_self: bool = False) -> tuple[Any, Rows]:
+    """Exact top ``k`` by inner product in float64; ties by document order.
+
+    Args:
+        queries: (q, dim). documents: (d, dim). k: At most ``d``.
+        exclude_self: Leave out document ``i`` for query ``i``.
+
+    Returns:
+        Indices (q, k) and scores (q, k), best first.
+    """
+    scores = queries @ documents.T
+    if exclude_self:
+        np.fill_diagonal(scores, -np.inf)
+    order = _order(scores, k)
+    return order, np.take_along_axis(scores, order, 1)
+
+
+def _order(scores: Rows, k: int) -> Any:
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def items(c: Comparison) -> Items:
+    """Per text: overlap@10, top-1 agreement, RBO, nDCG@10 and inversions, each in [0, 1]."""
+    texts = len(c.suite.texts)
+    documents = np.asarray(c.suite.documents or range(texts))
+    if len(documents) < 2:
+        raise MeasurementProblem(f"ranking needs at least two documents, found {len(documents)}")
+    k = min(K, len(documents) - 1)
+    own = np.full(texts, -1)
+    own[documents] = np.arange(len(documents))
+    scores = []
+    for u in c.units:
+        s = u @ u[documents].T
+        rows = np.flatnonzero(own >= 0)
+        s[rows, own[rows]] = -np.inf
+        scores.append(s)
+    gold, found = (_order(s, k) for s in scores)
+    depth = np.arange(1, k + 1)
+    same = found[:, :, None] == gold[:, None, :]
+    overlap = same.any(2).mean(1)
+    # agreement at every depth d: size of the intersection of both prefixes, over d
+    prefix = np.cumsum(np.cumsum(same, axis=1), axis=2)[:, depth - 1, depth - 1] / depth
+    weight = RBO_P ** (depth - 1)
+    rbo = (prefix * weight).sum(1) / weight.sum()  # RBO (Webber et al. 2010) truncated at k, scaled to reach 1
+    gain = np.where(same.any(2), k - same.argmax(2), 0)  # golden's best is worth k, its k-th 1
+    discount = 1 / np.log2(depth + 1)
+    ndcg = (gain * discount).sum(1) / ((k + 1 - depth) * discount).sum()
+    gs = np.take_along_axis(scores[0], gold, 1)
+    cs = np.take_along_axis(scores[1], gold, 1)
+    clear = gs[:, :, None] - gs[:, None, :] > MARGIN
+    flipped = clear & (cs[:, :, None] < cs[:, None, :])
+    rows = np.stack([overlap, gold[:, 0] == found[:, 0], rbo, ndcg, flipped.sum((1, 2)), clear.sum((1, 2))], axis=1)
+
+    def label(i: int) -> str:
+        was, now = c.suite.texts[documents[gold[i, 0]]][:40], c.suite.texts[documents[found[i, 0]]][:40]
+        first = f"first stays {was!r}" if was == now else f"first was {was!r}, is {now!r}"
+        return f"overlap {overlap[i]:.1f}  {c.suite.texts[i][:50]!r}: {first}"
+
+    return Items(rows.astype(np.float64), c.suite.slices, label)
+
+
+def _inversions(r: Rows) -> float:
+    """Share of clearly ordered golden pairs (gap over :data:`MARGIN`) whose order flips; 0 where none is clear."""
+    return float(r[:, 4].sum() / max(r[:, 5].sum(), 1.0))
+
+
+METRICS = (
+    Metric(f"ranking.overlap@{K}", lambda r: r[:, 0].mean(), True, worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1])),
+    Metric("ranking.top1", lambda r: r[:, 1].mean(), True),
+    Metric("ranking.rbo", lambda r: r[:, 2].mean(), True),
+    Metric(f"ranking.ndcg@{K}", lambda r: r[:, 3].mean(), True),
+    Metric("ranking.inversions", _inversions, False),
+)

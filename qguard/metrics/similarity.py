@@ -1,0 +1,56 @@
+"""How far the similarity of each pair moved."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qguard.metrics import Comparison, Items, Metric, Rows
+
+THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+
+
+def items(c: Comparison) -> Items:
+    """Per pair: golden and candidate cosine, each in [-1, 1].
+
+    A suite without pairs is measured on each text with the next one, so that its similarities are still compared.
+    """
+    pairs = [(p.a, p.b, p.slice) for p in c.suite.pairs]
+    if not pairs:
+        pairs = [(i, i + 1, c.suite.slices[i]) for i in range(len(c.suite.texts) - 1)]
+    a, b = [p[0] for p in pairs], [p[1] for p in pairs]
+    rows = np.stack([(u[a] * u[b]).sum(1) for u in c.units], axis=1).reshape(-1, 2)
+
+    def label(i: int) -> str:
+        left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]
+        return f"{rows[i, 0]:.3f} → {rows[i, 1]:.3f}  {left!r} | {right!r}"
+
+    return Items(rows, tuple(p[2] for p in pairs), label)
+
+
+def _error(r: Rows) -> Rows:
+    return np.abs(r[:, 1] - r[:, 0])
+
+
+def _spearman(r: Rows) -> float:
+    """Spearman's rho with mean ranks for ties (SciPy)."""
+    from scipy.stats import rankdata
+
+    a, b = rankdata(r[:, 0]), rankdata(r[:, 1])
+    a, b = a - a.mean(), b - b.mean()
+    norm = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / norm) if norm else float("nan")
+
+
+def _flips(r: Rows) -> float:
+    """Share of (pair, threshold) decisions ``cosine >= threshold`` that change, over :data:`THRESHOLDS`."""
+    t = np.asarray(THRESHOLDS)
+    return float(((r[:, :1] >= t) != (r[:, 1:] >= t)).mean())
+
+
+METRICS = (
+    Metric("similarity.spearman", _spearman, True, min_items=3),
+    Metric("similarity.max_error", lambda r: _error(r).max(), False, worst=_error),
+    Metric("similarity.p99_error", lambda r: np.quantile(_error(r), 0.99), False),
+    Metric("similarity.bias", lambda r: np.abs((r[:, 1] - r[:, 0]).mean()), False),
+    Metric("similarity.threshold_flips", _flips, False),
+)
