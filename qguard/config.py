@@ -1,0 +1,152 @@
+"""Configuration: ``[tool.qguard]`` as frozen, validated objects. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from qguard.errors import UsageProblem, unknown
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """One fp32 target."""
+
+    ref: str = Field(min_length=1)
+    revision: str | None = None
+
+
+class SuiteConfig(_Strict):
+    """One suite of the project: a ``.jsonl`` file or a folder."""
+
+    path: str = Field(min_length=1)
+
+
+class Config(_Strict):
+    """``[tool.qguard]``."""
+
+    models: dict[str, ModelConfig] = {}
+    suites: tuple[str, ...] = ("core",)
+    precisions: tuple[str, ...] = ("int8",)
+    golden: str = "golden"
+    suite: dict[str, SuiteConfig] = {}
+    gates: dict[str, dict[str, str]] = {}
+    strict: bool | None = None
+    folder: Path = Path()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _plain_reference(cls, value: Any) -> Any:
+        """``minilm = "hub/id"`` is short for ``minilm = {ref = "hub/id"}``."""
+        return {k: {"ref": v} if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("models", "suite")
+    @classmethod
+    def _file_names(cls, value: Any) -> Any:
+        for name in value:
+            if not name or name.startswith(".") or set(name) & set("/\\:"):
+                raise ValueError(f"{name!r} must be usable as a folder name")
+        return value
+
+    @field_validator("suites")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("no suite is selected; an empty gate would pass without a measurement")
+        return value
+
+    @property
+    def golden_root(self) -> Path:
+        """The folder of all goldens."""
+        return self.folder / self.golden
+
+    @property
+    def suite_paths(self) -> dict[str, Path]:
+        """Name → file or folder of the project's own suites."""
+        return {name: self.folder / s.path for name, s in self.suite.items()}
+
+    def select(self, models: list[str], suites: list[str]) -> Config:
+        """This configuration with only the named models and suites; a model may also be a bare reference.
+
+        Raises:
+            UsageProblem: for a name that is not configured.
+        """
+        chosen: dict[str, ModelConfig] = {}
+        for name in models:
+            if name in self.models:
+                chosen[name] = self.models[name]
+            elif "/" in name or ":" in name:
+                chosen[name.removeprefix("package:").rstrip("/").split("/")[-1]] = ModelConfig(ref=name)
+            else:
+                raise unknown("model", name, self.models)
+        from qguard.suites import BUILTIN
+
+        for suite in suites or self.suites:
+            if suite not in BUILTIN and suite not in self.suite:
+                raise unknown("suite", suite, {*BUILTIN, *self.suite})
+        return self.model_copy(update={"models": chosen or self.models, "suites": tuple(suites) or self.suites})
+
+    def model_ref(self, name: str) -> str:
+        """The reference of a model; relative folders are relative to the configuration file."""
+        ref = self.models[name].ref
+        local = self.folder / ref
+        return str(local) if not ref.startswith("package:") and local.is_dir() else ref
+
+
+def load_config(path: Path) -> Config:
+    """Read ``[tool.qguard]`` of a ``pyproject.toml``, or a file that holds those tables at its top.
+
+    Args:
+        path: The file, or a folder that may have a ``pyproject.toml``; without one the defaults apply.
+
+    Raises:
+        UsageProblem: for unreadable TOML, unknown keys or values of the wrong kind, each named.
+    """
+    file = path / "pyproject.toml" if path.is_dir() else path
+    if not file.exists():
+        if path.is_dir():
+            return Config(folder=path)
+        raise UsageProblem(f"no configuration file at {path}")
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UsageProblem(f"{file.name} cannot be read: {e}") from e
+    own = "tool" in data or file.name == "pyproject.toml"
+    table = data.get("tool", {}).get("qguard", {}) if own else data
+    if "folder" in table:
+        raise unknown("configuration key", "folder", set(Config.model_fields) - {"folder"})
+    try:
+        config = Config(**table, folder=file.resolve().parent)
+    except ValidationError as e:
+        lines = []
+        for error in e.errors():
+            where = ".".join(str(p) for p in error["loc"])
+            if error["type"] == "extra_forbidden":
+                known = set(Config.model_fields) - {"folder"} if len(error["loc"]) == 1 else {"ref", "revision", "path"}
+                lines.append(str(unknown("key", where, known)))
+            else:
+                lines.append(f"{where}: {error['msg']}")
+        raise UsageProblem(f"{file.name} [tool.qguard]: " + "; ".join(lines)) from e
+    _check_names(config)
+    return config
+
+
+def _check_names(config: Config) -> None:
+    """Gates and precisions are checked when the file is read, not when they are first needed."""
+    from qguard.gates import parse_gate
+    from qguard.precisions import DEFAULT_RUNTIME, parse_precision
+
+    for name in config.precisions:
+        parse_precision(name)
+    for name, gates in config.gates.items():
+        if name.partition("@")[0] not in DEFAULT_RUNTIME:
+            raise unknown("precision", name, DEFAULT_RUNTIME)
+        for key, bound in gates.items():
+            parse_gate(key, bound)
+    config.select([], [])

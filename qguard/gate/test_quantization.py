@@ -1,0 +1,30 @@
+"""Judge every selected precision, model and suite. Parametrised by the plugin; see ``pytest --precision``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def test_golden_is_current(qguard_target: Any, qguard_gate: Any) -> None:
+    """Schema and hashes are those of today's model and suite; the artifact's token ids equal the golden's."""
+    qguard_gate.current(qguard_target)
+
+
+def test_artifact_is_quantized(qguard_target: Any, qguard_gate: Any) -> None:
+    """The file computes in the precision it is named after."""
+    qguard_gate.judge(qguard_target, "artifact")
+
+
+def test_embeddings(qguard_target: Any, qguard_gate: Any) -> None:
+    """Vectors point where fp32's point."""
+    qguard_gate.judge(qguard_target, "embedding")
+
+
+def test_similarity(qguard_target: Any, qguard_gate: Any) -> None:
+    """Pairs score what they scored in fp32."""
+    qguard_gate.judge(qguard_target, "similarity")
+
+
+def test_ranking(qguard_target: Any, qguard_gate: Any) -> None:
+    """Texts find the neighbours that they found in fp32."""
+    qguard_gate.judge(qguard_target, "ranking")
