@@ -1,0 +1,336 @@
+"""The pytest plugin: options, fixtures, hooks. It only translates; nothing else in qguard imports pytest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qguard.gates import Check
+    from qguard.harness import Harness, Target
+
+FIXTURES = ("qguard_target", "qguard_gate", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
+_STATE = pytest.StashKey["State"]()
+_RECORD = pytest.StashKey[dict[str, Any]]()
+
+
+class State:
+    """What one pytest session asked for, and what its gate tests recorded."""
+
+    def __init__(self, harness: Harness, targets: list[Target], strict: bool) -> None:
+        self.harness, self.targets, self.strict = harness, targets, strict
+        self.records: list[dict[str, Any]] = []
+        self.report: dict[str, Any] | None = None
+        self.gated = False
+
+    @property
+    def expected(self) -> list[dict[str, str]]:
+        return [as_json(t) for t in self.targets]
+
+
+def as_json(target: Target) -> dict[str, str]:
+    """A target as it stands in reports."""
+    p = target.precision
+    return {"model": target.model, "precision": p.name, "runtime": p.runtime, "suite": target.suite}
+
+
+class GateKeeper:
+    """Judges a target and leaves a record for the report; ``qguard_gate`` in tests."""
+
+    def __init__(self, harness: Harness, item: Any) -> None:
+        self._harness, self._item = harness, item
+
+    def _record(self, target: Target) -> dict[str, Any]:
+        gate = getattr(self._item, "originalname", self._item.name)
+        record: dict[str, Any] = {"target": as_json(target), "gate": gate, "checks": [], "done": False}
+        self._item.stash[_RECORD] = record
+        return record
+
+    def current(self, target: Target) -> None:
+        """The golden applies, and the artifact's token ids are the golden's."""
+        record = self._record(target)
+        with _spoken(record):
+            self._harness.token_ids(target)
+            record["facts"] = self._harness.facts(target)
+            record["done"] = True
+
+    def judge(self, target: Target, family: str) -> list[Check]:
+        """All checks of a metric family; fails the test when a gate does not hold."""
+        from qguard.report.terminal import failure_text
+
+        record = self._record(target)
+        with _spoken(record):
+            checks = self._harness.checks(target, family)
+            record["checks"] = [c.to_json() for c in checks]
+            record["done"] = True
+            for c in checks:
+                if c.bound:
+                    name = c.name + (f"[{c.slice}]" if c.slice else "")
+                    self._item.user_properties.append((name, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
+            if any(c.outcome == "fail" for c in checks):
+                changed = [] if family == "artifact" else self._harness.changed(target)
+                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed), pytrace=False)
+        return checks
+
+
+class _spoken:  # noqa: N801 - used as a function
+    """Turns qguard's errors into a failed test with one paragraph, never a traceback."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from qguard.errors import QguardError
+
+        if isinstance(error, QguardError):
+            self.record["error"] = str(error)
+            pytest.fail(f"NOT MEASURED: {error}", pytrace=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register every option but ``--precision``, which another plugin may own."""
+    group = parser.getgroup("qguard", "quantized embedding models (qguard)")
+    add = group.addoption
+    add("--qguard-precision", metavar="NAME[@RUNTIME],…", help="precisions to gate; 'all' = every configured one")
+    add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
+    add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
+    add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
+    add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json)")
+    add("--qguard-config", metavar="PATH", help="read this file instead of pyproject.toml")
+    add("--qguard-strict", action="store_true", default=None, help="what was not measured fails (default where CI is set)")
+    add("--no-qguard-strict", action="store_false", dest="qguard_strict", help="report what was not measured")
+    add("--golden-update", action="store_true", help="record fp32 goldens; no gate runs")
+    add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded")
+    add("--golden-update-in-ci", action="store_true", help="allow --golden-update where CI is set")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    """Add the short ``--precision`` after everybody else had the chance to own it."""
+    try:
+        parser.getgroup("qguard").addoption("--precision", metavar="NAME[@RUNTIME],…", help="short for --qguard-precision")
+    except ValueError:
+        early_config.stash[_CLASH] = True
+        return
+    early_config.known_args_namespace = parser.parse_known_args(args, namespace=early_config.known_args_namespace)
+
+
+_CLASH = pytest.StashKey[bool]()
+
+
+def _asked(config: pytest.Config) -> str | None:
+    short = None if config.stash.get(_CLASH, False) else config.getoption("precision", None)
+    return config.getoption("qguard_precision", None) or short
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the configuration only when a gate was asked for."""
+    config.addinivalue_line("markers", "qguard: runs together with the gate when --precision is given")
+    asked, update = _asked(config), config.getoption("golden_update")
+    if asked is None and not update:
+        for option, name in (("qguard_artifact", "--artifact"), ("qguard_report", "--qguard-report")):
+            if config.getoption(option):
+                raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
+        return
+    if asked is not None and update:
+        raise pytest.UsageError("--golden-update records fp32 and cannot be combined with --precision; run them one by one")
+    from qguard.errors import QguardError
+
+    try:
+        state = _state(config, asked or "fp32")
+        if update:
+            from qguard.golden import refuse_in_ci
+
+            refuse_in_ci(config.getoption("golden_update_in_ci"))
+    except QguardError as e:
+        raise pytest.UsageError(str(e)) from None
+    for path in config.getoption("qguard_report"):
+        if Path(path).suffix != ".json":
+            raise pytest.UsageError(f"--qguard-report {path}: expected a .json file")
+    config.stash[_STATE] = state
+    if asked is not None:
+        _add_gate(config, state)
+
+
+def _state(config: pytest.Config, asked: str) -> State:
+    from qguard.config import load_config
+    from qguard.harness import Harness
+    from qguard.precisions import parse_precisions
+
+    path = config.getoption("qguard_config")
+    loaded = load_config(Path(path) if path else config.rootpath)
+    chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
+    artifact = config.getoption("qguard_artifact")
+    harness = Harness(chosen, Path(artifact) if artifact else None)
+    strict = config.getoption("qguard_strict")
+    strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
+    return State(harness, harness.targets(parse_precisions(asked, chosen.precisions)), strict)
+
+
+def _add_gate(config: pytest.Config, state: State) -> None:
+    """Without path arguments the shipped gate joins the run."""
+    gate = str(Path(__file__).parent / "gate" / "test_quantization.py")
+    explicit = config.args_source == pytest.Config.ArgsSource.ARGS
+    if hasattr(config, "workerinput"):  # xdist workers get the controller's expanded arguments
+        explicit = gate not in config.args
+    elif not explicit:
+        config.args = [*config.args, gate]
+    state.gated = not explicit
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what will be judged, and whether ``--precision`` is somebody else's."""
+    lines = []
+    if config.stash.get(_CLASH, False):
+        lines.append("qguard: --precision belongs to another plugin here; use --qguard-precision")
+    state = config.stash.get(_STATE, None)
+    if state is not None:
+        lines.append("qguard: " + ", ".join(map(str, state.targets)) + (" (strict)" if state.strict else ""))
+    return lines
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per precision × model × suite."""
+    if "qguard_target" in metafunc.fixturenames:
+        state = metafunc.config.stash.get(_STATE, None)
+        targets = state.targets if state else []
+        metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect, visibly, what is not about quantization; with explicit paths nothing is touched."""
+    state = config.stash.get(_STATE, None)
+    if state is None:
+        return
+    update = config.getoption("golden_update")
+    if not state.gated and not update:
+        return
+    keep = [i for i in items if not update and (i.get_closest_marker("qguard") or set(FIXTURES) & set(getattr(i, "fixturenames", ())))]
+    drop = [i for i in items if i not in keep]
+    if drop:
+        config.hook.pytest_deselected(items=drop)
+        items[:] = keep
+
+
+@pytest.fixture(scope="session")
+def qguard_harness(request: pytest.FixtureRequest) -> Harness:
+    """The harness of this run; with no ``--precision`` it uses the configured precisions."""
+    state = request.config.stash.get(_STATE, None)
+    if state is None:
+        from qguard.errors import QguardError
+
+        try:
+            state = request.config.stash[_STATE] = _state(request.config, "all")
+        except QguardError as e:
+            pytest.fail(str(e), pytrace=False)
+    return state.harness
+
+
+@pytest.fixture
+def qguard_gate(request: pytest.FixtureRequest, qguard_harness: Harness) -> GateKeeper:
+    """``qguard_gate.judge(qguard_target, "ranking")`` judges one metric family."""
+    return GateKeeper(qguard_harness, request.node)
+
+
+@pytest.fixture
+def qguard_encoder(qguard_harness: Harness, qguard_target: Target) -> Any:
+    """The quantized encoder: ``qguard_encoder.encode(texts)`` → float32 (n, dim)."""
+    return qguard_harness.encoder(qguard_target.precision, qguard_target.model)
+
+
+@pytest.fixture
+def qguard_golden(qguard_harness: Harness, qguard_target: Target) -> Any:
+    """The golden of the target's model and suite."""
+    return qguard_harness.golden(qguard_target.model, qguard_target.suite)
+
+
+@pytest.fixture
+def qguard_comparison(qguard_harness: Harness, qguard_target: Target) -> Any:
+    """Golden and quantized embeddings side by side, in float64."""
+    return qguard_harness.comparison(qguard_target)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """Put the record on the report, so that it travels from xdist workers."""
+    report = yield
+    if report.when == "call" and _RECORD in item.stash:
+        report.qguard = item.stash[_RECORD]
+    return report  # noqa: B901
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Collect records in the controller only."""
+    state = session.config.stash.get(_STATE, None)
+    if state is not None and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(Collector(session.config, state), "qguard-collector")
+
+
+class Collector:
+    """Gathers the records of the gate tests into one verdict."""
+
+    def __init__(self, config: pytest.Config, state: State) -> None:
+        self.config, self.state = config, state
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = getattr(report, "qguard", None)
+        if record is not None:
+            self.state.records.append(record)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self.config.getoption("golden_update"):
+            session.exitstatus = self._update()
+            return
+        if self.config.option.collectonly or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        from qguard.report import assemble
+
+        report = self.state.report = assemble(self.state.expected, self.state.records)
+        unmeasured = report["verdict"] == "unmeasured" and (self.state.strict or not self.state.records)
+        if self.state.gated and exitstatus == pytest.ExitCode.OK and (report["verdict"] == "fail" or unmeasured):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        from qguard.files import dump_json, write_atomic
+
+        for path in self.config.getoption("qguard_report"):
+            try:
+                write_atomic(Path(path), dump_json(report))
+            except OSError as e:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                report["runs"][0]["errors"].append(f"the report {Path(path).name} could not be written: {e.strerror}")
+
+    def _update(self) -> int:
+        from qguard import golden
+        from qguard.errors import QguardError
+
+        harness, self.lines = self.state.harness, list[str]()
+        status = 0
+        for target in self.state.targets:
+            try:
+                model, suite = harness.model(target.model), harness.suite(target.suite)
+                summary = golden.record(model, suite, harness.config.golden_root, self.config.getoption("golden_reason"))
+                self.lines.append(f"{target.model}/{target.suite}: {summary}")
+            except QguardError as e:
+                self.lines.append(f"{target.model}/{target.suite}: {e}")
+                status = 1
+        return status
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.config.getoption("golden_update"):
+            terminalreporter.section("qguard goldens")
+            for line in self.lines:
+                terminalreporter.line(line)
+        elif self.state.report is not None:
+            from qguard.report.terminal import summary_lines
+
+            terminalreporter.section(f"qguard: {self.state.report['verdict'].upper()}")
+            for line in summary_lines(self.state.report):
+                terminalreporter.line(line, red="FAIL" in line)

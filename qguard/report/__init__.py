@@ -1,0 +1,38 @@
+"""Reports: one verdict, written as JSON or shown in the terminal. A new format is one file here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qguard import __version__
+
+SCHEMA = 1
+GATES = ("test_golden_is_current", "test_artifact_is_quantized", "test_embeddings", "test_similarity", "test_ranking")
+
+
+def assemble(expected: list[dict[str, str]], records: list[dict[str, Any]]) -> dict[str, Any]:
+    """One report from what the gate tests recorded.
+
+    Args:
+        expected: Every target that was asked for: ``precision``, ``runtime``, ``model``, ``suite``.
+        records: What each gate test left behind; see :meth:`qguard.plugin.GateKeeper.judge`.
+
+    Returns:
+        ``schema``, ``qguard``, ``verdict`` (``pass``, ``fail``, ``unmeasured``) and ``runs``. A target with a failed check
+        fails; one with a gate test that did not run or could not measure is ``unmeasured`` and lists what is missing.
+    """
+    runs = []
+    for target in expected:
+        mine = [r for r in records if r["target"] == target]
+        checks = [c for r in mine for c in r["checks"]]
+        done = {r["gate"] for r in mine if r["done"]}
+        missing = [g for g in GATES if g not in done]
+        errors = [r["error"] for r in mine if r.get("error")]
+        verdict = "unmeasured" if missing or not checks else "pass"
+        if any(c["outcome"] == "fail" for c in checks):
+            verdict = "fail"
+        facts: dict[str, Any] = next((r["facts"] for r in mine if r.get("facts")), {})
+        runs.append({**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks})
+    verdicts = {r["verdict"] for r in runs}
+    verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"
+    return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs}

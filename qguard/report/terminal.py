@@ -1,0 +1,56 @@
+"""What people read: the summary table and the text of a failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qguard.gates import Check
+
+
+def failure_text(precision: str, suite: str, checks: list[Check], changed: list[str]) -> str:
+    """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next."""
+    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.slice is not None, c.name))
+    first = failed[0]
+    where = f"[{first.slice}]" if first.slice else ""
+    more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
+    lines = [f"{precision} {first.name}{where} {first.value:.4f}, gate {first.bound}{more}", ""]
+    for c in checks:
+        if c.slice is None or c.outcome == "fail":
+            name = c.name + (f"[{c.slice}]" if c.slice else "")
+            margin = "" if c.margin is None else f"margin {c.margin:+.4f}"
+            mark = {"pass": "  ", "fail": "✗ ", "reported": "· "}[c.outcome]
+            lines.append(f"  {mark}{name:<34} {c.value:>9.4f}  {c.bound or '':<12} {margin}")
+    for c in checks:
+        if c.worst and c.slice is None:
+            lines += ["", f"worst by {c.name} ({c.items} items of {suite}):", *(f"    {w}" for w in c.worst)]
+    if changed:
+        lines += ["", "changed since the golden: " + ", ".join(changed)]
+    key = first.name + (f"[{first.slice}]" if first.slice else "")
+    op = (first.bound or "").split()[0]
+    lines += [
+        "",
+        f"would pass at: {key} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])",
+        f"is it the quantization? pytest --precision fp32@torch --qguard-suite {suite} tells drift of the stack from loss",
+    ]
+    return "\n".join(lines)
+
+
+def summary_lines(report: dict[str, Any]) -> list[str]:
+    """One table, precision × suite × check, gated values only; slices only where they fail."""
+    lines = []
+    for run in report["runs"]:
+        head = f"{run['precision']}@{run['runtime']}  {run['model']}  {run['suite']}"
+        size = run.get("artifact", {}).get("bytes")
+        lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
+        for c in run["checks"]:
+            if c["bound"] and (c["slice"] is None or c["outcome"] == "fail"):
+                name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
+                mark = "ok  " if c["outcome"] == "pass" else "FAIL"
+                lines.append(f"  {mark} {name:<30} {c['value']:>9.4f}  {c['bound']:<11} margin {c['margin']:+.4f}")
+        slices = [c for c in run["checks"] if c["bound"] and c["slice"] and c["outcome"] == "pass"]
+        if slices:
+            low = min(slices, key=lambda c: c["margin"])
+            lines.append(f"  ok   {len(slices)} slice checks; tightest {low['name']}[{low['slice']}] {low['value']:.4f}, margin {low['margin']:+.4f}")
+        lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
+        lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
+    return lines
