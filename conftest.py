@@ -1,0 +1,3 @@
+"""Makes pytester available to the tests of the plugin."""
+
+pytest_plugins = ["pytester"]
