@@ -195,7 +195,12 @@ def _package_folder(ref: str) -> Path:
 
 def _hub_folder(name: str, ref: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     repo = ref if "/" in ref else f"sentence-transformers/{ref}"
     where = f"{repo}@{revision}" if revision else repo

@@ -165,13 +165,22 @@ def _state(config: pytest.Config, asked: str) -> State:
     from qguard.precisions import parse_precisions
 
     path = config.getoption("qguard_config")
-    loaded = load_config(Path(path) if path else config.rootpath)
+    loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     artifact = config.getoption("qguard_artifact")
     harness = Harness(chosen, Path(artifact) if artifact else None)
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
     return State(harness, harness.targets(parse_precisions(asked, chosen.precisions)), strict)
+
+
+def _project(config: pytest.Config) -> Path:
+    """The nearest folder with a ``pyproject.toml``, upwards from where pytest was called.
+
+    Not ``rootpath``: pytest takes it from the value of ``--artifact PATH`` before it knows that option.
+    """
+    start = config.invocation_params.dir
+    return next((d for d in (start, *start.parents) if (d / "pyproject.toml").exists()), config.rootpath)
 
 
 def _add_gate(config: pytest.Config, state: State) -> None:
@@ -264,7 +273,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.when == "call" and _RECORD in item.stash:
         report.qguard = item.stash[_RECORD]
-    return report  # noqa: B901
+    return report
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,0 +1,144 @@
+"""The ``qguard`` command: the same functions as the pytest plugin, without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qguard import __version__
+from qguard.errors import QguardError, UsageProblem
+
+INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
+[tool.qguard]
+suites = ["core"]        # built in; add your own under [tool.qguard.suite.NAME]
+precisions = ["int8"]    # what --precision all stands for
+golden = "golden"        # recorded fp32 outputs; commit this folder
+
+[tool.qguard.models]
+{name} = {ref}
+
+# [tool.qguard.suite.contracts]       # a .jsonl file of texts or pairs, or a folder
+# path = "eval/contracts.jsonl"
+# [tool.qguard.gates.int8]            # override a default gate; [*] bounds each slice
+# "ranking.overlap@10" = ">= 0.9"
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 holds, 1 regression, 2 usage or configuration, 3 could not be measured.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except QguardError as e:
+        print(f"qguard: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("qguard", description="Regression gates for quantized sentence-embedding models.")
+    parser.add_argument("--version", action="version", version=f"qguard {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    init = commands.add_parser("init", help="write a commented configuration and a first golden")
+    init.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
+    init.add_argument("--name", help="name of the model in the configuration")
+    init.set_defaults(run=_init)
+    golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(required=True, metavar="ACTION")
+    for action, run, text in (
+        ("update", _update, "record goldens that changed"),
+        ("check", _check, "every golden is whole and current"),
+        ("show", _show, "print the manifests"),
+    ):
+        sub = golden.add_parser(action, help=text)
+        sub.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
+        sub.add_argument("--model", action="append", default=[])
+        sub.add_argument("--suite", action="append", default=[])
+        if action == "update":
+            sub.add_argument("--reason", default="", help="why; for the reviewers")
+            sub.add_argument("--golden-update-in-ci", action="store_true")
+        sub.set_defaults(run=run)
+    return parser
+
+
+def _harness(args: argparse.Namespace) -> tuple[object, list[tuple[str, str]]]:
+    from qguard.config import load_config
+    from qguard.harness import Harness
+
+    harness = Harness(load_config(args.config).select(args.model, args.suite))
+    harness.targets([])  # says how to configure a model when there is none
+    return harness, [(m, s) for m in harness.config.models for s in harness.config.suites]
+
+
+def _update(args: argparse.Namespace) -> int:
+    from qguard import golden
+    from qguard.harness import Harness
+
+    golden.refuse_in_ci(args.golden_update_in_ci)
+    harness, which = _harness(args)
+    assert isinstance(harness, Harness)
+    for model, suite in which:
+        print(f"{model}/{suite}: recording fp32 by sentence-transformers …", file=sys.stderr)
+        summary = golden.record(harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason)
+        moved = "".join(f", {k.replace('_', ' ')} {v:g}" for k, v in summary.items() if k in ("largest_change", "moved_neighbours"))
+        print(f"{model}/{suite}: {'written' if summary['changed'] else 'unchanged'}{moved}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from qguard.harness import Harness
+
+    harness, which = _harness(args)
+    assert isinstance(harness, Harness)
+    status = 0
+    for model, suite in which:
+        try:
+            golden = harness.golden(model, suite)
+            print(f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})")
+        except UsageProblem:
+            raise
+        except QguardError as e:
+            print(f"{model}/{suite}: {e}", file=sys.stderr)
+            status = e.exit_code
+    return status
+
+
+def _show(args: argparse.Namespace) -> int:
+    from qguard import golden
+    from qguard.harness import Harness
+
+    harness, which = _harness(args)
+    assert isinstance(harness, Harness)
+    for model, suite in which:
+        print(golden.describe(golden.read(golden.golden_folder(harness.config.golden_root, model, suite))))
+    return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    import json
+    import re
+
+    from qguard import golden
+    from qguard.config import load_config
+    from qguard.harness import Harness
+    from qguard.models import resolve
+
+    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", args.ref.removeprefix("package:").rstrip("/").split("/")[-1]).strip("-")
+    resolve(name, args.ref)  # a wrong reference leaves nothing behind
+    file = Path("pyproject.toml")
+    old = file.read_text(encoding="utf-8") if file.exists() else ""
+    if "[tool.qguard" in old:
+        raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
+    text = INIT.format(name=json.dumps(name), ref=json.dumps(args.ref))
+    file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
+    print(f"pyproject.toml: [tool.qguard] written for {name}")
+    harness = Harness(load_config(Path()))
+    summary = golden.record(harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init")
+    print(f"golden/{name}/core: {'written' if summary['changed'] else 'unchanged'}\nnext: pytest --precision int8")
+    return 0
