@@ -1,3 +1,1 @@
-"""Makes pytester available to the tests of the plugin."""
-
-pytest_plugins = ["pytester"]
+"""Top level, so that the tests can be run from here; fixtures are in tests/conftest.py."""

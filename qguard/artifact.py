@@ -69,7 +69,9 @@ def read_graph(file: Path) -> Any:
     try:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as e:  # protobuf's own error types
-        raise ArtifactProblem(f"{file.name} ({file.stat().st_size} bytes) is not a whole ONNX file; build or copy it again") from e
+        raise ArtifactProblem(
+            f"{file.name} ({file.stat().st_size} bytes) is not a whole ONNX file; build or copy it again"
+        ) from e
     if not model.graph.node:
         raise ArtifactProblem(f"{file.name} ({file.stat().st_size} bytes) holds an empty graph; build or copy it again")
     for name in _external(model):

@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
     init.add_argument("--name", help="name of the model in the configuration")
     init.set_defaults(run=_init)
-    golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(required=True, metavar="ACTION")
+    golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(
+        required=True, metavar="ACTION"
+    )
     for action, run, text in (
         ("update", _update, "record goldens that changed"),
         ("check", _check, "every golden is whole and current"),
@@ -86,7 +88,9 @@ def _update(args: argparse.Namespace) -> int:
     for model, suite in which:
         print(f"{model}/{suite}: recording fp32 by sentence-transformers …", file=sys.stderr)
         summary = golden.record(harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason)
-        moved = "".join(f", {k.replace('_', ' ')} {v:g}" for k, v in summary.items() if k in ("largest_change", "moved_neighbours"))
+        moved = "".join(
+            f", {k.replace('_', ' ')} {v:g}" for k, v in summary.items() if k in ("largest_change", "moved_neighbours")
+        )
         print(f"{model}/{suite}: {'written' if summary['changed'] else 'unchanged'}{moved}")
     return 0
 
@@ -100,7 +104,9 @@ def _check(args: argparse.Namespace) -> int:
     for model, suite in which:
         try:
             golden = harness.golden(model, suite)
-            print(f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})")
+            print(
+                f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})"
+            )
         except UsageProblem:
             raise
         except QguardError as e:
@@ -139,6 +145,8 @@ def _init(args: argparse.Namespace) -> int:
     file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     harness = Harness(load_config(Path()))
-    summary = golden.record(harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init")
+    summary = golden.record(
+        harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init"
+    )
     print(f"golden/{name}/core: {'written' if summary['changed'] else 'unchanged'}\nnext: pytest --precision int8")
     return 0

@@ -126,10 +126,9 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str) -> li
     for m in measured:
         own = [g for g in gates if g.applies(m)]
         exact = [g for g in own if g.slice == m.slice]
-        for gate in exact or own or [None]:
-            if gate is None:
-                checks.append(Check(m.name, suite, m.slice, m.value, None, "reported", None, m.items, m.worst))
-                continue
+        if not own:
+            checks.append(Check(m.name, suite, m.slice, m.value, None, "reported", None, m.items, m.worst))
+        for gate in exact or own:
             margin = m.value - gate.bound if gate.op == ">=" else gate.bound - m.value
             outcome = "pass" if gate.holds(m.value) else "fail"
             bound = f"{gate.op} {gate.bound:g}"

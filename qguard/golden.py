@@ -105,7 +105,10 @@ def record(model: Model, suite: Suite, root: Path, reason: str) -> dict[str, Any
             if summary["changed"]:
                 _store(folder, data, manifest)
     except OSError as e:
-        raise GoldenProblem(f"cannot write the golden folder {root.name}/{model.name}/{suite.name}: {e.strerror or e}; the old golden is untouched") from e
+        raise GoldenProblem(
+            f"cannot write the golden folder {root.name}/{model.name}/{suite.name}: {e.strerror or e}; "
+            "the old golden is untouched"
+        ) from e
     return summary
 
 

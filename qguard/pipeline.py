@@ -108,8 +108,7 @@ def read_pipeline(folder: Path) -> Pipeline:
         values["default_prompt"] = config.get("default_prompt_name")
         if values["default_prompt"] and values["default_prompt"] not in values["prompts"]:
             raise ModelProblem(
-                f"default_prompt_name {values['default_prompt']!r} is not one of the declared prompts "
-                f"{sorted(values['prompts'])}"
+                f"default_prompt_name {values['default_prompt']!r} is not one of the declared prompts {sorted(values['prompts'])}"
             )
     pipeline = Pipeline(dense=tuple(dense), transformer=transformer, **values)
     if pipeline.prefix and not pipeline.include_prompt:

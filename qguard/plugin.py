@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,12 +186,19 @@ def _project(config: pytest.Config) -> Path:
 def _add_gate(config: pytest.Config, state: State) -> None:
     """Without path arguments the shipped gate joins the run."""
     gate = str(Path(__file__).parent / "gate" / "test_quantization.py")
-    explicit = config.args_source == pytest.Config.ArgsSource.ARGS
-    if hasattr(config, "workerinput"):  # xdist workers get the controller's expanded arguments
-        explicit = gate not in config.args
-    elif not explicit:
+    state.gated = config.args_source != pytest.Config.ArgsSource.ARGS
+    worker = getattr(config, "workerinput", None)
+    if worker is not None:  # an xdist worker is always given arguments; the controller knows what the user typed
+        state.gated = worker["qguard_gated"]
+    if state.gated and gate not in config.args:
         config.args = [*config.args, gate]
-    state.gated = not explicit
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker whether the shipped gate joined the run."""
+    state = node.config.stash.get(_STATE, None)
+    node.workerinput["qguard_gated"] = bool(state and state.gated)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -222,7 +229,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     update = config.getoption("golden_update")
     if not state.gated and not update:
         return
-    keep = [i for i in items if not update and (i.get_closest_marker("qguard") or set(FIXTURES) & set(getattr(i, "fixturenames", ())))]
+    keep = [
+        i for i in items if not update and (i.get_closest_marker("qguard") or set(FIXTURES) & set(getattr(i, "fixturenames", ())))
+    ]
     drop = [i for i in items if i not in keep]
     if drop:
         config.hook.pytest_deselected(items=drop)
@@ -268,7 +277,7 @@ def qguard_comparison(qguard_harness: Harness, qguard_target: Target) -> Any:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Put the record on the report, so that it travels from xdist workers."""
     report = yield
     if report.when == "call" and _RECORD in item.stash:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def pool(tokens: Any, mask: Any, mode: str) -> Any:
     return total / (np.sqrt(norm) if mode == "mean_sqrt_len_tokens" else norm)
 
 
-_ACTIVATION = {
+_ACTIVATION: dict[str, Callable[[Any], Any]] = {
     "Identity": lambda x: x,
     "Tanh": np.tanh,
     "ReLU": lambda x: np.maximum(x, 0),

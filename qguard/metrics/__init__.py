@@ -81,7 +81,7 @@ class Comparison:
     @cached_property
     def units(self) -> tuple[Rows, Rows]:
         """Golden and candidate embeddings scaled to unit length."""
-        return tuple(a / np.linalg.norm(a, axis=1, keepdims=True) for a in (self.golden, self.candidate))  # type: ignore[return-value]
+        return tuple(a / np.linalg.norm(a, axis=1, keepdims=True) for a in (self.golden, self.candidate))
 
 
 @dataclass(frozen=True)

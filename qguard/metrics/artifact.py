@@ -10,8 +10,17 @@ from qguard.metrics import Measured
 from qguard.models import Model, safetensors_header, weight_files
 
 NAMES = ("artifact.quantized_ops", "artifact.size_ratio")
-_INTEGER = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QLinearMatMul", "QGemm", "MatMulNBits"}
+_INTEGER = {
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+    "QAttention",
+    "QLinearMatMul",
+    "QGemm",
+    "MatMulNBits",
+}
 _FLOAT = {"MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention"}
+_SHAPING = ("Transpose", "Reshape", "Cast", "Identity")
 _DTYPES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 
@@ -71,17 +80,18 @@ def _kind(node: Any, weights: dict[str, Any], made: dict[str, Any]) -> str | Non
         return None
     for name in node.input:
         source = made.get(name)
-        while source is not None and source.op_type in ("Transpose", "Reshape", "Cast", "Identity"):
-            source = made.get(source.input[0]) if source.input[0] not in weights else source
-            if source is not None and source.input and source.input[0] in weights:
-                break
+        while source is not None and source.op_type in _SHAPING and source.input[0] not in weights:
+            source = made.get(source.input[0])
         if source is not None and source.op_type == "DequantizeLinear" and source.input[0] in weights:
             # a weight-only file dequantizes and multiplies in float: its activations must be quantized too
             others = [made.get(i) for i in node.input if i != name]
             return "integer" if any(o is not None and o.op_type == "DequantizeLinear" for o in others) else "float"
-        constant = weights.get(name) or (weights.get(source.input[0]) if source is not None and source.input else None)
-        if source is not None and source.op_type == "Constant":
-            return "float" if source.attribute and len(source.attribute[0].t.dims) >= 2 else None
-        if constant is not None and len(constant.dims) >= 2 and (name in weights or source.op_type in ("Transpose", "Cast", "Identity")):
+        if source is None:
+            constant = weights.get(name)
+        elif source.op_type == "Constant":
+            constant = source.attribute[0].t if source.attribute else None
+        else:
+            constant = weights.get(source.input[0]) if source.op_type in _SHAPING else None
+        if constant is not None and len(constant.dims) >= 2:
             return "float"
     return None

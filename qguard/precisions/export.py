@@ -77,7 +77,7 @@ def export(root: Path, target: Path) -> None:
         network.set_attn_implementation("qguard")
     has_types = bool(getattr(config, "type_vocab_size", 0) or 0)
 
-    class Transformer(torch.nn.Module):
+    class Transformer(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network = network

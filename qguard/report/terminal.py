@@ -50,7 +50,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         slices = [c for c in run["checks"] if c["bound"] and c["slice"] and c["outcome"] == "pass"]
         if slices:
             low = min(slices, key=lambda c: c["margin"])
-            lines.append(f"  ok   {len(slices)} slice checks; tightest {low['name']}[{low['slice']}] {low['value']:.4f}, margin {low['margin']:+.4f}")
+            lines.append(
+                f"  ok   {len(slices)} slice checks; tightest {low['name']}[{low['slice']}] {low['value']:.4f}, "
+                f"margin {low['margin']:+.4f}"
+            )
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ class _Builder:
             seen[key_of] = number
             if kind == "pairs.jsonl":
                 score = value.get("score")
-                if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or score != score):
+                if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score)):
                     raise DataProblem(f"{where}: score must be a number, found {score!r}")
                 a, b = self.add(value["text_a"], part), self.add(value["text_b"], part)
                 self.pairs.append(Pair(a, b, None if score is None else float(score), part))
@@ -125,7 +126,9 @@ class _Builder:
             try:
                 query, document, grade = self.ids["queries.jsonl"][cells[0]], self.ids["corpus.jsonl"][cells[1]], float(cells[2])
             except (KeyError, IndexError, ValueError) as e:
-                raise DataProblem(f"{path.name}:{number}: expected query-id, corpus-id, grade of known ids; found {line!r}") from e
+                raise DataProblem(
+                    f"{path.name}:{number}: expected query-id, corpus-id, grade of known ids; found {line!r}"
+                ) from e
             if document in out.setdefault(query, {}):
                 raise DataProblem(f"{path.name}:{number}: duplicate judgement of {cells[0]} and {cells[1]}")
             out[query][document] = grade

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from qguard.artifact import open_artifact, read_graph
+from qguard.errors import ArtifactProblem, ModelProblem
+from qguard.models import safetensors_header
+
+
+def test_attention_is_fused_in_every_layer(fp32_onnx):
+    assert [n.op_type for n in read_graph(fp32_onnx).graph.node].count("Attention") == 6
+
+
+@pytest.mark.parametrize("keep", [0, 1000, 1_000_000])
+def test_a_truncated_onnx_file_is_an_error(int8, minilm, tmp_path, keep):
+    file = tmp_path / "m.onnx"
+    file.write_bytes(int8.file.read_bytes()[:keep])
+    with pytest.raises(ArtifactProblem, match="build or copy it again"):
+        open_artifact(file, minilm)
+
+
+def test_a_flipped_bit_in_our_artifact_is_found(int8, minilm, tmp_path):
+    import shutil
+
+    folder = tmp_path / "a"
+    shutil.copytree(int8.folder, folder)
+    file = folder / "onnx" / "model.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(ArtifactProblem, match="SHA-256 differs"):
+        open_artifact(folder, minilm)
+
+
+def test_external_data_may_not_leave_the_folder(fp32_onnx, minilm, tmp_path):
+    model = read_graph(fp32_onnx)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1
+    tensor.external_data.add(key="location", value="../../secret.bin")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactProblem, match="leaves the folder"):
+        open_artifact(tmp_path / "m.onnx", minilm)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x10\x00", b"\xff" * 64])
+def test_damaged_safetensors_are_errors(tmp_path, damage):
+    (tmp_path / "m.safetensors").write_bytes(damage)
+    with pytest.raises(ModelProblem, match="again"):
+        safetensors_header(tmp_path / "m.safetensors")
+
+
+def test_judging_an_onnx_artifact_imports_no_training_stack(int8):
+    code = (
+        "import sys; from pathlib import Path; from qguard.harness import *; from qguard.config import load_config;"
+        "from qguard.precisions import parse_precision;"
+        f"h = Harness(load_config(Path('.')), Path({str(int8.folder)!r}));"
+        "t = h.targets([parse_precision('int8')])[0];"
+        "[h.checks(t, f) for f in ('artifact', 'embedding', 'similarity', 'ranking')];"
+        "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    from tests.conftest import ROOT
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

