@@ -43,6 +43,36 @@ def test_int8_passes_and_reports(run, int8):
     assert "ranking.overlap@10" in (run.path / "j.xml").read_text()
 
 
+def test_every_precision_gets_a_verdict(run, int8):
+    code, out = run("--precision", "fp32,fp16@torch,bf16@torch,int8", "--qguard-report=r.json")
+    assert code == 0, out
+    runs = json.loads((run.path / "r.json").read_text())["runs"]
+    assert [(r["precision"], r["runtime"], r["verdict"]) for r in runs] == [
+        ("fp32", "onnx", "pass"),
+        ("fp16", "torch", "pass"),
+        ("bf16", "torch", "pass"),
+        ("int8", "onnx", "pass"),
+    ]
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (2, 9), (5, 4)])
+def test_one_zeroed_attention_head_fails(run, fp32_onnx, layer, head):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(fp32_onnx))
+    node = [n for n in model.graph.node if n.op_type == "Attention"][layer]
+    for tensor in model.graph.initializer:
+        if tensor.name in node.input[1:3]:  # packed Q, K, V weights and biases; the last third is V
+            value = numpy_helper.to_array(tensor).copy()
+            value[..., 768 + 32 * head : 800 + 32 * head] = 0
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(model, str(run.path / "m.onnx"))
+    code, out = run("--precision", "fp32", "--artifact=m.onnx")
+    assert code == 1
+    assert "FAIL embedding.cosine_p01" in out
+
+
 @pytest.mark.parametrize("extra", [["-n", "2"], ["-p", "no:benchmark"], ["--benchmark-disable"], ["-p", "no:randomly"]])
 def test_other_plugins_do_not_change_the_verdict(run, int8, extra):
     code, out = run("--precision", "int8", *extra)

@@ -44,7 +44,8 @@ def _torch(artifact: Artifact, precision: str) -> tuple[float, list[str], int]:
     for file in artifact.weight_files:
         header, _ = safetensors_header(file)
         for name, info in header.items():
-            if len(info["shape"]) >= 2:
+            # index buffers such as position_ids are no weights
+            if len(info["shape"]) >= 2 and info["dtype"] not in ("I64", "I32", "BOOL"):
                 total += 1
                 if info["dtype"] != want:
                     wrong.append(f"{name} is {info['dtype']}, not {want}")
