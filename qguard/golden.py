@@ -218,6 +218,8 @@ def _difference(folder: Path, suite: Suite, vectors: NDArray[np.float32], manife
 def read(folder: Path) -> Golden:
     """Read a golden and check that it is whole.
 
+    A writer may replace the data file between our two reads; then the manifest has changed too, and we read again.
+
     Raises:
         GoldenProblem: when it is missing, truncated, edited, or of another schema.
     """
@@ -225,14 +227,22 @@ def read(folder: Path) -> Golden:
     mend = update_command(folder.parent.name, folder.name)
     if not (folder / "manifest.json").exists():
         raise GoldenProblem(f"{where} does not exist; record it with: {mend}")
-    manifest = read_json(folder / "manifest.json", GoldenProblem)
+    manifest: dict[str, Any] = {}
+    data: bytes | None = None
+    name = ""
+    for _ in range(100):
+        manifest = read_json(folder / "manifest.json", GoldenProblem)
+        name = str(manifest.get("data_file", ""))
+        try:
+            data = (folder / name).read_bytes() if name and Path(name).name == name else None
+            break
+        except OSError:
+            if read_json(folder / "manifest.json", GoldenProblem) == manifest:
+                break
     if manifest.get("schema") != SCHEMA:
         raise GoldenProblem(f"{where}: schema {manifest.get('schema')!r}, expected {SCHEMA}; record it anew: {mend}")
-    name = str(manifest.get("data_file", ""))
-    file = folder / name
-    if Path(name).name != name or not file.is_file():
+    if data is None:
         raise GoldenProblem(f"{where}: its data file {name!r} is missing; restore it from version control, or: {mend}")
-    data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != manifest.get("data_sha256"):
         raise GoldenProblem(
             f"{where}: {name} ({len(data)} bytes) is truncated or was edited: its SHA-256 is not the manifest's; "

@@ -1,0 +1,91 @@
+"""A golden survives kills, concurrent writers, a full disk and a read-only folder."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from qguard import golden
+
+# Stores two goldens in turn, for ever, through the code that `golden update` stores with; the slow encoding is left out.
+WRITER = """
+import hashlib, sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save
+from qguard import golden
+folder = Path(sys.argv[1])
+for i in range(10**9):
+    v = np.full((40, 384), float(i % 2 + 1), np.float32)
+    data = save({"vectors": v, "token_ids": np.ones(40, np.int32), "token_offsets": np.arange(41, dtype=np.int64)})
+    hashes = dict.fromkeys(("weights", "tokenizer", "pipeline", "suite"), str(i % 2))
+    manifest = {"schema": 1, "hashes": hashes, "data_sha256": hashlib.sha256(data).hexdigest()}
+    with golden._locked(folder):
+        golden._store(folder, data, manifest)
+    if i == 0:
+        print("ready", flush=True)
+"""
+
+
+def whole(folder) -> None:
+    found = golden.read(folder)
+    value = float(found.manifest["hashes"]["weights"]) + 1
+    assert np.array_equal(found.vectors, np.full((40, 384), value, np.float32))
+
+
+def writer(folder):
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_kill_at_fifty_random_moments_leaves_a_whole_golden(tmp_path):
+    folder = tmp_path / "m" / "s"
+    folder.mkdir(parents=True)
+    moments = random.Random(0)
+    for _ in range(50):
+        process = writer(folder)
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        whole(folder)
+
+
+def test_two_writers_and_a_reader_never_see_a_torn_golden(tmp_path):
+    folder = tmp_path / "m" / "s"
+    folder.mkdir(parents=True)
+    processes = [writer(folder), writer(folder)]
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            whole(folder)
+    finally:
+        for p in processes:
+            p.kill()
+            p.wait()
+
+
+def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):
+    import shutil
+
+    from qguard.errors import GoldenProblem
+
+    folder = tmp_path / "minilm" / "core"
+    shutil.copytree(harness.config.golden_root / "minilm" / "core", folder)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    old = golden.read(folder)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(golden, "_reference", lambda *_: (old.vectors + np.float32(1e-6), old.token_ids))
+    monkeypatch.setattr(golden, "_confirm", lambda *_: None)
+    monkeypatch.setattr(golden, "write_atomic", full)
+    with pytest.raises(GoldenProblem, match=r"No space left on device; the old golden is untouched"):
+        golden.record(harness.model("minilm"), harness.suite("core"), tmp_path, "why")
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
