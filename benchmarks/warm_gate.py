@@ -1,0 +1,39 @@
+"""Whole-process time of the warm int8 gate against benchmarks/minimal_gate.py, in turn. Run in the project's root."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from qguard.config import load_config
+from qguard.harness import Harness
+from qguard.precisions import parse_precision
+
+
+def timed(command: list[str]) -> float:
+    """Seconds that a command takes, output discarded; it must succeed."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+harness = Harness(load_config(Path()))
+artifact = harness.artifact(parse_precision("int8"), "minilm")
+with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as texts:
+    json.dump(harness.suite("core").texts, texts)
+    texts.flush()
+    length = str(artifact.pipeline.max_seq_length)
+    tokenizer = artifact.folder / "tokenizer.json"
+    minimal = [sys.executable, "benchmarks/minimal_gate.py", str(artifact.file), str(tokenizer), texts.name, length]
+    gate = [sys.executable, "-m", "pytest", "--pyargs", "qguard.gate", "--precision", "int8"]
+    times: dict[str, list[float]] = {"minimal": [], "gate": []}
+    for repeat in range(8):
+        for name, command in (("minimal", minimal), ("gate", gate)):
+            seconds = timed(command)
+            if repeat:  # the first of each warms the file cache
+                times[name].append(seconds)
+a, b = (statistics.median(times[k]) for k in ("minimal", "gate"))
+print(f"texts {len(harness.suite('core').texts)}  minimal {a:.2f} s  gate {b:.2f} s  ratio {b / a:.2f}")
