@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -17,18 +19,29 @@ from qguard.pipeline import Pipeline
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-BATCH_TOKENS = 2048  # larger batches fall out of the cache and were slower on every CPU measured
-
 
 class Runtime(Protocol):
-    """Runs the transformer on one padded batch."""
+    """Runs the transformer on one padded batch; called from several threads where ``workers`` is above 1.
+
+    Attributes:
+        batch_tokens: Padded tokens of a batch that suit it.
+        workers: Batches that it computes side by side.
+    """
+
+    batch_tokens: int
+    workers: int
 
     def __call__(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim)."""
         ...
 
 
-def length_batches(lengths: Sequence[int], budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices in batches of similar length: longest first, at most ``budget`` padded tokens, at least one text."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
@@ -51,32 +64,43 @@ class Encoder:
     def __init__(self, tokenizer: TextTokenizer, runtime: Runtime, head: Head) -> None:
         self.tokenizer, self.runtime, self.head = tokenizer, runtime, head
 
-    def encode(self, texts: Sequence[str], budget: int = BATCH_TOKENS) -> Floats:
+    def encode(self, texts: Sequence[str]) -> Floats:
         """Embeddings (n, dim) of ``texts``, in their order."""
-        return self.encode_ids(self.tokenizer(texts), budget)
+        return self.encode_ids(self.tokenizer(texts))
 
-    def encode_ids(self, ids: Sequence[Sequence[int]], budget: int = BATCH_TOKENS) -> Floats:
+    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Embeddings (n, dim) of token id lists, in their order.
+
+        What a batch holds depends on the lengths alone, never on the number of workers, so that a runtime whose
+        vectors depend on the batch still gives the same ones on every machine.
 
         Raises:
             MeasurementProblem: when there is nothing to encode.
         """
         if not ids:
             raise MeasurementProblem("nothing to encode: expected at least one text, found none")
-        out: Floats | None = None
-        for rows in length_batches([len(row) for row in ids], budget):
-            length = max(1, max(len(ids[r]) for r in rows))
-            input_ids = np.full((len(rows), length), self.tokenizer.pad_id, np.int64)
-            mask = np.zeros((len(rows), length), np.int64)
-            for k, r in enumerate(rows):
-                input_ids[k, : len(ids[r])] = ids[r]
-                mask[k, : len(ids[r])] = 1
-            vectors = self.head(self.runtime(input_ids, mask), mask)
-            if out is None:
-                out = np.empty((len(ids), vectors.shape[1]), np.float32)
-            out[rows] = vectors
-        assert out is not None
+        batches = list(length_batches([len(row) for row in ids], self.runtime.batch_tokens))
+        first = self._batch([ids[r] for r in batches[0]])
+        out = np.empty((len(ids), first.shape[1]), np.float32)
+        out[batches[0]] = first
+
+        def compute(rows: list[int]) -> None:
+            out[rows] = self._batch([ids[r] for r in rows])
+
+        with ThreadPoolExecutor(self.runtime.workers) as pool:
+            for _ in pool.map(compute, batches[1:]):  # raises what a batch raised
+                pass
         return out
+
+    def _batch(self, ids: Sequence[Sequence[int]]) -> Floats:
+        length = max(1, max(map(len, ids)))
+        input_ids = np.full((len(ids), length), self.tokenizer.pad_id, np.int64)
+        mask = np.zeros((len(ids), length), np.int64)
+        for k, row in enumerate(ids):
+            input_ids[k, : len(row)] = row
+            mask[k, : len(row)] = 1
+        vectors: Floats = self.head(self.runtime(input_ids, mask), mask)
+        return vectors
 
 
 def _onnx(folder: Path, file: Path | None, precision: str) -> Runtime:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from qguard.encoders import cores
 from qguard.errors import ArtifactProblem
 
+BATCH_TOKENS = 512  # per thread; larger batches fall out of the second-level cache
 _OUTPUTS = ("last_hidden_state", "token_embeddings", "sentence_embedding")
 
 
@@ -17,13 +19,14 @@ class OnnxRuntime:
 
     Args:
         file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
-        threads: Intra-op threads; 0 leaves the choice to ONNX Runtime (one per physical core).
+        threads: Intra-op threads of one call. One thread and several batches side by side use all cores better than one
+            batch on several threads (benchmarks/throughput.py), and give the same vectors on every number of cores.
 
     Raises:
         ArtifactProblem: when the file does not load or has no usable input or output.
     """
 
-    def __init__(self, file: Path, threads: int = 0) -> None:
+    def __init__(self, file: Path, threads: int = 1) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -42,6 +45,7 @@ class OnnxRuntime:
         deep = [o.name for o in usable if len(o.shape) == 3]
         if not usable:
             raise ArtifactProblem(f"{file.name} has no output with 2 or 3 dimensions; found {[o.name for o in outputs]}")
+        self.batch_tokens, self.workers = BATCH_TOKENS, cores()
         self._output = (named or deep or [usable[0].name])[0]
 
     @staticmethod

@@ -11,11 +11,14 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 class TorchRuntime:
-    """A Transformers model in one dtype.
+    """A Transformers model in one dtype; torch itself spreads a batch over the cores.
 
     Raises:
         ModelProblem: when Transformers cannot load the folder.
     """
+
+    batch_tokens = 2048
+    workers = 1
 
     def __init__(self, root: Path, precision: str) -> None:
         import torch
