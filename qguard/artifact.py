@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.errors import ArtifactProblem, ModelProblem
-from qguard.files import dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
+from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
 from qguard.models import Model
 from qguard.pipeline import Pipeline, read_pipeline
 
@@ -163,13 +162,6 @@ def _provenance(folder: Path) -> dict[str, Any]:
                 f"copy or build it again"
             )
     return provenance
-
-
-def cache_folder() -> Path:
-    """Where artifacts are cached: ``QGUARD_CACHE``, else the user's cache folder."""
-    import platformdirs
-
-    return Path(os.environ.get("QGUARD_CACHE") or platformdirs.user_cache_dir("qguard"))
 
 
 def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]) -> Artifact:

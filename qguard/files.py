@@ -60,6 +60,13 @@ def inside(folder: Path, relative: str) -> Path:
     return path
 
 
+def cache_folder() -> Path:
+    """Where artifacts and locks are kept: ``QGUARD_CACHE``, else the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("QGUARD_CACHE") or platformdirs.user_cache_dir("qguard"))
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` so that a reader, or a kill at any moment, sees the whole old or the whole new file.
 

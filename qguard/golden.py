@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import GoldenProblem
-from qguard.files import dump_json, read_json, write_atomic
+from qguard.files import cache_folder, dump_json, read_json, sha256_json, write_atomic
 from qguard.models import Model, installed
 from qguard.suites import Suite
 
@@ -129,7 +129,7 @@ def _reference(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[li
     prefix = model.pipeline.prefix
     ids: list[list[int]] = []
     for text in texts:
-        features = st.tokenize([prefix + text])
+        features = st.preprocess([prefix + text])
         ids.append([int(i) for i in features["input_ids"][0]])
     return vectors, ids
 
@@ -178,8 +178,11 @@ def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite
 def _locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=120)
+    # in the cache: a lock file beside the golden would end up in version control
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(cache_folder() / "locks" / f"golden-{name}.lock", timeout=120)
     try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         with lock:
             yield
     except Timeout as e:
@@ -190,10 +193,16 @@ def _store(folder: Path, data: bytes, manifest: dict[str, Any]) -> None:
     """Data under its own hash first, then the manifest that names it in one rename: a kill leaves the old or the new pair."""
     name = f"golden-{manifest['data_sha256'][:16]}.safetensors"
     write_atomic(folder / name, data)
-    write_atomic(folder / "manifest.json", dump_json({**manifest, "data_file": name}))
+    write_atomic(folder / "manifest.json", dump_json(seal({**manifest, "data_file": name})))
     for old in [*folder.glob("golden-*.safetensors"), *folder.glob(".*.tmp")]:
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def seal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the SHA-256 of everything else in it, so that an edit by hand is seen."""
+    rest = {k: v for k, v in manifest.items() if k != "manifest_sha256"}
+    return {**rest, "manifest_sha256": sha256_json(rest)}
 
 
 def _difference(folder: Path, suite: Suite, vectors: NDArray[np.float32], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +250,11 @@ def read(folder: Path) -> Golden:
                 break
     if manifest.get("schema") != SCHEMA:
         raise GoldenProblem(f"{where}: schema {manifest.get('schema')!r}, expected {SCHEMA}; record it anew: {mend}")
+    if manifest != seal(manifest):
+        raise GoldenProblem(
+            f"{where}: manifest.json was edited by hand (its manifest_sha256 does not fit); restore it from version control, "
+            f"or: {mend}"
+        )
     if data is None:
         raise GoldenProblem(f"{where}: its data file {name!r} is missing; restore it from version control, or: {mend}")
     if hashlib.sha256(data).hexdigest() != manifest.get("data_sha256"):

@@ -42,9 +42,19 @@ def test_a_golden_of_something_else_is_named(harness, copy, part):
     file = copy / "manifest.json"
     manifest = json.loads(file.read_text())
     manifest["hashes"][part] = "0" * 64
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(golden.seal(manifest)))
     with pytest.raises(GoldenProblem, match=part):
         golden.check(golden.read(copy), harness.model("minilm"), harness.suite("core"))
+
+
+@pytest.mark.parametrize("key", ["reason", "date", "hashes"])
+def test_a_manifest_edited_by_hand_is_refused(copy, key):
+    file = copy / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest[key] = "edited"
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(GoldenProblem, match=r"edited by hand .* qguard golden update"):
+        golden.read(copy)
 
 
 def test_a_missing_golden_names_the_command(tmp_path):
