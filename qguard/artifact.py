@@ -125,10 +125,10 @@ def open_artifact(path: Path, base: Model) -> Artifact:
         # a file inside a whole model folder is judged with that folder's own tokenizer and heads
         for home in (path.parent, path.parent.parent):
             if (home / "modules.json").exists() and (home / "tokenizer.json").exists():
-                return Artifact(home, path, read_pipeline(home), _provenance(home))
+                return Artifact(home, path, base.configured(read_pipeline(home)), _provenance(home))
         return Artifact(base.folder, path, base.pipeline, {})
     try:
-        pipeline = read_pipeline(path) if (path / "modules.json").exists() else base.pipeline
+        pipeline = base.configured(read_pipeline(path)) if (path / "modules.json").exists() else base.pipeline
     except ModelProblem as e:
         raise ArtifactProblem(f"artifact {path.name}: {e}") from e
     provenance = _provenance(path)
@@ -190,6 +190,7 @@ def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]
             work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
             try:
                 copy_layout(base, work)
+                _declare(base, work)
                 build(work)
                 record = {"schema": 1, "key": key, "files": tree_hashes(work)}
                 (work / PROVENANCE).write_bytes(dump_json(record))
@@ -201,6 +202,16 @@ def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]
         raise ArtifactProblem(
             f"cannot write the artifact cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
         ) from e
+
+
+def _declare(base: Model, folder: Path) -> None:
+    """Write the project's own settings into the artifact: it must behave the same wherever it is deployed."""
+    names = {"max_seq_length": Path(base.pipeline.transformer) / "sentence_bert_config.json"}
+    names["prompts"] = Path("config_sentence_transformers.json")
+    for key, value in base.settings.items():
+        file = folder / names[key]
+        old = read_json(file, ModelProblem) if file.exists() else {}
+        file.write_bytes(dump_json({**old, key: value}))
 
 
 def copy_layout(base: Model, folder: Path) -> None:

@@ -20,6 +20,13 @@ class ModelConfig(_Strict):
 
     ref: str = Field(min_length=1)
     revision: str | None = None
+    max_seq_length: int | None = Field(None, ge=2)
+    prompts: dict[str, str] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the project sets over the model's own declarations."""
+        return {k: v for k, v in (("max_seq_length", self.max_seq_length), ("prompts", self.prompts)) if v is not None}
 
 
 class SuiteConfig(_Strict):
@@ -128,7 +135,11 @@ def load_config(path: Path) -> Config:
         for error in e.errors():
             where = ".".join(str(p) for p in error["loc"])
             if error["type"] == "extra_forbidden":
-                known = set(Config.model_fields) - {"folder"} if len(error["loc"]) == 1 else {"ref", "revision", "path"}
+                known = (
+                    set(Config.model_fields) - {"folder"}
+                    if len(error["loc"]) == 1
+                    else {*ModelConfig.model_fields, *SuiteConfig.model_fields}
+                )
                 lines.append(str(unknown("key", where, known)))
             else:
                 lines.append(f"{where}: {error['msg']}")

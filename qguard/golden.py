@@ -124,11 +124,20 @@ def _reference(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[li
     logging.disable_progress_bar()
     st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
     st.float()
-    texts = list(suite.texts)
-    vectors = np.asarray(st.encode(texts, show_progress_bar=False, convert_to_numpy=True), np.float32)
-    prefix = model.pipeline.prefix
+    if "max_seq_length" in model.settings:
+        st.max_seq_length = model.pipeline.max_seq_length
+    st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
+    prefixes = [model.pipeline.prefix(role) for role in suite.roles]
+    parts = {}
+    for prefix in dict.fromkeys(prefixes):
+        rows = [i for i, p in enumerate(prefixes) if p == prefix]
+        texts = [suite.texts[i] for i in rows]
+        parts[prefix] = rows, st.encode(texts, prompt=prefix or None, show_progress_bar=False, convert_to_numpy=True)
+    vectors = np.empty((len(suite.texts), next(iter(parts.values()))[1].shape[1]), np.float32)
+    for rows, found in parts.values():
+        vectors[rows] = found
     ids: list[list[int]] = []
-    for text in texts:
+    for prefix, text in zip(prefixes, suite.texts, strict=True):
         features = st.preprocess([prefix + text])
         ids.append([int(i) for i in features["input_ids"][0]])
     return vectors, ids
@@ -141,7 +150,7 @@ def _confirm(model: Model, suite: Suite, vectors: NDArray[np.float32], token_ids
     if not np.isfinite(vectors).all():
         raise GoldenProblem("sentence-transformers returned NaN or infinite values in fp32; nothing was written")
     encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
-    for i, (want, found) in enumerate(zip(token_ids, encoder.tokenizer(suite.texts), strict=True)):
+    for i, (want, found) in enumerate(zip(token_ids, encoder.tokenizer(suite.texts, suite.roles), strict=True)):
         if want != found:
             raise GoldenProblem(
                 f"the independent tokenizer disagrees with sentence-transformers on text {i} ({suite.texts[i][:60]!r}): "

@@ -69,8 +69,12 @@ class Harness:
 
     def model(self, name: str) -> Model:
         """The resolved fp32 model."""
-        config = self.config
-        return self._once(("model", name), lambda: resolve(name, config.model_ref(name), config.models[name].revision))  # type: ignore[no-any-return]
+
+        def make() -> Model:
+            chosen = self.config.models[name]
+            return resolve(name, self.config.model_ref(name), chosen.revision, chosen.settings)
+
+        return self._once(("model", name), make)  # type: ignore[no-any-return]
 
     def suite(self, name: str) -> Suite:
         """The suite by name."""
@@ -110,7 +114,7 @@ class Harness:
             a = self.artifact(target.precision, target.model)
             from qguard.encoders.tokenizer import TextTokenizer
 
-            ids = TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts)
+            ids = TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
             goldens.compare_tokens(golden, suite, ids)
             return ids
 

@@ -6,14 +6,15 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside
-from qguard.pipeline import Pipeline, read_pipeline
+from qguard.pipeline import Pipeline, checked, read_pipeline
 
 # What a sentence-transformers folder may contain that we read; pickles and code are never fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "onnx/model.onnx", "onnx/model.onnx_data"]
@@ -28,17 +29,23 @@ class Model:
         ref: The reference as the user wrote it.
         revision: The hub revision that was asked for, or ``None``.
         folder: Where its files are.
+        settings: ``max_seq_length`` and ``prompts`` where the project sets them itself; they win over the folder's.
     """
 
     name: str
     ref: str
     revision: str | None
     folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """Pooling, lengths, prompts and heads, as the folder declares them."""
-        return read_pipeline(self.folder)
+        """Pooling, lengths, prompts and heads: as the folder declares them, then as the project sets them."""
+        return self.configured(read_pipeline(self.folder))
+
+    def configured(self, pipeline: Pipeline) -> Pipeline:
+        """``pipeline``, the model's or an artifact's, with the project's own settings over it."""
+        return checked(replace(pipeline, **self.settings))
 
     @property
     def root(self) -> Path:
@@ -155,25 +162,26 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def resolve(name: str, ref: str, revision: str | None = None) -> Model:
+def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[str, Any] | None = None) -> Model:
     """Find the files behind a model reference.
 
     Args:
         name: The configuration's name for the model.
         ref: ``package:NAME/PATH`` (a distribution or import package, and a folder inside it), a local folder, or a hub id.
         revision: Branch, tag or commit; hub ids only.
+        settings: See :class:`Model`.
 
     Raises:
         ModelProblem: if nothing is there, or the hub cannot be reached and the model is not in its cache.
     """
     if ref.startswith("package:"):
-        return Model(name, ref, revision, _package_folder(ref))
+        return Model(name, ref, revision, _package_folder(ref), settings or {})
     path = Path(ref).expanduser()
     if path.is_dir():
-        return Model(name, ref, revision, path.resolve())
+        return Model(name, ref, revision, path.resolve(), settings or {})
     if ref.startswith((".", "/", "~")) or ref.count("/") > 1 or path.exists():
         raise ModelProblem(f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout")
-    return Model(name, ref, revision, _hub_folder(name, ref, revision))
+    return Model(name, ref, revision, _hub_folder(name, ref, revision), settings or {})
 
 
 def _package_folder(ref: str) -> Path:

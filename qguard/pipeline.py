@@ -11,6 +11,8 @@ from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
 
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+# Names of prompts by role, as sentence-transformers' encode_query and encode_document look for them.
+ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "Sigmoid")
 _LEGACY = {
     "pooling_mode_cls_token": "cls",
@@ -41,7 +43,8 @@ class Pipeline:
         dense: Linear heads, in order, between pooling and normalisation.
         max_seq_length: Longest input in tokens, special tokens included.
         do_lower_case: Whether the text is lower-cased before the tokenizer sees it.
-        prompts: Named prefixes; ``default_prompt`` is the name of the one put before every text, or ``None``.
+        prompts: Named prefixes. Those named in :data:`ROLES` are put before queries and documents, that of
+            ``default_prompt`` (or ``None``) before every other text.
         include_prompt: Whether prompt tokens take part in the pooling.
     """
 
@@ -55,9 +58,15 @@ class Pipeline:
     include_prompt: bool = True
     transformer: str = ""
 
-    @property
-    def prefix(self) -> str:
-        """The text put before every input, empty when no default prompt is declared."""
+    def prefix(self, role: str | None = None) -> str:
+        """The text put before an input: the prompt of its role, else the default prompt, else nothing.
+
+        Args:
+            role: ``"query"``, ``"document"`` or ``None``.
+        """
+        for name in ROLES.get(role or "", ()):
+            if name in self.prompts:
+                return self.prompts[name]
         return self.prompts.get(self.default_prompt, "") if self.default_prompt else ""
 
     def sha256(self) -> str:
@@ -111,8 +120,17 @@ def read_pipeline(folder: Path) -> Pipeline:
                 f"default_prompt_name {values['default_prompt']!r} is not one of the declared prompts {sorted(values['prompts'])}"
             )
     pipeline = Pipeline(dense=tuple(dense), transformer=transformer, **values)
-    if pipeline.prefix and not pipeline.include_prompt:
-        raise ModelProblem("include_prompt=false with a default prompt is not supported; pass the model without its prompt")
+    return checked(pipeline)
+
+
+def checked(pipeline: Pipeline) -> Pipeline:
+    """The pipeline itself.
+
+    Raises:
+        ModelProblem: for prompts that would have to be left out of the pooling.
+    """
+    if any(pipeline.prefix(role) for role in (None, *ROLES)) and not pipeline.include_prompt:
+        raise ModelProblem("include_prompt=false with a prompt is not supported; pass the model without its prompts")
     return pipeline
 
 

@@ -64,9 +64,14 @@ class Encoder:
     def __init__(self, tokenizer: TextTokenizer, runtime: Runtime, head: Head) -> None:
         self.tokenizer, self.runtime, self.head = tokenizer, runtime, head
 
-    def encode(self, texts: Sequence[str]) -> Floats:
-        """Embeddings (n, dim) of ``texts``, in their order."""
-        return self.encode_ids(self.tokenizer(texts))
+    def encode(self, texts: Sequence[str], role: str | None = None) -> Floats:
+        """Embeddings (n, dim) of ``texts``, in their order.
+
+        Args:
+            texts: n texts, at least one.
+            role: ``"query"`` or ``"document"`` for a model that declares a prompt for each.
+        """
+        return self.encode_ids(self.tokenizer(texts, [role] * len(texts)))
 
     def encode_ids(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Embeddings (n, dim) of token id lists, in their order.

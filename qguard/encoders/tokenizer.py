@@ -37,11 +37,16 @@ class TextTokenizer:
         pad = tokenizer.padding["pad_id"] if tokenizer.padding else tokenizer.token_to_id("[PAD]")
         return cls(tokenizer, pipeline, pad if pad is not None else tokenizer.token_to_id("<pad>") or 0)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most ``max_seq_length`` of them."""
-        prefix, lower = self._pipeline.prefix, self._pipeline.do_lower_case
+    def __call__(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> list[list[int]]:
+        """Token ids of each text, special tokens included, at most ``max_seq_length`` of them.
+
+        Args:
+            texts: n texts.
+            roles: For each text ``"query"``, ``"document"`` or ``None``; decides its prompt.
+        """
+        prefix = self._pipeline.prefix
         # sentence-transformers strips before it lower-cases; the order matters for a few scripts
-        prepared = [(prefix + t).strip() for t in texts]
-        if lower:
+        prepared = [(prefix(role) + t).strip() for t, role in zip(texts, roles or [None] * len(texts), strict=True)]
+        if self._pipeline.do_lower_case:
             prepared = [t.lower() for t in prepared]
         return [e.ids for e in self._tokenizer.encode_batch(prepared)]

@@ -25,7 +25,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Suite:
-    """Distinct texts and the pairs, queries and documents among them.
+    """Distinct texts (a query may repeat one) and the pairs, queries and documents among them.
 
     Attributes:
         texts: Every distinct text; all other fields are indices into it.
@@ -53,6 +53,12 @@ class Suite:
                 {str(q): {str(d): g for d, g in rel.items()} for q, rel in self.qrels.items()},
             ]
         )  # fmt: skip
+
+    @cached_property
+    def roles(self) -> tuple[str | None, ...]:
+        """``"query"``, ``"document"`` or ``None`` of each text: models may declare a prompt for each."""
+        queries, documents = set(self.queries), set(self.documents)
+        return tuple("query" if i in queries else "document" if i in documents else None for i in range(len(self.texts)))
 
     @property
     def slice_names(self) -> list[str]:

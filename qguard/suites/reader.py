@@ -64,16 +64,17 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 class _Builder:
     def __init__(self, name: str) -> None:
         self.name = name
-        self.index: dict[str, int] = {}
+        self.index: dict[tuple[str, bool], int] = {}
         self.slices: list[str | None] = []
         self.pairs: list[Pair] = []
         self.ids: dict[str, dict[str, int]] = {"corpus.jsonl": {}, "queries.jsonl": {}}
 
-    def add(self, text: str, part: str | None) -> int:
-        if text not in self.index:
-            self.index[text] = len(self.slices)
+    def add(self, text: str, part: str | None, query: bool = False) -> int:
+        # a query stays apart from an equal document: a model may declare a prompt for each
+        if (text, query) not in self.index:
+            self.index[text, query] = len(self.slices)
             self.slices.append(part)
-        return self.index[text]
+        return self.index[text, query]
 
     def read(self, parts: dict[str, Path]) -> Suite:
         for kind, path in parts.items():
@@ -83,7 +84,7 @@ class _Builder:
         if len(have) == 1 or ("qrels.tsv" in parts and len(have) < 2):
             raise DataProblem(f"suite {self.name!r}: a retrieval suite needs corpus.jsonl and queries.jsonl both")
         return Suite(
-            self.name, tuple(self.index), tuple(self.slices), tuple(self.pairs),
+            self.name, tuple(text for text, _ in self.index), tuple(self.slices), tuple(self.pairs),
             tuple(self.ids["queries.jsonl"].values()), tuple(self.ids["corpus.jsonl"].values()),
             self._qrels(parts["qrels.tsv"]) if "qrels.tsv" in parts else {},
         )  # fmt: skip
@@ -111,7 +112,7 @@ class _Builder:
                 a, b = self.add(value["text_a"], part), self.add(value["text_b"], part)
                 self.pairs.append(Pair(a, b, None if score is None else float(score), part))
             else:
-                at = self.add(value["text"], part)
+                at = self.add(value["text"], part, kind == "queries.jsonl")
                 if kind in self.ids:
                     self.ids[kind][value["_id"]] = at
         if not seen:
