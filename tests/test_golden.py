@@ -62,11 +62,17 @@ def test_a_missing_golden_names_the_command(tmp_path):
         golden.read(tmp_path / "minilm" / "core")
 
 
-def test_recording_again_changes_no_byte(harness, copy):
-    before = {p.name: p.read_bytes() for p in copy.iterdir()}
-    summary = golden.record(harness.model("minilm"), harness.suite("core"), copy.parent.parent, "again")
+def test_recording_again_changes_no_byte(small, tmp_path):
+    from qguard.config import load_config
+    from qguard.harness import Harness
+
+    shutil.copytree(small, tmp_path / "p")
+    project = Harness(load_config(tmp_path / "p"))
+    folder = project.config.golden_root / "minilm" / "own"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    summary = golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "again")
     assert not summary["changed"]
-    assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_reason_is_required(harness, tmp_path):

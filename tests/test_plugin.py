@@ -43,7 +43,8 @@ def test_int8_passes_and_reports(run, int8):
     assert "ranking.overlap@10" in (run.path / "j.xml").read_text()
 
 
-def test_every_precision_gets_a_verdict(run, int8):
+def test_every_precision_gets_a_verdict(run, int8, small):
+    shutil.copytree(small, run.path, dirs_exist_ok=True)
     code, out = run("--precision", "fp32,fp16@torch,bf16@torch,int8", "--qguard-report=r.json")
     assert code == 0, out
     runs = json.loads((run.path / "r.json").read_text())["runs"]
