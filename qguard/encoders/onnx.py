@@ -61,8 +61,8 @@ class OnnxRuntime:
             f"{file.name} has an input {name!r} that is none of token ids, attention mask, token types, positions"
         )
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
-        """See :class:`qguard.encoders.Runtime`."""
+    def feeds(self, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
+        """The session's inputs by name, in the dtypes that it wants."""
         values = {"input_ids": input_ids, "attention_mask": attention_mask}
         feeds = {}
         for name, (role, kind) in self._feeds.items():
@@ -73,8 +73,12 @@ class OnnxRuntime:
             else:
                 value = values[role]
             feeds[name] = value.astype(np.int32) if "int32" in kind else np.ascontiguousarray(value)
+        return feeds
+
+    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+        """See :class:`qguard.encoders.Runtime`."""
         try:
-            (out,) = self.session.run([self._output], feeds)
+            (out,) = self.session.run([self._output], self.feeds(input_ids, attention_mask))
         except Exception as e:
             raise ArtifactProblem(f"ONNX Runtime failed on a batch {input_ids.shape}: {str(e).strip()[:300]}") from e
         return np.asarray(out, np.float32)

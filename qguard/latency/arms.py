@@ -1,0 +1,146 @@
+"""What is timed: a runtime on one padded batch, in this process or in another interpreter's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import MeasurementProblem
+
+Batch = tuple[Any, Any]  # input_ids and attention_mask, int64 (batch, tokens)
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """An arm as values, so that a fresh process can build the same one.
+
+    Attributes:
+        runtime: ``onnx`` or ``torch``.
+        path: The ONNX file, or the folder of a torch model.
+        precision: The dtype name that a torch runtime computes in.
+        threads: Threads of one run.
+        python: Another environment's interpreter (ONNX only), or ``None`` for this process.
+    """
+
+    runtime: str
+    path: str
+    precision: str
+    threads: int = 1
+    python: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def open_runtime(self) -> Any:
+        """The runtime of :mod:`qguard.encoders`, on ``threads`` threads."""
+        if self.runtime == "onnx":
+            from qguard.encoders.onnx import OnnxRuntime
+
+            return OnnxRuntime(Path(self.path), self.threads)
+        import torch
+
+        from qguard.encoders.torch import TorchRuntime
+
+        torch.set_num_threads(self.threads)
+        return TorchRuntime(Path(self.path), self.precision)
+
+    def arm(self, batch: Batch) -> LocalArm | WorkerArm:
+        """The arm itself."""
+        return WorkerArm(self, batch, self.python) if self.python else LocalArm(self, batch)
+
+
+class LocalArm:
+    """A runtime in this process."""
+
+    def __init__(self, spec: ArmSpec, batch: Batch) -> None:
+        self._spec, self._batch = spec, batch
+        self._runtime: Any = None
+
+    def open(self) -> None:
+        """Create the session anew."""
+        self._runtime = self._spec.open_runtime()
+
+    def close(self) -> None:
+        """Let the session go."""
+        self._runtime = None
+
+    def block(self, discard: int, timed: int) -> list[tuple[int, int]]:
+        """See :class:`qguard.latency.trial.Arm`."""
+        run, (ids, mask) = self._runtime, self._batch
+        for _ in range(discard):
+            run(ids, mask)
+        timings = []
+        for _ in range(timed):
+            wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+            run(ids, mask)
+            timings.append((time.perf_counter_ns() - wall, time.thread_time_ns() - cpu))
+        return timings
+
+
+class WorkerArm:
+    """An ONNX file in another interpreter, which needs onnxruntime and numpy but not qguard.
+
+    Raises:
+        MeasurementProblem: when the interpreter cannot be started or the worker ends.
+    """
+
+    def __init__(self, spec: ArmSpec, batch: Batch, python: str) -> None:
+        if spec.runtime != "onnx":
+            raise MeasurementProblem("another interpreter can time ONNX artifacts only")
+        self._spec, self._batch, self._python = spec, batch, python
+        self._process: subprocess.Popen[str] | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.version = ""
+
+    def open(self) -> None:
+        """Start the worker and wait until it has loaded the model."""
+        import numpy as np
+
+        from qguard.encoders.onnx import OnnxRuntime
+
+        self._folder = tempfile.TemporaryDirectory()
+        feeds = Path(self._folder.name, "feeds.npz")
+        np.savez(feeds, **OnnxRuntime(Path(self._spec.path), 1).feeds(*self._batch))
+        command = [self._python, str(Path(__file__).with_name("worker.py")), self._spec.path, str(feeds), str(self._spec.threads)]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as e:
+            raise MeasurementProblem(f"cannot start the interpreter {Path(self._python).name}: {e.strerror or e}") from e
+        self.version = str(self._answer()["onnxruntime"])
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._process = self._folder = None
+
+    def block(self, discard: int, timed: int) -> list[tuple[int, int]]:
+        """See :class:`qguard.latency.trial.Arm`."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{discard} {timed}\n")
+        self._process.stdin.flush()
+        return [(wall, cpu) for wall, cpu in self._answer()]
+
+    def _answer(self) -> Any:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            _, error = self._process.communicate()
+            last = error.strip().splitlines()[-1:] or ["no message"]
+            raise MeasurementProblem(
+                f"the baseline interpreter ended: {last[0][:200]}; it needs numpy and an onnxruntime that loads the file"
+            )
+        return json.loads(line)

@@ -1,0 +1,152 @@
+"""The trial: blocks of runs of two arms in turn, sessions created anew, a look after each, an early stop."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+from qguard.latency.decision import INCONCLUSIVE, Look, Rule, block_time, look
+
+Timing = tuple[int, int]
+DROPPED = 0.3  # share of interrupted runs above which the runner, not the model, was measured
+
+
+class Arm(Protocol):
+    """One side of a trial."""
+
+    def open(self) -> None:
+        """Create the session anew."""
+
+    def close(self) -> None:
+        """Let the session go."""
+
+    def block(self, discard: int, timed: int) -> list[Timing]:
+        """``discard`` runs that bring the weights back into the cache, then ``timed`` runs: (wall, CPU) of each, ns."""
+        ...
+
+
+@dataclass
+class Trial:
+    """What a trial found.
+
+    Attributes:
+        look: The last look; its outcome is the trial's.
+        times: Block times of (baseline, candidate), seconds.
+        runs: Single timed runs of the candidate, seconds.
+        dropped: Share of interrupted runs.
+        seconds: How long it took.
+        note: Why it is inconclusive, when it is.
+    """
+
+    look: Look
+    times: tuple[list[float], list[float]]
+    runs: list[float] = field(default_factory=list)
+    dropped: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """Median block time of baseline and candidate, seconds."""
+        return median(self.times[0]), median(self.times[1])
+
+
+def plan(seconds: float, tokens: int) -> tuple[int, int]:
+    """Runs to discard and to time in a block.
+
+    After a switch the other arm's weights fill the cache: short runs need several runs to recover, long ones do not notice.
+
+    Args:
+        seconds: Duration of one run of the slower arm.
+        tokens: Tokens of each text.
+    """
+    if seconds > 0.2:
+        return 0, 1
+    if seconds > 0.03:
+        return 1, 2 if seconds < 0.1 else 1
+    return (4 if tokens < 32 else 2), 3
+
+
+def run_trial(
+    baseline: Arm,
+    candidate: Arm,
+    rule: Rule,
+    *,
+    tokens: int,
+    threads: int = 1,
+    budget: float = 10.0,
+    seed: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trial:
+    """Compare two arms until the rule decides or the budget is spent.
+
+    Args:
+        baseline: What the candidate is compared with.
+        candidate: The arm under judgement.
+        rule: When it is decided.
+        tokens: Tokens of each text; short texts need longer blocks.
+        threads: Threads of each arm.
+        budget: Seconds. Long runs go on up to three times that, until the fewest pairs that can decide are there.
+        seed: Of the random order of arms.
+        clock: Monotonic seconds.
+    """
+    start, pick = clock(), random.Random(seed)
+    arms = (baseline, candidate)
+    sessions: list[list[float]] = []
+    trial = Trial(Look(INCONCLUSIVE, math.nan, -math.inf, math.inf, 0, 0), ([], []))
+    timed = dropped = 0
+    shape, groups = (2, 3), 1
+    for number in range(rule.sessions[1]):
+        for arm in arms if pick.random() < 0.5 else arms[::-1]:
+            arm.open()
+        if number == 0:
+            first = [min(w for w, _ in arm.block(1, 2)) / 1e9 for arm in arms]
+            shape = plan(max(first), tokens)
+            pair = sum(shape) * sum(first)
+            # pairs come two at a time (ABBA or BAAB)
+            groups = max(1, min(rule.pairs, int(budget / rule.sessions[1] / max(pair, 1e-9))) // 2)
+        session: list[float] = []
+        sessions.append(session)
+        for _ in range(groups):
+            order = (0, 1, 1, 0) if pick.random() < 0.5 else (1, 0, 0, 1)
+            found: list[tuple[int, float | None]] = []
+            for side in order:
+                timings = arms[side].block(*shape)
+                value, lost = block_time(timings, threads)
+                timed, dropped = timed + len(timings), dropped + lost
+                found.append((side, value))
+                if side == 1:
+                    trial.runs += [wall / 1e9 for wall, _ in timings]
+            for left, right in (found[:2], found[2:]):
+                a, b = (dict((left, right))[side] for side in (0, 1))
+                if a is not None and b is not None:
+                    trial.times[0].append(a)
+                    trial.times[1].append(b)
+                    session.append(math.log(b / a))
+        for arm in arms:
+            arm.close()
+        trial.seconds, trial.dropped = clock() - start, dropped / max(1, timed)
+        enough = sum(map(len, sessions)) >= rule.fewest_pairs
+        late = trial.seconds > budget and (enough or trial.seconds > 3 * budget)
+        if number + 1 < rule.sessions[0] or not any(sessions):
+            continue
+        trial.look = look(sessions, rule)
+        if trial.dropped > DROPPED:
+            trial.look = _undecided(trial.look)
+            trial.note = f"{trial.dropped:.0%} of the runs were interrupted by other work on this machine"
+        elif trial.look.outcome != INCONCLUSIVE:
+            return trial
+        if late:
+            break
+    trial.look = _undecided(trial.look)
+    trial.note = trial.note or f"{trial.look.pairs} pairs in {trial.seconds:.1f} s could not tell"
+    return trial
+
+
+def _undecided(last: Look) -> Look:
+    return Look(INCONCLUSIVE, last.estimate, last.low, last.high, last.pairs, last.sessions)

@@ -1,0 +1,174 @@
+"""The statistics of the latency trial on simulated timings, and the trial on simulated arms: no model, no clock."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from qguard.latency.decision import FAIL, INCONCLUSIVE, PASS, Rule, block_time, look, order_bound
+from qguard.latency.trial import plan, run_trial
+
+LIMIT = math.log(1.05)
+
+
+@pytest.mark.parametrize("n", [5, 11, 32, 100, 128])
+@pytest.mark.parametrize("alpha", [0.05, 0.005, 0.005 / 7])
+def test_the_order_bound_is_the_sign_tests(n, alpha):
+    values = list(np.random.default_rng(n).normal(size=n))
+    k = int(binom.ppf(alpha, n, 0.5))
+    while k > 0 and binom.cdf(k - 1, n, 0.5) > alpha:
+        k -= 1
+    while binom.cdf(k, n, 0.5) <= alpha:
+        k += 1
+    assert order_bound(values, alpha) == (sorted(values)[k - 1] if k else -math.inf)
+
+
+def test_few_pairs_decide_nothing():
+    rule = Rule(0.0)
+    assert look([[-1.0] * 4, [-1.0] * 4], rule).outcome == INCONCLUSIVE
+    assert look([[-1.0] * 8, [-1.0] * 8], rule).outcome == PASS
+    assert look([[1.0] * 8, [1.0] * 8], rule).outcome == FAIL
+    assert rule.fewest_pairs == 10
+
+
+def test_dividing_alpha_widens_only_the_way_to_fail():
+    values = [[math.log(1.07)] * 16] * 2
+    assert look(values, Rule(math.log(1.05), session_bias=0)).outcome == FAIL
+    hard = Rule(math.log(1.05), session_bias=0).divided(10**9)
+    assert look(values, hard).low == -math.inf
+    assert look(values, hard).high == look(values, Rule(math.log(1.05), session_bias=0)).high
+
+
+def simulate(rng, effect, sessions, drift=0.0, rho=0.0, noise=0.06, bias=0.01, pairs=16):
+    """Differences of blocks: luck of each session, autocorrelated noise that ABBA order halves, and a drift."""
+    out = []
+    for s in range(sessions):
+        e = rng.normal(size=2 * pairs) * noise
+        if rho:
+            for i in range(1, 2 * pairs):
+                e[i] = rho * e[i - 1] + math.sqrt(1 - rho**2) * e[i]
+        e += drift * (s * 2 * pairs + np.arange(2 * pairs))
+        base, cand = e[0::4], e[1::4]
+        d = np.concatenate([cand - base, e[2::4] - e[3::4]])  # ABBA
+        out.append(list(effect + rng.normal() * bias + d))
+    return out
+
+
+def sequential(sessions, rule):
+    for n in range(rule.sessions[0], len(sessions) + 1):
+        found = look(sessions[:n], rule)
+        if found.outcome != INCONCLUSIVE:
+            return found.outcome
+    return INCONCLUSIVE
+
+
+@pytest.mark.parametrize(("rho", "drift"), [(0.0, 0.0), (0.5, 0.0), (0.0, 2e-4), (0.3, 1e-4)])
+def test_false_alarms_stay_below_alpha(rho, drift):
+    """3,000 null trials each, 12,000 in all: autocorrelated and drifting noise, sessions of different luck."""
+    rng, rule, alarms = np.random.default_rng(1), Rule(math.log(1.05)), 0
+    for _ in range(3000):
+        alarms += sequential(simulate(rng, 0.0, 8, drift, rho), rule) == FAIL
+    assert alarms <= 3  # nominal 0.5 % at the limit itself; the truth here is 5 % below it
+
+
+def test_at_the_limit_itself_alpha_holds():
+    rng, rule = np.random.default_rng(2), Rule(math.log(1.05))
+    alarms = sum(sequential(simulate(rng, math.log(1.05), 8), rule) == FAIL for _ in range(4000))
+    assert alarms <= 0.005 * 4000 + 3 * math.sqrt(0.005 * 4000)
+
+
+def test_power_grows_with_the_effect_and_ten_percent_is_found():
+    rng, rule, found = np.random.default_rng(3), Rule(math.log(1.05)), []
+    for slower in (1.0, 1.05, 1.08, 1.10, 1.15):
+        found.append(sum(sequential(simulate(rng, math.log(slower), 8, noise=0.03), rule) == FAIL for _ in range(300)) / 300)
+    assert found == sorted(found)
+    assert found[3] >= 0.99
+    assert found[4] == 1
+
+
+def test_interrupted_runs_are_dropped_with_one_thread_only():
+    timings = [(1000, 1000), (1020, 1000), (9000, 1000)]
+    assert block_time(timings, 1) == (1010 / 1e9, 1)
+    assert block_time([(9000, 1000)], 1) == (None, 1)
+    assert block_time(timings, 2) == (1000 / 1e9, 0)
+
+
+class Simulated:
+    """An arm of known speed on a simulated clock; ``busy`` is the share of runs that something interrupts."""
+
+    def __init__(self, world, seconds, rng, busy=0.0):
+        self.world, self.seconds, self.rng, self.busy, self.sessions = world, seconds, rng, busy, 0
+
+    def open(self):
+        self.sessions += 1
+        self.luck = self.rng.gauss(1, 0.005)
+
+    def close(self):
+        self.luck = math.nan
+
+    def block(self, discard, timed):
+        out = []
+        for i in range(discard + timed):
+            cpu = int(self.seconds * self.luck * abs(self.rng.gauss(1, 0.03)) * 1e9)
+            wall = cpu * 2 if self.rng.random() < self.busy else cpu
+            self.world["now"] += wall / 1e9
+            if i >= discard:
+                out.append((wall, cpu))
+        return out
+
+
+def trial(ratio, seconds=0.004, busy=0.0, seed=0, limit=LIMIT, **options):
+    world, rng = {"now": 0.0}, random.Random(seed)
+    arms = Simulated(world, seconds, rng, busy), Simulated(world, seconds * ratio, rng, busy)
+    return run_trial(*arms, Rule(limit), tokens=64, seed=seed, clock=lambda: world["now"], **options), arms
+
+
+def test_a_clear_difference_stops_early():
+    slower, arms = trial(1.3)
+    assert (slower.look.outcome, slower.look.sessions, arms[0].sessions) == (FAIL, 2, 2)
+    assert slower.seconds < 3
+    assert trial(0.5)[0].look.outcome == PASS
+
+
+def test_the_medians_and_the_ratio_are_what_was_put_in():
+    found, _ = trial(1.3)
+    assert found.medians == pytest.approx((0.004, 0.0052), rel=0.02)
+    assert math.exp(found.look.estimate) == pytest.approx(1.3, rel=0.02)
+    assert math.exp(found.look.low) < 1.3 < math.exp(found.look.high)
+
+
+def test_a_difference_at_the_limit_ends_inconclusive_within_the_budget():
+    found, _ = trial(1.05)
+    assert found.look.outcome == INCONCLUSIVE
+    assert found.seconds < 12
+    assert "could not tell" in found.note
+
+
+def test_a_busy_runner_is_inconclusive_and_says_why():
+    found, _ = trial(1.3, busy=0.5)
+    assert found.look.outcome == INCONCLUSIVE
+    assert "interrupted by other work" in found.note
+
+
+def test_a_little_interruption_changes_nothing():
+    assert trial(1.3, busy=0.15)[0].look.outcome == FAIL
+    assert trial(1.0, busy=0.15)[0].look.outcome == PASS
+
+
+def test_long_runs_go_on_until_they_can_decide():
+    """0.6 s a run: a budget of 10 s holds too few pairs for any verdict, so the trial takes the fewest that can decide."""
+    found, _ = trial(0.5, seconds=0.6, limit=0.0)
+    assert found.look.outcome == PASS
+    assert 10 <= found.look.pairs <= 16
+    assert found.seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tokens", "shape"), [(0.002, 16, (4, 3)), (0.01, 64, (2, 3)), (0.05, 64, (1, 2)), (0.5, 128, (0, 1))]
+)
+def test_short_runs_get_longer_blocks(seconds, tokens, shape):
+    assert plan(seconds, tokens) == shape
