@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from qguard.errors import UsageProblem, unknown
 
@@ -35,6 +35,38 @@ class SuiteConfig(_Strict):
     path: str = Field(min_length=1)
 
 
+class LatencyConfig(_Strict):
+    """How latency is measured, and what is promised."""
+
+    mode: Literal["gate", "report", "off"] = "gate"
+    speedup: str | None = None
+    regression: str = "<= 1.05"
+    tokens: tuple[int, ...] = (16, 64, 128)
+    batches: tuple[int, ...] = (1, 32)
+    threads: int = Field(1, ge=1)
+    budget: float = Field(10.0, gt=0)
+
+    @field_validator("tokens", "batches")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        least = 3 if info.field_name == "tokens" else 1
+        if not value or min(value) < least:
+            raise ValueError(f"expected numbers from {least}, found {list(value)}")
+        return value
+
+    @field_validator("speedup", "regression")
+    @classmethod
+    def _bound(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            from qguard.gates import parse_bound
+
+            op, number = parse_bound(f"latency.{info.field_name}", value)
+            want = ">=" if info.field_name == "speedup" else "<="
+            if op != want or number <= 0:
+                raise ValueError(f"expected a bound such as '{want} 1.05', found {value!r}")
+        return value
+
+
 class Config(_Strict):
     """``[tool.qguard]``."""
 
@@ -44,6 +76,7 @@ class Config(_Strict):
     golden: str = "golden"
     suite: dict[str, SuiteConfig] = {}
     gates: dict[str, dict[str, str]] = {}
+    latency: LatencyConfig = LatencyConfig()
     strict: bool | None = None
     folder: Path = Path()
 
@@ -138,7 +171,7 @@ def load_config(path: Path) -> Config:
                 known = (
                     set(Config.model_fields) - {"folder"}
                     if len(error["loc"]) == 1
-                    else {*ModelConfig.model_fields, *SuiteConfig.model_fields}
+                    else {*ModelConfig.model_fields, *SuiteConfig.model_fields, *LatencyConfig.model_fields}
                 )
                 lines.append(str(unknown("key", where, known)))
             else:

@@ -59,12 +59,22 @@ def parse_gate(key: str, bound: str) -> Gate:
     Raises:
         UsageProblem: for an unknown metric or a bound that is not ``>= number`` or ``<= number``.
     """
-    match, limit = _KEY.match(key), _BOUND.match(str(bound))
+    match = _KEY.match(key)
     if not match or match["metric"] not in metric_names():
         raise unknown("gate", key, metric_names())
+    return Gate(match["metric"], match["slice"], *parse_bound(key, bound))
+
+
+def parse_bound(key: str, bound: str) -> tuple[str, float]:
+    """``>= number`` or ``<= number`` as operator and number.
+
+    Raises:
+        UsageProblem: for anything else.
+    """
+    limit = _BOUND.match(str(bound))
     if not limit:
         raise UsageProblem(f"gate {key}: expected a bound such as '>= 0.9' or '<= 0.05', found {bound!r}")
-    return Gate(match["metric"], match["slice"], limit["op"], float(limit["number"]))
+    return limit["op"], float(limit["number"])
 
 
 # One line each on why. Values: benchmarks/gate_margins.py prints what good and bad artifacts reach.
@@ -112,6 +122,10 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "ranking.inversions": "<= 0.05",  # documents clearly apart stay in order
     },
 }
+
+
+# Promises of speed against fp32 of the same runtime; the other precisions promise none unless the project does.
+DEFAULT_SPEEDUP = {"int8": ">= 1"}  # an int8 model that is slower than fp32 is a regression
 
 
 def gates_for(precision: str, overrides: Mapping[str, str]) -> list[Gate]:

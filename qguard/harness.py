@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qguard import golden as goldens
 from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.errors import UsageProblem
-from qguard.gates import Check, gates_for, judge
+from qguard.gates import DEFAULT_SPEEDUP, Check, Gate, gates_for, judge, parse_bound
 from qguard.golden import Golden
 from qguard.metrics import Comparison, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
 from qguard.suites import Suite, load_suite
+
+if TYPE_CHECKING:
+    from qguard.latency.check import Bucket
 
 
 @dataclass(frozen=True, order=True)
@@ -38,10 +42,14 @@ class Harness:
     Attributes:
         config: The configuration, already narrowed to the selected models and suites.
         artifact_path: ``--artifact``; ``None`` to quantize here.
+        baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
+        baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
     """
 
     config: Config
     artifact_path: Path | None = None
+    baseline_path: Path | None = None
+    baseline_python: str | None = None
     _kept: dict[Any, Any] = field(default_factory=dict)
 
     def _once(self, key: Any, make: Any) -> Any:
@@ -149,6 +157,66 @@ class Harness:
         else:
             measured = measure(self.comparison(target), family)
         return judge(measured, self._gates(target.precision), target.suite)
+
+    def buckets(self, precision: Precision) -> list[Bucket]:
+        """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with."""
+        from qguard.latency.check import Bucket
+
+        latency = self.config.latency
+        compared = self.baseline_path is not None or self.baseline_python is not None
+        if latency.mode == "off" or not (self._speedup(precision) or compared):
+            return []
+        return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
+
+    def _speedup(self, precision: Precision) -> Gate | None:
+        bound = None if precision.name == "fp32" else self.config.latency.speedup or DEFAULT_SPEEDUP.get(precision.name)
+        return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
+
+    def latency_gates(self, precisions: list[Precision]) -> int:
+        """How many latency gates a run with these precisions has; the chance of a false alarm is shared among them."""
+        per = [len(self.buckets(p)) * (bool(self._speedup(p)) + (self.baseline_path is not None)) for p in precisions]
+        return max(1, sum(per) * len(self.config.models))
+
+    def latency(self, target: Target, bucket: Bucket, gates: int) -> list[tuple[Check, dict[str, Any], list[float]]]:
+        """The latency trials of one bucket: check, facts and the candidate's timed runs (seconds) of each.
+
+        Raises:
+            MeasurementProblem: when the timed outputs are not the judged ones, or nothing could be timed.
+        """
+        from qguard.latency import check as latency
+        from qguard.precisions import parse_precision
+
+        settings, precision, base = self.config.latency, target.precision, self.model(target.model)
+        batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
+        artifact = self.artifact(precision, target.model)
+        candidate = latency.spec_of(artifact, precision.name, settings.threads)
+        latency.same_outputs(candidate, batch, self.encoder(precision, target.model))
+        todo = []
+        if speedup := self._speedup(precision):
+            fp32 = self._once(
+                ("fp32", candidate.runtime, target.model), lambda: parse_precision(f"fp32@{candidate.runtime}").build(base)
+            )
+            gate = speedup if settings.mode == "gate" else None
+            todo.append(latency.Comparison("latency.speedup", gate, latency.spec_of(fp32, "fp32", settings.threads), candidate))
+        if self.baseline_path is not None or self.baseline_python is not None:
+            path = self.baseline_path
+            deployed = self._once(("baseline", target.model), lambda: open_artifact(path, base)) if path else artifact
+            limit = Gate("latency.regression", None, *parse_bound("latency.regression", settings.regression))
+            gated = settings.mode == "gate" and bucket.tokens >= latency.GATED_TOKENS
+            # with another interpreter both arms run in workers, so that only the environments differ
+            python = self.baseline_python
+            arms = (
+                latency.spec_of(deployed, precision.name, settings.threads, python),
+                latency.spec_of(artifact, precision.name, settings.threads, sys.executable if python else None),
+            )
+            todo.append(latency.Comparison("latency.regression", limit if gated else None, *arms))
+        out = []
+        for comparison in todo:
+            check, facts, trial = latency.compare(
+                comparison, bucket, batch, target.suite, gates=gates, threads=settings.threads, budget=settings.budget
+            )
+            out.append((check, facts, trial.runs))
+        return out
 
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""

@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from qguard.gates import Check
     from qguard.harness import Harness, Target
+    from qguard.latency.check import Bucket
 
 FIXTURES = ("qguard_target", "qguard_gate", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
 _STATE = pytest.StashKey["State"]()
@@ -28,8 +29,11 @@ class State:
         self.gated = False
 
     @property
-    def expected(self) -> list[dict[str, str]]:
-        return [as_json(t) for t in self.targets]
+    def expected(self) -> list[dict[str, Any]]:
+        """What the report must hold: every target, with the names of its latency tests."""
+        return [
+            {**as_json(t), "latency": [f"test_latency[{b}]" for b in self.harness.buckets(t.precision)]} for t in self.targets
+        ]
 
 
 def as_json(target: Target) -> dict[str, str]:
@@ -38,14 +42,20 @@ def as_json(target: Target) -> dict[str, str]:
     return {"model": target.model, "precision": p.name, "runtime": p.runtime, "suite": target.suite}
 
 
+_DISABLED = (
+    "latency was not measured: benchmarks are disabled (--benchmark-disable, or xdist, beside whose other workers no timing can "
+    "be trusted); run without them, or set --qguard-latency=off"
+)
+
+
 class GateKeeper:
     """Judges a target and leaves a record for the report; ``qguard_gate`` in tests."""
 
     def __init__(self, harness: Harness, item: Any) -> None:
         self._harness, self._item = harness, item
 
-    def _record(self, target: Target) -> dict[str, Any]:
-        gate = getattr(self._item, "originalname", self._item.name)
+    def _record(self, target: Target, bucket: Any = None) -> dict[str, Any]:
+        gate = getattr(self._item, "originalname", self._item.name) + (f"[{bucket}]" if bucket else "")
         record: dict[str, Any] = {"target": as_json(target), "gate": gate, "checks": [], "done": False}
         self._item.stash[_RECORD] = record
         return record
@@ -76,6 +86,48 @@ class GateKeeper:
                 pytest.fail(failure_text(str(target.precision), target.suite, checks, changed), pytrace=False)
         return checks
 
+    def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:
+        """The latency trials of one bucket; timings go to the ``benchmark`` fixture, the verdict is the test's own.
+
+        Args:
+            target: Precision, model and suite.
+            bucket: Tokens and batch size.
+            benchmark: pytest-benchmark's fixture, or ``None`` where that plugin is off.
+        """
+        from qguard.latency.check import undecided
+        from qguard.latency.replay import hand_over
+        from qguard.report.terminal import latency_text
+
+        record = self._record(target, bucket)
+        config = self._item.config
+        with _spoken(record):
+            if benchmark is not None and not benchmark.enabled:
+                self._unmeasured(record, _DISABLED)
+            precisions = [t.precision for t in config.stash[_STATE].targets] if _STATE in config.stash else [target.precision]
+            gates = self._harness.latency_gates(list(dict.fromkeys(precisions)))
+            trials = self._harness.latency(target, bucket, gates)
+        checks = [check for check, _, _ in trials]
+        record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials]
+        record["done"] = not any(undecided(c) for c in checks)
+        for c in checks:
+            self._item.user_properties.append((f"{c.name}[{c.slice}]", f"{c.value:.3f} ({c.bound}: {c.outcome})"))
+        if benchmark is not None:
+            hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
+        text = latency_text(str(target.precision), checks)
+        if any(c.outcome == "fail" for c in checks):
+            pytest.fail(text, pytrace=False)
+        if not record["done"]:
+            self._unmeasured(record, text)
+        return checks
+
+    def _unmeasured(self, record: dict[str, Any], text: str) -> None:
+        """Strict fails what was not measured; otherwise it is skipped, and the verdict is ``unmeasured``."""
+        record["error"] = text
+        state = self._item.config.stash.get(_STATE, None)
+        if state is None or state.strict:
+            raise pytest.fail.Exception(f"NOT MEASURED: {text}", pytrace=False)
+        pytest.skip(text)
+
 
 class _spoken:  # noqa: N801 - used as a function
     """Turns qguard's errors into a failed test with one paragraph, never a traceback."""
@@ -104,6 +156,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
     add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
     add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json)")
+    add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
+    add("--baseline-artifact", metavar="PATH", dest="qguard_baseline", help="the deployed artifact, for latency.regression")
+    add("--baseline-python", metavar="PATH", dest="qguard_baseline_python", help="interpreter of the environment to compare with")
     add("--qguard-config", metavar="PATH", help="read this file instead of pyproject.toml")
     add("--qguard-strict", action="store_true", default=None, help="what was not measured fails (default where CI is set)")
     add("--no-qguard-strict", action="store_false", dest="qguard_strict", help="report what was not measured")
@@ -131,12 +186,28 @@ def _asked(config: pytest.Config) -> str | None:
     return config.getoption("qguard_precision", None) or short
 
 
+class _NoBenchmark:
+    """Stands in for pytest-benchmark under ``-p no:benchmark``: latency is measured all the same."""
+
+    @pytest.fixture
+    def benchmark(self) -> None:
+        """No fixture to hand timings to."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Read the configuration only when a gate was asked for."""
+    if not config.pluginmanager.hasplugin("benchmark"):
+        config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
+        config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
     config.addinivalue_line("markers", "qguard: runs together with the gate when --precision is given")
     asked, update = _asked(config), config.getoption("golden_update")
     if asked is None and not update:
-        for option, name in (("qguard_artifact", "--artifact"), ("qguard_report", "--qguard-report")):
+        for option, name in (
+            ("qguard_artifact", "--artifact"),
+            ("qguard_report", "--qguard-report"),
+            ("qguard_baseline", "--baseline-artifact"),
+            ("qguard_baseline_python", "--baseline-python"),
+        ):
             if config.getoption(option):
                 raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
         return
@@ -169,10 +240,31 @@ def _state(config: pytest.Config, asked: str) -> State:
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     artifact = config.getoption("qguard_artifact")
-    harness = Harness(chosen, Path(artifact) if artifact else None)
+    chosen = chosen.model_copy(update={"latency": chosen.latency.model_copy(update=_latency(config))})
+    baseline = config.getoption("qguard_baseline")
+    harness = Harness(
+        chosen,
+        Path(artifact) if artifact else None,
+        Path(baseline) if baseline else None,
+        config.getoption("qguard_baseline_python"),
+    )
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
     return State(harness, harness.targets(parse_precisions(asked, chosen.precisions)), strict)
+
+
+def _latency(config: pytest.Config) -> dict[str, Any]:
+    """What the command line says about latency. ``--benchmark-max-time`` caps the budget where it is not its default."""
+    update: dict[str, Any] = {}
+    if mode := config.getoption("qguard_latency"):
+        update["mode"] = mode
+    longest = float(config.getoption("benchmark_max_time", 1.0))
+    if longest != _BENCHMARK_DEFAULT:
+        update["budget"] = longest
+    return update
+
+
+_BENCHMARK_DEFAULT = 1.0  # seconds; pytest-benchmark's own default says nothing about ours
 
 
 def _project(config: pytest.Config) -> Path:
@@ -202,6 +294,16 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["qguard_gated"] = bool(state and state.gated)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """The fingerprint that ratios depend on, beside what pytest-benchmark records itself."""
+    state = config.stash.get(_STATE, None)
+    if state is not None:
+        from qguard.latency.check import fingerprint
+
+        machine_info["qguard"] = fingerprint(state.harness.config.latency.threads)
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what will be judged, and whether ``--precision`` is somebody else's."""
     lines = []
@@ -218,6 +320,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "qguard_target" in metafunc.fixturenames:
         state = metafunc.config.stash.get(_STATE, None)
         targets = state.targets if state else []
+        if "qguard_bucket" in metafunc.fixturenames:
+            both = [(t, b) for t in targets if state for b in state.harness.buckets(t.precision)]
+            metafunc.parametrize(("qguard_target", "qguard_bucket"), both, ids=[f"{t}-{b}" for t, b in both], scope="session")
+            return
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 
@@ -227,6 +333,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     state = config.stash.get(_STATE, None)
     if state is None:
         return
+    # where no latency is promised, pytest leaves one empty parameter set behind: not a test that was skipped
+    items[:] = [i for i in items if not ("qguard_bucket" in getattr(i, "fixturenames", ()) and "NOTSET" in i.nodeid)]
     update = config.getoption("golden_update")
     if not state.gated and not update:
         return

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from qguard.latency.replay import TIMER
+
 
 def test_golden_is_current(qguard_target: Any, qguard_gate: Any) -> None:
     """Schema and hashes are those of today's model and suite; the artifact's token ids equal the golden's."""
@@ -28,3 +32,9 @@ def test_similarity(qguard_target: Any, qguard_gate: Any) -> None:
 def test_ranking(qguard_target: Any, qguard_gate: Any) -> None:
     """Texts find the neighbours that they found in fp32."""
     qguard_gate.judge(qguard_target, "ranking")
+
+
+@pytest.mark.benchmark(timer=TIMER)
+def test_latency(qguard_target: Any, qguard_bucket: Any, qguard_gate: Any, benchmark: Any) -> None:
+    """As fast as promised, timed against fp32 (and the deployed artifact) in this very run."""
+    qguard_gate.latency(qguard_target, qguard_bucket, benchmark)

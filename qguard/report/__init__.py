@@ -10,11 +10,12 @@ SCHEMA = 1
 GATES = ("test_golden_is_current", "test_artifact_is_quantized", "test_embeddings", "test_similarity", "test_ranking")
 
 
-def assemble(expected: list[dict[str, str]], records: list[dict[str, Any]]) -> dict[str, Any]:
+def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> dict[str, Any]:
     """One report from what the gate tests recorded.
 
     Args:
-        expected: Every target that was asked for: ``precision``, ``runtime``, ``model``, ``suite``.
+        expected: Every target that was asked for: ``precision``, ``runtime``, ``model``, ``suite``, and ``latency``, the
+            names of its latency gate tests.
         records: What each gate test left behind; see :meth:`qguard.plugin.GateKeeper.judge`.
 
     Returns:
@@ -22,17 +23,21 @@ def assemble(expected: list[dict[str, str]], records: list[dict[str, Any]]) -> d
         fails; one with a gate test that did not run or could not measure is ``unmeasured`` and lists what is missing.
     """
     runs = []
-    for target in expected:
+    for asked in expected:
+        target = {k: v for k, v in asked.items() if k != "latency"}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         done = {r["gate"] for r in mine if r["done"]}
-        missing = [g for g in GATES if g not in done]
+        missing = [g for g in (*GATES, *asked["latency"]) if g not in done]
         errors = [r["error"] for r in mine if r.get("error")]
         verdict = "unmeasured" if missing or not checks else "pass"
         if any(c["outcome"] == "fail" for c in checks):
             verdict = "fail"
         facts: dict[str, Any] = next((r["facts"] for r in mine if r.get("facts")), {})
-        runs.append({**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks})
+        latency = [f for r in mine for f in r.get("latency", ())]
+        runs.append(
+            {**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency}
+        )
     verdicts = {r["verdict"] for r in runs}
     verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"
     return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs}

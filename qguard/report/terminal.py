@@ -35,6 +35,16 @@ def failure_text(precision: str, suite: str, checks: list[Check], changed: list[
     return "\n".join(lines)
 
 
+def latency_text(precision: str, checks: list[Check]) -> str:
+    """One paragraph a trial: bound and outcome first, then medians, ratio, interval and pairs."""
+    order = sorted(checks, key=lambda c: c.outcome != "fail")
+    lines = []
+    for c in order:
+        gate = f", gate {c.bound}" if c.bound else ""
+        lines += [f"{precision} {c.name}[{c.slice}] {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
+    return "\n".join(lines)
+
+
 def summary_lines(report: dict[str, Any]) -> list[str]:
     """One table, precision × suite × check, gated values only; slices only where they fail."""
     lines = []
@@ -43,17 +53,30 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         size = run.get("artifact", {}).get("bytes")
         lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
         for c in run["checks"]:
-            if c["bound"] and (c["slice"] is None or c["outcome"] == "fail"):
+            if c["bound"] and not _latency(c) and (c["slice"] is None or c["outcome"] == "fail"):
                 name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
                 mark = "ok  " if c["outcome"] == "pass" else "FAIL"
                 lines.append(f"  {mark} {name:<30} {c['value']:>9.4f}  {c['bound']:<11} margin {c['margin']:+.4f}")
-        slices = [c for c in run["checks"] if c["bound"] and c["slice"] and c["outcome"] == "pass"]
+        slices = [c for c in run["checks"] if c["bound"] and not _latency(c) and c["slice"] and c["outcome"] == "pass"]
         if slices:
             low = min(slices, key=lambda c: c["margin"])
             lines.append(
                 f"  ok   {len(slices)} slice checks; tightest {low['name']}[{low['slice']}] {low['value']:.4f}, "
                 f"margin {low['margin']:+.4f}"
             )
+        for fact in run["latency"]:
+            mark = {"pass": "ok  ", "fail": "FAIL", "reported": "    "}.get(fact["outcome"], "??  ")
+            name = f"{fact['metric']}[{fact['bucket']}]"
+            bound = next((c["bound"] for c in run["checks"] if f"{c['name']}[{c['slice']}]" == name), None) or ""
+            low, high = fact["interval"]
+            lines.append(
+                f"  {mark} {name:<30} {fact['ratio']:>9.2f}  {bound:<11} {low:.2f} to {high:.2f}, "
+                f"{fact['baseline_ms']:.2f} ms against {fact['candidate_ms']:.2f} ms"
+            )
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
     return lines
+
+
+def _latency(check: dict[str, Any]) -> bool:
+    return str(check["name"]).startswith("latency.")

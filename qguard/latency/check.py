@@ -1,0 +1,183 @@
+"""The latency gate: which arms are compared in which bucket, and what the outcome means."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qguard.artifact import Artifact
+from qguard.errors import MeasurementProblem
+from qguard.gates import Check, Gate
+from qguard.latency.arms import ArmSpec, Batch
+from qguard.latency.confirm import confirm
+from qguard.latency.decision import FAIL, INCONCLUSIVE, PASS, UNFIT, Rule
+from qguard.latency.trial import Trial, run_trial
+
+SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
+GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
+_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """Texts of one length in batches of one size."""
+
+    tokens: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.tokens}x{self.batch}"
+
+    def fill(self, token_ids: Sequence[Sequence[int]]) -> Batch:
+        """A batch of this shape from real token ids: texts cut to ``tokens``, joined where the suite has none so long.
+
+        Args:
+            token_ids: Token ids of texts, first and last are special tokens.
+
+        Returns:
+            input_ids and attention_mask, int64 (batch, tokens); every token is text.
+        """
+        import numpy as np
+
+        first, last = token_ids[0][0], token_ids[0][-1]
+        inner = self.tokens - 2
+        near = sorted((row[1:-1] for row in token_ids if len(row) - 2 >= inner), key=len)[: self.batch]
+        if not near:
+            joined = [t for row in token_ids for t in row[1:-1]]
+            if not joined:
+                raise MeasurementProblem("the suite has no text to measure latency with")
+            near = [(joined * (inner // len(joined) + 1))[:inner]]
+        rows = [[first, *near[i % len(near)][:inner], last] for i in range(self.batch)]
+        ids = np.asarray(rows, np.int64)
+        return ids, np.ones_like(ids)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One trial to run: ``latency.speedup`` (baseline fp32 / candidate) or ``latency.regression`` (candidate / baseline)."""
+
+    metric: str
+    gate: Gate | None
+    baseline: ArmSpec
+    candidate: ArmSpec
+
+    @property
+    def limit(self) -> float:
+        """The gate as a bound on log(candidate / baseline)."""
+        if self.gate is None:
+            return 0.0
+        return -math.log(self.gate.bound) if self.metric == "latency.speedup" else math.log(self.gate.bound)
+
+    def ratio(self, d: float) -> float:
+        """The metric's value for a log ratio candidate / baseline."""
+        return math.exp(-d if self.metric == "latency.speedup" else d)
+
+
+def spec_of(artifact: Artifact, precision: str, threads: int, python: str | None = None) -> ArmSpec:
+    """The arm that runs an artifact."""
+    if artifact.file is not None:
+        return ArmSpec("onnx", str(artifact.file), precision, threads, python)
+    return ArmSpec("torch", str(artifact.folder / artifact.pipeline.transformer), precision, threads)
+
+
+def compare(
+    comparison: Comparison, bucket: Bucket, batch: Batch, suite: str, *, gates: int, threads: int, budget: float
+) -> tuple[Check, dict[str, Any], Trial]:
+    """Run one trial, confirm a failure, and judge.
+
+    Args:
+        comparison: What is compared with what.
+        bucket: The shape; gated from :data:`GATED_TOKENS` for a regression.
+        batch: The timed batch.
+        suite: For the check.
+        gates: Latency gates of the whole run; the probability of a false alarm is shared among them.
+        threads: Threads of each arm.
+        budget: Seconds for the trial.
+
+    Returns:
+        The check (outcome ``pass``, ``fail``, ``reported``, ``inconclusive`` or ``runner unfit``), the facts for
+        reports, and the trial.
+    """
+    rule = Rule(comparison.limit).divided(gates)
+    options = {"tokens": bucket.tokens, "threads": threads, "budget": budget}
+    arms = comparison.baseline.arm(batch), comparison.candidate.arm(batch)
+    trial = run_trial(*arms, rule, **options)  # type: ignore[arg-type]
+    if not trial.look.pairs:
+        raise MeasurementProblem(f"latency {bucket}: {trial.note or 'no pair of runs could be timed'}")
+    outcome, note = trial.look.outcome, trial.note
+    if comparison.gate is None:
+        outcome = "reported"
+    elif outcome == FAIL:
+        outcome, note = confirm(trial, (comparison.baseline, comparison.candidate), batch, rule, options)
+    value = comparison.ratio(trial.look.estimate)
+    ends = sorted((comparison.ratio(trial.look.low), comparison.ratio(trial.look.high)))
+    a, b = (m * 1000 for m in trial.medians)
+    words = (
+        f"{bucket.tokens} tokens x {bucket.batch}: baseline {a:.2f} ms, candidate {b:.2f} ms, ratio {value:.2f} "
+        f"({ends[0]:.2f} to {ends[1]:.2f}), {trial.look.pairs} pairs in {trial.look.sessions} sessions, {trial.seconds:.1f} s"
+        + (f"; {note}" if note else "")
+    )
+    if comparison.metric == "latency.speedup" and value > SUSPICIOUS:
+        words += f"; suspicious: over {SUSPICIOUS:g} x fp32 is more than quantization explains, look at what was left out"
+    gate = comparison.gate
+    margin = None if gate is None else (value - gate.bound if gate.op == ">=" else gate.bound - value)
+    bound = None if gate is None else f"{gate.op} {gate.bound:g}"
+    check = Check(comparison.metric, suite, str(bucket), value, bound, outcome, margin, trial.look.pairs, (words,))
+    facts = {
+        "metric": comparison.metric, "bucket": str(bucket), "outcome": outcome, "ratio": value, "interval": ends,
+        "baseline_ms": a, "candidate_ms": b, "pairs": trial.look.pairs, "sessions": trial.look.sessions,
+        "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3), "fingerprint": fingerprint(threads),
+    }  # fmt: skip
+    return check, facts, trial
+
+
+def undecided(check: Check) -> bool:
+    """Whether a check says neither yes nor no."""
+    return check.outcome in (INCONCLUSIVE, UNFIT)
+
+
+def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
+    """What is timed must compute what the accuracy checks judged.
+
+    Raises:
+        MeasurementProblem: when the timed runtime's embeddings differ from the encoder's (cosine below 0.9999).
+    """
+    import numpy as np
+
+    ids, mask = batch
+    timed, judged = (
+        np.asarray(encoder.head(runtime(ids, mask), mask), np.float64) for runtime in (candidate.open_runtime(), encoder.runtime)
+    )
+    cosine = (timed * judged).sum(1) / (np.linalg.norm(timed, axis=1) * np.linalg.norm(judged, axis=1))
+    if not cosine.min() >= 0.9999:
+        raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {cosine.min():.4f}")
+
+
+@cache
+def fingerprint(threads: int) -> dict[str, Any]:
+    """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads."""
+    from qguard.models import installed
+
+    model, flags = "unknown", set[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Processor"):
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    return {
+        "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "torch"),
+    }  # fmt: skip
+
+
+__all__ = ["PASS", "Bucket", "Comparison", "compare", "fingerprint", "same_outputs", "spec_of", "undecided"]

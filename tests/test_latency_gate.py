@@ -1,0 +1,188 @@
+"""The latency gate on the real model: slower artifacts fail, equal ones pass, and pytest-benchmark's options work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qguard.errors import MeasurementProblem
+from qguard.latency.arms import ArmSpec
+from qguard.latency.check import Bucket, fingerprint, same_outputs
+
+
+@pytest.fixture
+def run(tmp_path, small, int8):
+    """pytest in the small project, with one latency bucket."""
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "pyproject.toml"
+    file.write_text(file.read_text().replace('mode = "off"', "tokens = [64]\nbatches = [1]"))
+
+    def call(*args: str, precision: str = "int8") -> tuple[int, str]:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision]
+        done = subprocess.run([*command, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    call.path = tmp_path  # type: ignore[attr-defined]
+    return call
+
+
+def slowed(source: Path, target: Path, products: int) -> None:
+    """The same file with useless matrix products whose result is multiplied by zero and added."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(str(source))
+    graph = model.graph
+    last = graph.node[-1]
+    out = graph.output[0].name
+    last.output[0] = "hidden"
+    rng = np.random.default_rng(0)
+    at = "hidden"
+    for i in range(products):
+        graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.05, (384, 384)).astype(np.float32), f"w{i}"))
+        graph.node.append(helper.make_node("MatMul", [at, f"w{i}"], [f"h{i}"], f"useless{i}"))
+        at = f"h{i}"
+    graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    graph.node.append(helper.make_node("Mul", [at, "zero"], ["nothing"]))
+    graph.node.append(helper.make_node("Add", ["hidden", "nothing"], [out]))
+    onnx.save(model, str(target))
+
+
+def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(run):
+    code, out = run("--qguard-report=r.json", "--benchmark-json=b.json")
+    assert code == 0, out
+    assert "ok   latency.speedup[64x1]" in out
+    (latency,) = json.loads((run.path / "r.json").read_text())["runs"][0]["latency"]
+    assert latency["ratio"] > 1.2
+    assert latency["interval"][0] <= latency["ratio"] <= latency["interval"][1]
+    stored = json.loads((run.path / "b.json").read_text())
+    (row,) = stored["benchmarks"]
+    assert row["stats"]["median"] * 1000 == pytest.approx(latency["candidate_ms"], rel=0.2)
+    assert row["extra_info"]["qguard"][0]["bucket"] == "64x1"
+    assert stored["machine_info"]["qguard"] == fingerprint(1)
+
+
+def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run, int8):
+    slowed(int8.file, run.path / "slow.onnx", 60)
+    code, out = run("--artifact=slow.onnx", "-k", "latency")
+    assert code == 1
+    assert "int8 latency.speedup[64x1] 0." in out
+    for part in ("gate >= 1: FAIL", "baseline ", "candidate ", "ratio 0.", "pairs in 2 sessions", "confirmed in a fresh process"):
+        assert part in out
+
+
+def test_torch_fp16_is_slower_on_cpu_and_fails_where_speed_is_promised(run):
+    file = run.path / "pyproject.toml"
+    file.write_text(file.read_text() + 'speedup = ">= 1"\n')
+    code, out = run("-k", "latency", precision="fp16@torch")
+    assert code == 1
+    assert "fp16 latency.speedup[64x1] 0." in out
+
+
+def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(run, int8):
+    slowed(int8.file, run.path / "slow.onnx", 30)
+    code, out = run("--artifact=slow.onnx", f"--baseline-artifact={int8.folder}", "-k", "latency")
+    assert code == 1
+    assert "gate <= 1.05: FAIL" in out
+    code, out = run(f"--baseline-artifact={int8.folder}", "-k", "latency")
+    assert "ok   latency.regression[64x1]" in out, out
+
+
+def test_the_baseline_may_run_in_another_interpreter(run):
+    code, out = run(f"--baseline-python={sys.executable}", "-k", "latency")
+    assert "ok   latency.regression[64x1]" in out, out
+    code, out = run("--baseline-python=/no/such/python", "-k", "latency")
+    assert code == 1
+    assert "cannot start the interpreter python" in out
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("extra", [["--benchmark-disable"], ["-n", "2"]])
+def test_a_disabled_benchmark_is_unmeasured_and_strict_fails_it(run, extra):
+    code, out = run(*extra)
+    assert code == 0
+    assert "qguard: UNMEASURED" in out
+    assert "not measured: test_latency[64x1]" in out
+    code, out = run(*extra, "--qguard-strict")
+    assert code == 1
+    assert "benchmarks are disabled" in out
+
+
+def test_without_pytest_benchmark_latency_is_measured_all_the_same(run):
+    code, out = run("-p", "no:benchmark", "--strict-markers")
+    assert code == 0, out
+    assert "ok   latency.speedup[64x1]" in out
+
+
+def test_benchmark_only_and_skip_leave_a_part_unmeasured(run):
+    code, out = run("--benchmark-only", "--qguard-strict")
+    assert code == 1
+    assert "not measured: test_golden_is_current" in out
+    assert "ok   latency.speedup[64x1]" in out
+    code, out = run("--benchmark-skip", "--qguard-strict")
+    assert code == 1
+    assert "not measured: test_latency[64x1]" in out
+
+
+def test_save_compare_and_max_time(run):
+    code, out = run("--benchmark-save=one", "-k", "latency")
+    assert "Saved benchmark data" in out, out
+    code, out = run("--benchmark-compare=0001", "--benchmark-compare-fail=median:900%", "--benchmark-max-time=4", "-k", "latency")
+    assert "(0001_one)" in out, out
+    assert code == 0, out
+
+
+def test_histogram(run):
+    pytest.importorskip("pygal")
+    run("--benchmark-histogram=h", "-k", "latency")
+    assert list(run.path.glob("h*.svg"))
+
+
+def test_latency_off_leaves_no_test_behind(run):
+    code, out = run("--qguard-latency=off")
+    assert code == 0
+    assert "5 passed" in out
+    assert "skipped" not in out
+
+
+def test_report_mode_never_fails(run, int8):
+    slowed(int8.file, run.path / "slow.onnx", 60)
+    code, out = run("--artifact=slow.onnx", "--qguard-latency=report", "-k", "latency")
+    assert code == 0, out
+    assert "latency.speedup[64x1]" in out
+
+
+def test_buckets_are_filled_with_real_tokens():
+    rows = [[1, 5, 6, 7, 2], [1, *range(10, 20), 2], [1, 2]]
+    ids, mask = Bucket(8, 3).fill(rows)
+    assert ids.tolist() == [[1, 10, 11, 12, 13, 14, 15, 2]] * 3
+    assert mask.all()
+    joined, _ = Bucket(40, 1).fill(rows)
+    assert joined.shape == (1, 40)
+    assert set(joined[0].tolist()) <= {t for row in rows for t in row}
+    with pytest.raises(MeasurementProblem, match="no text"):
+        Bucket(8, 1).fill([[1, 2]])
+
+
+def test_what_is_timed_must_compute_what_was_judged(harness, int8, fp32_onnx, tmp_path):
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    from qguard.precisions import parse_precision
+
+    model = onnx.load(str(fp32_onnx))
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("LayerNorm.weight"))
+    tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
+    onnx.save(model, str(tmp_path / "other.onnx"))
+    encoder = harness.encoder(parse_precision("fp32"), "minilm")
+    batch = Bucket(16, 2).fill(harness.golden("minilm", "core").token_ids)
+    same_outputs(ArmSpec("onnx", str(fp32_onnx), "fp32"), batch, encoder)
+    with pytest.raises(MeasurementProblem, match="not those of the accuracy run"):
+        same_outputs(ArmSpec("onnx", str(tmp_path / "other.onnx"), "fp32"), batch, encoder)
