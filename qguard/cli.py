@@ -50,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
     init.add_argument("--name", help="name of the model in the configuration")
     init.set_defaults(run=_init)
+    calibrate = commands.add_parser("calibrate", help="what this machine can tell apart in latency")
+    calibrate.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
+    calibrate.add_argument("--model", action="append", default=[])
+    calibrate.add_argument("--suite", action="append", default=[])
+    calibrate.add_argument("--precision", default="int8", metavar="NAME[@RUNTIME]")
+    calibrate.add_argument("--tokens", type=int, default=64)
+    calibrate.add_argument("--batch", type=int, default=1)
+    calibrate.add_argument("--minutes", type=float, default=3.0, help="how long to measure (default 3)")
+    calibrate.set_defaults(run=_calibrate)
     golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -123,6 +132,56 @@ def _show(args: argparse.Namespace) -> int:
     assert isinstance(harness, Harness)
     for model, suite in which:
         print(golden.describe(golden.read(golden.golden_folder(harness.config.golden_root, model, suite))))
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+
+    from qguard.harness import Harness
+    from qguard.latency.calibrate import calibrate
+    from qguard.latency.check import Bucket, fingerprint, spec_of
+    from qguard.precisions import parse_precision
+
+    harness, which = _harness(args)
+    assert isinstance(harness, Harness)
+    model, suite = which[0]
+    if args.tokens < 3 or args.batch < 1 or args.minutes <= 0:
+        raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
+    settings, precision = harness.config.latency, parse_precision(args.precision)
+    margin = float(settings.regression.split()[1]) - 1
+    batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
+    spec = spec_of(harness.artifact(precision, model), precision.name, settings.threads)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"{precision} against itself", total=1.0)
+        found = calibrate(
+            spec, batch, args.tokens, minutes=args.minutes, budget=settings.budget, margin=margin,
+            done=lambda share: progress.update(task, completed=share),
+        )  # fmt: skip
+    out = Console(highlight=False)
+    cpu = fingerprint(settings.threads)
+    out.print(f"{model} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {cpu['cpu']}")
+    table = Table("measured on this machine", "value")
+    table.add_row("null trials, of which failed", f"{found.trials}, {found.false_alarms}")
+    table.add_row("interrupted runs", f"{found.dropped:.1%}")
+    table.add_row("spread of one pair", f"{found.spread:.1%}")
+    table.add_row("luck of one pair of sessions", f"{found.session_bias:.1%}")
+    table.add_row("median time to a verdict", f"{found.seconds:.1f} s")
+    out.print(table)
+    power = Table("true slowdown", f"found (gate {settings.regression})")
+    for effect, share in found.power.items():
+        power.add_row(f"{effect - 1:+.0%}", f"{share:.0%}")
+    out.print(power)
+    if found.smallest is None or found.margin is None:
+        out.print(
+            f"This machine is too noisy for a budget of {settings.budget:g} s: no slowdown is found reliably. Raise budget, or"
+        )
+        out.print('set mode = "report" under \\[tool.qguard.latency].')
+        return 1
+    out.print(f"Smallest slowdown found in 99 % of trials: {found.smallest - 1:+.0%}. Settings for this machine:")
+    out.print(f'\\[tool.qguard.latency]\nregression = "<= {1 + found.margin:.2f}"\nbudget = {settings.budget:g}')
     return 0
 
 

@@ -14,7 +14,7 @@ from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.errors import UsageProblem
 from qguard.gates import DEFAULT_SPEEDUP, Check, Gate, gates_for, judge, parse_bound
 from qguard.golden import Golden
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
 from qguard.suites import Suite, load_suite
@@ -184,7 +184,6 @@ class Harness:
             MeasurementProblem: when the timed outputs are not the judged ones, or nothing could be timed.
         """
         from qguard.latency import check as latency
-        from qguard.precisions import parse_precision
 
         settings, precision, base = self.config.latency, target.precision, self.model(target.model)
         batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
@@ -193,9 +192,7 @@ class Harness:
         latency.same_outputs(candidate, batch, self.encoder(precision, target.model))
         todo = []
         if speedup := self._speedup(precision):
-            fp32 = self._once(
-                ("fp32", candidate.runtime, target.model), lambda: parse_precision(f"fp32@{candidate.runtime}").build(base)
-            )
+            fp32 = self._fp32(target.model, candidate.runtime)
             gate = speedup if settings.mode == "gate" else None
             todo.append(latency.Comparison("latency.speedup", gate, latency.spec_of(fp32, "fp32", settings.threads), candidate))
         if self.baseline_path is not None or self.baseline_python is not None:
@@ -217,6 +214,24 @@ class Harness:
             )
             out.append((check, facts, trial.runs))
         return out
+
+    def memory(self, target: Target, bucket: Bucket) -> list[Check]:
+        """``memory.ratio``: peak resident memory of a process that runs the candidate, over fp32 in the same runtime."""
+        from qguard.latency.check import spec_of
+        from qguard.latency.memory import NAME, peak_bytes
+
+        threads = self.config.latency.threads
+        batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
+        candidate = spec_of(self.artifact(target.precision, target.model), target.precision.name, threads)
+        peaks = [peak_bytes(s, batch) for s in (candidate, spec_of(self._fp32(target.model, candidate.runtime), "fp32", threads))]
+        words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
+        measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
+        return judge([measured], self._gates(target.precision), target.suite)
+
+    def _fp32(self, model: str, runtime: str) -> Artifact:
+        from qguard.precisions import parse_precision
+
+        return self._once(("fp32", runtime, model), lambda: parse_precision(f"fp32@{runtime}").build(self.model(model)))  # type: ignore[no-any-return]
 
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""

@@ -108,7 +108,9 @@ class GateKeeper:
             precisions = [t.precision for t in config.stash[_STATE].targets] if _STATE in config.stash else [target.precision]
             gates = self._harness.latency_gates(list(dict.fromkeys(precisions)))
             trials = self._harness.latency(target, bucket, gates)
-        checks = [check for check, _, _ in trials]
+            last = bucket == self._harness.buckets(target.precision)[-1]
+            memory = self._harness.memory(target, bucket) if last else []
+        checks = [check for check, _, _ in trials] + memory
         record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials]
         record["done"] = not any(undecided(c) for c in checks)
         for c in checks:

@@ -188,3 +188,37 @@ def test_what_is_timed_must_compute_what_was_judged(harness, int8, fp32_onnx, tm
     same_outputs(ArmSpec("onnx", str(fp32_onnx), "fp32"), batch, encoder)
     with pytest.raises(MeasurementProblem, match="not those of the accuracy run"):
         same_outputs(ArmSpec("onnx", str(tmp_path / "other.onnx"), "fp32"), batch, encoder)
+
+
+def test_memory_is_reported_and_gated_where_configured(run):
+    file = run.path / "pyproject.toml"
+    code, out = run("--qguard-report=r.json")
+    assert code == 0, out
+    (check,) = [c for c in json.loads((run.path / "r.json").read_text())["runs"][0]["checks"] if c["name"] == "memory.ratio"]
+    assert check["outcome"] == "reported"
+    assert 0.2 < check["value"] < 1
+    assert "MB against" in check["worst"][0]
+    file.write_text(file.read_text() + '[tool.qguard.gates.int8]\n"memory.ratio" = "<= 0.1"\n')
+    code, out = run("-k", "latency")
+    assert code == 1
+    assert "int8 memory.ratio" in out
+
+
+def test_calibrate_says_what_this_machine_can_tell_apart(run):
+    file = run.path / "pyproject.toml"
+    file.write_text(file.read_text() + "budget = 1.5\n")
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from qguard.cli import main; sys.exit(main())",
+        "calibrate",
+        "--minutes",
+        "0.01",
+    ]
+    done = subprocess.run(command, cwd=run.path, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr  # 1: too noisy for this budget, which it then says
+    assert "luck of one pair of sessions" in done.stdout
+    assert ("Settings for this machine" in done.stdout) == (done.returncode == 0)
+    done = subprocess.run([*command, "--tokens", "1"], cwd=run.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

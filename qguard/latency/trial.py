@@ -38,6 +38,7 @@ class Trial:
         look: The last look; its outcome is the trial's.
         times: Block times of (baseline, candidate), seconds.
         runs: Single timed runs of the candidate, seconds.
+        sessions: Log ratios (candidate / baseline) of the pairs of each pair of sessions.
         dropped: Share of interrupted runs.
         seconds: How long it took.
         note: Why it is inconclusive, when it is.
@@ -46,6 +47,7 @@ class Trial:
     look: Look
     times: tuple[list[float], list[float]]
     runs: list[float] = field(default_factory=list)
+    sessions: list[list[float]] = field(default_factory=list)
     dropped: float = 0.0
     seconds: float = 0.0
     note: str = ""
@@ -97,8 +99,8 @@ def run_trial(
     """
     start, pick = clock(), random.Random(seed)
     arms = (baseline, candidate)
-    sessions: list[list[float]] = []
     trial = Trial(Look(INCONCLUSIVE, math.nan, -math.inf, math.inf, 0, 0), ([], []))
+    sessions = trial.sessions
     timed = dropped = 0
     shape, groups = (2, 3), 1
     for number in range(rule.sessions[1]):

@@ -106,9 +106,10 @@ def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]
 
 def metric_names() -> list[str]:
     """Public names of all metrics that a gate may bound."""
+    from qguard.latency.memory import NAME
     from qguard.metrics.artifact import NAMES
 
-    return [m.name for f in FAMILIES for m in family(f)[1]] + list(NAMES)
+    return [m.name for f in FAMILIES for m in family(f)[1]] + [*NAMES, NAME]
 
 
 def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:

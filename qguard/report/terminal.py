@@ -41,7 +41,8 @@ def latency_text(precision: str, checks: list[Check]) -> str:
     lines = []
     for c in order:
         gate = f", gate {c.bound}" if c.bound else ""
-        lines += [f"{precision} {c.name}[{c.slice}] {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
+        name = c.name + (f"[{c.slice}]" if c.slice else "")
+        lines += [f"{precision} {name} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
     return "\n".join(lines)
 
 

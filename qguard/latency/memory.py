@@ -1,0 +1,54 @@
+"""Peak resident memory of a fresh process that loads an artifact and runs one batch.
+
+usage: python -m qguard.latency.memory < SPEC.json    prints bytes
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from qguard.errors import MeasurementProblem
+from qguard.latency.arms import ArmSpec, Batch
+
+NAME = "memory.ratio"
+
+
+def peak_bytes(spec: ArmSpec, batch: Batch) -> int:
+    """Bytes; interpreter and runtime included, as in a service that loads the artifact.
+
+    Raises:
+        MeasurementProblem: when the process ends without an answer.
+    """
+    values = json.dumps({"arm": spec.to_json(), "batch": [a.tolist() for a in batch]})
+    command = [sys.executable, "-m", "qguard.latency.memory"]
+    done = subprocess.run(command, input=values, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise MeasurementProblem(f"memory could not be measured in a fresh process: {last[0][:200]}")
+    return int(done.stdout)
+
+
+def main() -> None:
+    """Read the specification, load, run, print."""
+    import numpy as np
+
+    spec = json.load(sys.stdin)
+    ids, mask = (np.asarray(x, np.int64) for x in spec["batch"])
+    ArmSpec(**spec["arm"]).open_runtime()(ids, mask)
+    status = Path("/proc/self/status")
+    if status.exists():
+        # not getrusage: on Linux its maximum survives the exec, and is then that of the process which started this one
+        line = next(s for s in status.read_text(encoding="ascii").splitlines() if s.startswith("VmHWM"))
+        print(int(line.split()[1]) * 1024)
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(peak if sys.platform == "darwin" else peak * 1024)
+
+
+if __name__ == "__main__":
+    main()
