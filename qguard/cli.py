@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--batch", type=int, default=1)
     calibrate.add_argument("--minutes", type=float, default=3.0, help="how long to measure (default 3)")
     calibrate.set_defaults(run=_calibrate)
+    accept = commands.add_parser("accept", help="store the latency ratios of a passing report as accepted on this machine")
+    accept.add_argument("report", type=Path, metavar="REPORT.json", help="from pytest --precision … --qguard-report=REPORT.json")
+    accept.add_argument("--reason", default="", help="why; for the reviewers")
+    accept.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
+    accept.set_defaults(run=_accept)
     golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -132,6 +137,16 @@ def _show(args: argparse.Namespace) -> int:
     assert isinstance(harness, Harness)
     for model, suite in which:
         print(golden.describe(golden.read(golden.golden_folder(harness.config.golden_root, model, suite))))
+    return 0
+
+
+def _accept(args: argparse.Namespace) -> int:
+    from qguard.accepted import accept
+    from qguard.config import load_config
+    from qguard.files import read_json
+
+    lines = accept(read_json(args.report, UsageProblem), load_config(args.config).golden_root, args.reason)
+    print("\n".join(lines) or "the report holds no latency")
     return 0
 
 

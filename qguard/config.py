@@ -41,6 +41,7 @@ class LatencyConfig(_Strict):
     mode: Literal["gate", "report", "off"] = "gate"
     speedup: str | None = None
     regression: str = "<= 1.05"
+    trend: str | None = None
     tokens: tuple[int, ...] = (16, 64, 128)
     batches: tuple[int, ...] = (1, 32)
     threads: int = Field(1, ge=1)
@@ -54,7 +55,7 @@ class LatencyConfig(_Strict):
             raise ValueError(f"expected numbers from {least}, found {list(value)}")
         return value
 
-    @field_validator("speedup", "regression")
+    @field_validator("speedup", "regression", "trend")
     @classmethod
     def _bound(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None:

@@ -213,7 +213,27 @@ class Harness:
                 comparison, bucket, batch, target.suite, gates=gates, threads=settings.threads, budget=settings.budget
             )
             out.append((check, facts, trial.runs))
+            if moved := self._trend(target, facts):
+                out.append((moved, {}, []))
         return out
+
+    def _trend(self, target: Target, facts: dict[str, Any]) -> Check | None:
+        """``latency.trend``: slowdown against the ratio accepted on an equal fingerprint; gated only if configured."""
+        from qguard import accepted
+
+        folder = goldens.golden_folder(self.config.golden_root, target.model, target.suite)
+        found = accepted.trend(folder, f"{target.precision.name}@{target.precision.runtime}", facts)
+        if found is None:
+            return None
+        slowdown, entry = found
+        facts["accepted"] = {k: entry[k] for k in ("ratio", "interval", "date")} | {"slowdown": slowdown}
+        words = f"{facts['metric']}[{facts['bucket']}] {facts['ratio']:.2f}, accepted {entry['ratio']:.2f} on {entry['date']}"
+        if not 1 / (1 + accepted.MOVED) <= slowdown <= 1 + accepted.MOVED:
+            words += f": moved by more than {accepted.MOVED:.0%} on an equal machine"
+        measured = Measured("latency.trend", facts["bucket"], slowdown, facts["pairs"], False, (words,))
+        bound = self.config.latency.trend if self.config.latency.mode == "gate" else None
+        gates = [Gate("latency.trend", "*", *parse_bound("latency.trend", bound))] if bound else []
+        return judge([measured], gates, target.suite)[0]
 
     def memory(self, target: Target, bucket: Bucket) -> list[Check]:
         """``memory.ratio``: peak resident memory of a process that runs the candidate, over fp32 in the same runtime."""

@@ -111,7 +111,7 @@ class GateKeeper:
             last = bucket == self._harness.buckets(target.precision)[-1]
             memory = self._harness.memory(target, bucket) if last else []
         checks = [check for check, _, _ in trials] + memory
-        record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials]
+        record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
         record["done"] = not any(undecided(c) for c in checks)
         for c in checks:
             self._item.user_properties.append((f"{c.name}[{c.slice}]", f"{c.value:.3f} ({c.bound}: {c.outcome})"))

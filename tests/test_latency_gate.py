@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,19 +16,20 @@ from qguard.latency.check import Bucket, fingerprint, same_outputs
 
 
 @pytest.fixture
-def run(tmp_path, small, int8):
+def run(pytester, small, int8, monkeypatch):
     """pytest in the small project, with one latency bucket."""
-    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
-    file = tmp_path / "pyproject.toml"
+    monkeypatch.setenv("QGUARD_CACHE", str(int8.folder.parent))  # pytester gives its runs a home of their own
+    monkeypatch.delenv("CI", raising=False)  # strict only where a test says so
+    shutil.copytree(small, pytester.path, dirs_exist_ok=True)
+    file = pytester.path / "pyproject.toml"
     file.write_text(file.read_text().replace('mode = "off"', "tokens = [64]\nbatches = [1]"))
 
     def call(*args: str, precision: str = "int8") -> tuple[int, str]:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision]
-        env = {k: v for k, v in os.environ.items() if k != "CI"}  # strict only where a test says so
-        done = subprocess.run([*command, *args], cwd=tmp_path, capture_output=True, text=True, check=False, env=env)
-        return done.returncode, done.stdout + done.stderr
+        fixed = ("-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision)
+        done = pytester.runpytest_subprocess(*fixed, *args)
+        return int(done.ret), f"{done.stdout}\n{done.stderr}"
 
-    call.path = tmp_path  # type: ignore[attr-defined]
+    call.path = pytester.path  # type: ignore[attr-defined]
     return call
 
 
@@ -222,3 +222,32 @@ def test_calibrate_says_what_this_machine_can_tell_apart(run):
     done = subprocess.run([*command, "--tokens", "1"], cwd=run.path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_configured(run):
+    def accept(*args: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", "import sys; from qguard.cli import main; sys.exit(main())", "accept", *args]
+        done = subprocess.run(command, cwd=run.path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("--qguard-report=r.json")[0] == 0
+    assert accept("r.json")[0] == 2  # no reason
+    assert accept("pyproject.toml", "--reason", "x")[0] == 2
+    code, out = accept("r.json", "--reason", "new runner")
+    assert code == 0
+    assert "minilm/own int8@onnx latency.speedup[64x1]" in out
+    stored = run.path / "golden" / "minilm" / "own" / "accepted.json"
+    value = json.loads(stored.read_text())
+    value["latency"][0]["ratio"] *= 1.5  # as if it had been that much faster when it was accepted
+    stored.write_text(json.dumps(value))
+    code, out = run()
+    assert code == 0, out
+    assert "moved by more than 10% on an equal machine" in out
+    file = run.path / "pyproject.toml"
+    file.write_text(file.read_text().replace("batches = [1]", 'batches = [1]\ntrend = "<= 1.2"'))
+    code, out = run()
+    assert code == 1
+    assert "int8 latency.trend[64x1] 1." in out
+    value["latency"][0]["fingerprint"]["cpu"] = "another"
+    stored.write_text(json.dumps(value))
+    assert run()[0] == 0

@@ -73,7 +73,13 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             lines.append(
                 f"  {mark} {name:<30} {fact['ratio']:>9.2f}  {bound:<11} {low:.2f} to {high:.2f}, "
                 f"{fact['baseline_ms']:.2f} ms against {fact['candidate_ms']:.2f} ms"
+                + ("  SUSPICIOUS: faster than quantization explains" if fact["suspicious"] else "")
             )
+        lines += [
+            f"  {'FAIL' if c['outcome'] == 'fail' else '    '} {c['worst'][0]}"
+            for c in run["checks"]
+            if c["name"] == "latency.trend" and ("moved" in c["worst"][0] or c["outcome"] == "fail")
+        ]
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
     return lines
