@@ -1,3 +1,1 @@
 """Top level, so that the tests can be run from here; fixtures are in tests/conftest.py."""
-
-pytest_plugins = ["pytester"]
