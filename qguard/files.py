@@ -26,7 +26,7 @@ def sha256_json(value: Any) -> str:
 
 def dump_json(value: Any) -> bytes:
     """A JSON value as stable, readable bytes: sorted keys, two spaces, a final newline."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, problem: type[QguardError]) -> dict[str, Any]:

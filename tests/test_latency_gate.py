@@ -12,7 +12,7 @@ import pytest
 
 from qguard.errors import MeasurementProblem
 from qguard.latency.arms import ArmSpec
-from qguard.latency.check import Bucket, fingerprint, same_outputs
+from qguard.latency.check import Bucket, fingerprint, interval_text, same_outputs
 
 
 @pytest.fixture
@@ -158,6 +158,13 @@ def test_report_mode_never_fails(run, int8):
     code, out = run("--artifact=slow.onnx", "--qguard-latency=report", "-k", "latency")
     assert code == 0, out
     assert "latency.speedup[64x1]" in out
+
+
+def test_an_interval_may_have_one_end():
+    assert interval_text([1.234, 2]) == "1.23 to 2.00"
+    assert interval_text([1.5, None]) == "at least 1.50"
+    assert interval_text([None, 1.5]) == "at most 1.50"
+    assert interval_text([None, None]) == "no bound"
 
 
 def test_buckets_are_filled_with_real_tokens():

@@ -116,11 +116,13 @@ def compare(
     elif outcome == FAIL:
         outcome, note = confirm(trial, (comparison.baseline, comparison.candidate), batch, rule, options)
     value = comparison.ratio(trial.look.estimate)
-    ends = sorted((comparison.ratio(trial.look.low), comparison.ratio(trial.look.high)))
+    low, high = sorted((comparison.ratio(trial.look.low), comparison.ratio(trial.look.high)))
+    # few pairs bound one side only: no number stands for the other (JSON has no infinity)
+    ends = [low if low > 0 else None, high if math.isfinite(high) else None]
     a, b = (m * 1000 for m in trial.medians)
     words = (
         f"{bucket.tokens} tokens x {bucket.batch}: baseline {a:.2f} ms, candidate {b:.2f} ms, ratio {value:.2f} "
-        f"({ends[0]:.2f} to {ends[1]:.2f}), {trial.look.pairs} pairs in {trial.look.sessions} sessions, {trial.seconds:.1f} s"
+        f"({interval_text(ends)}), {trial.look.pairs} pairs in {trial.look.sessions} sessions, {trial.seconds:.1f} s"
         + (f"; {note}" if note else "")
     )
     if comparison.metric == "latency.speedup" and value > SUSPICIOUS:
@@ -136,6 +138,14 @@ def compare(
         "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3), "fingerprint": fingerprint(threads),
     }  # fmt: skip
     return check, facts, trial
+
+
+def interval_text(ends: Sequence[float | None]) -> str:
+    """An interval, either end of which may be unknown."""
+    low, high = ends
+    if low is None or high is None:
+        return "no bound" if low is high else f"at least {low:.2f}" if low is not None else f"at most {high:.2f}"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def undecided(check: Check) -> bool:

@@ -48,6 +48,8 @@ def latency_text(precision: str, checks: list[Check]) -> str:
 
 def summary_lines(report: dict[str, Any]) -> list[str]:
     """One table, precision × suite × check, gated values only; slices only where they fail."""
+    from qguard.latency.check import interval_text
+
     lines = []
     for run in report["runs"]:
         head = f"{run['precision']}@{run['runtime']}  {run['model']}  {run['suite']}"
@@ -69,9 +71,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             mark = {"pass": "ok  ", "fail": "FAIL", "reported": "    "}.get(fact["outcome"], "??  ")
             name = f"{fact['metric']}[{fact['bucket']}]"
             bound = next((c["bound"] for c in run["checks"] if f"{c['name']}[{c['slice']}]" == name), None) or ""
-            low, high = fact["interval"]
             lines.append(
-                f"  {mark} {name:<30} {fact['ratio']:>9.2f}  {bound:<11} {low:.2f} to {high:.2f}, "
+                f"  {mark} {name:<30} {fact['ratio']:>9.2f}  {bound:<11} {interval_text(fact['interval'])}, "
                 f"{fact['baseline_ms']:.2f} ms against {fact['candidate_ms']:.2f} ms"
                 + ("  SUSPICIOUS: faster than quantization explains" if fact["suspicious"] else "")
             )
