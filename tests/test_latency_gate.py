@@ -14,6 +14,9 @@ from qguard.errors import MeasurementProblem
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, fingerprint, interval_text, same_outputs
 
+# A wide margin: at 5 % about one trial in a hundred of equal artifacts ends undecided, which no test may depend on.
+SETTINGS = 'tokens = [64]\nbatches = [1]\nregression = "<= 1.25"'
+
 
 @pytest.fixture
 def run(pytester, small, int8, monkeypatch):
@@ -22,7 +25,7 @@ def run(pytester, small, int8, monkeypatch):
     monkeypatch.delenv("CI", raising=False)  # strict only where a test says so
     shutil.copytree(small, pytester.path, dirs_exist_ok=True)
     file = pytester.path / "pyproject.toml"
-    file.write_text(file.read_text().replace('mode = "off"', "tokens = [64]\nbatches = [1]"))
+    file.write_text(file.read_text().replace('mode = "off"', SETTINGS))
 
     def call(*args: str, precision: str = "int8") -> tuple[int, str]:
         fixed = ("-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision)
@@ -91,7 +94,7 @@ def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(run, i
     slowed(int8.file, run.path / "slow.onnx", 30)
     code, out = run("--artifact=slow.onnx", f"--baseline-artifact={int8.folder}", "-k", "latency")
     assert code == 1
-    assert "gate <= 1.05: FAIL" in out
+    assert "gate <= 1.25: FAIL" in out
     code, out = run(f"--baseline-artifact={int8.folder}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
 
