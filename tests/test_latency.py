@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,3 +174,12 @@ def test_long_runs_go_on_until_they_can_decide():
 )
 def test_short_runs_get_longer_blocks(seconds, tokens, shape):
     assert plan(seconds, tokens) == shape
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("equal", PASS), ("ten percent slower", FAIL)])
+def test_recorded_timings_of_a_real_model_are_told_apart(name, outcome):
+    """Log ratios of blocks of int8 MiniLM at 64 tokens on two shared cores, recorded session by session."""
+    sessions = json.loads(Path(__file__).with_name("data").joinpath("latency_sessions.json").read_text())[name]
+    assert sequential(sessions, Rule(LIMIT)) == outcome
+    assert sequential(sessions[::-1], Rule(LIMIT)) == outcome  # whatever session comes first
+    assert sequential([[-d for d in s] for s in sessions], Rule(LIMIT)) == PASS  # the arms changed places
