@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from qguard.latency.decision import FAIL, INCONCLUSIVE, PASS, Rule, block_time, look, order_bound
+from qguard.errors import MeasurementProblem
+from qguard.latency.arms import ArmSpec
+from qguard.latency.confirm import confirm
+from qguard.latency.decision import FAIL, INCONCLUSIVE, PASS, UNFIT, Rule, block_time, look, order_bound
 from qguard.latency.trial import plan, run_trial
 
 LIMIT = math.log(1.05)
@@ -183,3 +187,29 @@ def test_recorded_timings_of_a_real_model_are_told_apart(name, outcome):
     assert sequential(sessions, Rule(LIMIT)) == outcome
     assert sequential(sessions[::-1], Rule(LIMIT)) == outcome  # whatever session comes first
     assert sequential([[-d for d in s] for s in sessions], Rule(LIMIT)) == PASS  # the arms changed places
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ({"again": FAIL, "null": PASS}, FAIL),
+        ({"again": FAIL, "null": INCONCLUSIVE}, FAIL),
+        ({"again": FAIL, "null": FAIL}, UNFIT),
+        ({"again": PASS, "null": PASS}, INCONCLUSIVE),
+        ({"again": INCONCLUSIVE, "null": PASS}, INCONCLUSIVE),
+    ],
+)
+def test_a_failure_stands_only_when_a_fresh_process_confirms_it(monkeypatch, answer, outcome):
+    """A runner that is unfit cannot be had on demand, so the fresh process's answer is given; the gate's tests run a real one."""
+    done = subprocess.CompletedProcess([], 0, stdout=json.dumps(answer), stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    spec = ArmSpec("onnx", "m.onnx", "int8")
+    batch = np.ones((1, 16), np.int64), np.ones((1, 16), np.int64)
+    assert confirm(trial(1.3)[0], (spec, spec), batch, Rule(LIMIT), {"tokens": 16, "threads": 1, "budget": 1.0})[0] == outcome
+
+
+def test_a_fresh_process_that_dies_is_an_error_with_its_last_words():
+    spec = ArmSpec("onnx", "nowhere.onnx", "int8")
+    batch = np.ones((1, 16), np.int64), np.ones((1, 16), np.int64)
+    with pytest.raises(MeasurementProblem, match=r"fresh process: .*nowhere\.onnx"):
+        confirm(trial(1.3)[0], (spec, spec), batch, Rule(LIMIT), {"tokens": 16, "threads": 1, "budget": 1.0})
