@@ -155,6 +155,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
+    from qguard.gates import parse_bound
     from qguard.harness import Harness
     from qguard.latency.calibrate import calibrate
     from qguard.latency.check import Bucket, fingerprint, spec_of
@@ -166,7 +167,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     if args.tokens < 3 or args.batch < 1 or args.minutes <= 0:
         raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
     settings, precision = harness.config.latency, parse_precision(args.precision)
-    margin = float(settings.regression.split()[1]) - 1
+    margin = parse_bound("latency.regression", settings.regression)[1] - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
     spec = spec_of(harness.artifact(precision, model), precision.name, settings.threads)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:

@@ -48,6 +48,11 @@ class Check:
     items: int
     worst: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Name and slice, as a gate's key is written."""
+        return self.name + (f"[{self.slice}]" if self.slice else "")
+
     def to_json(self) -> dict[str, Any]:
         """The stable shape of the JSON report, schema 1."""
         return {**asdict(self), "worst": list(self.worst)}

@@ -81,8 +81,7 @@ class GateKeeper:
             record["done"] = True
             for c in checks:
                 if c.bound:
-                    name = c.name + (f"[{c.slice}]" if c.slice else "")
-                    self._item.user_properties.append((name, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
+                    self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
             if any(c.outcome == "fail" for c in checks):
                 changed = [] if family == "artifact" else self._harness.changed(target)
                 pytest.fail(failure_text(str(target.precision), target.suite, checks, changed), pytrace=False)
@@ -114,7 +113,7 @@ class GateKeeper:
         record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
         record["done"] = not any(undecided(c) for c in checks)
         for c in checks:
-            self._item.user_properties.append((f"{c.name}[{c.slice}]", f"{c.value:.3f} ({c.bound}: {c.outcome})"))
+            self._item.user_properties.append((c.label, f"{c.value:.3f} ({c.bound}: {c.outcome})"))
         if benchmark is not None:
             hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
         text = latency_text(str(target.precision), checks)

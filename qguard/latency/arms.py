@@ -7,10 +7,12 @@ import subprocess
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import MeasurementProblem
+from qguard.latency.fresh import last_words
 
 Batch = tuple[Any, Any]  # input_ids and attention_mask, int64 (batch, tokens)
 
@@ -96,17 +98,21 @@ class WorkerArm:
         self._spec, self._batch, self._python = spec, batch, python
         self._process: subprocess.Popen[str] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self.version = ""
+
+    @cached_property
+    def _feeds(self) -> dict[str, Any]:
+        """The session's inputs, found out once and not for every session."""
+        from qguard.encoders.onnx import OnnxRuntime
+
+        return OnnxRuntime(Path(self._spec.path), 1).feeds(*self._batch)
 
     def open(self) -> None:
         """Start the worker and wait until it has loaded the model."""
         import numpy as np
 
-        from qguard.encoders.onnx import OnnxRuntime
-
         self._folder = tempfile.TemporaryDirectory()
         feeds = Path(self._folder.name, "feeds.npz")
-        np.savez(feeds, **OnnxRuntime(Path(self._spec.path), 1).feeds(*self._batch))
+        np.savez(feeds, **self._feeds)
         command = [self._python, str(Path(__file__).with_name("worker.py")), self._spec.path, str(feeds), str(self._spec.threads)]
         try:
             self._process = subprocess.Popen(
@@ -114,7 +120,7 @@ class WorkerArm:
             )
         except OSError as e:
             raise MeasurementProblem(f"cannot start the interpreter {Path(self._python).name}: {e.strerror or e}") from e
-        self.version = str(self._answer()["onnxruntime"])
+        self._answer()  # its version: the model is loaded
 
     def close(self) -> None:
         """End the worker."""
@@ -139,8 +145,7 @@ class WorkerArm:
         line = self._process.stdout.readline()
         if not line:
             _, error = self._process.communicate()
-            last = error.strip().splitlines()[-1:] or ["no message"]
             raise MeasurementProblem(
-                f"the baseline interpreter ended: {last[0][:200]}; it needs numpy and an onnxruntime that loads the file"
+                f"the baseline interpreter ended: {last_words(error)}; it needs numpy and an onnxruntime that loads the file"
             )
         return json.loads(line)

@@ -16,7 +16,7 @@ from qguard.errors import MeasurementProblem
 from qguard.gates import Check, Gate
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
-from qguard.latency.decision import FAIL, INCONCLUSIVE, PASS, UNFIT, Rule
+from qguard.latency.decision import FAIL, INCONCLUSIVE, UNFIT, Rule
 from qguard.latency.trial import Trial, run_trial
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
@@ -189,6 +189,3 @@ def fingerprint(threads: int) -> dict[str, Any]:
         "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "torch"),
     }  # fmt: skip
-
-
-__all__ = ["PASS", "Bucket", "Comparison", "compare", "fingerprint", "same_outputs", "spec_of", "undecided"]

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from typing import Any
 
-from qguard.errors import MeasurementProblem
 from qguard.latency.arms import ArmSpec
 from qguard.latency.decision import FAIL, UNFIT, Rule
+from qguard.latency.fresh import run_fresh
 from qguard.latency.trial import Trial, run_trial
 
 NULL_MARGIN = math.log(1.05)  # a runner on which a model is 5 % slower than itself measures nothing
@@ -43,13 +42,7 @@ def confirm(trial: Trial, specs: tuple[ArmSpec, ArmSpec], batch: Any, rule: Rule
         "rule": asdict(rule),
         "options": options,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "qguard.latency.confirm"], input=json.dumps(spec), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise MeasurementProblem(f"the latency trial could not be repeated in a fresh process: {last[0][:200]}")
-    found = json.loads(done.stdout)
+    found = run_fresh("qguard.latency.confirm", spec, "the latency trial could not be repeated")
     if found["null"] == FAIL:
         return UNFIT, "the baseline is slower than itself by 5 % or more: this machine cannot measure latency now"
     if found["again"] != FAIL:

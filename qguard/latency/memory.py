@@ -6,12 +6,11 @@ usage: python -m qguard.latency.memory < SPEC.json    prints bytes
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-from qguard.errors import MeasurementProblem
 from qguard.latency.arms import ArmSpec, Batch
+from qguard.latency.fresh import run_fresh
 
 NAME = "memory.ratio"
 
@@ -22,13 +21,8 @@ def peak_bytes(spec: ArmSpec, batch: Batch) -> int:
     Raises:
         MeasurementProblem: when the process ends without an answer.
     """
-    values = json.dumps({"arm": spec.to_json(), "batch": [a.tolist() for a in batch]})
-    command = [sys.executable, "-m", "qguard.latency.memory"]
-    done = subprocess.run(command, input=values, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise MeasurementProblem(f"memory could not be measured in a fresh process: {last[0][:200]}")
-    return int(done.stdout)
+    values = {"arm": spec.to_json(), "batch": [a.tolist() for a in batch]}
+    return int(run_fresh("qguard.latency.memory", values, "memory could not be measured"))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
@@ -151,4 +151,4 @@ def run_trial(
 
 
 def _undecided(last: Look) -> Look:
-    return Look(INCONCLUSIVE, last.estimate, last.low, last.high, last.pairs, last.sessions)
+    return replace(last, outcome=INCONCLUSIVE)

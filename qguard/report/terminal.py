@@ -11,25 +11,22 @@ def failure_text(precision: str, suite: str, checks: list[Check], changed: list[
     """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next."""
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.slice is not None, c.name))
     first = failed[0]
-    where = f"[{first.slice}]" if first.slice else ""
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
-    lines = [f"{precision} {first.name}{where} {first.value:.4f}, gate {first.bound}{more}", ""]
+    lines = [f"{precision} {first.label} {first.value:.4f}, gate {first.bound}{more}", ""]
     for c in checks:
         if c.slice is None or c.outcome == "fail":
-            name = c.name + (f"[{c.slice}]" if c.slice else "")
             margin = "" if c.margin is None else f"margin {c.margin:+.4f}"
             mark = {"pass": "  ", "fail": "✗ ", "reported": "· "}[c.outcome]
-            lines.append(f"  {mark}{name:<34} {c.value:>9.4f}  {c.bound or '':<12} {margin}")
+            lines.append(f"  {mark}{c.label:<34} {c.value:>9.4f}  {c.bound or '':<12} {margin}")
     for c in checks:
         if c.worst and c.slice is None:
             lines += ["", f"worst by {c.name} ({c.items} items of {suite}):", *(f"    {w}" for w in c.worst)]
     if changed:
         lines += ["", "changed since the golden: " + ", ".join(changed)]
-    key = first.name + (f"[{first.slice}]" if first.slice else "")
     op = (first.bound or "").split()[0]
     lines += [
         "",
-        f"would pass at: {key} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])",
+        f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])",
         f"is it the quantization? pytest --precision fp32@torch --qguard-suite {suite} tells drift of the stack from loss",
     ]
     return "\n".join(lines)
@@ -41,8 +38,7 @@ def latency_text(precision: str, checks: list[Check]) -> str:
     lines = []
     for c in order:
         gate = f", gate {c.bound}" if c.bound else ""
-        name = c.name + (f"[{c.slice}]" if c.slice else "")
-        lines += [f"{precision} {name} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
+        lines += [f"{precision} {c.label} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
     return "\n".join(lines)
 
 
