@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 
 from qguard.errors import MeasurementProblem
 from qguard.latency.arms import ArmSpec
-from qguard.latency.check import Bucket, fingerprint, interval_text, same_outputs
+from qguard.latency.check import Bucket, interval_text, same_outputs
 
 # A wide margin: at 5 % about one trial in a hundred of equal artifacts ends undecided, which no test may depend on.
 SETTINGS = 'tokens = [64]\nbatches = [1]\nregression = "<= 1.25"'
@@ -60,6 +62,8 @@ def slowed(source: Path, target: Path, products: int) -> None:
 
 
 def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(run):
+    import onnxruntime
+
     code, out = run("--qguard-report=r.json", "--benchmark-json=b.json")
     assert code == 0, out
     assert "ok   latency.speedup[64x1]" in out
@@ -70,7 +74,8 @@ def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(run):
     (row,) = stored["benchmarks"]
     assert row["stats"]["median"] * 1000 == pytest.approx(latency["candidate_ms"], rel=0.2)
     assert row["extra_info"]["qguard"][0]["bucket"] == "64x1"
-    assert stored["machine_info"]["qguard"] == fingerprint(1)
+    assert stored["machine_info"]["qguard"] == latency["fingerprint"]
+    assert latency["fingerprint"]["onnxruntime"] == onnxruntime.__version__
 
 
 def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run, int8):
@@ -78,8 +83,9 @@ def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run, int8):
     code, out = run("--artifact=slow.onnx", "-k", "latency")
     assert code == 1
     assert "int8 latency.speedup[64x1] 0." in out
-    for part in ("gate >= 1: FAIL", "baseline ", "candidate ", "ratio 0.", "pairs in 2 sessions", "confirmed in a fresh process"):
+    for part in ("gate >= 1: FAIL", "baseline ", "candidate ", "ratio 0.", "confirmed in a fresh process"):
         assert part in out
+    assert re.search(r"\d+ pairs in \d+ sessions", out)  # how many depends on the machine's noise
 
 
 def test_torch_fp16_is_slower_on_cpu_and_fails_where_speed_is_promised(run):
@@ -143,8 +149,10 @@ def test_save_compare_and_max_time(run):
     assert code == 0, out
 
 
+# Not importorskip: pygal imports importlib_metadata, which takes the standard library's finder away, and pytester then
+# takes away the backport's, so that every distribution of this process would be absent afterwards.
+@pytest.mark.skipif(importlib.util.find_spec("pygal") is None, reason="needs pygal")
 def test_histogram(run):
-    pytest.importorskip("pygal")
     run("--benchmark-histogram=h", "-k", "latency")
     assert list(run.path.glob("h*.svg"))
 
