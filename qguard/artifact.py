@@ -35,6 +35,17 @@ class Artifact:
     provenance: dict[str, Any]
 
     @property
+    def runs(self) -> Path:
+        """What a runtime opens: the ONNX file, or the folder of the torch transformer."""
+        return self.file or inside(self.folder, self.pipeline.transformer)
+
+    def runtime(self, wanted: str) -> str:
+        """The runtime that reads these files: safetensors run in torch, an ONNX file in ``wanted`` or in ONNX Runtime."""
+        if self.file is None:
+            return "torch"
+        return "onnx" if wanted == "torch" else wanted
+
+    @property
     def weight_files(self) -> list[Path]:
         """The files that hold the transformer's weights."""
         if self.file is None:

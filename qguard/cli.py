@@ -169,7 +169,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     settings, precision = harness.config.latency, parse_precision(args.precision)
     margin = parse_bound("latency.regression", settings.regression)[1] - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
-    spec = spec_of(harness.artifact(precision, model), precision.name, settings.threads)
+    spec = spec_of(harness.artifact(precision, model), precision, settings.threads)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{precision} against itself", total=1.0)
         found = calibrate(

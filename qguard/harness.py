@@ -110,7 +110,7 @@ class Harness:
 
         def make() -> Encoder:
             a = self.artifact(precision, model)
-            return open_encoder("onnx" if a.file else "torch", a.folder, a.pipeline, precision.name, a.file)
+            return open_encoder(a.runtime(precision.runtime), a.folder, a.pipeline, precision.name, a.file)
 
         return self._once(("encoder", precision, model), make)  # type: ignore[no-any-return]
 
@@ -153,7 +153,7 @@ class Harness:
             from qguard.metrics.artifact import measure_artifact
 
             artifact = self.artifact(target.precision, target.model)
-            measured = measure_artifact(artifact, self.model(target.model), target.precision.name)
+            measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe)
         else:
             measured = measure(self.comparison(target), family)
         return judge(measured, self._gates(target.precision), target.suite)
@@ -188,13 +188,14 @@ class Harness:
         settings, precision, base = self.config.latency, target.precision, self.model(target.model)
         batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
         artifact = self.artifact(precision, target.model)
-        candidate = latency.spec_of(artifact, precision.name, settings.threads)
+        candidate = latency.spec_of(artifact, precision, settings.threads)
         latency.same_outputs(candidate, batch, self.encoder(precision, target.model))
         todo = []
         if speedup := self._speedup(precision):
             fp32 = self._fp32(target.model, candidate.runtime)
             gate = speedup if settings.mode == "gate" else None
-            todo.append(latency.Comparison("latency.speedup", gate, latency.spec_of(fp32, "fp32", settings.threads), candidate))
+            baseline = latency.spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads)
+            todo.append(latency.Comparison("latency.speedup", gate, baseline, candidate))
         if self.baseline_path is not None or self.baseline_python is not None:
             path = self.baseline_path
             deployed = self._once(("baseline", target.model), lambda: open_artifact(path, base)) if path else artifact
@@ -203,8 +204,8 @@ class Harness:
             # with another interpreter both arms run in workers, so that only the environments differ
             python = self.baseline_python
             arms = (
-                latency.spec_of(deployed, precision.name, settings.threads, python),
-                latency.spec_of(artifact, precision.name, settings.threads, sys.executable if python else None),
+                latency.spec_of(deployed, precision, settings.threads, python),
+                latency.spec_of(artifact, precision, settings.threads, sys.executable if python else None),
             )
             todo.append(latency.Comparison("latency.regression", limit if gated else None, *arms))
         out = []
@@ -242,16 +243,15 @@ class Harness:
 
         threads = self.config.latency.threads
         batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
-        candidate = spec_of(self.artifact(target.precision, target.model), target.precision.name, threads)
-        peaks = [peak_bytes(s, batch) for s in (candidate, spec_of(self._fp32(target.model, candidate.runtime), "fp32", threads))]
+        candidate = spec_of(self.artifact(target.precision, target.model), target.precision, threads)
+        fp32 = spec_of(self._fp32(target.model, candidate.runtime), Precision("fp32", candidate.runtime), threads)
+        peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
         words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
         measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
         return judge([measured], self._gates(target.precision), target.suite)
 
     def _fp32(self, model: str, runtime: str) -> Artifact:
-        from qguard.precisions import parse_precision
-
-        return self._once(("fp32", runtime, model), lambda: parse_precision(f"fp32@{runtime}").build(self.model(model)))  # type: ignore[no-any-return]
+        return self._once(("fp32", runtime, model), lambda: Precision("fp32", runtime).build(self.model(model)))  # type: ignore[no-any-return]
 
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""

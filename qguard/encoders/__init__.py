@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -108,19 +109,27 @@ class Encoder:
         return vectors
 
 
-def _onnx(folder: Path, file: Path | None, precision: str) -> Runtime:
-    from qguard.encoders.onnx import OnnxRuntime
-
-    return OnnxRuntime(file or folder / "onnx" / "model.onnx")
+# A runtime is a class in one file, opened with (path, precision, threads).
+RUNTIMES = {"onnx": "qguard.encoders.onnx:OnnxRuntime", "torch": "qguard.encoders.torch:TorchRuntime"}
 
 
-def _torch(folder: Path, file: Path | None, precision: str) -> Runtime:
-    from qguard.encoders.torch import TorchRuntime
+def open_runtime(name: str, path: Path, precision: str, threads: int | None = None) -> Runtime:
+    """A runtime on a transformer.
 
-    return TorchRuntime(folder, precision)
+    Args:
+        name: A name in :data:`RUNTIMES`.
+        path: An ONNX file, or for torch the folder of the transformer module.
+        precision: What a torch runtime computes in; an ONNX file says it itself.
+        threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
 
-
-RUNTIMES: dict[str, Callable[[Path, Path | None, str], Runtime]] = {"onnx": _onnx, "torch": _torch}
+    Raises:
+        UsageProblem: for a runtime that qguard does not know.
+    """
+    if name not in RUNTIMES:
+        raise unknown("runtime", name, RUNTIMES)
+    module, _, kind = RUNTIMES[name].partition(":")
+    runtime: Runtime = getattr(import_module(module), kind)(path, precision, threads)
+    return runtime
 
 
 def open_encoder(runtime: str, folder: Path, pipeline: Pipeline, precision: str, file: Path | None = None) -> Encoder:
@@ -130,11 +139,9 @@ def open_encoder(runtime: str, folder: Path, pipeline: Pipeline, precision: str,
         runtime: A name in :data:`RUNTIMES`.
         folder: Tokenizer and heads (an artifact, or the model itself).
         pipeline: What surrounds the transformer.
-        precision: The dtype name that a torch runtime computes in.
-        file: The ONNX file, when it is not ``folder/onnx/model.onnx``.
+        precision: See :func:`open_runtime`.
+        file: The ONNX file, for a runtime that reads one.
     """
-    if runtime not in RUNTIMES:
-        raise unknown("runtime", runtime, RUNTIMES)
     root = folder / pipeline.transformer
     tokenizer = TextTokenizer.open(root, pipeline)
-    return Encoder(tokenizer, RUNTIMES[runtime](root, file, precision), Head.open(folder, pipeline))
+    return Encoder(tokenizer, open_runtime(runtime, file or root, precision), Head.open(folder, pipeline))

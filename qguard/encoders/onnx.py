@@ -19,18 +19,20 @@ class OnnxRuntime:
 
     Args:
         file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
-        threads: Intra-op threads of one call. One thread and several batches side by side use all cores better than one
-            batch on several threads (benchmarks/throughput.py), and give the same vectors on every number of cores.
+        precision: Not needed: the file says what it computes in.
+        threads: Intra-op threads of one call, 1 by default. One thread and several batches side by side use all cores
+            better than one batch on several threads (benchmarks/throughput.py), and give the same vectors on every
+            number of cores.
 
     Raises:
         ArtifactProblem: when the file does not load or has no usable input or output.
     """
 
-    def __init__(self, file: Path, threads: int = 1) -> None:
+    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or 1
         options.log_severity_level = 3
         try:
             self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -20,12 +20,14 @@ class TorchRuntime:
     batch_tokens = 2048
     workers = 1
 
-    def __init__(self, root: Path, precision: str) -> None:
+    def __init__(self, root: Path, precision: str, threads: int | None = None) -> None:
         import torch
         from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        if threads is not None:
+            torch.set_num_threads(threads)
         try:
             self.model = AutoModel.from_pretrained(
                 str(root), dtype=getattr(torch, DTYPES[precision]), trust_remote_code=False, local_files_only=True

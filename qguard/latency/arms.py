@@ -22,9 +22,9 @@ class ArmSpec:
     """An arm as values, so that a fresh process can build the same one.
 
     Attributes:
-        runtime: ``onnx`` or ``torch``.
+        runtime: A name in :data:`qguard.encoders.RUNTIMES`.
         path: The ONNX file, or the folder of a torch model.
-        precision: The dtype name that a torch runtime computes in.
+        precision: What a torch runtime computes in.
         threads: Threads of one run.
         python: Another environment's interpreter (ONNX only), or ``None`` for this process.
     """
@@ -41,16 +41,9 @@ class ArmSpec:
 
     def open_runtime(self) -> Any:
         """The runtime of :mod:`qguard.encoders`, on ``threads`` threads."""
-        if self.runtime == "onnx":
-            from qguard.encoders.onnx import OnnxRuntime
+        from qguard.encoders import open_runtime
 
-            return OnnxRuntime(Path(self.path), self.threads)
-        import torch
-
-        from qguard.encoders.torch import TorchRuntime
-
-        torch.set_num_threads(self.threads)
-        return TorchRuntime(Path(self.path), self.precision)
+        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads)
 
     def arm(self, batch: Batch) -> LocalArm | WorkerArm:
         """The arm itself."""
@@ -104,7 +97,7 @@ class WorkerArm:
         """The session's inputs, found out once and not for every session."""
         from qguard.encoders.onnx import OnnxRuntime
 
-        return OnnxRuntime(Path(self._spec.path), 1).feeds(*self._batch)
+        return OnnxRuntime(Path(self._spec.path)).feeds(*self._batch)
 
     def open(self) -> None:
         """Start the worker and wait until it has loaded the model."""

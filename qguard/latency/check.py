@@ -18,6 +18,7 @@ from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import FAIL, INCONCLUSIVE, UNFIT, Rule
 from qguard.latency.trial import Trial, run_trial
+from qguard.precisions import Precision
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
 GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
@@ -79,11 +80,10 @@ class Comparison:
         return math.exp(-d if self.metric == "latency.speedup" else d)
 
 
-def spec_of(artifact: Artifact, precision: str, threads: int, python: str | None = None) -> ArmSpec:
+def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str | None = None) -> ArmSpec:
     """The arm that runs an artifact."""
-    if artifact.file is not None:
-        return ArmSpec("onnx", str(artifact.file), precision, threads, python)
-    return ArmSpec("torch", str(artifact.folder / artifact.pipeline.transformer), precision, threads)
+    runtime = artifact.runtime(precision.runtime)
+    return ArmSpec(runtime, str(artifact.runs), precision.name, threads, python)
 
 
 def compare(

@@ -8,6 +8,7 @@ from qguard.artifact import Artifact, read_graph
 from qguard.errors import ArtifactProblem
 from qguard.metrics import Measured
 from qguard.models import Model, safetensors_header, weight_files
+from qguard.precisions import Recipe
 
 NAMES = ("artifact.quantized_ops", "artifact.size_ratio")
 _INTEGER = {
@@ -21,10 +22,9 @@ _INTEGER = {
 }
 _FLOAT = {"MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention"}
 _SHAPING = ("Transpose", "Reshape", "Cast", "Identity")
-_DTYPES = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
 
-def measure_artifact(artifact: Artifact, model: Model, precision: str) -> list[Measured]:
+def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe) -> list[Measured]:
     """``artifact.quantized_ops``: share of weight multiplications that run in the promised precision, in [0, 1].
     ``artifact.size_ratio``: bytes of the weights over those of the fp32 model.
 
@@ -32,29 +32,29 @@ def measure_artifact(artifact: Artifact, model: Model, precision: str) -> list[M
         ArtifactProblem: when no weight multiplication is found.
     """
     base = sum(p.stat().st_size for p in weight_files(model.root))
-    share, layers, total = _torch(artifact, precision) if artifact.file is None else _onnx(artifact, precision)
+    share, layers, total = _torch(artifact, recipe) if artifact.file is None else _onnx(artifact, recipe)
     return [
         Measured(NAMES[0], None, share, total, True, tuple(layers[:5])),
         Measured(NAMES[1], None, artifact.bytes / base, 1, False),
     ]
 
 
-def _torch(artifact: Artifact, precision: str) -> tuple[float, list[str], int]:
-    want, wrong, total = _DTYPES.get(precision, "I8"), [], 0
+def _torch(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:
+    wrong, total = [], 0
     for file in artifact.weight_files:
         header, _ = safetensors_header(file)
         for name, info in header.items():
             # index buffers such as position_ids are no weights
             if len(info["shape"]) >= 2 and info["dtype"] not in ("I64", "I32", "BOOL"):
                 total += 1
-                if info["dtype"] != want:
-                    wrong.append(f"{name} is {info['dtype']}, not {want}")
+                if info["dtype"] != recipe.weights:
+                    wrong.append(f"{name} is {info['dtype']}, not {recipe.weights}")
     if not total:
         raise ArtifactProblem("the artifact holds no weight matrix")
     return 1 - len(wrong) / total, wrong, total
 
 
-def _onnx(artifact: Artifact, precision: str) -> tuple[float, list[str], int]:
+def _onnx(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:
     assert artifact.file is not None
     graph = read_graph(artifact.file).graph
     weights = {t.name: t for t in graph.initializer}
@@ -64,7 +64,7 @@ def _onnx(artifact: Artifact, precision: str) -> tuple[float, list[str], int]:
         kind = _kind(node, weights, made)
         if kind is None:
             continue
-        if kind == ("float" if precision == "fp32" else "integer"):
+        if kind == ("integer" if recipe.integer else "float"):
             right += 1
         else:
             wrong.append(f"{node.op_type} {node.name or node.output[0]} computes in {kind}")

@@ -12,18 +12,36 @@ from qguard.artifact import Artifact, build_cached
 from qguard.errors import UsageProblem, unknown
 from qguard.models import Model, installed
 
-Recipe = Callable[[Model, Path], None]
 
-# (precision, runtime) → the function that fills an artifact folder; the module is imported when it is needed
-RECIPES: dict[tuple[str, str], str] = {
-    ("fp32", "onnx"): "qguard.precisions.export:fp32",
-    ("fp32", "torch"): "qguard.precisions.cast:fp32",
-    ("fp16", "torch"): "qguard.precisions.cast:fp16",
-    ("bf16", "torch"): "qguard.precisions.cast:bf16",
-    ("int8", "onnx"): "qguard.precisions.dynamic:int8",
+@dataclass(frozen=True)
+class Recipe:
+    """How a precision is produced on one runtime, and what its files must then hold.
+
+    Attributes:
+        make: ``module:function``; the function takes the model and fills an artifact folder. Imported when it is needed.
+        weights: Element type of the weight matrices: ``F32 F16 BF16 I8 I4`` (safetensors' names).
+        integer: Multiplications run in integers: activations are quantized as well as weights.
+        packages: Distributions whose versions decide the bytes.
+        extra: The extra of qguard that installs the runtime, where it is not a dependency.
+    """
+
+    make: str
+    weights: str
+    integer: bool = False
+    packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
+    extra: str | None = None
+
+
+# (precision, runtime) → recipe
+RECIPES: dict[tuple[str, str], Recipe] = {
+    ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
+    ("fp32", "torch"): Recipe("qguard.precisions.cast:fp32", "F32"),
+    ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
+    ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
+    ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
 }
+# the runtime of a precision that names none
 DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "onnx"}
-_VERSIONS = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
 
 
 @dataclass(frozen=True, order=True)
@@ -36,24 +54,28 @@ class Precision:
     def __str__(self) -> str:
         return self.name if DEFAULT_RUNTIME[self.name] == self.runtime else f"{self.name}@{self.runtime}"
 
+    @property
+    def recipe(self) -> Recipe:
+        """How it is made."""
+        return RECIPES[self.name, self.runtime]
+
     def build(self, model: Model) -> Artifact:
         """The artifact of ``model`` in this precision, from the cache or built now."""
-        target = RECIPES[self.name, self.runtime]
-        module, _, function = target.partition(":")
+        module, _, function = self.recipe.make.partition(":")
         key = {
             "model": model.name,
             "precision": f"{self.name}-{self.runtime}",
             "weights": model.weight_sha256,
             "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
-            "recipe": target,
+            "recipe": self.recipe.make,
             "code": _code_sha256(),
-            "versions": installed(*_VERSIONS),
+            "versions": installed(*self.recipe.packages),
         }
 
         def fill(folder: Path) -> None:
-            recipe: Recipe = getattr(import_module(module), function)
-            recipe(model, folder)
+            make: Callable[[Model, Path], None] = getattr(import_module(module), function)
+            make(model, folder)
 
         return build_cached(key, model, fill)
 

@@ -16,7 +16,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``model``, ``suite``, and ``latency``, the
             names of its latency gate tests.
-        records: What each gate test left behind; see :meth:`qguard.plugin.GateKeeper.judge`.
+        records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
         ``schema``, ``qguard``, ``verdict`` (``pass``, ``fail``, ``unmeasured``) and ``runs``. A target with a failed check

@@ -9,145 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qguard.plugin.state import GATE, RECORD, STATE, State
+
 if TYPE_CHECKING:
-    from qguard.gates import Check
     from qguard.harness import Harness, Target
-    from qguard.latency.check import Bucket
+    from qguard.plugin.gatekeeper import GateKeeper
 
 FIXTURES = ("qguard_target", "qguard_gate", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
-_STATE = pytest.StashKey["State"]()
-_RECORD = pytest.StashKey[dict[str, Any]]()
-
-
-class State:
-    """What one pytest session asked for, and what its gate tests recorded."""
-
-    def __init__(self, harness: Harness, targets: list[Target], strict: bool) -> None:
-        self.harness, self.targets, self.strict = harness, targets, strict
-        self.records: list[dict[str, Any]] = []
-        self.report: dict[str, Any] | None = None
-        self.gated = False
-
-    @property
-    def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of its latency tests."""
-        return [
-            {**as_json(t), "latency": [f"test_latency[{b}]" for b in self.harness.buckets(t.precision)]} for t in self.targets
-        ]
-
-
-def as_json(target: Target) -> dict[str, str]:
-    """A target as it stands in reports."""
-    p = target.precision
-    return {"model": target.model, "precision": p.name, "runtime": p.runtime, "suite": target.suite}
-
-
-_GATE = Path(__file__).parent / "gate" / "test_quantization.py"
-_DISABLED = (
-    "latency was not measured: benchmarks are disabled (--benchmark-disable, or xdist, beside whose other workers no timing can "
-    "be trusted); run without them, or set --qguard-latency=off"
-)
-
-
-class GateKeeper:
-    """Judges a target and leaves a record for the report; ``qguard_gate`` in tests."""
-
-    def __init__(self, harness: Harness, item: Any) -> None:
-        self._harness, self._item = harness, item
-
-    def _record(self, target: Target, bucket: Any = None) -> dict[str, Any]:
-        gate = getattr(self._item, "originalname", self._item.name) + (f"[{bucket}]" if bucket else "")
-        record: dict[str, Any] = {"target": as_json(target), "gate": gate, "checks": [], "done": False}
-        record["shipped"] = self._item.path == _GATE
-        self._item.stash[_RECORD] = record
-        return record
-
-    def current(self, target: Target) -> None:
-        """The golden applies, and the artifact's token ids are the golden's."""
-        record = self._record(target)
-        with _spoken(record):
-            self._harness.token_ids(target)
-            record["facts"] = self._harness.facts(target)
-            record["done"] = True
-
-    def judge(self, target: Target, family: str) -> list[Check]:
-        """All checks of a metric family; fails the test when a gate does not hold."""
-        from qguard.report.terminal import failure_text
-
-        record = self._record(target)
-        with _spoken(record):
-            checks = self._harness.checks(target, family)
-            record["checks"] = [c.to_json() for c in checks]
-            record["done"] = True
-            for c in checks:
-                if c.bound:
-                    self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
-            if any(c.outcome == "fail" for c in checks):
-                changed = [] if family == "artifact" else self._harness.changed(target)
-                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed), pytrace=False)
-        return checks
-
-    def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:
-        """The latency trials of one bucket; timings go to the ``benchmark`` fixture, the verdict is the test's own.
-
-        Args:
-            target: Precision, model and suite.
-            bucket: Tokens and batch size.
-            benchmark: pytest-benchmark's fixture, or ``None`` where that plugin is off.
-        """
-        from qguard.latency.check import undecided
-        from qguard.latency.replay import hand_over
-        from qguard.report.terminal import latency_text
-
-        record = self._record(target, bucket)
-        config = self._item.config
-        with _spoken(record):
-            if benchmark is not None and not benchmark.enabled:
-                self._unmeasured(record, _DISABLED)
-            precisions = [t.precision for t in config.stash[_STATE].targets] if _STATE in config.stash else [target.precision]
-            gates = self._harness.latency_gates(list(dict.fromkeys(precisions)))
-            trials = self._harness.latency(target, bucket, gates)
-            last = bucket == self._harness.buckets(target.precision)[-1]
-            memory = self._harness.memory(target, bucket) if last else []
-        checks = [check for check, _, _ in trials] + memory
-        record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
-        record["done"] = not any(undecided(c) for c in checks)
-        for c in checks:
-            self._item.user_properties.append((c.label, f"{c.value:.3f} ({c.bound}: {c.outcome})"))
-        if benchmark is not None:
-            hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
-        text = latency_text(str(target.precision), checks)
-        if any(c.outcome == "fail" for c in checks):
-            pytest.fail(text, pytrace=False)
-        if not record["done"]:
-            self._unmeasured(record, text)
-        return checks
-
-    def _unmeasured(self, record: dict[str, Any], text: str) -> None:
-        """Strict fails what was not measured; otherwise it is skipped, and the verdict is ``unmeasured``."""
-        record["error"] = text
-        state = self._item.config.stash.get(_STATE, None)
-        if state is None or state.strict:
-            raise pytest.fail.Exception(f"NOT MEASURED: {text}", pytrace=False)
-        pytest.skip(text)
-
-
-class _spoken:  # noqa: N801 - used as a function
-    """Turns qguard's errors into a failed test with one paragraph, never a traceback."""
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        self.record = record
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from qguard.errors import QguardError
-
-        if isinstance(error, QguardError):
-            self.record["error"] = str(error)
-            # "from None": the paragraph alone, not the error that it was made from
-            raise pytest.fail.Exception(f"NOT MEASURED: {error}", pytrace=False) from None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -229,7 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for path in config.getoption("qguard_report"):
         if Path(path).suffix != ".json":
             raise pytest.UsageError(f"--qguard-report {path}: expected a .json file")
-    config.stash[_STATE] = state
+    config.stash[STATE] = state
     if asked is not None:
         _add_gate(config, state)
 
@@ -281,7 +149,7 @@ def _project(config: pytest.Config) -> Path:
 
 def _add_gate(config: pytest.Config, state: State) -> None:
     """Without path arguments the shipped gate joins the run."""
-    gate = str(_GATE)
+    gate = str(GATE)
     state.gated = config.args_source != pytest.Config.ArgsSource.ARGS
     worker = getattr(config, "workerinput", None)
     if worker is not None:  # an xdist worker is always given arguments; the controller knows what the user typed
@@ -293,14 +161,14 @@ def _add_gate(config: pytest.Config, state: State) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker whether the shipped gate joined the run."""
-    state = node.config.stash.get(_STATE, None)
+    state = node.config.stash.get(STATE, None)
     node.workerinput["qguard_gated"] = bool(state and state.gated)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """The fingerprint that ratios depend on, beside what pytest-benchmark records itself."""
-    state = config.stash.get(_STATE, None)
+    state = config.stash.get(STATE, None)
     if state is not None:
         from qguard.latency.check import fingerprint
 
@@ -312,7 +180,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = []
     if config.stash.get(_CLASH, False):
         lines.append("qguard: --precision belongs to another plugin here; use --qguard-precision")
-    state = config.stash.get(_STATE, None)
+    state = config.stash.get(STATE, None)
     if state is not None:
         lines.append("qguard: " + ", ".join(map(str, state.targets)) + (" (strict)" if state.strict else ""))
     return lines
@@ -321,7 +189,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per precision × model × suite."""
     if "qguard_target" in metafunc.fixturenames:
-        state = metafunc.config.stash.get(_STATE, None)
+        state = metafunc.config.stash.get(STATE, None)
         targets = state.targets if state else []
         if "qguard_bucket" in metafunc.fixturenames:
             both = [(t, b) for t in targets if state for b in state.harness.buckets(t.precision)]
@@ -333,7 +201,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect, visibly, what is not about quantization; with explicit paths nothing is touched."""
-    state = config.stash.get(_STATE, None)
+    state = config.stash.get(STATE, None)
     if state is None:
         return
     # where no latency is promised, pytest leaves one empty parameter set behind: not a test that was skipped
@@ -353,12 +221,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def qguard_harness(request: pytest.FixtureRequest) -> Harness:
     """The harness of this run; with no ``--precision`` it uses the configured precisions."""
-    state = request.config.stash.get(_STATE, None)
+    state = request.config.stash.get(STATE, None)
     if state is None:
         from qguard.errors import QguardError
 
         try:
-            state = request.config.stash[_STATE] = _state(request.config, "all")
+            state = request.config.stash[STATE] = _state(request.config, "all")
         except QguardError as e:
             pytest.fail(str(e), pytrace=False)
     return state.harness
@@ -367,6 +235,8 @@ def qguard_harness(request: pytest.FixtureRequest) -> Harness:
 @pytest.fixture
 def qguard_gate(request: pytest.FixtureRequest, qguard_harness: Harness) -> GateKeeper:
     """``qguard_gate.judge(qguard_target, "ranking")`` judges one metric family."""
+    from qguard.plugin.gatekeeper import GateKeeper
+
     return GateKeeper(qguard_harness, request.node)
 
 
@@ -392,77 +262,15 @@ def qguard_comparison(qguard_harness: Harness, qguard_target: Target) -> Any:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """Put the record on the report, so that it travels from xdist workers."""
     report = yield
-    if report.when == "call" and _RECORD in item.stash:
-        report.qguard = item.stash[_RECORD]
+    if report.when == "call" and RECORD in item.stash:
+        report.qguard = item.stash[RECORD]
     return report
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Collect records in the controller only."""
-    state = session.config.stash.get(_STATE, None)
+    state = session.config.stash.get(STATE, None)
     if state is not None and not hasattr(session.config, "workerinput"):
+        from qguard.plugin.collector import Collector
+
         session.config.pluginmanager.register(Collector(session.config, state), "qguard-collector")
-
-
-class Collector:
-    """Gathers the records of the gate tests into one verdict."""
-
-    def __init__(self, config: pytest.Config, state: State) -> None:
-        self.config, self.state = config, state
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        record = getattr(report, "qguard", None)
-        if record is not None:
-            self.state.records.append(record)
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if self.config.getoption("golden_update"):
-            session.exitstatus = self._update()
-            return
-        if self.config.option.collectonly or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            return
-        from qguard.report import assemble
-
-        report = self.state.report = assemble(self.state.expected, self.state.records)
-        unmeasured = report["verdict"] == "unmeasured" and (self.state.strict or not self.state.records)
-        # a run of one's own tests alone answers for nothing else; once a test of the shipped gate ran, all of them must
-        gated = self.state.gated or any(r["shipped"] for r in self.state.records)
-        if gated and exitstatus == pytest.ExitCode.OK and (report["verdict"] == "fail" or unmeasured):
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        from qguard.files import dump_json, write_atomic
-
-        for path in self.config.getoption("qguard_report"):
-            try:
-                write_atomic(Path(path), dump_json(report))
-            except OSError as e:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-                report["runs"][0]["errors"].append(f"the report {Path(path).name} could not be written: {e.strerror}")
-
-    def _update(self) -> int:
-        from qguard import golden
-        from qguard.errors import QguardError
-
-        harness, self.lines = self.state.harness, list[str]()
-        status = 0
-        for target in self.state.targets:
-            try:
-                model, suite = harness.model(target.model), harness.suite(target.suite)
-                summary = golden.record(model, suite, harness.config.golden_root, self.config.getoption("golden_reason"))
-                self.lines.append(f"{target.model}/{target.suite}: {summary}")
-            except QguardError as e:
-                self.lines.append(f"{target.model}/{target.suite}: {e}")
-                status = 1
-        return status
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self.config.getoption("golden_update"):
-            terminalreporter.section("qguard goldens")
-            for line in self.lines:
-                terminalreporter.line(line)
-        elif self.state.report is not None:
-            from qguard.report.terminal import summary_lines
-
-            terminalreporter.section(f"qguard: {self.state.report['verdict'].upper()}")
-            for line in summary_lines(self.state.report):
-                terminalreporter.line(line, red="FAIL" in line)

@@ -1,0 +1,74 @@
+"""The collector: gathers the records of all gate tests into one verdict, report and summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qguard.plugin.state import State
+
+
+class Collector:
+    """Gathers the records of the gate tests into one verdict."""
+
+    def __init__(self, config: pytest.Config, state: State) -> None:
+        self.config, self.state = config, state
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = getattr(report, "qguard", None)
+        if record is not None:
+            self.state.records.append(record)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if self.config.getoption("golden_update"):
+            session.exitstatus = self._update()
+            return
+        if self.config.option.collectonly or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return
+        from qguard.report import assemble
+
+        report = self.state.report = assemble(self.state.expected, self.state.records)
+        unmeasured = report["verdict"] == "unmeasured" and (self.state.strict or not self.state.records)
+        # a run of one's own tests alone answers for nothing else; once a test of the shipped gate ran, all of them must
+        gated = self.state.gated or any(r["shipped"] for r in self.state.records)
+        if gated and exitstatus == pytest.ExitCode.OK and (report["verdict"] == "fail" or unmeasured):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        from qguard.files import dump_json, write_atomic
+
+        for path in self.config.getoption("qguard_report"):
+            try:
+                write_atomic(Path(path), dump_json(report))
+            except OSError as e:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+                report["runs"][0]["errors"].append(f"the report {Path(path).name} could not be written: {e.strerror}")
+
+    def _update(self) -> int:
+        from qguard import golden
+        from qguard.errors import QguardError
+
+        harness, self.lines = self.state.harness, list[str]()
+        status = 0
+        for target in self.state.targets:
+            try:
+                model, suite = harness.model(target.model), harness.suite(target.suite)
+                summary = golden.record(model, suite, harness.config.golden_root, self.config.getoption("golden_reason"))
+                self.lines.append(f"{target.model}/{target.suite}: {summary}")
+            except QguardError as e:
+                self.lines.append(f"{target.model}/{target.suite}: {e}")
+                status = 1
+        return status
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.config.getoption("golden_update"):
+            terminalreporter.section("qguard goldens")
+            for line in self.lines:
+                terminalreporter.line(line)
+        elif self.state.report is not None:
+            from qguard.report.terminal import summary_lines
+
+            terminalreporter.section(f"qguard: {self.state.report['verdict'].upper()}")
+            for line in summary_lines(self.state.report):
+                terminalreporter.line(line, red="FAIL" in line)

@@ -1,0 +1,120 @@
+"""The gatekeeper: judges one test's target, and leaves a record for the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from qguard.plugin.state import GATE, RECORD, STATE, as_json
+
+if TYPE_CHECKING:
+    from qguard.gates import Check
+    from qguard.harness import Harness, Target
+    from qguard.latency.check import Bucket
+
+_DISABLED = (
+    "latency was not measured: benchmarks are disabled (--benchmark-disable, or xdist, beside whose other workers no timing can "
+    "be trusted); run without them, or set --qguard-latency=off"
+)
+
+
+class GateKeeper:
+    """Judges a target and leaves a record for the report; ``qguard_gate`` in tests."""
+
+    def __init__(self, harness: Harness, item: Any) -> None:
+        self._harness, self._item = harness, item
+
+    def _record(self, target: Target, bucket: Any = None) -> dict[str, Any]:
+        gate = getattr(self._item, "originalname", self._item.name) + (f"[{bucket}]" if bucket else "")
+        record: dict[str, Any] = {"target": as_json(target), "gate": gate, "checks": [], "done": False}
+        record["shipped"] = self._item.path == GATE
+        self._item.stash[RECORD] = record
+        return record
+
+    def current(self, target: Target) -> None:
+        """The golden applies, and the artifact's token ids are the golden's."""
+        record = self._record(target)
+        with _spoken(record):
+            self._harness.token_ids(target)
+            record["facts"] = self._harness.facts(target)
+            record["done"] = True
+
+    def judge(self, target: Target, family: str) -> list[Check]:
+        """All checks of a metric family; fails the test when a gate does not hold."""
+        from qguard.report.terminal import failure_text
+
+        record = self._record(target)
+        with _spoken(record):
+            checks = self._harness.checks(target, family)
+            record["checks"] = [c.to_json() for c in checks]
+            record["done"] = True
+            for c in checks:
+                if c.bound:
+                    self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
+            if any(c.outcome == "fail" for c in checks):
+                changed = [] if family == "artifact" else self._harness.changed(target)
+                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed), pytrace=False)
+        return checks
+
+    def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:
+        """The latency trials of one bucket; timings go to the ``benchmark`` fixture, the verdict is the test's own.
+
+        Args:
+            target: Precision, model and suite.
+            bucket: Tokens and batch size.
+            benchmark: pytest-benchmark's fixture, or ``None`` where that plugin is off.
+        """
+        from qguard.latency.check import undecided
+        from qguard.latency.replay import hand_over
+        from qguard.report.terminal import latency_text
+
+        record = self._record(target, bucket)
+        config = self._item.config
+        with _spoken(record):
+            if benchmark is not None and not benchmark.enabled:
+                self._unmeasured(record, _DISABLED)
+            precisions = [t.precision for t in config.stash[STATE].targets] if STATE in config.stash else [target.precision]
+            gates = self._harness.latency_gates(list(dict.fromkeys(precisions)))
+            trials = self._harness.latency(target, bucket, gates)
+            last = bucket == self._harness.buckets(target.precision)[-1]
+            memory = self._harness.memory(target, bucket) if last else []
+        checks = [check for check, _, _ in trials] + memory
+        record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
+        record["done"] = not any(undecided(c) for c in checks)
+        for c in checks:
+            self._item.user_properties.append((c.label, f"{c.value:.3f} ({c.bound}: {c.outcome})"))
+        if benchmark is not None:
+            hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
+        text = latency_text(str(target.precision), checks)
+        if any(c.outcome == "fail" for c in checks):
+            pytest.fail(text, pytrace=False)
+        if not record["done"]:
+            self._unmeasured(record, text)
+        return checks
+
+    def _unmeasured(self, record: dict[str, Any], text: str) -> None:
+        """Strict fails what was not measured; otherwise it is skipped, and the verdict is ``unmeasured``."""
+        record["error"] = text
+        state = self._item.config.stash.get(STATE, None)
+        if state is None or state.strict:
+            raise pytest.fail.Exception(f"NOT MEASURED: {text}", pytrace=False)
+        pytest.skip(text)
+
+
+class _spoken:  # noqa: N801 - used as a function
+    """Turns qguard's errors into a failed test with one paragraph, never a traceback."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from qguard.errors import QguardError
+
+        if isinstance(error, QguardError):
+            self.record["error"] = str(error)
+            # "from None": the paragraph alone, not the error that it was made from
+            raise pytest.fail.Exception(f"NOT MEASURED: {error}", pytrace=False) from None

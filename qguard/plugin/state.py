@@ -1,0 +1,40 @@
+"""What one pytest session asked for, and what its gate tests recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from qguard.harness import Harness, Target
+
+GATE = Path(__file__).parent.parent / "gate" / "test_quantization.py"
+
+
+class State:
+    """What one pytest session asked for, and what its gate tests recorded."""
+
+    def __init__(self, harness: Harness, targets: list[Target], strict: bool) -> None:
+        self.harness, self.targets, self.strict = harness, targets, strict
+        self.records: list[dict[str, Any]] = []
+        self.report: dict[str, Any] | None = None
+        self.gated = False
+
+    @property
+    def expected(self) -> list[dict[str, Any]]:
+        """What the report must hold: every target, with the names of its latency tests."""
+        return [
+            {**as_json(t), "latency": [f"test_latency[{b}]" for b in self.harness.buckets(t.precision)]} for t in self.targets
+        ]
+
+
+def as_json(target: Target) -> dict[str, str]:
+    """A target as it stands in reports."""
+    p = target.precision
+    return {"model": target.model, "precision": p.name, "runtime": p.runtime, "suite": target.suite}
+
+
+STATE = pytest.StashKey[State]()
+RECORD = pytest.StashKey[dict[str, Any]]()
