@@ -39,9 +39,20 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
     ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
     ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
+    ("int8-dynamic", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
+    ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8"),
+    ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4"),
 }
 # the runtime of a precision that names none
-DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "onnx"}
+DEFAULT_RUNTIME = {
+    "fp32": "onnx",
+    "fp16": "torch",
+    "bf16": "torch",
+    "int8": "onnx",
+    "int8-dynamic": "onnx",
+    "int8-weight": "onnx",
+    "int4": "onnx",
+}
 
 
 @dataclass(frozen=True, order=True)

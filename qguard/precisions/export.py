@@ -153,15 +153,56 @@ def _rms_layer_norm(graph: Any) -> None:
         if bias:
             nodes.append(helper.make_node("Add", [skip, bias[0]], [f"{out}/biased"], f"{node.name}/Bias"))
             skip = f"{out}/biased"
-        nodes += [
-            helper.make_node("Add", [add, skip], [f"{out}/sum"], f"{node.name}/Skip"),
-            helper.make_node("ReduceMean", [f"{out}/sum"], [f"{out}/mean"], f"{node.name}/Mean", axes=[-1]),
-            helper.make_node("Sub", [f"{out}/sum", f"{out}/mean"], [f"{out}/centred"], f"{node.name}/Centre"),
+        nodes.append(helper.make_node("Add", [add, skip], [f"{out}/sum"], f"{node.name}/Skip"))
+        nodes += layer_norm(f"{out}/sum", gamma, beta, out, epsilon, node.name)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def layer_norm(x: str, gamma: str, beta: str, out: str, epsilon: float, name: str) -> list[Any]:
+    """LayerNorm of ``x`` over its last axis as nodes; see :func:`_rms_layer_norm`."""
+    from onnx import helper
+
+    return [
+        helper.make_node("ReduceMean", [x], [f"{out}/mean"], f"{name}/Mean", axes=[-1]),
+        helper.make_node("Sub", [x, f"{out}/mean"], [f"{out}/centred"], f"{name}/Centre"),
+        helper.make_node(
+            "SimplifiedLayerNormalization", [f"{out}/centred", gamma], [f"{out}/normed"], f"{name}/RMS", epsilon=epsilon, axis=-1
+        ),
+        helper.make_node("Add", [f"{out}/normed", beta], [out], f"{name}/Beta"),
+    ]
+
+
+def separate_attention(graph: Any) -> None:
+    """Take the weights out of each fused ``Attention``: three MatMul and a ``MultiHeadAttention``, in place.
+
+    The fused operator multiplies with a packed weight that only dynamic quantization knows; a MatMul can be quantized by
+    every tool.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    tables = {t.name: t for t in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Attention":
+            nodes.append(node)
+            continue
+        x, packed, bias, mask = node.input[:4]
+        for part, weight in zip("qkv", np.split(numpy_helper.to_array(tables[packed]), 3, axis=1), strict=True):
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight), f"{packed}/{part}"))
+            nodes.append(
+                helper.make_node("MatMul", [x, f"{packed}/{part}"], [f"{node.name}/{part}"], f"{node.name}/{part}/MatMul")
+            )
+        graph.initializer.remove(tables[packed])
+        kept = {
+            a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ("num_heads", "mask_filter_value", "scale")
+        }
+        parts = [f"{node.name}/{part}" for part in "qkv"]
+        nodes.append(
             helper.make_node(
-                "SimplifiedLayerNormalization", [f"{out}/centred", gamma], [f"{out}/normed"], f"{node.name}/RMS",
-                epsilon=epsilon, axis=-1,
-            ),
-            helper.make_node("Add", [f"{out}/normed", beta], [out], f"{node.name}/Beta"),
-        ]  # fmt: skip
+                "MultiHeadAttention", [*parts, bias, mask], [node.output[0]], node.name, domain="com.microsoft", **kept
+            )
+        )
     del graph.node[:]
     graph.node.extend(nodes)

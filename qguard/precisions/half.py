@@ -1,0 +1,23 @@
+"""fp16 in ONNX Runtime: half the bytes; on a CPU without fp16 kernels it is computed in float."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from qguard.models import Model
+from qguard.precisions import parse_precision
+
+
+def fp16(model: Model, folder: Path) -> None:
+    """All tensors in IEEE half precision, inputs and outputs as in fp32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    source = parse_precision("fp32@onnx").build(model)
+    assert source.file is not None
+    logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)  # it lists every small weight that it rounds
+    half = convert_float_to_float16(onnx.load(str(source.file)), keep_io_types=True, disable_shape_infer=True)
+    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(half, str(target))

@@ -1,0 +1,332 @@
+"""int8 in ONNX Runtime: static activations, with what is hard to quantize moved or kept out of the way.
+
+Over the fused fp32 export, each weight multiplication becomes QuantizeLinear and an integer product. Four things keep the
+vectors close, all of them decided by calibration texts and all free or nearly free when the model runs:
+
+- a channel's middle is subtracted before it is quantized and its product with the weights added to the bias: LayerNorm's
+  outlier channels are large because they are constant (Outlier Suppression+, Wei et al. 2023);
+- wide channels are narrowed and their weights widened (SmoothQuant, Xiao et al. 2023);
+- the few channels that stay far wider than the others are multiplied in float beside the integer product
+  (LLM.int8, Dettmers et al. 2022, with the channels chosen beforehand);
+- weights are rounded one after the other so that later ones make up for the errors of earlier ones on the calibration
+  texts (GPTQ, Frantar et al. 2023).
+
+Ranges are fixed, so a text's vector does not depend on its neighbours in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.errors import ArtifactProblem
+from qguard.models import Model
+from qguard.precisions import parse_precision
+from qguard.precisions.calibration import Sample
+
+Array = NDArray[Any]
+DAMPING = 0.01  # of the mean of the Hessian's diagonal, as in GPTQ
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the input of one kind of multiplication is treated.
+
+    Attributes:
+        shift: Subtract each channel's middle.
+        smooth: SmoothQuant's alpha: how much of a channel's width goes over to its weights; ``None`` for none.
+        outliers: How many channels are multiplied in float.
+    """
+
+    shift: bool = False
+    smooth: float | None = None
+    outliers: int = 0
+
+
+# by operator and, for MatMul, by what made its input: found by benchmarks/recipes.py on two models
+PLANS = {
+    "Attention": Plan(shift=True, smooth=0.8),  # the output of a LayerNorm
+    "LayerNorm": Plan(shift=True, smooth=0.8),
+    "Attention output": Plan(),  # means of values: narrow already
+    "Activation": Plan(outliers=48),  # after GELU a few channels are ten times as wide as the rest
+}
+
+
+@dataclass
+class Statistics:
+    """What is known of one input over all calibration tokens: range, mean and second moments of its channels."""
+
+    low: Array
+    high: Array
+    total: Array
+    moments: Array
+    count: int = 0
+
+    @classmethod
+    def empty(cls, channels: int) -> Statistics:
+        """Of no token."""
+        return cls(np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros(channels), np.zeros((channels, channels)))
+
+    def add(self, tokens: Array) -> None:
+        """Tokens (n, channels)."""
+        x = tokens.astype(np.float64)
+        self.low, self.high = np.minimum(self.low, x.min(0)), np.maximum(self.high, x.max(0))
+        self.total += x.sum(0)
+        self.moments += x.T @ x
+        self.count += len(x)
+
+    def hessian(self, middle: Array, width: Array) -> Array:
+        """Mean of the outer products of ``(x - middle) / width``."""
+        mean = self.total / self.count
+        centred = self.moments / self.count - np.outer(mean, middle) - np.outer(middle, mean) + np.outer(middle, middle)
+        return np.asarray(centred / np.outer(width, width))
+
+
+def int8(model: Model, folder: Path, sample: Sample) -> None:
+    """Quantize every weight multiplication and the word embeddings.
+
+    Raises:
+        ArtifactProblem: when the export holds no weight multiplication.
+    """
+    import onnx
+
+    from qguard.precisions.embeddings import quantize_embeddings
+
+    source = parse_precision("fp32@onnx").build(model)
+    assert source.file is not None
+    graph = onnx.load(str(source.file))
+    sites = find_sites(graph.graph)
+    if not sites:
+        raise ArtifactProblem("the fp32 export holds no weight multiplication")
+    statistics = observe(source.file, sorted({s.x for s in sites}), token_ids(model, sample))
+    quantize(graph.graph, sites, statistics)
+    quantize_embeddings(graph)
+    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(graph, str(target))
+
+
+def token_ids(model: Model, sample: Sample) -> list[list[int]]:
+    """The sample's token ids, longest first."""
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    ids = TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles)
+    return sorted(ids, key=len, reverse=True)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One multiplication with a constant weight: ``x`` (…, in) times ``weight`` (in, out)."""
+
+    node: Any
+    x: str
+    weight: Array
+    bias: Array
+    plan: Plan
+
+
+def find_sites(graph: Any) -> list[Site]:
+    """Every Attention and MatMul of the graph with a constant weight."""
+    from onnx import numpy_helper
+
+    tables = {t.name: t for t in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    sites = []
+    for node in graph.node:
+        if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables:
+            continue
+        weight = numpy_helper.to_array(tables[node.input[1]]).astype(np.float64)
+        if weight.ndim != 2:
+            continue
+        bias = np.zeros(weight.shape[1])
+        kind = "Attention"
+        if node.op_type == "Attention":
+            bias = numpy_helper.to_array(tables[node.input[2]]).astype(np.float64)
+        else:
+            source = made[node.input[0]].op_type
+            kind = {"Attention": "Attention output", "Add": "LayerNorm", "LayerNormalization": "LayerNorm"}.get(
+                source, "Activation"
+            )
+        sites.append(Site(node, node.input[0], weight, bias, PLANS[kind]))
+    return sites
+
+
+def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Statistics]:
+    """Run the fp32 file on the calibration texts and gather what its inner tensors hold; padding is left out."""
+    import onnx
+    import onnxruntime as ort
+
+    from qguard.encoders.onnx import OnnxRuntime
+
+    graph = onnx.load(str(file))
+    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    runtime = OnnxRuntime(file)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found: dict[str, Statistics] = {}
+    for inputs, mask in _batches(ids):
+        for name, value in zip(names, session.run(names, runtime.feeds(inputs, mask)), strict=True):
+            tokens = value[mask.astype(bool)]
+            found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
+    return found
+
+
+def _batches(ids: list[list[int]]) -> Iterator[tuple[Array, Array]]:
+    for start in range(0, len(ids), BATCH):
+        rows = ids[start : start + BATCH]
+        inputs = np.zeros((len(rows), len(rows[0])), np.int64)
+        mask = np.zeros_like(inputs)
+        for k, row in enumerate(rows):
+            inputs[k, : len(row)], mask[k, : len(row)] = row, 1
+        yield inputs, mask
+
+
+def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -> None:
+    """Replace each site by its integer form, in place."""
+    made = {site.node.name: site for site in sites}
+    done: dict[str, tuple[str, str, str]] = {}
+    nodes: list[Any] = []
+    old = {site.node.input[1] for site in sites}
+    for node in graph.node:
+        if node.name in made and made[node.name].node is node:
+            nodes += _integer(graph, made[node.name], statistics[made[node.name].x], done)
+        else:
+            nodes.append(node)
+    for tensor in [t for t in graph.initializer if t.name in old]:
+        graph.initializer.remove(tensor)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str, str, str]]) -> list[Any]:
+    from onnx import helper, numpy_helper
+
+    name, node, plan = site.node.name, site.node, site.plan
+    nodes: list[Any] = []
+
+    def constant(label: str, value: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}/{label}"))
+        return f"{name}/{label}"
+
+    middle, width, outliers = treatment(site.weight, seen, plan)
+    low, high = (seen.low - middle) / width, (seen.high - middle) / width
+    inner = np.setdiff1d(np.arange(len(width)), outliers)
+    scale, zero = activation_range(float(low[inner].min()), float(high[inner].max()))
+    weight = site.weight * width[:, None]
+    values, weight_scale = round_weights(weight, seen.hessian(middle, width), inner)
+    bias = (site.bias + middle @ site.weight).astype(np.float32)
+    x = node.input[0]
+    if plan.shift or plan.smooth is not None:
+        # two steps over a narrow tensor; ONNX Runtime has no QuantizeLinear of that speed with a scale per channel
+        narrowed, moved = f"{name}/narrowed", f"{name}/moved"
+        factor, offset = (
+            constant("factor", (1 / width).astype(np.float32)),
+            constant("offset", (-middle / width).astype(np.float32)),
+        )
+        nodes += [
+            helper.make_node("Mul", [x, factor], [narrowed], f"{name}/Narrow"),
+            helper.make_node("Add", [narrowed, offset], [moved], f"{name}/Move"),
+        ]
+        x = moved
+    scales = constant("x_scale", np.float32(scale)), constant("x_zero", np.uint8(zero))
+    nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{name}/x"], f"{name}/Quantize"))
+    constants = (
+        constant("weight", values),
+        constant("weight_scale", weight_scale),
+        constant("weight_zero", np.zeros(len(weight_scale), np.int8)),
+    )
+    out = node.output[0]
+    inputs = [f"{name}/x", constants[0], scales[0], constants[1], scales[1], constants[2]]
+    if node.op_type == "Attention":
+        kept = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        nodes.append(
+            helper.make_node(
+                "QAttention",
+                [*inputs[:2], constant("bias", bias), *inputs[2:4], node.input[3], *inputs[4:]],
+                [out], name, domain="com.microsoft", **kept,
+            )
+        )  # fmt: skip
+        return nodes
+    product = f"{name}/product" if len(outliers) else out
+    if bias.any():
+        inputs.append(constant("bias", bias))
+    nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [product], name, domain="com.microsoft"))
+    if len(outliers):
+        # in the integer product these channels saturate and meet weights of zero
+        index, wide = (
+            constant("outliers", outliers.astype(np.int64)),
+            constant("outlier_weight", site.weight[outliers].astype(np.float32)),
+        )
+        nodes += [
+            helper.make_node("Gather", [node.input[0], index], [f"{name}/wide"], f"{name}/Gather", axis=-1),
+            helper.make_node("MatMul", [f"{name}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
+            helper.make_node("Add", [product, f"{name}/wide_product"], [out], f"{name}/Join"),
+        ]
+    return nodes
+
+
+def treatment(weight: Array, seen: Statistics, plan: Plan) -> tuple[Array, Array, Array]:
+    """Middle and width (in,) of each channel, and the channels that stay in float.
+
+    Args:
+        weight: (in, out).
+        seen: Of the input.
+        plan: What is done.
+    """
+    middle = (seen.low + seen.high) / 2 if plan.shift else np.zeros(len(weight))
+    reach = np.maximum(np.abs(seen.low - middle), np.abs(seen.high - middle)).clip(1e-5)
+    width = np.ones(len(weight))
+    if plan.smooth is not None:
+        width = reach**plan.smooth / np.abs(weight).max(1).clip(1e-5) ** (1 - plan.smooth)
+        width /= np.exp(np.log(width).mean())
+    wide = np.argsort(-reach / width, kind="stable")[: plan.outliers]
+    return middle, width, np.sort(wide)
+
+
+def activation_range(low: float, high: float) -> tuple[float, int]:
+    """Scale and zero point of unsigned 8 bits that hold [low, high] and zero."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, 1e-12)
+    return scale, int(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def round_weights(weight: Array, hessian: Array, rows: Array) -> tuple[Array, Array]:
+    """GPTQ: signed 8 bits per output channel; rows that are not in ``rows`` become zero.
+
+    Args:
+        weight: (in, out).
+        hessian: (in, in), mean of the outer products of the inputs.
+        rows: Input channels that are quantized.
+
+    Returns:
+        int8 (in, out) and float32 scales (out,).
+    """
+    part = weight[rows].astype(np.float64)
+    scale = np.maximum(np.abs(part).max(0) / 127, 1e-12)
+    h = hessian[np.ix_(rows, rows)]
+    order = np.argsort(-np.diag(h), kind="stable")
+    h = h[np.ix_(order, order)]
+    h[np.diag_indices_from(h)] += DAMPING * max(np.diag(h).mean(), 1e-12)
+    # rows of the upper Cholesky factor of the inverse tell how an error spreads over the weights that are still free
+    spread = np.linalg.cholesky(np.linalg.inv(h)).T
+    left = part[order]
+    out = np.zeros_like(left)
+    block = 128
+    for start in range(0, len(left), block):
+        stop = min(start + block, len(left))
+        errors = np.zeros((stop - start, left.shape[1]))
+        for k in range(start, stop):
+            out[k] = np.rint(left[k] / scale).clip(-127, 127)
+            errors[k - start] = (left[k] - out[k] * scale) / spread[k, k]
+            left[k:stop] -= np.outer(spread[k, k:stop], errors[k - start])
+        left[stop:] -= spread[start:stop, stop:].T @ errors
+    values = np.zeros(weight.shape, np.int8)
+    values[rows[order]] = out.astype(np.int8)
+    return values, scale.astype(np.float32)

@@ -1,0 +1,45 @@
+"""Weight-only precisions in ONNX Runtime: the weights in 8 or 4 bits by blocks, every multiplication in float.
+
+What a text's vector is does not depend on its neighbours in the batch, because no activation is quantized.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from qguard.models import Model
+from qguard.precisions import parse_precision
+from qguard.precisions.export import separate_attention
+
+BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
+
+
+def int8(model: Model, folder: Path) -> None:
+    """Weights and word embeddings in 8 bits."""
+    _quantize(model, folder, 8)
+
+
+def int4(model: Model, folder: Path) -> None:
+    """Weights in 4 bits, word embeddings in 8."""
+    _quantize(model, folder, 4)
+
+
+def _quantize(model: Model, folder: Path, bits: int) -> None:
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    from qguard.precisions.embeddings import quantize_embeddings
+
+    source = parse_precision("fp32@onnx").build(model)
+    assert source.file is not None
+    graph = onnx.load(str(source.file))
+    separate_attention(graph.graph)
+    quantize_embeddings(graph)
+    logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
+    config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=bits)
+    quantizer = MatMulNBitsQuantizer(graph, algo_config=config)
+    quantizer.process()
+    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    quantizer.model.save_model_to_file(str(target), False)
