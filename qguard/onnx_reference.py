@@ -7,6 +7,7 @@ it is slow, so it gets a few texts, and it knows the operators of the standard a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,14 +73,10 @@ def _agree(path: str, texts: Sequence[str], vectors: Floats, other: Floats) -> N
 
 
 def _through(encoder: Encoder, session: Any, ids: Sequence[Sequence[int]]) -> Floats:
-    """The same tokenizer, feeds and head with another session, one text at a time."""
-    runtime: Any = encoder.runtime
-    before = runtime.session, runtime.batch_tokens
+    """The same feeds and head with another session, one text at a time."""
+    runtime: Any = copy.copy(encoder.runtime)
     runtime.session, runtime.batch_tokens = session, 1
-    try:
-        return encoder.encode_ids(ids)
-    finally:
-        runtime.session, runtime.batch_tokens = before
+    return Encoder(encoder.tokenizer, runtime, encoder.head).encode_ids(ids)
 
 
 def _unoptimised(model: Model) -> Any:
