@@ -6,6 +6,8 @@ import logging
 import shutil
 from pathlib import Path
 
+from qguard.errors import ModelProblem
+from qguard.files import read_json
 from qguard.graph import external_files, read_graph
 from qguard.models import Model
 from qguard.precisions.export import MIN_COSINE, agreement, raw_mask_options, rms_layer_norm
@@ -22,7 +24,7 @@ def fp32(model: Model, folder: Path) -> None:
     assert model.onnx is not None
     target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
-    if _fuse(model.onnx, target):
+    if _fuse(model.onnx, target, model.root / "config.json"):
         ours, shipped = (open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in (target, model.onnx))
         if agreement(ours, shipped) >= MIN_COSINE:
             return
@@ -34,16 +36,19 @@ def fp32(model: Model, folder: Path) -> None:
         shutil.copyfile(model.onnx.parent / name, target.parent / name)
 
 
-def _fuse(source: Path, target: Path) -> bool:
+def _fuse(source: Path, target: Path, config: Path) -> bool:
     """Write the fused graph; ``False`` where no attention was recognised, or the file is fused already."""
     from onnxruntime.transformers import optimizer
 
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    logging.getLogger("fusion_attention").setLevel(logging.ERROR)
+    declared = read_json(config, ModelProblem) if config.exists() else {}
     try:
-        # heads and hidden size are read from the graph's own shapes
         graph = optimizer.optimize_model(
-            str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=0, optimization_options=raw_mask_options("bert")
-        )
+            str(source), model_type="bert", opt_level=0, optimization_options=raw_mask_options("bert"),
+            # 0: read it from the graph's own shapes, which tell it in older exports alone
+            num_heads=int(declared.get("num_attention_heads", 0)), hidden_size=int(declared.get("hidden_size", 0)),
+        )  # fmt: skip
     except Exception:  # whatever the optimiser trips over, the file itself still runs
         return False
     if not graph.get_fused_operator_statistics().get("Attention", 0):
