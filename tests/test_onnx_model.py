@@ -114,7 +114,7 @@ def test_the_second_path_catches_a_file_whose_vectors_depend_on_padding(make, fp
 @pytest.mark.parametrize("precision", ["fp32@torch", "fp16@torch", "bf16@torch"])
 def test_torch_precisions_are_refused_in_words(make, fp32_onnx, precision):
     model = resolve("m", str(make(fp32_onnx)))
-    with pytest.raises(ModelProblem, match=r"casts torch's weights, and .* comes as ONNX alone .* precisions .*fp32.*int8"):
+    with pytest.raises(ModelProblem, match=r"needs torch's weights, and .* comes as ONNX alone .* precisions .*fp32.*int8"):
         parse_precision(precision).build(model)
 
 

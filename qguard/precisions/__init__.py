@@ -68,7 +68,7 @@ class Precision:
         if model.onnx and self.runtime == "torch":
             others = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r != "torch")
             raise ModelProblem(
-                f"{self} casts torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
+                f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"
             )
         module, _, function = self.recipe.make.partition(":")
