@@ -12,6 +12,7 @@ from typing import Any
 
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
+from qguard.graph import external_files, read_graph
 from qguard.models import Model
 from qguard.pipeline import Pipeline, read_pipeline
 
@@ -64,57 +65,6 @@ class Artifact:
         root = inside(self.folder, self.pipeline.transformer)
         parts = [sha256_file(p) for p in self.weight_files]
         return sha256_json([*parts, sha256_file(root / "tokenizer.json"), self.pipeline.sha256()])
-
-
-def read_graph(file: Path) -> Any:
-    """The ONNX graph of ``file`` without its external data.
-
-    Raises:
-        ArtifactProblem: when the file is missing, empty, not ONNX, or points to data outside its folder.
-    """
-    import onnx
-
-    if not file.is_file():
-        raise ArtifactProblem(f"no ONNX file at {file}")
-    try:
-        model = onnx.load(str(file), load_external_data=False)
-    except Exception as e:  # protobuf's own error types
-        raise ArtifactProblem(
-            f"{file.name} ({file.stat().st_size} bytes) is not a whole ONNX file; build or copy it again"
-        ) from e
-    if not model.graph.node:
-        raise ArtifactProblem(f"{file.name} ({file.stat().st_size} bytes) holds an empty graph; build or copy it again")
-    for name in _external(model):
-        path = inside(file.parent, name)
-        if not path.is_file():
-            raise ArtifactProblem(f"{file.name} needs its external data file {name!r}, which is not beside it")
-    return model
-
-
-def _external(model: Any) -> list[str]:
-    """Names of external data files, also of tensors inside constants and subgraphs."""
-    found: set[str] = set()
-
-    def tensor(t: Any) -> None:
-        found.update(e.value for e in t.external_data if e.key == "location")
-
-    def graph(g: Any) -> None:
-        for t in g.initializer:
-            tensor(t)
-        for node in g.node:
-            for a in node.attribute:
-                if a.HasField("t"):
-                    tensor(a.t)
-                if a.HasField("g"):
-                    graph(a.g)
-
-    graph(model.graph)
-    return sorted(found)
-
-
-def external_files(file: Path) -> list[str]:
-    """External data files of an ONNX file, relative to its folder."""
-    return _external(read_graph(file))
 
 
 def open_artifact(path: Path, base: Model) -> Artifact:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qguard import __version__
 from qguard.errors import QguardError, UsageProblem
+from qguard.pipeline import POOLING_MODES
 
 INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
 [tool.qguard]
@@ -16,7 +17,7 @@ precisions = ["int8"]    # what --precision all stands for
 golden = "golden"        # recorded fp32 outputs; commit this folder
 
 [tool.qguard.models]
-{name} = {ref}
+{name} = {model}
 
 # [tool.qguard.suite.contracts]       # a .jsonl file of texts or pairs, or a folder
 # path = "eval/contracts.jsonl"
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="write a commented configuration and a first golden")
     init.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
     init.add_argument("--name", help="name of the model in the configuration")
+    only = init.add_argument_group("a model that comes as ONNX alone, where its folder does not say it")
+    only.add_argument("--tokenizer", metavar="REF", help="hub id, folder, or package:NAME/PATH with a tokenizer.json")
+    only.add_argument("--pooling", choices=POOLING_MODES)
+    only.add_argument("--normalize", action="store_true", default=None, help="embeddings are scaled to unit length")
+    only.add_argument("--max-seq-length", type=int, metavar="TOKENS", help="longest input, special tokens included")
     init.set_defaults(run=_init)
     calibrate = commands.add_parser("calibrate", help="what this machine can tell apart in latency")
     calibrate.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
@@ -100,7 +106,7 @@ def _update(args: argparse.Namespace) -> int:
     harness, which = _harness(args)
     assert isinstance(harness, Harness)
     for model, suite in which:
-        print(f"{model}/{suite}: recording fp32 by sentence-transformers …", file=sys.stderr)
+        print(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
         summary = golden.record(harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason)
         moved = "".join(
             f", {k.replace('_', ' ')} {v:g}" for k, v in summary.items() if k in ("largest_change", "moved_neighbours")
@@ -211,12 +217,15 @@ def _init(args: argparse.Namespace) -> int:
     from qguard.models import resolve
 
     name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", args.ref.removeprefix("package:").rstrip("/").split("/")[-1]).strip("-")
-    resolve(name, args.ref)  # a wrong reference leaves nothing behind
+    keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
+    settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
+    resolve(name, args.ref, None, settings)  # a wrong reference leaves nothing behind
     file = Path("pyproject.toml")
     old = file.read_text(encoding="utf-8") if file.exists() else ""
     if "[tool.qguard" in old:
         raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
-    text = INIT.format(name=json.dumps(name), ref=json.dumps(args.ref))
+    table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
+    text = INIT.format(name=json.dumps(name), model=f"{{ {table} }}" if settings else json.dumps(args.ref))
     file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     harness = Harness(load_config(Path()))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from qguard.errors import UsageProblem, unknown
+from qguard.pipeline import POOLING_MODES
 
 
 class _Strict(BaseModel):
@@ -16,17 +17,27 @@ class _Strict(BaseModel):
 
 
 class ModelConfig(_Strict):
-    """One fp32 target."""
+    """One fp32 target. ``tokenizer``, ``pooling`` and ``normalize`` are for a model that comes as ONNX alone."""
 
     ref: str = Field(min_length=1)
     revision: str | None = None
     max_seq_length: int | None = Field(None, ge=2)
     prompts: dict[str, str] | None = None
+    tokenizer: str | None = None
+    pooling: str | None = None
+    normalize: bool | None = None
+
+    @field_validator("pooling")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in POOLING_MODES:
+            raise ValueError(f"expected one of {', '.join(POOLING_MODES)}, found {value!r}")
+        return value
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the project sets over the model's own declarations."""
-        return {k: v for k, v in (("max_seq_length", self.max_seq_length), ("prompts", self.prompts)) if v is not None}
+        """What the project sets over the model's own declarations, or states where there are none."""
+        return self.model_dump(exclude={"ref", "revision"}, exclude_none=True)
 
 
 class SuiteConfig(_Strict):
@@ -134,10 +145,17 @@ class Config(_Strict):
         return self.model_copy(update={"models": chosen or self.models, "suites": tuple(suites) or self.suites})
 
     def model_ref(self, name: str) -> str:
-        """The reference of a model; relative folders are relative to the configuration file."""
-        ref = self.models[name].ref
+        """The reference of a model; relative paths are relative to the configuration file."""
+        return self._located(self.models[name].ref)
+
+    def model_settings(self, name: str) -> dict[str, Any]:
+        """The settings of a model, its tokenizer's reference as of :meth:`model_ref`."""
+        settings = self.models[name].settings
+        return settings | {k: self._located(settings[k]) for k in ("tokenizer",) if k in settings}
+
+    def _located(self, ref: str) -> str:
         local = self.folder / ref
-        return str(local) if not ref.startswith("package:") and local.is_dir() else ref
+        return str(local) if not ref.startswith("package:") and local.exists() else ref
 
 
 def load_config(path: Path) -> Config:

@@ -25,6 +25,7 @@ SCHEMA = 1
 TOP_K = 10
 # The independent path differs from sentence-transformers only by rounding.
 AGREEMENT = 1e-5
+PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def golden_folder(root: Path, model: str, suite: str) -> Path:
 def record(model: Model, suite: Suite, root: Path, reason: str) -> dict[str, Any]:
     """Record fp32 outputs by sentence-transformers, have plain Transformers confirm them, and store them atomically.
 
+    A model that comes as ONNX alone is recorded and confirmed by :func:`qguard.onnx_reference.reference`.
     A golden that already applies and whose outputs are reproduced byte for byte is left as it is, date included.
 
     Args:
@@ -82,8 +84,15 @@ def record(model: Model, suite: Suite, root: Path, reason: str) -> dict[str, Any
     """
     if not reason.strip():
         raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
-    vectors, token_ids = _reference(model, suite)
-    _confirm(model, suite, vectors, token_ids)
+    if model.onnx is not None:
+        from qguard.onnx_reference import reference
+
+        vectors, token_ids, paths = reference(model, suite)
+    else:
+        vectors, token_ids = _reference(model, suite)
+        _confirm(model, suite, vectors, token_ids)
+        paths = PATHS
+    libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch")
     data = _pack(vectors, token_ids, suite)
     folder = golden_folder(root, model.name, suite.name)
     manifest = {
@@ -93,7 +102,8 @@ def record(model: Model, suite: Suite, root: Path, reason: str) -> dict[str, Any
         "hashes": identity(model, suite),
         "data_sha256": hashlib.sha256(data).hexdigest(),
         "dim": int(vectors.shape[1]),
-        "versions": installed("qguard", "sentence-transformers", "transformers", "torch", "tokenizers", "numpy"),
+        "paths": paths,
+        "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
         "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
         "reason": reason.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

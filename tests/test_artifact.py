@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from qguard.artifact import open_artifact, read_graph
+from qguard.artifact import open_artifact
 from qguard.errors import ArtifactProblem, ModelProblem
+from qguard.graph import read_graph
 from qguard.models import safetensors_header
 
 

@@ -18,7 +18,7 @@ class OnnxRuntime:
     """An ONNX transformer, ours or another tool's: input and output names are found out, not assumed.
 
     Args:
-        file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
+        file: The model file; external data must lie in its folder (checked by :func:`qguard.graph.read_graph`).
         precision: Not needed: the file says what it computes in.
         threads: Intra-op threads of one call, 1 by default. One thread and several batches side by side use all cores
             better than one batch on several threads (benchmarks/throughput.py), and give the same vectors on every
@@ -42,11 +42,12 @@ class OnnxRuntime:
         if "input_ids" not in {role for role, _ in self._feeds.values()}:
             raise ArtifactProblem(f"{file.name} has no token id input; found {sorted(self._feeds)}")
         outputs = self.session.get_outputs()
-        usable = [o for o in outputs if len(o.shape or ()) in (2, 3)]
+        # exports of dictionaries may give the token ids back as outputs: only floats can be embeddings
+        usable = [o for o in outputs if len(o.shape or ()) in (2, 3) and "int" not in o.type]
         named = [o.name for want in _OUTPUTS for o in usable if o.name == want]
         deep = [o.name for o in usable if len(o.shape) == 3]
         if not usable:
-            raise ArtifactProblem(f"{file.name} has no output with 2 or 3 dimensions; found {[o.name for o in outputs]}")
+            raise ArtifactProblem(f"{file.name} has no float output with 2 or 3 dimensions; found {[o.name for o in outputs]}")
         self.batch_tokens, self.workers = BATCH_TOKENS, cores()
         self._output = (named or deep or [usable[0].name])[0]
 

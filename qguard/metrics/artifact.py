@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from qguard.artifact import Artifact, read_graph
+from qguard.artifact import Artifact
 from qguard.errors import ArtifactProblem
+from qguard.graph import read_graph
 from qguard.metrics import Measured
-from qguard.models import Model, safetensors_header, weight_files
+from qguard.models import Model, safetensors_header
 from qguard.precisions import Recipe
 
 NAMES = ("artifact.quantized_ops", "artifact.size_ratio")
@@ -31,7 +32,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe) -> list[M
     Raises:
         ArtifactProblem: when no weight multiplication is found.
     """
-    base = sum(p.stat().st_size for p in weight_files(model.root))
+    base = sum(p.stat().st_size for p in model.weight_files)
     share, layers, total = _torch(artifact, recipe) if artifact.file is None else _onnx(artifact, recipe)
     return [
         Measured(NAMES[0], None, share, total, True, tuple(layers[:5])),

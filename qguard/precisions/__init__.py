@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from qguard.artifact import Artifact, build_cached
-from qguard.errors import UsageProblem, unknown
+from qguard.errors import ModelProblem, UsageProblem, unknown
 from qguard.models import Model, installed
 
 
@@ -71,7 +71,17 @@ class Precision:
         return RECIPES[self.name, self.runtime]
 
     def build(self, model: Model) -> Artifact:
-        """The artifact of ``model`` in this precision, from the cache or built now."""
+        """The artifact of ``model`` in this precision, from the cache or built now.
+
+        Raises:
+            ModelProblem: for torch, of a model that comes as ONNX alone.
+        """
+        if model.onnx and self.runtime == "torch":
+            others = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r != "torch")
+            raise ModelProblem(
+                f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
+                f"give a model with safetensors, or one of the precisions {', '.join(others)}"
+            )
         module, _, function = self.recipe.make.partition(":")
         key = {
             "model": model.name,

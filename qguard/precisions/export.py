@@ -6,10 +6,13 @@ import logging
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ArtifactProblem
 from qguard.models import Model
+
+if TYPE_CHECKING:
+    from qguard.encoders import Encoder
 
 OPSET = 17
 MIN_COSINE = 0.99999
@@ -46,20 +49,30 @@ def fp32(model: Model, folder: Path) -> None:
     Raises:
         ArtifactProblem: when the export's embeddings differ from torch's (cosine below :data:`MIN_COSINE`).
     """
-    import numpy as np
-
     from qguard.encoders import open_encoder
 
+    if model.onnx is not None:
+        from qguard.precisions import shipped
+
+        shipped.fp32(model, folder)
+        return
     target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
     export(model.root, target)
-    ours = open_encoder("onnx", folder, model.pipeline, "fp32", target).encode(CHECK_TEXTS).astype(np.float64)
-    live = open_encoder("torch", model.folder, model.pipeline, "fp32").encode(CHECK_TEXTS).astype(np.float64)
-    cosine = (ours * live).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(live, axis=1)
-    if not cosine.min() >= MIN_COSINE:
+    ours = open_encoder("onnx", folder, model.pipeline, "fp32", target)
+    cosine = agreement(ours, open_encoder("torch", model.folder, model.pipeline, "fp32"))
+    if not cosine >= MIN_COSINE:
         raise ArtifactProblem(
-            f"the ONNX export of {model.name} does not reproduce torch: cosine {cosine.min():.6f}, expected >= {MIN_COSINE}"
+            f"the ONNX export of {model.name} does not reproduce torch: cosine {cosine:.6f}, expected >= {MIN_COSINE}"
         )
+
+
+def agreement(a: Encoder, b: Encoder) -> float:
+    """The smallest cosine between two encoders' embeddings of a text in :data:`CHECK_TEXTS`."""
+    import numpy as np
+
+    x, y = (encoder.encode(CHECK_TEXTS).astype(np.float64) for encoder in (a, b))
+    return float(((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)).min())
 
 
 def export(root: Path, target: Path) -> None:
@@ -113,16 +126,22 @@ def export(root: Path, target: Path) -> None:
 _OPTIMISER = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "electra": "bert"}
 
 
-def _fuse(raw: Path, target: Path, family: str, config: Any) -> None:
-    from onnxruntime.transformers import optimizer
+def raw_mask_options(family: str) -> Any:
+    """Fusion options that keep the attention mask as it is: a count of tokens would be wrong for left-padded batches."""
     from onnxruntime.transformers.fusion_options import FusionOptions
 
     options = FusionOptions(family)
-    options.use_raw_attention_mask(True)  # a count of tokens would be wrong for left-padded batches
+    options.use_raw_attention_mask(True)
+    return options
+
+
+def _fuse(raw: Path, target: Path, family: str, config: Any) -> None:
+    from onnxruntime.transformers import optimizer
+
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
     graph = optimizer.optimize_model(
         str(raw), model_type=family, num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
-        opt_level=0, optimization_options=options,
+        opt_level=0, optimization_options=raw_mask_options(family),
     )  # fmt: skip
     count = graph.get_fused_operator_statistics().get("Attention", 0)
     if count != config.num_hidden_layers:
@@ -130,11 +149,11 @@ def _fuse(raw: Path, target: Path, family: str, config: Any) -> None:
             f"attention fused in {count} of {config.num_hidden_layers} layers; the export would be a third slower. "
             f"Please report the model type {config.model_type!r}"
         )
-    _rms_layer_norm(graph.model.graph)
+    rms_layer_norm(graph.model.graph)
     graph.save_model_to_file(str(target))
 
 
-def _rms_layer_norm(graph: Any) -> None:
+def rms_layer_norm(graph: Any) -> None:
     """Write LayerNorm(x) as RMSNorm(x - mean(x)), which is the same formula.
 
     ONNX Runtime's LayerNormalization kernels take several times as long as its RMS kernel and a subtraction together

@@ -7,8 +7,11 @@ from typing import Any
 from qguard.gates import Check
 
 
-def failure_text(precision: str, suite: str, checks: list[Check], changed: list[str]) -> str:
-    """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next."""
+def failure_text(precision: str, suite: str, checks: list[Check], changed: list[str], fp32: str = "fp32@torch") -> str:
+    """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next.
+
+    ``fp32`` is the precision that repeats the golden's computation: fp32 in torch, or in ONNX for a model that is nothing else.
+    """
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.slice is not None, c.name))
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -27,7 +30,7 @@ def failure_text(precision: str, suite: str, checks: list[Check], changed: list[
     lines += [
         "",
         f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])",
-        f"is it the quantization? pytest --precision fp32@torch --qguard-suite {suite} tells drift of the stack from loss",
+        f"is it the quantization? pytest --precision {fp32} --qguard-suite {suite} tells drift of the stack from loss",
     ]
     return "\n".join(lines)
 

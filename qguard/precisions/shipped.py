@@ -1,0 +1,59 @@
+"""fp32 in ONNX Runtime of a model that comes as ONNX alone: its own file, fused where ONNX Runtime's optimiser knows it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from qguard.errors import ModelProblem
+from qguard.files import read_json
+from qguard.graph import external_files, read_graph
+from qguard.models import Model
+from qguard.precisions.export import MIN_COSINE, agreement, raw_mask_options, rms_layer_norm
+
+
+def fp32(model: Model, folder: Path) -> None:
+    """Write ``onnx/model.onnx``: fused if that keeps the embeddings of the check texts, else the shipped file as it is.
+
+    The fused graph is worth a third of the time, but an unknown file is no reason to trust an optimiser: the unmodified one
+    decides (cosine of at least :data:`qguard.precisions.export.MIN_COSINE` on every text).
+    """
+    from qguard.encoders import open_encoder
+
+    assert model.onnx is not None
+    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if _fuse(model.onnx, target, model.root / "config.json"):
+        ours, shipped = (open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in (target, model.onnx))
+        if agreement(ours, shipped) >= MIN_COSINE:
+            return
+    for file in target.parent.iterdir():
+        file.unlink()
+    shutil.copyfile(model.onnx, target)
+    for name in external_files(model.onnx):
+        (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.onnx.parent / name, target.parent / name)
+
+
+def _fuse(source: Path, target: Path, config: Path) -> bool:
+    """Write the fused graph; ``False`` where no attention was recognised, or the file is fused already."""
+    from onnxruntime.transformers import optimizer
+
+    logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    logging.getLogger("fusion_attention").setLevel(logging.ERROR)
+    declared = read_json(config, ModelProblem) if config.exists() else {}
+    try:
+        graph = optimizer.optimize_model(
+            str(source), model_type="bert", opt_level=0, optimization_options=raw_mask_options("bert"),
+            # 0: read it from the graph's own shapes, which tell it in older exports alone
+            num_heads=int(declared.get("num_attention_heads", 0)), hidden_size=int(declared.get("hidden_size", 0)),
+        )  # fmt: skip
+    except Exception:  # whatever the optimiser trips over, the file itself still runs
+        return False
+    if not graph.get_fused_operator_statistics().get("Attention", 0):
+        return False
+    if all(o.version < 18 for o in read_graph(source).opset_import if o.domain in ("", "ai.onnx")):
+        rms_layer_norm(graph.model.graph)
+    graph.save_model_to_file(str(target), use_external_data_format=bool(external_files(source)))
+    return True
