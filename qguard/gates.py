@@ -130,12 +130,30 @@ DEFAULTS: dict[str, dict[str, str]] = {
 
 
 # Promises of speed against fp32 of the same runtime; the other precisions promise none unless the project does.
-DEFAULT_SPEEDUP = {"int8": ">= 1"}  # an int8 model that is slower than fp32 is a regression
+# As in DEFAULTS, int8-NAME is judged as int8 unless it has an entry of its own; None promises nothing.
+DEFAULT_SPEEDUP: dict[str, str | None] = {
+    "int8": ">= 1",  # an int8 model that is slower than fp32 is a regression
+    "int8-weight": None,  # smaller, not faster: weights become floats again at every call
+}
 
 
 def gates_for(precision: str, overrides: Mapping[str, str]) -> list[Gate]:
-    """The default gates of a precision with a project's own bounds put over them, key by key."""
-    return [parse_gate(key, bound) for key, bound in {**DEFAULTS.get(precision, {}), **overrides}.items()]
+    """The gates of a precision, key by key: a project's own bounds over those of ``NAME@RUNTIME`` over those of ``NAME``.
+
+    A ``NAME`` without defaults of its own has those of its part before the first ``-``: int8-legacy is judged as int8.
+    """
+    bounds = {**DEFAULTS.get(_judged_as(precision, DEFAULTS), {}), **DEFAULTS.get(precision, {}), **overrides}
+    return [parse_gate(key, bound) for key, bound in bounds.items()]
+
+
+def speedup_of(precision: str) -> str | None:
+    """The bound on ``latency.speedup`` that ``NAME@RUNTIME`` promises by default, or ``None``."""
+    return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(precision, DEFAULT_SPEEDUP)))
+
+
+def _judged_as(precision: str, table: Mapping[str, Any]) -> str:
+    name = precision.partition("@")[0]
+    return name if name in table else name.partition("-")[0]
 
 
 def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str) -> list[Check]:

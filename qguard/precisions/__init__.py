@@ -32,6 +32,7 @@ class Recipe:
     extra: str | None = None
 
 
+_TORCHAO = ("torch", "torchao", "transformers", "safetensors")
 # (precision, runtime) → recipe
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
@@ -39,9 +40,19 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
     ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
     ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
+    ("int8", "torch"): Recipe("qguard.precisions.torchao:int8", "I8", integer=True, packages=_TORCHAO, extra="torchao"),
+    ("int8-weight", "torch"): Recipe("qguard.precisions.torchao:int8_weight", "I8", packages=_TORCHAO, extra="torchao"),
+    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True),
 }
 # the runtime of a precision that names none
-DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "onnx"}
+DEFAULT_RUNTIME = {
+    "fp32": "onnx",
+    "fp16": "torch",
+    "bf16": "torch",
+    "int8": "onnx",
+    "int8-weight": "torch",
+    "int8-legacy": "torch",
+}
 
 
 @dataclass(frozen=True, order=True)
