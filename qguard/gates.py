@@ -126,6 +126,20 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "ranking.top1": ">= 0.8",  # the first hit is what users see
         "ranking.inversions": "<= 0.05",  # documents clearly apart stay in order
     },
+    "int8-weight": {
+        "artifact.quantized_ops": ">= 0.9",  # every weight matrix in int8
+        "artifact.size_ratio": "<= 0.7",  # embedding tables may stay float; a no-op may not
+        "embedding.cosine_mean": ">= 0.998",  # activations are float: only the weights' rounding is left
+        "embedding.cosine_p01": ">= 0.995",  # one text in a hundred may move this far
+        "embedding.cosine_min": ">= 0.98",  # no single text may fall out
+        "embedding.norm_error": "<= 0.02",  # a normalised model stays normalised
+        "similarity.spearman": ">= 0.998",  # the order of pair scores holds
+        "similarity.max_error": "<= 0.05",  # no score moves by more than a person would notice
+        "similarity.bias": "<= 0.005",  # users' thresholds keep their meaning
+        "ranking.overlap@10": ">= 0.94",  # one neighbour in twenty may swap
+        "ranking.top1": ">= 0.9",  # the first hit is what users see
+        "ranking.inversions": "<= 0.01",  # documents clearly apart stay in order
+    },
 }
 
 

@@ -25,14 +25,16 @@ def open_legacy(root: Path) -> Any:
     tensors = load_file(root / FILE)
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
     network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    quantized = [name.removesuffix(SCALE) for name in tensors if name.endswith(SCALE)]
-    for name in quantized:
+    layers = {}
+    for name in [n.removesuffix(SCALE) for n in tensors if n.endswith(SCALE)]:
         scale, weight = tensors.pop(name + SCALE).item(), tensors.pop(f"{name}.weight")
         layer = torch.ao.nn.quantized.dynamic.Linear(weight.shape[1], weight.shape[0], dtype=torch.qint8)
         layer.set_weight_bias(torch._make_per_tensor_quantized_tensor(weight, scale, 0), tensors.pop(f"{name}.bias", None))
-        network.set_submodule(name, layer)
+        layers[name] = layer
     missing, surplus = network.load_state_dict(tensors, strict=False)
-    missing = [key for key in missing if not key.startswith(tuple(f"{name}." for name in quantized))]
+    missing = [key for key in missing if key.rpartition(".")[0] not in layers]
     if missing or surplus:
         raise ArtifactProblem(f"{FILE} does not fit config.json: {len(missing)} tensors missing, {len(surplus)} unknown")
+    for name, layer in layers.items():
+        network.set_submodule(name, layer)
     return network

@@ -76,9 +76,11 @@ def _weight_only(file: Path) -> set[str]:
             kind = json.loads(text)
         except ValueError:
             continue  # other metadata is plain text
-        if isinstance(kind, dict) and kind.get("_type", "Tensor") != "Tensor" and not kind["_data"].get("act_quant_kwargs"):
+        if isinstance(kind, dict) and kind.get("_type") == "Int8Tensor":
+            data = kind.get("_data")
             module, _, parameter = name.rpartition(".")
-            found.add(f"{module}._{parameter}_qdata")
+            if not (isinstance(data, dict) and data.get("act_quant_kwargs")):
+                found.add(f"{module}._{parameter}_qdata")
     return found
 
 

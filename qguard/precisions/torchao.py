@@ -6,6 +6,7 @@ stored in float16 and computed in float32, because torchao would convert a whole
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from qguard.errors import ModelProblem, UsageProblem
@@ -48,7 +49,17 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     tensors, description = flatten_tensor_state_dict(state)
     target = folder / model.pipeline.transformer
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt", **description})
+    _sort_header(target / "model.safetensors")
     (target / "model.safetensors.index.json").unlink(missing_ok=True)  # of the shards that this file replaces
     file = target / "config.json"
     old = read_json(file, ModelProblem)
     file.write_bytes(dump_json({**old, "dtype": "float32", "quantization_config": config.to_dict()}))
+
+
+def _sort_header(file: Path) -> None:
+    """Sort the header's keys: safetensors writes metadata in random order, and equal builds must be equal bytes."""
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[start:])
