@@ -11,9 +11,11 @@ import pytest
 from qguard.config import load_config
 from qguard.encoders.legacy import FILE, SCALE
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.gates import gates_for, speedup_of
+from qguard.gates import gates_for, judge, speedup_of
 from qguard.harness import Harness
+from qguard.metrics import Comparison, measure
 from qguard.precisions import parse_precision
+from qguard.suites import Suite
 from tests.conftest import ROOT
 
 RECIPES = ("int8@torch", "int8-weight", "int8-legacy")
@@ -49,10 +51,16 @@ def test_the_files_are_as_small_as_promised(project, precision, low, high):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_keeps_the_scores_of_fp32(project, precision):
-    assert failed(project, precision, "artifact", "embedding", "similarity", "ranking") == []
-    found = measured(project, precision, "similarity") | measured(project, precision, "embedding")
-    assert found["similarity.spearman"] >= 0.999
-    assert found["embedding.cosine_mean"] >= 0.999
+    """40 texts: the CPU computes fp16 several times slower than fp32."""
+    golden, suite = project.golden("minilm", "own"), project.suite("own")
+    vectors = project.encoder(parse_precision(precision), "minilm").encode_ids(golden.token_ids[:40])
+    part = Suite("part", suite.texts[:40], suite.slices[:40])
+    compared = Comparison.of(part, golden.vectors[:40], vectors)
+    found = [m for family in ("embedding", "similarity", "ranking") for m in measure(compared, family)]
+    assert [c.label for c in judge(found, gates_for(precision, {}), "part") if c.outcome == "fail"] == []
+    value = {m.name: m.value for m in found if m.slice is None}
+    assert value["similarity.spearman"] >= 0.999
+    assert value["embedding.cosine_mean"] >= 0.999
 
 
 @pytest.mark.parametrize("precision", ["int8@torch", "int8-weight"])
@@ -152,17 +160,15 @@ def test_weights_alone_are_not_int8(project, small):
     assert measured(judged, "int8@torch", "artifact")["artifact.quantized_ops"] == 0
 
 
-def test_a_build_is_byte_identical(minilm, tmp_path):
+def test_a_build_is_byte_identical(project, minilm, tmp_path):
     from qguard.precisions import torchao
 
-    hashes = []
-    for name in ("a", "b"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_bytes((minilm.root / "config.json").read_bytes())
-        torchao.int8(minilm, folder)
-        hashes.append({p.name: p.read_bytes() for p in folder.iterdir()})
-    assert hashes[0] == hashes[1]
+    cached = project.artifact(parse_precision("int8@torch"), "minilm").folder  # most often of another process
+    (tmp_path / "config.json").write_bytes((minilm.root / "config.json").read_bytes())
+    torchao.int8(minilm, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (cached / file.name).read_bytes()
 
 
 def test_defaults_of_a_precision_fall_back_to_the_part_before_the_dash():
@@ -212,13 +218,13 @@ def test_an_unknown_device_in_the_configuration_is_named(tmp_path):
         load_config(tmp_path)
 
 
-def test_the_gpu_benchmark_works_without_a_gpu(capsys, monkeypatch):
+def test_the_gpu_benchmark_works_without_a_gpu(capsys):
     from importlib.util import module_from_spec, spec_from_file_location
 
     spec = spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main(["--device", "cpu", "--quick", "--precisions", "bf16,int8"])
+    module.main(["--device", "cpu", "--quick", "--precisions", "int8"])
     out = capsys.readouterr().out
     assert out.startswith("Measured 20")
-    assert out.count("\n| bf16 |") == out.count("\n| int8 |") == 3  # accuracy, and two shapes
+    assert out.count("\n| int8 |") == 3  # accuracy, and two shapes
