@@ -147,6 +147,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
 # As in DEFAULTS, int8-NAME is judged as int8 unless it has an entry of its own; None promises nothing.
 DEFAULT_SPEEDUP: dict[str, str | None] = {
     "int8": ">= 1",  # an int8 model that is slower than fp32 is a regression
+    "int8@torch": None,  # pays only when compiled, see docs/torch.md
     "int8-weight": None,  # smaller, not faster: weights become floats again at every call
 }
 
