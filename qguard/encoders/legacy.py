@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ def open_legacy(root: Path) -> Any:
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
     network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     layers = {}
-    for name in [n.removesuffix(SCALE) for n in tensors if n.endswith(SCALE)]:
-        scale, weight = tensors.pop(name + SCALE).item(), tensors.pop(f"{name}.weight")
-        layer = torch.ao.nn.quantized.dynamic.Linear(weight.shape[1], weight.shape[0], dtype=torch.qint8)
-        layer.set_weight_bias(torch._make_per_tensor_quantized_tensor(weight, scale, 0), tensors.pop(f"{name}.bias", None))
-        layers[name] = layer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has deprecated these tensors
+        for name in [n.removesuffix(SCALE) for n in tensors if n.endswith(SCALE)]:
+            scale, weight = tensors.pop(name + SCALE).item(), tensors.pop(f"{name}.weight")
+            layer = torch.ao.nn.quantized.dynamic.Linear(weight.shape[1], weight.shape[0], dtype=torch.qint8)
+            layer.set_weight_bias(torch._make_per_tensor_quantized_tensor(weight, scale, 0), tensors.pop(f"{name}.bias", None))
+            layers[name] = layer
     missing, surplus = network.load_state_dict(tensors, strict=False)
     missing = [key for key in missing if key.rpartition(".")[0] not in layers]
     if missing or surplus:
