@@ -175,7 +175,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     settings, precision = harness.config.latency, parse_precision(args.precision)
     margin = parse_bound("latency.regression", settings.regression)[1] - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
-    spec = spec_of(harness.artifact(precision, model), precision, settings.threads)
+    spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{precision} against itself", total=1.0)
         found = calibrate(
@@ -183,8 +183,9 @@ def _calibrate(args: argparse.Namespace) -> int:
             done=lambda share: progress.update(task, completed=share),
         )  # fmt: skip
     out = Console(highlight=False)
-    cpu = fingerprint(settings.threads)
-    out.print(f"{model} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {cpu['cpu']}")
+    machine = fingerprint(settings.threads, spec.device)
+    where = machine.get("device", machine["cpu"])
+    out.print(f"{model} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {where}")
     table = Table("measured on this machine", "value")
     table.add_row("null trials, of which failed", f"{found.trials}, {found.false_alarms}")
     table.add_row("interrupted runs", f"{found.dropped:.1%}")

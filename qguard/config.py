@@ -86,6 +86,7 @@ class Config(_Strict):
     suites: tuple[str, ...] = ("core",)
     precisions: tuple[str, ...] = ("int8",)
     golden: str = "golden"
+    device: Literal["cpu", "cuda"] = "cpu"
     suite: dict[str, SuiteConfig] = {}
     gates: dict[str, dict[str, str]] = {}
     latency: LatencyConfig = LatencyConfig()

@@ -126,16 +126,49 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "ranking.top1": ">= 0.8",  # the first hit is what users see
         "ranking.inversions": "<= 0.05",  # documents clearly apart stay in order
     },
+    "int8-weight": {
+        "artifact.quantized_ops": ">= 0.9",  # every weight matrix in int8
+        "artifact.size_ratio": "<= 0.7",  # embedding tables may stay float; a no-op may not
+        "embedding.cosine_mean": ">= 0.998",  # activations are float: only the weights' rounding is left
+        "embedding.cosine_p01": ">= 0.995",  # one text in a hundred may move this far
+        "embedding.cosine_min": ">= 0.98",  # no single text may fall out
+        "embedding.norm_error": "<= 0.02",  # a normalised model stays normalised
+        "similarity.spearman": ">= 0.998",  # the order of pair scores holds
+        "similarity.max_error": "<= 0.05",  # no score moves by more than a person would notice
+        "similarity.bias": "<= 0.005",  # users' thresholds keep their meaning
+        "ranking.overlap@10": ">= 0.94",  # one neighbour in twenty may swap
+        "ranking.top1": ">= 0.9",  # the first hit is what users see
+        "ranking.inversions": "<= 0.01",  # documents clearly apart stay in order
+    },
 }
 
 
 # Promises of speed against fp32 of the same runtime; the other precisions promise none unless the project does.
-DEFAULT_SPEEDUP = {"int8": ">= 1"}  # an int8 model that is slower than fp32 is a regression
+# As in DEFAULTS, int8-NAME is judged as int8 unless it has an entry of its own; None promises nothing.
+DEFAULT_SPEEDUP: dict[str, str | None] = {
+    "int8": ">= 1",  # an int8 model that is slower than fp32 is a regression
+    "int8@torch": None,  # pays only when compiled, see docs/torch.md
+    "int8-weight": None,  # smaller, not faster: weights become floats again at every call
+}
 
 
 def gates_for(precision: str, overrides: Mapping[str, str]) -> list[Gate]:
-    """The default gates of a precision with a project's own bounds put over them, key by key."""
-    return [parse_gate(key, bound) for key, bound in {**DEFAULTS.get(precision, {}), **overrides}.items()]
+    """The gates of a precision, key by key: a project's own bounds over those of ``NAME@RUNTIME`` over those of ``NAME``.
+
+    A ``NAME`` without defaults of its own has those of its part before the first ``-``: int8-legacy is judged as int8.
+    """
+    bounds = {**DEFAULTS.get(_judged_as(precision, DEFAULTS), {}), **DEFAULTS.get(precision, {}), **overrides}
+    return [parse_gate(key, bound) for key, bound in bounds.items()]
+
+
+def speedup_of(precision: str) -> str | None:
+    """The bound on ``latency.speedup`` that ``NAME@RUNTIME`` promises by default, or ``None``."""
+    return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(precision, DEFAULT_SPEEDUP)))
+
+
+def _judged_as(precision: str, table: Mapping[str, Any]) -> str:
+    name = precision.partition("@")[0]
+    return name if name in table else name.partition("-")[0]
 
 
 def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str) -> list[Check]:

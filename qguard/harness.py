@@ -12,7 +12,7 @@ from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.errors import UsageProblem
-from qguard.gates import DEFAULT_SPEEDUP, Check, Gate, gates_for, judge, parse_bound
+from qguard.gates import Check, Gate, gates_for, judge, parse_bound, speedup_of
 from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
@@ -110,7 +110,8 @@ class Harness:
 
         def make() -> Encoder:
             a = self.artifact(precision, model)
-            return open_encoder(a.runtime(precision.runtime), a.folder, a.pipeline, precision.name, a.file)
+            runtime = a.runtime(precision.runtime)
+            return open_encoder(runtime, a.folder, a.pipeline, precision.name, a.file, self.config.device)
 
         return self._once(("encoder", precision, model), make)  # type: ignore[no-any-return]
 
@@ -145,7 +146,7 @@ class Harness:
 
     def _gates(self, precision: Precision) -> Any:
         own = {**self.config.gates.get(precision.name, {}), **self.config.gates.get(str(precision), {})}
-        return gates_for(precision.name, own)
+        return gates_for(f"{precision.name}@{precision.runtime}", own)
 
     def checks(self, target: Target, family: str) -> list[Check]:
         """All checks of one metric family (``embedding``, ``similarity``, ``ranking`` or ``artifact``)."""
@@ -169,7 +170,8 @@ class Harness:
         return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 
     def _speedup(self, precision: Precision) -> Gate | None:
-        bound = None if precision.name == "fp32" else self.config.latency.speedup or DEFAULT_SPEEDUP.get(precision.name)
+        promised = speedup_of(f"{precision.name}@{precision.runtime}")
+        bound = None if precision.name == "fp32" else self.config.latency.speedup or promised
         return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
 
     def latency_gates(self, precisions: list[Precision]) -> int:
@@ -186,15 +188,16 @@ class Harness:
         from qguard.latency import check as latency
 
         settings, precision, base = self.config.latency, target.precision, self.model(target.model)
+        device = self.config.device
         batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
         artifact = self.artifact(precision, target.model)
-        candidate = latency.spec_of(artifact, precision, settings.threads)
+        candidate = latency.spec_of(artifact, precision, settings.threads, device=device)
         latency.same_outputs(candidate, batch, self.encoder(precision, target.model))
         todo = []
         if speedup := self._speedup(precision):
             fp32 = self._fp32(target.model, candidate.runtime)
             gate = speedup if settings.mode == "gate" else None
-            baseline = latency.spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads)
+            baseline = latency.spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads, device=device)
             todo.append(latency.Comparison("latency.speedup", gate, baseline, candidate))
         if self.baseline_path is not None or self.baseline_python is not None:
             path = self.baseline_path
@@ -204,8 +207,8 @@ class Harness:
             # with another interpreter both arms run in workers, so that only the environments differ
             python = self.baseline_python
             arms = (
-                latency.spec_of(deployed, precision, settings.threads, python),
-                latency.spec_of(artifact, precision, settings.threads, sys.executable if python else None),
+                latency.spec_of(deployed, precision, settings.threads, python, device),
+                latency.spec_of(artifact, precision, settings.threads, sys.executable if python else None, device),
             )
             todo.append(latency.Comparison("latency.regression", limit if gated else None, *arms))
         out = []
@@ -237,14 +240,15 @@ class Harness:
         return judge([measured], gates, target.suite)[0]
 
     def memory(self, target: Target, bucket: Bucket) -> list[Check]:
-        """``memory.ratio``: peak resident memory of a process that runs the candidate, over fp32 in the same runtime."""
+        """``memory.ratio``: peak memory of a process that runs the candidate, over fp32 in the same runtime and device."""
         from qguard.latency.check import spec_of
         from qguard.latency.memory import NAME, peak_bytes
 
-        threads = self.config.latency.threads
+        threads, device = self.config.latency.threads, self.config.device
         batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
-        candidate = spec_of(self.artifact(target.precision, target.model), target.precision, threads)
-        fp32 = spec_of(self._fp32(target.model, candidate.runtime), Precision("fp32", candidate.runtime), threads)
+        candidate = spec_of(self.artifact(target.precision, target.model), target.precision, threads, device=device)
+        baseline = self._fp32(target.model, candidate.runtime)
+        fp32 = spec_of(baseline, Precision("fp32", candidate.runtime), threads, device=device)
         peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
         words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
         measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
@@ -256,7 +260,9 @@ class Harness:
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""
         artifact = self.artifact(target.precision, target.model)
-        return {"artifact": {"sha256": artifact.sha256, "bytes": artifact.bytes}, "changed": self.changed(target)}
+        device = self.config.device if artifact.runtime(target.precision.runtime) == "torch" else "cpu"
+        files = {"sha256": artifact.sha256, "bytes": artifact.bytes}
+        return {"artifact": files, "device": device, "changed": self.changed(target)}
 
     def changed(self, target: Target) -> list[str]:
         """Versions that differ from those the golden was recorded with."""

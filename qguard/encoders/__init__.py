@@ -109,11 +109,11 @@ class Encoder:
         return vectors
 
 
-# A runtime is a class in one file, opened with (path, precision, threads).
+# A runtime is a class in one file, opened with (path, precision, threads), torch also with the device.
 RUNTIMES = {"onnx": "qguard.encoders.onnx:OnnxRuntime", "torch": "qguard.encoders.torch:TorchRuntime"}
 
 
-def open_runtime(name: str, path: Path, precision: str, threads: int | None = None) -> Runtime:
+def open_runtime(name: str, path: Path, precision: str, threads: int | None = None, device: str = "cpu") -> Runtime:
     """A runtime on a transformer.
 
     Args:
@@ -121,6 +121,7 @@ def open_runtime(name: str, path: Path, precision: str, threads: int | None = No
         path: An ONNX file, or for torch the folder of the transformer module.
         precision: What a torch runtime computes in; an ONNX file says it itself.
         threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
+        device: Where torch computes, ``cpu`` or ``cuda``; the other runtimes compute on the CPU.
 
     Raises:
         UsageProblem: for a runtime that qguard does not know.
@@ -128,11 +129,14 @@ def open_runtime(name: str, path: Path, precision: str, threads: int | None = No
     if name not in RUNTIMES:
         raise unknown("runtime", name, RUNTIMES)
     module, _, kind = RUNTIMES[name].partition(":")
-    runtime: Runtime = getattr(import_module(module), kind)(path, precision, threads)
+    where = {"device": device} if name == "torch" else {}
+    runtime: Runtime = getattr(import_module(module), kind)(path, precision, threads, **where)
     return runtime
 
 
-def open_encoder(runtime: str, folder: Path, pipeline: Pipeline, precision: str, file: Path | None = None) -> Encoder:
+def open_encoder(
+    runtime: str, folder: Path, pipeline: Pipeline, precision: str, file: Path | None = None, device: str = "cpu"
+) -> Encoder:
     """An encoder on the files of ``folder``.
 
     Args:
@@ -141,7 +145,8 @@ def open_encoder(runtime: str, folder: Path, pipeline: Pipeline, precision: str,
         pipeline: What surrounds the transformer.
         precision: See :func:`open_runtime`.
         file: The ONNX file, for a runtime that reads one.
+        device: See :func:`open_runtime`.
     """
     root = folder / pipeline.transformer
     tokenizer = TextTokenizer.open(root, pipeline)
-    return Encoder(tokenizer, open_runtime(runtime, file or root, precision), Head.open(folder, pipeline))
+    return Encoder(tokenizer, open_runtime(runtime, file or root, precision, None, device), Head.open(folder, pipeline))

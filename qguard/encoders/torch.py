@@ -1,44 +1,63 @@
-"""torch on CPU, through plain Transformers: the transformer module only, heads are shared with every runtime."""
+"""torch through plain Transformers, on the CPU or on CUDA: the transformer module only, heads are shared with every runtime."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from qguard.errors import ModelProblem
+from qguard.encoders.legacy import FILE, open_legacy
+from qguard.errors import MeasurementProblem, ModelProblem, QguardError
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# int8 layers say so in their files; what surrounds them is computed in float32
+DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 class TorchRuntime:
-    """A Transformers model in one dtype; torch itself spreads a batch over the cores.
+    """A Transformers model in one dtype, or with int8 layers; torch itself spreads a batch over the cores.
 
     Raises:
         ModelProblem: when Transformers cannot load the folder.
+        MeasurementProblem: when ``device`` is not there, or has no kernels for the model.
     """
 
     batch_tokens = 2048
     workers = 1
 
-    def __init__(self, root: Path, precision: str, threads: int | None = None) -> None:
+    def __init__(self, root: Path, precision: str, threads: int | None = None, device: str = "cpu") -> None:
         import torch
         from transformers import AutoModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+        legacy = (root / FILE).exists()
+        if device == "cuda" and not torch.cuda.is_available():
+            raise MeasurementProblem(
+                f"device 'cuda' was asked for, but torch {torch.__version__} finds no CUDA device here; "
+                f"install a CUDA build of torch and its driver, or judge on the CPU: --qguard-device cpu"
+            )
+        if device == "cuda" and legacy:
+            raise MeasurementProblem("quantize_dynamic has no CUDA kernels; judge it on the CPU: --qguard-device cpu")
         if threads is not None:
             torch.set_num_threads(threads)
+        dtype = getattr(torch, DTYPES.get(precision, "float32"))
         try:
-            self.model = AutoModel.from_pretrained(
-                str(root), dtype=getattr(torch, DTYPES[precision]), trust_remote_code=False, local_files_only=True
-            ).eval()
+            network = (
+                open_legacy(root)
+                if legacy
+                else AutoModel.from_pretrained(str(root), dtype=dtype, trust_remote_code=False, local_files_only=True)
+            )
+            self.model = network.eval().to(device)
+        except QguardError:
+            raise
         except Exception as e:  # Transformers raises many kinds for a damaged folder
             raise ModelProblem(f"Transformers cannot load {root.name}: {str(e).strip()[:300]}") from e
+        self.device = device
 
     def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
-        """See :class:`qguard.encoders.Runtime`."""
+        """See :class:`qguard.encoders.Runtime`; returns when the device is done."""
         import torch
 
+        ids, mask = (torch.from_numpy(a).to(self.device) for a in (input_ids, attention_mask))
         with torch.inference_mode():
-            out = self.model(input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask))
-        return out.last_hidden_state.float().numpy()
+            out = self.model(input_ids=ids, attention_mask=mask)
+        return out.last_hidden_state.float().cpu().numpy()  # the copy waits for the device

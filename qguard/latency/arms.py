@@ -27,6 +27,7 @@ class ArmSpec:
         precision: What a torch runtime computes in.
         threads: Threads of one run.
         python: Another environment's interpreter (ONNX only), or ``None`` for this process.
+        device: Where a torch runtime computes, ``cpu`` or ``cuda``.
     """
 
     runtime: str
@@ -34,6 +35,7 @@ class ArmSpec:
     precision: str
     threads: int = 1
     python: str | None = None
+    device: str = "cpu"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,7 +45,7 @@ class ArmSpec:
         """The runtime of :mod:`qguard.encoders`, on ``threads`` threads."""
         from qguard.encoders import open_runtime
 
-        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads)
+        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads, self.device)
 
     def arm(self, batch: Batch) -> LocalArm | WorkerArm:
         """The arm itself."""
@@ -74,7 +76,9 @@ class LocalArm:
         for _ in range(timed):
             wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
             run(ids, mask)
-            timings.append((time.perf_counter_ns() - wall, time.thread_time_ns() - cpu))
+            # a run returns when its device is done; a thread that waits for CUDA may sleep, and was not interrupted
+            spent = time.perf_counter_ns() - wall
+            timings.append((spent, spent if self._spec.device == "cuda" else time.thread_time_ns() - cpu))
         return timings
 
 

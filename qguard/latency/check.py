@@ -80,10 +80,10 @@ class Comparison:
         return math.exp(-d if self.metric == "latency.speedup" else d)
 
 
-def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str | None = None) -> ArmSpec:
-    """The arm that runs an artifact."""
+def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str | None = None, device: str = "cpu") -> ArmSpec:
+    """The arm that runs an artifact; ``device`` is torch's."""
     runtime = artifact.runtime(precision.runtime)
-    return ArmSpec(runtime, str(artifact.runs), precision.name, threads, python)
+    return ArmSpec(runtime, str(artifact.runs), precision.name, threads, python, device if runtime == "torch" else "cpu")
 
 
 def compare(
@@ -135,7 +135,8 @@ def compare(
         "metric": comparison.metric, "bucket": str(bucket), "outcome": outcome, "ratio": value, "interval": ends,
         "baseline_ms": a, "candidate_ms": b, "pairs": trial.look.pairs, "sessions": trial.look.sessions,
         "suspicious": comparison.metric == "latency.speedup" and value > SUSPICIOUS,
-        "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3), "fingerprint": fingerprint(threads),
+        "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3),
+        "fingerprint": fingerprint(threads, comparison.candidate.device),
     }  # fmt: skip
     return check, facts, trial
 
@@ -171,8 +172,8 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
 
 
 @cache
-def fingerprint(threads: int) -> dict[str, Any]:
-    """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads."""
+def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads; the name of a CUDA device."""
     from qguard.models import installed
 
     model, flags = "unknown", set[str]()
@@ -185,7 +186,13 @@ def fingerprint(threads: int) -> dict[str, Any]:
             elif key.strip() in ("flags", "Features"):
                 flags = set(value.split())
                 break
+    name = {}
+    if device == "cuda":
+        import torch
+
+        found = torch.cuda.is_available()
+        name = {"device": torch.cuda.get_device_name() if found else "absent", "cuda": torch.version.cuda}
     return {
-        "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
+        **name, "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "torch"),
     }  # fmt: skip

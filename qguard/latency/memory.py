@@ -1,4 +1,4 @@
-"""Peak resident memory of a fresh process that loads an artifact and runs one batch.
+"""Peak memory of a fresh process that loads an artifact and runs one batch: resident memory, on CUDA the device's.
 
 usage: python -m qguard.latency.memory < SPEC.json    prints bytes
 """
@@ -16,7 +16,7 @@ NAME = "memory.ratio"
 
 
 def peak_bytes(spec: ArmSpec, batch: Batch) -> int:
-    """Bytes; interpreter and runtime included, as in a service that loads the artifact.
+    """Bytes; on the CPU interpreter and runtime included, as in a service that loads the artifact.
 
     Raises:
         MeasurementProblem: when the process ends without an answer.
@@ -33,7 +33,11 @@ def main() -> None:
     ids, mask = (np.asarray(x, np.int64) for x in spec["batch"])
     ArmSpec(**spec["arm"]).open_runtime()(ids, mask)
     status = Path("/proc/self/status")
-    if status.exists():
+    if spec["arm"]["device"] == "cuda":
+        import torch
+
+        print(torch.cuda.max_memory_allocated())
+    elif status.exists():
         # not getrusage: on Linux its maximum survives the exec, and is then that of the process which started this one
         line = next(s for s in status.read_text(encoding="ascii").splitlines() if s.startswith("VmHWM"))
         print(int(line.split()[1]) * 1024)

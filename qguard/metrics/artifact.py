@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from qguard.artifact import Artifact
@@ -22,6 +24,7 @@ _INTEGER = {
     "MatMulNBits",
 }
 _FLOAT = {"MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention"}
+_SCALES = ("_scale", "_zero_point")  # as torchao names them
 _SHAPING = ("Transpose", "Reshape", "Cast", "Identity")
 
 
@@ -44,15 +47,42 @@ def _torch(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:
     wrong, total = [], 0
     for file in artifact.weight_files:
         header, _ = safetensors_header(file)
+        weight_only = _weight_only(file)
         for name, info in header.items():
-            # index buffers such as position_ids are no weights
-            if len(info["shape"]) >= 2 and info["dtype"] not in ("I64", "I32", "BOOL"):
-                total += 1
-                if info["dtype"] != recipe.weights:
-                    wrong.append(f"{name} is {info['dtype']}, not {recipe.weights}")
+            # index buffers such as position_ids are no weights, nor are scales of channels
+            if len(info["shape"]) < 2 or info["dtype"] in ("I64", "I32", "BOOL") or name.endswith(_SCALES):
+                continue
+            # tables are looked up, not multiplied: torch has no int8 kernel for them
+            if recipe.weights == "I8" and "embed" in name:
+                continue
+            total += 1
+            if info["dtype"] != recipe.weights:
+                wrong.append(f"{name} is {info['dtype']}, not {recipe.weights}")
+            elif recipe.integer and name in weight_only:
+                wrong.append(f"{name} is multiplied in float: its activations are not quantized")
     if not total:
         raise ArtifactProblem("the artifact holds no weight matrix")
     return 1 - len(wrong) / total, wrong, total
+
+
+def _weight_only(file: Path) -> set[str]:
+    """Tensors of torchao whose layer does not quantize its activations, as the file's own description says."""
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as f:
+        metadata = f.metadata() or {}
+    found = set()
+    for name, text in metadata.items():
+        try:
+            kind = json.loads(text)
+        except ValueError:
+            continue  # other metadata is plain text
+        if isinstance(kind, dict) and kind.get("_type") == "Int8Tensor":
+            data = kind.get("_data")
+            module, _, parameter = name.rpartition(".")
+            if not (isinstance(data, dict) and data.get("act_quant_kwargs")):
+                found.add(f"{module}._{parameter}_qdata")
+    return found
 
 
 def _onnx(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:

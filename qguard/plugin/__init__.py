@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
     add("--baseline-artifact", metavar="PATH", dest="qguard_baseline", help="the deployed artifact, for latency.regression")
     add("--baseline-python", metavar="PATH", dest="qguard_baseline_python", help="interpreter of the environment to compare with")
+    add("--qguard-device", choices=("cpu", "cuda"), help="where torch precisions run (default cpu)")
     add("--qguard-config", metavar="PATH", help="read this file instead of pyproject.toml")
     add("--qguard-strict", action="store_true", default=None, help="what was not measured fails (default where CI is set)")
     add("--no-qguard-strict", action="store_false", dest="qguard_strict", help="report what was not measured")
@@ -104,6 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _state(config: pytest.Config, asked: str) -> State:
     from qguard.config import load_config
+    from qguard.errors import UsageProblem
     from qguard.harness import Harness
     from qguard.precisions import parse_precisions
 
@@ -111,7 +113,11 @@ def _state(config: pytest.Config, asked: str) -> State:
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     artifact = config.getoption("qguard_artifact")
-    chosen = chosen.model_copy(update={"latency": chosen.latency.model_copy(update=_latency(config))})
+    precisions, device = parse_precisions(asked, chosen.precisions), config.getoption("qguard_device")
+    if device == "cuda" and not any(p.runtime == "torch" for p in precisions):
+        raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
+    update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
+    chosen = chosen.model_copy(update=update)
     baseline = config.getoption("qguard_baseline")
     harness = Harness(
         chosen,
@@ -121,7 +127,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     )
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
-    return State(harness, harness.targets(parse_precisions(asked, chosen.precisions)), strict)
+    return State(harness, harness.targets(precisions), strict)
 
 
 def _latency(config: pytest.Config) -> dict[str, Any]:
@@ -172,7 +178,9 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     if state is not None:
         from qguard.latency.check import fingerprint
 
-        machine_info["qguard"] = fingerprint(state.harness.config.latency.threads)
+        torch = any(t.precision.runtime == "torch" for t in state.targets)
+        device = state.harness.config.device if torch else "cpu"
+        machine_info["qguard"] = fingerprint(state.harness.config.latency.threads, device)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

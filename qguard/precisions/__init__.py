@@ -32,6 +32,7 @@ class Recipe:
     extra: str | None = None
 
 
+_TORCHAO = ("torch", "torchao", "transformers", "safetensors")
 # (precision, runtime) → recipe
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
@@ -42,6 +43,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("int8-dynamic", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
     ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8"),
     ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4"),
+    ("int8", "torch"): Recipe("qguard.precisions.torchao:int8", "I8", integer=True, packages=_TORCHAO, extra="torchao"),
+    ("int8-weight", "torch"): Recipe("qguard.precisions.torchao:int8_weight", "I8", packages=_TORCHAO, extra="torchao"),
+    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True),
 }
 # the runtime of a precision that names none
 DEFAULT_RUNTIME = {
@@ -52,6 +56,7 @@ DEFAULT_RUNTIME = {
     "int8-dynamic": "onnx",
     "int8-weight": "onnx",
     "int4": "onnx",
+    "int8-legacy": "torch",
 }
 
 
