@@ -83,6 +83,7 @@ def parse_bound(key: str, bound: str) -> tuple[str, float]:
 
 
 # One line each on why. Values: benchmarks/gate_margins.py prints what good and bad artifacts reach.
+# NAME@RUNTIME lists what differs from NAME.
 DEFAULTS: dict[str, dict[str, str]] = {
     "fp32": {
         "artifact.quantized_ops": ">= 1",  # fp32 means every multiplication in float
@@ -134,8 +135,9 @@ DEFAULT_SPEEDUP = {"int8": ">= 1"}  # an int8 model that is slower than fp32 is 
 
 
 def gates_for(precision: str, overrides: Mapping[str, str]) -> list[Gate]:
-    """The default gates of a precision with a project's own bounds put over them, key by key."""
-    return [parse_gate(key, bound) for key, bound in {**DEFAULTS.get(precision, {}), **overrides}.items()]
+    """The gates of a precision, key by key: a project's own bounds over those of ``NAME@RUNTIME`` over those of ``NAME``."""
+    bounds = {**DEFAULTS.get(precision.partition("@")[0], {}), **DEFAULTS.get(precision, {}), **overrides}
+    return [parse_gate(key, bound) for key, bound in bounds.items()]
 
 
 def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str) -> list[Check]:

@@ -145,7 +145,7 @@ class Harness:
 
     def _gates(self, precision: Precision) -> Any:
         own = {**self.config.gates.get(precision.name, {}), **self.config.gates.get(str(precision), {})}
-        return gates_for(precision.name, own)
+        return gates_for(f"{precision.name}@{precision.runtime}", own)
 
     def checks(self, target: Target, family: str) -> list[Check]:
         """All checks of one metric family (``embedding``, ``similarity``, ``ranking`` or ``artifact``)."""

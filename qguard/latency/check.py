@@ -187,5 +187,5 @@ def fingerprint(threads: int) -> dict[str, Any]:
                 break
     return {
         "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "torch"),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "openvino", "torch"),
     }  # fmt: skip

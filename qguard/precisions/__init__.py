@@ -39,6 +39,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
     ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
     ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
+    ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
+    ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", extra="openvino"),
+    ("int8", "openvino"): Recipe("qguard.precisions.openvino:int8", "I8", integer=True, extra="openvino"),
 }
 # the runtime of a precision that names none
 DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "onnx"}
