@@ -16,6 +16,11 @@ from qguard.files import read_json
 BATCH_TOKENS = 2048  # of one request
 PROPERTIES_FILE = "openvino.json"
 PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+PROPERTIES: dict[str, dict[str, str | int]] = {
+    "fp32": {PRECISION: "f32", GROUP: 0},
+    "bf16": {PRECISION: "bf16", GROUP: 0},
+    "int8": {PRECISION: "f32", GROUP: 32},  # larger groups are faster and lose more; bf16 for the rest gains little
+}
 
 
 def properties_of(file: Path, precision: str) -> dict[str, str | int]:
@@ -23,14 +28,14 @@ def properties_of(file: Path, precision: str) -> dict[str, str | int]:
 
     Only two may be set, so that an artifact names no path and no device: ``INFERENCE_PRECISION_HINT``, ``f32`` or ``bf16``,
     and ``DYNAMIC_QUANTIZATION_GROUP_SIZE``, values that share a scale: 0 (activations stay float) or a multiple of 16.
-    Without that file a bf16 candidate is computed in bf16 and every other in f32, whatever this CPU's default is.
+    Without that file it is computed as our own artifact of ``precision`` would be, not by defaults that differ by CPU.
 
     Raises:
         ArtifactProblem: for any other key or value.
     """
     path = file.with_name(PROPERTIES_FILE)
     if not path.exists():
-        return {PRECISION: "bf16" if precision == "bf16" else "f32"}
+        return PROPERTIES.get(precision, PROPERTIES["fp32"])
     found = read_json(path, ArtifactProblem)
     group = found.get(GROUP, 0)
     whole = type(group) is int and group >= 0 and group % 16 == 0

@@ -86,7 +86,8 @@ class Precision:
 def _code_sha256() -> str:
     """Hash of the recipes' own source: an edited recipe never serves an old artifact."""
     total = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), here.parent / "encoders" / "openvino.py"):  # its properties are part of a recipe
         total.update(path.read_bytes())
     return total.hexdigest()
 
