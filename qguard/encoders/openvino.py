@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from queue import LifoQueue
 from typing import Any
@@ -83,7 +84,7 @@ class OpenvinoRuntime:
             core = ov.Core()
             self.compiled = core.compile_model(core.read_model(str(file)), "CPU", {**properties, **layout})
         except RuntimeError as e:
-            raise ArtifactProblem(f"OpenVINO {ov.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
+            raise ArtifactProblem(f"OpenVINO {ov.__version__.split('-')[0]} cannot load {file.name}: {_words(e)}") from e
         hint = self.compiled.get_property(PRECISION).get_type_name()
         if hint != properties[PRECISION]:  # OpenVINO falls back in silence
             raise ArtifactProblem(
@@ -104,6 +105,12 @@ class OpenvinoRuntime:
             request.infer(self._feeds(input_ids, attention_mask), share_inputs=True)
             return np.array(request.get_tensor(self._output).data, np.float32)  # a copy: the request is used again
         except RuntimeError as e:
-            raise ArtifactProblem(f"OpenVINO failed on a batch {input_ids.shape}: {str(e).strip()[:300]}") from e
+            raise ArtifactProblem(f"OpenVINO failed on a batch {input_ids.shape}: {_words(e)}") from e
         finally:
             self._requests.put(request)
+
+
+def _words(error: Exception) -> str:
+    """OpenVINO's message as one line, without the places in its own source."""
+    text = re.sub(r"(Exception from|Check '.*?' failed at) \S+:", "", str(error))
+    return " ".join(text.split())[:300]
