@@ -61,9 +61,12 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """One hash for the weights, tokenizer and pipeline."""
+        """One hash for what decides the vectors: weights, tokenizer, pipeline, and OpenVINO's properties where declared."""
         root = inside(self.folder, self.pipeline.transformer)
         parts = [sha256_file(p) for p in self.weight_files]
+        beside = self.file.with_name("openvino.json") if self.file else None
+        if beside and beside.exists():  # how OpenVINO is told to compute decides its vectors
+            parts.append(sha256_file(beside))
         return sha256_json([*parts, sha256_file(root / "tokenizer.json"), self.pipeline.sha256()])
 
 

@@ -154,7 +154,8 @@ class Harness:
             from qguard.metrics.artifact import measure_artifact
 
             artifact = self.artifact(target.precision, target.model)
-            measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe)
+            runtime = artifact.runtime(target.precision.runtime)
+            measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe, runtime)
         else:
             measured = measure(self.comparison(target), family)
         return judge(measured, self._gates(target.precision), target.suite)

@@ -110,7 +110,11 @@ class Encoder:
 
 
 # A runtime is a class in one file, opened with (path, precision, threads), torch also with the device.
-RUNTIMES = {"onnx": "qguard.encoders.onnx:OnnxRuntime", "torch": "qguard.encoders.torch:TorchRuntime"}
+RUNTIMES = {
+    "onnx": "qguard.encoders.onnx:OnnxRuntime",
+    "openvino": "qguard.encoders.openvino:OpenvinoRuntime",
+    "torch": "qguard.encoders.torch:TorchRuntime",
+}
 
 
 def open_runtime(name: str, path: Path, precision: str, threads: int | None = None, device: str = "cpu") -> Runtime:
@@ -119,7 +123,7 @@ def open_runtime(name: str, path: Path, precision: str, threads: int | None = No
     Args:
         name: A name in :data:`RUNTIMES`.
         path: An ONNX file, or for torch the folder of the transformer module.
-        precision: What a torch runtime computes in; an ONNX file says it itself.
+        precision: What torch computes in, and OpenVINO unless the artifact says it; an ONNX file in ONNX Runtime says it itself.
         threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
         device: Where torch computes, ``cpu`` or ``cuda``; the other runtimes compute on the CPU.
 

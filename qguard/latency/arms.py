@@ -24,9 +24,9 @@ class ArmSpec:
     Attributes:
         runtime: A name in :data:`qguard.encoders.RUNTIMES`.
         path: The ONNX file, or the folder of a torch model.
-        precision: What a torch runtime computes in.
+        precision: See :func:`qguard.encoders.open_runtime`.
         threads: Threads of one run.
-        python: Another environment's interpreter (ONNX only), or ``None`` for this process.
+        python: Another environment's interpreter (ONNX Runtime only), or ``None`` for this process.
         device: Where a torch runtime computes, ``cpu`` or ``cuda``.
     """
 
@@ -91,7 +91,7 @@ class WorkerArm:
 
     def __init__(self, spec: ArmSpec, batch: Batch, python: str) -> None:
         if spec.runtime != "onnx":
-            raise MeasurementProblem("another interpreter can time ONNX artifacts only")
+            raise MeasurementProblem("another interpreter can time artifacts in ONNX Runtime only")
         self._spec, self._batch, self._python = spec, batch, python
         self._process: subprocess.Popen[str] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None

@@ -194,5 +194,5 @@ def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
         name = {"device": torch.cuda.get_device_name() if found else "absent", "cuda": torch.version.cuda}
     return {
         **name, "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "torch"),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "openvino", "torch"),
     }  # fmt: skip

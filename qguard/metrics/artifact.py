@@ -28,15 +28,17 @@ _SCALES = ("_scale", "_zero_point")  # as torchao names them
 _SHAPING = ("Transpose", "Reshape", "Cast", "Identity")
 
 
-def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe) -> list[Measured]:
+def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: str = "onnx") -> list[Measured]:
     """``artifact.quantized_ops``: share of weight multiplications that run in the promised precision, in [0, 1].
     ``artifact.size_ratio``: bytes of the weights over those of the fp32 model.
+
+    In OpenVINO what runs depends on the file's weights and on the properties that the artifact declares.
 
     Raises:
         ArtifactProblem: when no weight multiplication is found.
     """
     base = sum(p.stat().st_size for p in model.weight_files)
-    share, layers, total = _torch(artifact, recipe) if artifact.file is None else _onnx(artifact, recipe)
+    share, layers, total = _torch(artifact, recipe) if artifact.file is None else _onnx(artifact, recipe, runtime)
     return [
         Measured(NAMES[0], None, share, total, True, tuple(layers[:5])),
         Measured(NAMES[1], None, artifact.bytes / base, 1, False),
@@ -85,17 +87,22 @@ def _weight_only(file: Path) -> set[str]:
     return found
 
 
-def _onnx(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:
+def _onnx(artifact: Artifact, recipe: Recipe, runtime: str) -> tuple[float, list[str], int]:
     assert artifact.file is not None
     graph = read_graph(artifact.file).graph
     weights = {t.name: t for t in graph.initializer}
     made = {name: node for node in graph.node for name in node.output}
+    # an ONNX file in ONNX Runtime computes in float unless its operators are integer ones
+    promised, turned = "integer" if recipe.integer else "float", {"dequantized": "float"}
+    if runtime == "openvino":
+        promised, turned = _openvino(artifact.file, recipe)
     right, wrong = 0, []
     for node in graph.node:
         kind = _kind(node, weights, made)
         if kind is None:
             continue
-        if kind == ("integer" if recipe.integer else "float"):
+        kind = turned.get(kind, kind)
+        if kind == promised:
             right += 1
         else:
             wrong.append(f"{node.op_type} {node.name or node.output[0]} computes in {kind}")
@@ -104,8 +111,21 @@ def _onnx(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:
     return right / (right + len(wrong)), wrong, right + len(wrong)
 
 
+def _openvino(file: Path, recipe: Recipe) -> tuple[str, dict[str, str]]:
+    """The promised kind, and what OpenVINO makes of the file's kinds under the properties that are declared beside it."""
+    from qguard.encoders.openvino import GROUP, PRECISION, properties_of
+
+    promised = "integer" if recipe.integer else "bf16" if recipe.weights == "BF16" else "float"
+    properties = properties_of(file, {"integer": "int8", "bf16": "bf16", "float": "fp32"}[promised])
+    rest = "bf16" if properties[PRECISION] == "bf16" else "float"
+    return promised, {"dequantized": "integer" if properties.get(GROUP) else rest, "float": rest}
+
+
 def _kind(node: Any, weights: dict[str, Any], made: dict[str, Any]) -> str | None:
-    """``integer`` or ``float`` for a multiplication with a constant weight, ``None`` for every other node."""
+    """What a multiplication with a constant weight computes in, ``None`` for every other node.
+
+    ``integer``, ``float``, or ``dequantized`` where integer weights meet float values, which runtimes treat differently.
+    """
     if node.op_type in _INTEGER:
         return "integer"
     if node.op_type not in _FLOAT:
@@ -115,9 +135,8 @@ def _kind(node: Any, weights: dict[str, Any], made: dict[str, Any]) -> str | Non
         while source is not None and source.op_type in _SHAPING and source.input[0] not in weights:
             source = made.get(source.input[0])
         if source is not None and source.op_type == "DequantizeLinear" and source.input[0] in weights:
-            # a weight-only file dequantizes and multiplies in float: its activations must be quantized too
             others = [made.get(i) for i in node.input if i != name]
-            return "integer" if any(o is not None and o.op_type == "DequantizeLinear" for o in others) else "float"
+            return "integer" if any(o is not None and o.op_type == "DequantizeLinear" for o in others) else "dequantized"
         if source is None:
             constant = weights.get(name)
         elif source.op_type == "Constant":

@@ -46,6 +46,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("int8", "torch"): Recipe("qguard.precisions.torchao:int8", "I8", integer=True, packages=_TORCHAO, extra="torchao"),
     ("int8-weight", "torch"): Recipe("qguard.precisions.torchao:int8_weight", "I8", packages=_TORCHAO, extra="torchao"),
     ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True),
+    ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
+    ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", extra="openvino"),
+    ("int8", "openvino"): Recipe("qguard.precisions.openvino:int8", "I8", integer=True, extra="openvino"),
 }
 # the runtime of a precision that names none
 DEFAULT_RUNTIME = {
@@ -109,7 +112,8 @@ class Precision:
 def _code_sha256() -> str:
     """Hash of the recipes' own source: an edited recipe never serves an old artifact."""
     total = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), here.parent / "encoders" / "openvino.py"):  # its properties are part of a recipe
         total.update(path.read_bytes())
     return total.hexdigest()
 

@@ -1,0 +1,119 @@
+"""OpenVINO on CPU, straight from ONNX files. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from queue import LifoQueue
+from typing import Any
+
+import numpy as np
+
+from qguard.encoders import cores
+from qguard.encoders.ports import Feeds, embedding_output
+from qguard.errors import ArtifactProblem, UsageProblem
+from qguard.files import read_json
+
+BATCH_TOKENS = 2048  # of one request
+PROPERTIES_FILE = "openvino.json"
+PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+PROPERTIES: dict[str, dict[str, str | int]] = {
+    "fp32": {PRECISION: "f32", GROUP: 0},
+    "bf16": {PRECISION: "bf16", GROUP: 0},
+    "int8": {PRECISION: "f32", GROUP: 32},  # larger groups are faster and lose more; bf16 for the rest gains little
+}
+
+
+def properties_of(file: Path, precision: str) -> dict[str, str | int]:
+    """The properties of OpenVINO that an artifact declares in ``openvino.json`` beside its ONNX file.
+
+    Only two may be set, so that an artifact names no path and no device: ``INFERENCE_PRECISION_HINT``, ``f32`` or ``bf16``,
+    and ``DYNAMIC_QUANTIZATION_GROUP_SIZE``, values that share a scale: 0 (activations stay float) or a multiple of 16.
+    Without that file it is computed as our own artifact of ``precision`` would be, not by defaults that differ by CPU.
+
+    Raises:
+        ArtifactProblem: for any other key or value.
+    """
+    path = file.with_name(PROPERTIES_FILE)
+    if not path.exists():
+        return PROPERTIES.get(precision, PROPERTIES["fp32"])
+    found = read_json(path, ArtifactProblem)
+    group = found.get(GROUP, 0)
+    whole = type(group) is int and group >= 0 and group % 16 == 0
+    if not whole or found.get(PRECISION) not in ("f32", "bf16") or not set(found) <= {PRECISION, GROUP}:
+        raise ArtifactProblem(
+            f"{path.name}: expected {PRECISION} f32 or bf16 and {GROUP} 0 or a multiple of 16, found {found}; build it again"
+        )
+    return found
+
+
+def import_openvino() -> Any:
+    """The module.
+
+    Raises:
+        UsageProblem: where it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as e:
+        raise UsageProblem("OpenVINO is not installed; run: pip install 'qguard[openvino]'") from e
+    return openvino
+
+
+class OpenvinoRuntime:
+    """An ONNX transformer compiled by OpenVINO.
+
+    Args:
+        file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
+        precision: See :func:`properties_of`.
+        threads: Threads of one call; ``None`` for one thread and as many requests side by side as there are cores, which
+            gives the best throughput and the same vectors on every number of cores.
+
+    Raises:
+        UsageProblem: where OpenVINO is not installed.
+        ArtifactProblem: when the file does not load, has no usable input or output, or needs an instruction set that this
+            CPU lacks.
+    """
+
+    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None) -> None:
+        ov = import_openvino()
+        properties = properties_of(file, precision)
+        self.batch_tokens, self.workers = BATCH_TOKENS, 1 if threads else cores()
+        layout = {"INFERENCE_NUM_THREADS": threads or self.workers, "NUM_STREAMS": self.workers, "ENABLE_CPU_PINNING": False}
+        try:
+            core = ov.Core()
+            self.compiled = core.compile_model(core.read_model(str(file)), "CPU", {**properties, **layout})
+        except RuntimeError as e:
+            raise ArtifactProblem(f"OpenVINO {ov.__version__.split('-')[0]} cannot load {file.name}: {_words(e)}") from e
+        hint = self.compiled.get_property(PRECISION).get_type_name()
+        if hint != properties[PRECISION]:  # OpenVINO falls back in silence
+            raise ArtifactProblem(
+                f"{file.name} is to be computed in {properties[PRECISION]}, which this CPU has not; found {hint}"
+            )
+        inputs = {i.get_any_name(): i.get_element_type().to_dtype().name for i in self.compiled.inputs}
+        self._feeds = Feeds(inputs, file)
+        outputs = [
+            (o.get_any_name(), o.get_partial_shape().rank.get_length() if o.get_element_type().is_real() else 0)
+            for o in self.compiled.outputs
+        ]
+        self._output = embedding_output(outputs, file)
+        self._requests: LifoQueue[Any] = LifoQueue()
+        for _ in range(self.workers):
+            self._requests.put(self.compiled.create_infer_request())
+
+    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+        """See :class:`qguard.encoders.Runtime`."""
+        request = self._requests.get()
+        try:
+            request.infer(self._feeds(input_ids, attention_mask), share_inputs=True)
+            return np.array(request.get_tensor(self._output).data, np.float32)  # a copy: the request is used again
+        except RuntimeError as e:
+            raise ArtifactProblem(f"OpenVINO failed on a batch {input_ids.shape}: {_words(e)}") from e
+        finally:
+            self._requests.put(request)
+
+
+def _words(error: Exception) -> str:
+    """OpenVINO's message as one line, without the places in its own source."""
+    text = re.sub(r"(Exception from|Check '.*?' failed at) \S+:", "", str(error))
+    return " ".join(text.split())[:300]

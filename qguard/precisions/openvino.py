@@ -1,0 +1,124 @@
+"""fp32, bf16 and int8 in OpenVINO: the plain export, its weights rewritten in ONNX, and how OpenVINO is to compute them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvino
+from qguard.files import dump_json
+from qguard.models import Model
+from qguard.precisions import parse_precision
+from qguard.precisions.export import check, export_plain, onnx_file
+
+
+def fp32(model: Model, folder: Path) -> None:
+    """The plain export: OpenVINO fuses standard operators better than those that ONNX Runtime's optimiser writes."""
+    import_openvino()
+    if model.onnx is None:
+        export_plain(model.root, onnx_file(model, folder))
+    else:
+        shutil.copyfile(model.onnx, onnx_file(model, folder))
+    _declare(model, folder, "fp32")
+    if model.onnx is None:
+        check(model, folder, "openvino")
+
+
+def bf16(model: Model, folder: Path) -> None:
+    """Weight matrices stored and everything computed in bfloat16."""
+    _rewrite(model, folder, _bfloat16)
+    _declare(model, folder, "bf16")
+
+
+def int8(model: Model, folder: Path) -> None:
+    """Weight matrices in 8 bits, one scale an output channel; activations quantized as they come, one scale a group.
+
+    A group is a run of neighbouring values of one token's vector, so that no text changes another's vector.
+    """
+    _rewrite(model, folder, _uint8)
+    _declare(model, folder, "int8")
+
+
+def _declare(model: Model, folder: Path, precision: str) -> None:
+    """Write the properties down: OpenVINO's own defaults differ by CPU (bf16 where it has it)."""
+    onnx_file(model, folder).with_name(PROPERTIES_FILE).write_bytes(dump_json(PROPERTIES[precision]))
+
+
+def _rewrite(model: Model, folder: Path, encode: Callable[[str, Any], Iterator[Any]]) -> None:
+    """Replace every weight matrix and embedding table of the fp32 file by what ``encode`` makes of it.
+
+    Args:
+        model: The fp32 model.
+        folder: The artifact folder to fill.
+        encode: (name of the float32 value, array with output channels or rows first) → its initializers and one node.
+    """
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    source = parse_precision("fp32@openvino").build(model)
+    assert source.file is not None
+    whole = onnx.load(str(source.file))
+    graph = whole.graph
+    tables = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
+    stored, first = dict[str, list[Any]](), list[Any]()
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            transposed = _transposed(node, i)
+            if transposed is None or name not in tables:
+                continue
+            rows = f"{name}/{'columns' if transposed else 'rows'}"
+            if rows not in stored:
+                array = numpy_helper.to_array(tables[name])
+                *stored[rows], decode = encode(rows, np.ascontiguousarray(array.T if transposed else array))
+                first.append(decode)
+                if transposed:  # OpenVINO joins it with the multiplication, and reads the weight as it computes with it
+                    first.append(helper.make_node("Transpose", [rows], [f"{rows}/T"], f"{rows}/Transpose", perm=[1, 0]))
+            node.input[i] = f"{rows}/T" if transposed else rows
+    nodes = [*first, *graph.node]
+    read = {name for node in nodes for name in node.input}
+    kept = [t for t in graph.initializer if t.name in read]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend([*kept, *(t for tensors in stored.values() for t in tensors)])
+    graph.node.extend(nodes)
+    onnx.save(whole, str(onnx_file(model, folder)))
+
+
+def _transposed(node: Any, i: int) -> bool | None:
+    """Whether output channels are the columns of this 2-D input (rows, for an embedding table); ``None`` if it is no weight."""
+    if node.op_type == "Gather" and i == 0:
+        return False
+    if node.op_type == "MatMul" and i == 1:
+        return True
+    if node.op_type == "Gemm" and i == 1:
+        return not any(a.name == "transB" and a.i for a in node.attribute)
+    return None
+
+
+def _bfloat16(value: str, weight: Any) -> Iterator[Any]:
+    """Rounded to nearest, ties to even."""
+    import ml_dtypes
+    from onnx import TensorProto, helper, numpy_helper
+
+    yield numpy_helper.from_array(weight.astype(ml_dtypes.bfloat16), f"{value}/bf16")
+    yield helper.make_node("Cast", [f"{value}/bf16"], [value], f"{value}/Cast", to=TensorProto.FLOAT)
+
+
+def _uint8(value: str, weight: Any) -> Iterator[Any]:
+    """Each row from its smallest to its largest weight in 256 steps; zero is one of them.
+
+    Signed and symmetric weights waste part of the range: the error of the embeddings is a third to a half larger.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    low, high = np.minimum(weight.min(1, keepdims=True), 0), np.maximum(weight.max(1, keepdims=True), 0)
+    scale = np.where(high > low, (high - low) / np.float32(255), np.float32(1))
+    zero = np.rint(-low / scale)
+    quantized = np.clip(np.rint(weight / scale) + zero, 0, 255).astype(np.uint8)
+    inputs = [f"{value}/uint8", f"{value}/scale", f"{value}/zero_point"]
+    for name, array in zip(inputs, (quantized, scale.reshape(-1), zero.reshape(-1).astype(np.uint8)), strict=True):
+        yield numpy_helper.from_array(array, name)
+    yield helper.make_node("DequantizeLinear", inputs, [value], f"{value}/Dequantize", axis=0)
