@@ -148,12 +148,17 @@ class Harness:
         return gates_for(precision.name, own)
 
     def checks(self, target: Target, family: str) -> list[Check]:
-        """All checks of one metric family (``embedding``, ``similarity``, ``ranking`` or ``artifact``)."""
+        """All checks of one metric family: ``embedding``, ``similarity``, ``ranking``, ``artifact`` or ``invariance``."""
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
             artifact = self.artifact(target.precision, target.model)
             measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe)
+        elif family == "invariance":
+            from qguard.metrics.invariance import measure_invariance
+
+            encoder = self.encoder(target.precision, target.model)
+            measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
         else:
             measured = measure(self.comparison(target), family)
         return judge(measured, self._gates(target.precision), target.suite)
@@ -257,6 +262,12 @@ class Harness:
         """What the report says about an artifact besides its checks."""
         artifact = self.artifact(target.precision, target.model)
         return {"artifact": {"sha256": artifact.sha256, "bytes": artifact.bytes}, "changed": self.changed(target)}
+
+    def holds(self, target: Target) -> str:
+        """What the artifact's files compute, in one line."""
+        from qguard.metrics.artifact import summary
+
+        return summary(self.artifact(target.precision, target.model))
 
     def changed(self, target: Target) -> list[str]:
         """Versions that differ from those the golden was recorded with."""

@@ -54,7 +54,8 @@ class GateKeeper:
                     self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
             if any(c.outcome == "fail" for c in checks):
                 changed = [] if family == "artifact" else self._harness.changed(target)
-                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed), pytrace=False)
+                holds = self._harness.holds(target)
+                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds), pytrace=False)
         return checks
 
     def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:

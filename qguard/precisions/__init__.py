@@ -20,7 +20,11 @@ class Recipe:
     Attributes:
         make: ``module:function``; the function takes the model and fills an artifact folder. Imported when it is needed.
         weights: Element type of the weight matrices: ``F32 F16 BF16 I8 I4`` (safetensors' names).
-        integer: Multiplications run in integers: activations are quantized as well as weights.
+        integer: The file multiplies integers: activations are quantized as well as weights. ``I8`` or ``I4`` without it
+            is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
+        granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
+            number of inputs that share one; ``None`` where nothing is promised.
+        excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
         packages: Distributions whose versions decide the bytes.
         extra: The extra of qguard that installs the runtime, where it is not a dependency.
     """
@@ -28,6 +32,8 @@ class Recipe:
     make: str
     weights: str
     integer: bool = False
+    granularity: str | int | None = None
+    excluded: tuple[str, ...] = ()
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
 
@@ -38,7 +44,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "torch"): Recipe("qguard.precisions.cast:fp32", "F32"),
     ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
     ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
-    ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
+    ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True, granularity="per-channel"),
 }
 # the runtime of a precision that names none
 DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "onnx"}
