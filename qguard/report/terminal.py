@@ -17,7 +17,7 @@ def failure_text(precision: str, suite: str, checks: list[Check], changed: list[
         changed: Versions that moved since the golden.
         holds: What the artifact's files compute; see :func:`qguard.metrics.artifact.summary`.
     """
-    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.slice is not None, c.name))
+    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: c.slice is not None)
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     lines = [f"{precision} {first.label} {first.value:.4f}, gate {first.bound}{more}", ""]
