@@ -149,3 +149,18 @@ def _excess(graph: Any, node: Any, weight: Any) -> list[Any]:
     excess = call("ScatterElements", [zeros, index, over], "excess", axis=-1, reduction="add")
     call("Add", [exact, call("Cast", [excess], "excess_int", to=TensorProto.INT32)], "")
     return made
+
+
+def mask_dropped(source: Path, target: Path) -> Path:
+    """[6] Attention sees padding: nothing changes for a text alone, everything for one in a batch."""
+    model = onnx.load(str(source))
+    zero = numpy_helper.from_array(np.zeros((), np.int64), "mask/zero")
+    model.graph.initializer.append(zero)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name == "attention_mask":
+                node.input[i] = "mask/all"
+    model.graph.node.insert(0, helper.make_node("Cast", ["mask/true"], ["mask/all"], to=TensorProto.INT64))
+    model.graph.node.insert(0, helper.make_node("GreaterOrEqual", ["attention_mask", zero.name], ["mask/true"]))
+    onnx.save(model, str(target))
+    return target
