@@ -11,7 +11,7 @@ from qguard import golden as goldens
 from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.errors import UsageProblem
+from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import DEFAULT_SPEEDUP, Check, Gate, gates_for, judge, parse_bound
 from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
@@ -161,7 +161,14 @@ class Harness:
             measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
         else:
             measured = measure(self.comparison(target), family)
-        return judge(measured, self._gates(target.precision), target.suite)
+        gates = self._gates(target.precision)
+        if family == "artifact":  # what a file does not hold is not measured in it
+            lost = {g.metric for g in gates if g.metric.startswith("artifact.")} - {m.name for m in measured}
+            if lost:
+                raise MeasurementProblem(
+                    f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
+                )
+        return judge(measured, gates, target.suite)
 
     def buckets(self, precision: Precision) -> list[Bucket]:
         """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with."""

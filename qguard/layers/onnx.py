@@ -48,7 +48,7 @@ class _Weight:
     """A constant found behind an operator's input, with what stands between the two.
 
     Attributes:
-        tensor: The stored tensor.
+        tensor, name: The stored tensor.
         axis: Its axis of output channels; ``None`` after a reshape.
         scale, zero: Names of the dequantizing parameters, empty without.
         along: The axis that several scales run along.
@@ -58,6 +58,7 @@ class _Weight:
 
     tensor: Any
     axis: int | None
+    name: str = ""
     scale: str = ""
     zero: str = ""
     along: int = 1
@@ -155,7 +156,7 @@ class Graph:
         tensor = self.stored[name]
         rank = len(tensor.dims)
         at = None if found.axis is None or not rank else found.axis % rank
-        return replace(found, tensor=tensor, axis=at, along=found.along % rank if rank else 0)
+        return replace(found, tensor=tensor, name=name, axis=at, along=found.along % rank if rank else 0)
 
     def _scale_after(self, name: str) -> str:
         """The weight's scale behind a ``MatMulInteger``: its product is cast, then multiplied with scales."""
@@ -202,8 +203,8 @@ class Graph:
         tensor, element = weight.tensor, _ELEMENT[weight.tensor.data_type]
         bits = weight.bits or {**FLOAT_BITS, **INTEGER_BITS}[element]
         granularity = self._granularity(weight) if bits <= 8 and computes != LOOKUP else ""
-        name = _readable(node, tensor.name or node.output[0])
-        names = tuple(dict.fromkeys([name, node.name, tensor.name]))
+        name = _readable(node, weight.name)
+        names = tuple(dict.fromkeys([name, node.name, weight.name]))
         size = (INTEGER_BITS.get(element) or FLOAT_BITS[element]) * _count(tensor) // 8
 
         def read() -> tuple[Any, Any]:
@@ -211,7 +212,7 @@ class Graph:
 
         readable = len(tensor.dims) == 2 and weight.axis is not None and computes != LOOKUP
         return Layer(
-            name, names, node.op_type, tensor.name, element, bits, granularity, computes, activations, size,
+            name, names, node.op_type, weight.name, element, bits, granularity, computes, activations, size,
             read if readable else None,
         )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from qguard.artifact import Artifact
@@ -86,7 +86,7 @@ def _excluded(layer: Layer, recipe: Recipe) -> bool:
 def _as_promised(layer: Layer, recipe: Recipe) -> bool:
     """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations."""
     width = INTEGER_BITS.get(recipe.weights)
-    right = layer.holds(recipe.weights) if width is None else layer.bits == width
+    right = layer.holds(recipe.weights) if width is None else layer.bits == width and not layer.element.startswith("F8")
     if recipe.integer:
         return right and layer.computes in ("integer", "")
     return right and (layer.computes in ("float", "") or layer.operator == "MatMulNBits")
@@ -97,8 +97,7 @@ def _words(layer: Layer) -> str:
     return f"{layer.name}: {layer.operator or 'tensor'}{how} with {layer.element} weights"
 
 
-def _share(name: str, of: Sequence[Layer], wrong: Sequence[Layer], words: object) -> Measured:
-    assert callable(words)
+def _share(name: str, of: Sequence[Layer], wrong: Sequence[Layer], words: Callable[[Layer], str]) -> Measured:
     shown = tuple(words(x) for x in wrong[:_SHOWN])
     if len(wrong) > _SHOWN:
         shown += (f"and {len(wrong) - _SHOWN} more",)
