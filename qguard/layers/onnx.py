@@ -228,21 +228,12 @@ class Graph:
         return PER_CHANNEL if outputs else f"axis {weight.along}"
 
     def _values(self, weight: _Weight) -> tuple[Any, Any]:
-        import numpy as np
+        from qguard.layers.dequantize import dequantized
 
-        stored = self._array(weight.tensor)
-        stored = stored if stored.dtype.kind == "f" and stored.dtype.itemsize > 1 else stored.astype(np.float32)
-        values = stored.astype(np.float32)
-        if weight.scale and not weight.bits:
-            scale, zero = (self._array(self.stored[n]) if n in self.stored else None for n in (weight.scale, weight.zero))
-
-            def spread(parameter: Any) -> Any:
-                p = np.asarray(parameter).astype(np.float32)
-                if weight.block:
-                    return np.repeat(p, weight.block, axis=weight.along).take(range(values.shape[weight.along]), weight.along)
-                return p if p.size == 1 else p.reshape([-1 if i == weight.along else 1 for i in range(values.ndim)])
-
-            values = (values - (0 if zero is None else spread(zero))) * (1 if scale is None else spread(scale))
+        stored = self._array(weight.name)
+        # a float tensor that is quantized at load is read as it is stored
+        parameters = (None, None) if weight.bits else (self._array(weight.scale), self._array(weight.zero))
+        values = dequantized(stored, *parameters, weight.along, weight.block)
         return (stored.T, values.T) if weight.axis == 0 else (stored, values)
 
     def _blocks(self, node: Any) -> Layer:
@@ -253,7 +244,11 @@ class Graph:
         integer = _attribute(node, "accuracy_level", 0) == 4
 
         def read() -> tuple[Any, Any]:
-            return self._unpacked(node, bits, block)
+            from qguard.layers.dequantize import unpacked
+
+            arrays = [self._array(n) for n in [*node.input[1:4], ""][:3]]
+            shape = {"inputs": _attribute(node, "K", 0), "outputs": _attribute(node, "N", 0)}
+            return unpacked(*arrays, bits=bits, block=block, **shape)
 
         return Layer(
             name, tuple(dict.fromkeys([name, node.name, tensor.name])), node.op_type, tensor.name, f"I{bits}", bits,
@@ -261,30 +256,11 @@ class Graph:
             read if bits in (4, 8) else None,
         )  # fmt: skip
 
-    def _unpacked(self, node: Any, bits: int, block: int) -> tuple[Any, Any]:
-        """``MatMulNBits``: weights (outputs, blocks, bytes), low half of a byte first; scales (outputs, blocks)."""
-        import numpy as np
-
-        inputs, outputs = _attribute(node, "K", 0), _attribute(node, "N", 0)
-        packed = self._array(self.stored[node.input[1]]).reshape(outputs, -1)
-
-        def halves(array: Any) -> Any:
-            return np.stack([array & 15, array >> 4], -1).reshape(outputs, -1) if bits == 4 else array
-
-        stored = halves(packed)
-        scale = self._array(self.stored[node.input[2]]).astype(np.float32).reshape(outputs, -1)
-        zero: Any = np.full_like(scale, 2 ** (bits - 1))
-        if len(node.input) > 3 and node.input[3] in self.stored:
-            zero = self._array(self.stored[node.input[3]])
-            zero = zero if zero.dtype.kind == "f" else halves(zero.reshape(outputs, -1))[:, : scale.shape[1]]
-        spread = [np.repeat(p.reshape(outputs, -1).astype(np.float32), block, axis=1) for p in (zero, scale)]
-        values = (stored.astype(np.float32) - spread[0]) * spread[1]
-        return stored[:, :inputs].T, values[:, :inputs].T
-
-    def _array(self, tensor: Any) -> Any:
+    def _array(self, name: str) -> Any:
+        """A stored tensor, ``None`` where there is none of that name."""
         from onnx import numpy_helper
 
-        return numpy_helper.to_array(tensor, base_dir=str(self.folder))
+        return numpy_helper.to_array(self.stored[name], base_dir=str(self.folder)) if name in self.stored else None
 
 
 def _count(tensor: Any) -> int:
