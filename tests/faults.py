@@ -145,7 +145,7 @@ def _excess(graph: Any, node: Any, weight: Any) -> list[Any]:
     over = call("Sub", [call("Clip", [total, low, high], "clipped"), total], "over")
     shape = call("Shape", [over], "shape")
     index = call("Expand", [constant("channel", channel.astype(np.int64)), shape], "index")
-    zeros = call("Mul", [call("Cast", [exact], "exact_float", to=TensorProto.FLOAT), constant("none", np.float32(0))], "zeros")
+    zeros = call("ConstantOfShape", [call("Shape", [exact], "exact_shape")], "zeros")
     excess = call("ScatterElements", [zeros, index, over], "excess", axis=-1, reduction="add")
     call("Add", [exact, call("Cast", [excess], "excess_int", to=TensorProto.INT32)], "")
     return made

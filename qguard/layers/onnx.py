@@ -159,9 +159,9 @@ class Graph:
         return replace(found, tensor=tensor, name=name, axis=at, along=found.along % rank if rank else 0)
 
     def _scale_after(self, name: str) -> str:
-        """The weight's scale behind a ``MatMulInteger``: its product is cast, then multiplied with scales."""
+        """The weight's scale behind a ``MatMulInteger``: a bias may follow, then a cast, then products with scales."""
         for _ in range(4):
-            node = next((n for n in self.users[name] if n.op_type in ("Cast", "Mul")), None)
+            node = next((n for n in self.users[name] if n.op_type in ("Cast", "Mul", "Add")), None)
             if node is None:
                 return ""
             if node.op_type == "Mul":

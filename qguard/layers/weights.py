@@ -64,14 +64,23 @@ def weight_errors(layers: Iterable[Layer], references: Iterable[Any]) -> list[tu
             continue
         width = max(widths)  # fused queries, keys and values are several matrices side by side
         near = [r for r in by_inputs[inputs] if r.shape[1] == width]
-        errors = []
+        some = np.linspace(0, width - 1, _SAMPLE).astype(int)
+        errors, same = [], False
         for at in range(0, outputs, width):
             part = values[:, at : at + width]
-            best = min(near, key=lambda r: _error(part[:, :_SAMPLE], r[:, :_SAMPLE]))
-            errors.append(_error(part, best[:, :]))
-        if max(errors) < _SAME or min(errors) < _SAME:
+            distance = [_error(_centred(part[:, some]), _centred(r[:, some])) for r in near]
+            best = int(np.argmin(distance))
+            same = same or distance[best] < _SAME
+            errors.append(_error(part, near[best][:, :]))
+        if same:
             found.append((layer, max(errors)))
     return found
+
+
+def _centred(columns: Any) -> Any:
+    """Each output's weights around their mean: a wrong zero point must not hide whose weights they are."""
+    columns = np.asarray(columns, np.float32)
+    return columns - columns.mean(0)
 
 
 def _error(values: Any, reference: Any) -> float:
