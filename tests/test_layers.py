@@ -6,14 +6,15 @@ from collections import Counter
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from qguard.layers import LOOKUP, Contents
 from qguard.layers.onnx import Graph
 from qguard.layers.weights import matrices, overflowing, weight_errors
 from qguard.models import weight_files
 from qguard.precisions.dynamic import quantize
-from tests import faults
 
 
 def forms(contents: Contents) -> Counter:
@@ -63,38 +64,85 @@ def test_static(static):
     assert contents.needs_opset == 13
 
 
+def blocks(weight, bits: int, block: int):
+    """Round to nearest, symmetric, in blocks of inputs: integers around the middle (outputs, inputs), scales (outputs, blocks)."""
+    parts = weight.T.reshape(weight.shape[1], -1, block)
+    scale = np.abs(parts).max(2) / (2 ** (bits - 1) - 1)
+    return np.rint(parts / scale[..., None]).reshape(weight.T.shape).astype(np.int32), scale.astype(np.float32)
+
+
+def with_weight(fp32_onnx, file, make) -> str:
+    """Replace the first MatMul's weight; ``make(graph, node, array)`` returns the nodes that take its place."""
+    model = onnx.load(str(fp32_onnx))
+    at, node = next((i, n) for i, n in enumerate(model.graph.node) if n.op_type == "MatMul")
+    weight = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == node.input[1])
+    made = make(model.graph, node, weight)
+    del model.graph.node[at]
+    for new in reversed(made):
+        model.graph.node.insert(at, new)
+    onnx.save(model, str(file))
+    return "encoder/layer.0/attention/output/dense"
+
+
 @pytest.mark.parametrize(("bits", "level", "computes"), [(4, 0, "float"), (8, 0, "float"), (8, 4, "integer")])
-def test_blocks(fp32_onnx, tmp_path, bits, level, computes, minilm):
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+def test_blocks_are_unpacked_as_onnxruntime_unpacks_them(fp32_onnx, tmp_path, minilm, bits, level, computes):
+    def make(graph, node, weight):
+        integers, scale = blocks(weight, bits, 32)
+        raw = (integers + 2 ** (bits - 1)).astype(np.uint8)
+        packed = raw[:, 0::2] | raw[:, 1::2] << 4 if bits == 4 else raw
+        graph.initializer.append(numpy_helper.from_array(packed.reshape(len(raw), -1, 32 * bits // 8), "w"))
+        graph.initializer.append(numpy_helper.from_array(scale, "s"))
+        shape = {"K": weight.shape[0], "N": weight.shape[1], "bits": bits, "block_size": 32, "accuracy_level": level}
+        inputs = [node.input[0], "w", "s"]
+        return [helper.make_node("MatMulNBits", inputs, node.output, f"{node.name}_Q{bits}", domain="com.microsoft", **shape)]
 
-    with faults.quiet():
-        work = MatMulNBitsQuantizer(str(fp32_onnx), bits=bits, block_size=32, is_symmetric=True, accuracy_level=level)
-        work.process()
-    onnx.save(work.model.model, str(tmp_path / "m.onnx"))
+    name = with_weight(fp32_onnx, tmp_path / "m.onnx", make)
+    (layer,) = (x for x in Graph(tmp_path / "m.onnx").contents().layers if x.operator == "MatMulNBits")
+    assert (layer.name, layer.element, layer.bits, layer.granularity) == (name, f"I{bits}", bits, "block 32")
+    assert layer.computes == computes
+    assert layer.fine_enough(32)
+    assert layer.fine_enough("per-channel")
+    assert not layer.fine_enough(16)
+    ((_, error),) = weight_errors([layer], matrices(weight_files(minilm.root)))
+    assert error < {4: 0.15, 8: 0.01}[bits]
+
+    model = onnx.load(str(tmp_path / "m.onnx"))
+    node = next(n for n in model.graph.node if n.op_type == "MatMulNBits")
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, [384, 384])],
+        [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)],
+        [t for t in model.graph.initializer if t.name in ("w", "s")],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    session = ort.InferenceSession(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+    (rows,) = session.run(None, {node.input[0]: np.eye(384, dtype=np.float32)})
+    assert np.abs(rows - layer.read()[1]).max() < (1e-6 if level == 0 else 1e-2)
+
+
+@pytest.mark.parametrize(("block", "opset"), [(64, 21), (0, 13)])
+def test_weights_that_are_dequantized_only(fp32_onnx, tmp_path, minilm, block, opset):
+    """Standard ONNX: int4 with blocks is of opset 21, int8 per channel of 13; activations stay float."""
+    bits = 4 if block else 8
+
+    def make(graph, node, weight):
+        integers, scale = blocks(weight, bits, block or len(weight))
+        kind = TensorProto.INT4 if block else TensorProto.INT8
+        graph.initializer.append(helper.make_tensor("w", kind, weight.shape, integers.T.ravel().tolist()))
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(scale.T) if block else scale[:, 0], "s"))
+        how = {"axis": 0, "block_size": block} if block else {"axis": 1}
+        return [
+            helper.make_node("DequantizeLinear", ["w", "s"], ["w/float"], "dequantize", **how),
+            helper.make_node("MatMul", [node.input[0], "w/float"], node.output, node.name),
+        ]
+
+    with_weight(fp32_onnx, tmp_path / "m.onnx", make)
     contents = Graph(tmp_path / "m.onnx").contents()
-    found = forms(contents)
-    how = "dynamic" if computes == "integer" else ""
-    assert found["MatMulNBits", f"I{bits}", bits, "block 32", computes, how] == 18
-    errors = [e for x, e in weight_errors(contents.layers, matrices(weight_files(minilm.root))) if x.operator == "MatMulNBits"]
-    assert len(errors) == 18
-    assert max(errors) < {4: 0.15, 8: 0.01}[bits]  # unpacked as the runtime unpacks them
-
-
-def test_weights_that_are_dequantized_only(fp32_onnx, tmp_path, minilm):
-    """Standard ONNX without blocks is opset 13, with them 21; activations stay float."""
-    from onnxruntime.quantization import QuantFormat
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-    with faults.quiet():
-        work = MatMulNBitsQuantizer(str(fp32_onnx), bits=4, block_size=64, is_symmetric=True, quant_format=QuantFormat.QDQ)
-        work.process()
-    onnx.save(work.model.model, str(tmp_path / "m.onnx"))
-    contents = Graph(tmp_path / "m.onnx").contents()
-    assert forms(contents)["MatMul", "I4", 4, "block 64", "float", ""] == 18
-    assert contents.needs_opset == 21
-    errors = [e for x, e in weight_errors(contents.layers, matrices(weight_files(minilm.root))) if x.bits == 4]
-    assert len(errors) == 18
-    assert max(errors) < 0.2
+    (layer,) = (x for x in contents.layers if x.weight == "w")
+    granularity = f"block {block}" if block else "per-channel"
+    assert (layer.element, layer.granularity, layer.computes) == (f"I{bits}", granularity, "float")
+    assert contents.needs_opset == opset
+    ((_, error),) = weight_errors([layer], matrices(weight_files(minilm.root)))
+    assert error < {4: 0.2, 8: 0.02}[bits]
 
 
 def test_fp16(fp32_onnx, tmp_path):

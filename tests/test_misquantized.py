@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from qguard import cpu
 from qguard.config import load_config
+from qguard.encoders import open_encoder
 from qguard.harness import Harness
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
@@ -13,6 +19,7 @@ from tests import faults
 
 FAMILIES = ("artifact", "embedding", "similarity", "ranking", "invariance")  # in the order of the gate
 LAYER = "layer.2/intermediate/dense"
+OLD = ("a CPU without VNNI", frozenset({"sse2", "avx2"}))
 
 
 @pytest.fixture(scope="session")
@@ -71,29 +78,73 @@ def test_an_opset_in_which_a_scale_is_one_number_is_named(judge, static, tmp_pat
         assert f"artifact.opset {version}" in text
 
 
-def test_minmax_over_all_operators_fails_with_what_the_file_computes(judge, plain_onnx, token_ids, tmp_path):
+def test_minmax_over_all_operators_names_the_quantized_mask(judge, plain_onnx, token_ids, tmp_path):
     metric, text = judge(faults.static(plain_onnx, tmp_path / "m.onnx", token_ids, None))
-    assert metric == "embedding.cosine_mean"
-    assert "with static activations" in text
+    assert metric == "artifact.activation_range"
+    assert "a mask's sentinel was calibrated with the values" in text
 
 
-def test_calibration_on_random_tokens_fails_where_calibration_on_texts_does_better(judge, plain_onnx, tmp_path):
+def test_calibration_on_random_tokens_fails_with_what_the_file_computes(judge, plain_onnx, tmp_path):
+    """The files' integers are in order, so that the activations' ranges are left as the reason."""
     file = faults.static(plain_onnx, tmp_path / "m.onnx", faults.random_ids(24, 32, 30522), faults.WEIGHTED)
     metric, text = judge(file)
     assert metric == "embedding.cosine_mean"
-    assert "with static activations" in text
+    assert "the file computes: 36 x I8 per-channel integer with static activations" in text
 
 
-def test_saturating_products_fail_on_vectors(judge, int8, tmp_path):
-    metric, _ = judge(faults.saturating(int8.file, tmp_path / "m.onnx"))
-    assert metric.startswith("embedding.")
+def test_saturation_is_emulated_exactly(tmp_path):
+    """Every full-range weight against sums of pairs that are clipped one by one."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-128, 128, (64, 8)).astype(np.int8)
+    activation = rng.integers(0, 256, (5, 64)).astype(np.uint8)
+    node = helper.make_node("MatMulInteger", ["a", "w"], ["y"], "layer")
+    a = helper.make_tensor_value_info("a", TensorProto.UINT8, [5, 64])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, None)
+    graph = helper.make_graph([node], "g", [a], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    session = ort.InferenceSession(faults.saturating(tmp_path / "m.onnx", tmp_path / "s.onnx"))
+    products = activation.astype(np.int64)[:, :, None] * weight
+    pairs = products[:, 0::2] + products[:, 1::2]
+    assert (np.abs(pairs) > 32768).any()
+    assert (session.run(None, {"a": activation})[0] == pairs.clip(-32768, 32767).sum(1)).all()
+
+
+def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, int8, minilm, token_ids, tmp_path):
+    """MiniLM's vectors survive it; that its weights could overflow is stated all the same, and gated where they would."""
+    file = faults.saturating(int8.file, tmp_path / "m.onnx")
+    exact, saturated = (
+        open_encoder("onnx", minilm.folder, minilm.pipeline, "int8", f).encode_batches(token_ids[:8], [[i] for i in range(8)])
+        for f in (int8.file, file)
+    )
+    cosine = (exact * saturated).sum(1)
+    assert 0.98 < cosine.min() < 0.99999
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "cpu", lambda: OLD)
+        metric, text = judge(file)
+    assert metric == "artifact.saturation"
+    assert "output channels can overflow" in text
 
 
 def test_a_cpu_without_vnni_fails_on_saturation_before_vectors(judge, int8, monkeypatch):
-    from qguard import cpu
-
-    monkeypatch.setattr(cpu, "cpu", lambda: ("a CPU without VNNI", frozenset({"sse2", "avx2"})))
+    monkeypatch.setattr(cpu, "cpu", lambda: OLD)
     metric, text = judge(int8.file)
     assert metric == "artifact.saturation"
-    assert "session.x64quantprecision=1" in text
+    assert "encoder/layer" in text
     assert "output channels can overflow" in text
+    assert "session.x64quantprecision=1" in text
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", {"sse2", "avx2"}, True),
+        ("x86_64", {"sse2", "avx2", "avx_vnni"}, False),
+        ("x86_64", {"avx512f", "avx512_vnni"}, False),
+        ("aarch64", {"asimddp"}, False),
+        ("x86_64", set(), False),  # flags unknown: reported, not gated
+    ],
+)
+def test_which_cpu_saturates(monkeypatch, machine, flags, expected):
+    monkeypatch.setattr(cpu, "cpu", lambda: ("some CPU", frozenset(flags)))
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    assert cpu.saturates() is expected

@@ -77,11 +77,13 @@ class Contents:
     Attributes:
         needs_opset: The version from which its quantizing operators mean what they say: 13 where ``QuantizeLinear`` or
             ``DequantizeLinear`` stand around a weight (before, scales are one number), 21 with ``block_size``; else 0.
+        ranges: Activations that are quantized with a stored scale, and the width of what their integers can tell apart.
     """
 
     layers: tuple[Layer, ...]
     opset: int | None = None
     needs_opset: int = 0
+    ranges: tuple[tuple[str, float], ...] = ()
 
 
 def read_layers(artifact: Artifact) -> Contents:

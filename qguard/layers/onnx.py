@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,14 @@ class Graph:
     def contents(self) -> Contents:
         """Every layer in the order of the graph."""
         layers = [layer for node in self.nodes for layer in self._layers(node)]
-        return Contents(tuple(layers), self.opset, self.needs_opset)
+        return Contents(tuple(layers), self.opset, self.needs_opset, tuple(self._ranges()))
+
+    def _ranges(self) -> Iterator[tuple[str, float]]:
+        for node in self.nodes:
+            if node.op_type == "QuantizeLinear" and node.input[1] in self.stored and self._constant(node.input[0], -1) is None:
+                zero = self.stored.get(node.input[2]) if len(node.input) > 2 else None
+                steps = 65535 if zero is not None and zero.data_type in (4, 5) else 255
+                yield node.input[0], steps * float(self._array(node.input[1]).astype("float64").max())
 
     def _layers(self, node: Any) -> list[Layer]:
         if node.op_type in _LOOKUP:

@@ -24,7 +24,16 @@ BOUNDS = {
 # up to 0.4, since one large weight sets the step of all.
 ERROR_BOUND = {8: 0.05, 4: 0.25}
 PER_TENSOR_ERROR = 0.5
-NAMES = (*BOUNDS, "artifact.weight_error", "artifact.opset", "artifact.saturation", "artifact.size_ratio")
+# Activations of encoders stay within some hundreds; masks fill with -10000 or -3.4e38
+WIDEST = 5000.0
+NAMES = (
+    *BOUNDS,
+    "artifact.weight_error",
+    "artifact.activation_range",
+    "artifact.opset",
+    "artifact.saturation",
+    "artifact.size_ratio",
+)
 _SHOWN = 5
 
 
@@ -34,6 +43,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe) -> list[M
     ``artifact.quantized_ops``: weight multiplications in the promised precision. ``artifact.quantized_bytes``: bytes of
     matrices in the promised element type, embedding tables counted. ``artifact.granularity``: quantized multiplications
     with scales as fine as promised. ``artifact.weight_error``: see :func:`qguard.layers.weights.weight_errors`, the largest.
+    ``artifact.activation_range``: the widest stored range of an activation; a mask's sentinel in it leaves no step for values.
     ``artifact.opset``: the declared version of ONNX's operators. ``artifact.saturation``: output channels whose products
     can overflow on x86 without VNNI, gated only on such a CPU. ``artifact.size_ratio``: bytes over those of fp32.
 
@@ -64,7 +74,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe) -> list[M
             return f"{x.name}: {x.granularity or 'no scale found'}, not {scheme}"
 
         found.append(_share("artifact.granularity", quantized, coarse, words))
-    found += [*_errors(multiplied, model, recipe), *_saturation(multiplied)]
+    found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied)]
     base = sum(p.stat().st_size for p in weight_files(model.root))
     return [*found, Measured("artifact.size_ratio", None, artifact.bytes / base, 1, False)]
 
@@ -130,6 +140,16 @@ def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measu
         if e > most
     )
     return [Measured("artifact.weight_error", None, value, len(errors), False, shown, f"<= {limit}")]
+
+
+def _ranges(contents: Contents) -> list[Measured]:
+    if not contents.ranges:
+        return []
+    wide = sorted((r for r in contents.ranges if r[1] > WIDEST), key=lambda r: -r[1])[:_SHOWN]
+    why = "a mask's sentinel was calibrated with the values"
+    shown = tuple(f"{name}: few steps over a range of {width:.3g}; {why}" for name, width in wide)
+    most = max(width for _, width in contents.ranges)
+    return [Measured("artifact.activation_range", None, most, len(contents.ranges), False, shown, f"<= {WIDEST:g}")]
 
 
 def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
