@@ -65,7 +65,7 @@ def test_static(static):
 
 
 def blocks(weight, bits: int, block: int):
-    """Round to nearest, symmetric, in blocks of inputs: integers around the middle (outputs, inputs), scales (outputs, blocks)."""
+    """Rounded symmetrically in blocks of inputs: integers around 0 (outputs, inputs), scales (outputs, blocks)."""
     parts = weight.T.reshape(weight.shape[1], -1, block)
     scale = np.abs(parts).max(2) / (2 ** (bits - 1) - 1)
     return np.rint(parts / scale[..., None]).reshape(weight.T.shape).astype(np.int32), scale.astype(np.float32)
@@ -90,10 +90,11 @@ def test_blocks_are_unpacked_as_onnxruntime_unpacks_them(fp32_onnx, tmp_path, mi
         integers, scale = blocks(weight, bits, 32)
         raw = (integers + 2 ** (bits - 1)).astype(np.uint8)
         packed = raw[:, 0::2] | raw[:, 1::2] << 4 if bits == 4 else raw
-        graph.initializer.append(numpy_helper.from_array(packed.reshape(len(raw), -1, 32 * bits // 8), "w"))
-        graph.initializer.append(numpy_helper.from_array(scale, "s"))
+        names = [f"{node.input[1]}_Q{bits}", f"{node.input[1]}_scales"]
+        arrays = (packed.reshape(len(raw), -1, 32 * bits // 8), scale)
+        graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
         shape = {"K": weight.shape[0], "N": weight.shape[1], "bits": bits, "block_size": 32, "accuracy_level": level}
-        inputs = [node.input[0], "w", "s"]
+        inputs = [node.input[0], *names]
         return [helper.make_node("MatMulNBits", inputs, node.output, f"{node.name}_Q{bits}", domain="com.microsoft", **shape)]
 
     name = with_weight(fp32_onnx, tmp_path / "m.onnx", make)
@@ -111,7 +112,7 @@ def test_blocks_are_unpacked_as_onnxruntime_unpacks_them(fp32_onnx, tmp_path, mi
     graph = helper.make_graph(
         [node], "g", [helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, [384, 384])],
         [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)],
-        [t for t in model.graph.initializer if t.name in ("w", "s")],
+        [t for t in model.graph.initializer if t.name in node.input],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     session = ort.InferenceSession(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())

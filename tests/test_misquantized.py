@@ -117,7 +117,7 @@ def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, 
         for f in (int8.file, file)
     )
     cosine = (exact * saturated).sum(1)
-    assert 0.98 < cosine.min() < 0.99999
+    assert 0.95 < cosine.min() < 0.999  # as far as int8 itself moves them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "cpu", lambda: OLD)
         metric, text = judge(file)
