@@ -107,7 +107,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "ranking.overlap@10": ">= 0.98",  # neighbours are fp32's but for ties
     },
     "bf16": {
-        **INVARIANT,
+        **dict.fromkeys(INVARIANT, ">= 0.999"),  # another batch is another order of sums, and 8 bits show it
         "artifact.size_ratio": "<= 0.52",  # half the bytes, or nothing was cast
         "embedding.cosine_p01": ">= 0.999",  # 8 bits of precision
         "embedding.cosine_min": ">= 0.995",  # no single text may fall out
@@ -128,10 +128,10 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "ranking.overlap@10[*]": ">= 0.7",  # no domain pays for the mean
         "ranking.top1": ">= 0.8",  # the first hit is what users see
         "ranking.inversions": "<= 0.05",  # documents clearly apart stay in order
-        # activation ranges are those of the whole batch: neighbours and padding move a text's vector
-        "invariance.batch_cosine_min": ">= 0.94",
-        "invariance.padding": ">= 0.94",
-        "invariance.equal_length": ">= 0.94",
+        # activation ranges are those of the whole batch: neighbours and padding move a text's vector, MiniLM's to .984
+        "invariance.batch_cosine_min": ">= 0.96",
+        "invariance.padding": ">= 0.96",
+        "invariance.equal_length": ">= 0.96",
         "invariance.order": ">= 0.9999",  # the range of a batch does not depend on its order
     },
 }

@@ -240,8 +240,8 @@ class Graph:
 
         stored = self._array(weight.name)
         # a float tensor that is quantized at load is read as it is stored
-        parameters = (None, None) if weight.bits else (self._array(weight.scale), self._array(weight.zero))
-        values = dequantized(stored, *parameters, weight.along, weight.block)
+        scale, zero = (None if weight.bits else self._array(n) for n in (weight.scale, weight.zero))
+        values = dequantized(stored, scale, zero, weight.along, weight.block)
         return (stored.T, values.T) if weight.axis == 0 else (stored, values)
 
     def _blocks(self, node: Any) -> Layer:

@@ -16,7 +16,7 @@ from qguard.metrics import Items, Measured, Metric, Rows, reduced
 from qguard.suites import Suite
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
-LONGEST = 96  # tokens; longer texts are cut, to keep the check at about a second
+SHORTEST, LONGEST = 4, 64  # tokens: a text has at least two words; longer ones are cut, to keep the check at about a second
 PADDING = 32  # tokens of padding that a text alone gets beyond its own
 _COLUMNS = ("batch", "order", "padding", "equal_length")
 
@@ -30,15 +30,18 @@ def sample(suite: Suite, ids: Sequence[Sequence[int]]) -> tuple[list[int], list[
 
     Returns:
         Indices into the suite, group by group, and their token ids; each group's have one length. A suite of fewer texts
-        gives fewer groups.
+        gives fewer groups. Texts below :data:`SHORTEST` tokens are left out, unless there are no two others.
     """
     order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    long = [i for i in order if len(ids[i]) >= SHORTEST]
+    order = long if len(long) > 1 else order
     texts, rows = [], []
     for part in np.array_split(np.asarray(order), min(GROUPS, -(-len(order) // GROUPS))):
-        # one text of each slice before a second of any
+        # the longer half of a part loses little when it is cut; one text of each slice before a second of any
+        half = part[len(part) // 2 :]
         seen: dict[str | None, int] = {}
         turn = {}
-        for i in map(int, part):
+        for i in map(int, half if len(half) >= GROUPS else part):
             turn[i] = seen[suite.slices[i]] = seen.get(suite.slices[i], -1) + 1
         chosen = sorted(sorted(turn, key=lambda i: (turn[i], i))[:GROUPS], key=lambda i: (len(ids[i]), i))
         length = min(len(ids[chosen[0]]), LONGEST)
