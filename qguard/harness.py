@@ -11,7 +11,7 @@ from qguard import golden as goldens
 from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.errors import UsageProblem
+from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import Check, Gate, gates_for, judge, parse_bound, speedup_of
 from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
@@ -149,16 +149,28 @@ class Harness:
         return gates_for(f"{precision.name}@{precision.runtime}", own)
 
     def checks(self, target: Target, family: str) -> list[Check]:
-        """All checks of one metric family (``embedding``, ``similarity``, ``ranking`` or ``artifact``)."""
+        """All checks of one metric family: ``embedding``, ``similarity``, ``ranking``, ``artifact`` or ``invariance``."""
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
             artifact = self.artifact(target.precision, target.model)
             runtime = artifact.runtime(target.precision.runtime)
             measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe, runtime)
+        elif family == "invariance":
+            from qguard.metrics.invariance import measure_invariance
+
+            encoder = self.encoder(target.precision, target.model)
+            measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
         else:
             measured = measure(self.comparison(target), family)
-        return judge(measured, self._gates(target.precision), target.suite)
+        gates = self._gates(target.precision)
+        if family == "artifact":  # what a file does not hold is not measured in it
+            lost = {g.metric for g in gates if g.metric.startswith("artifact.")} - {m.name for m in measured}
+            if lost:
+                raise MeasurementProblem(
+                    f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
+                )
+        return judge(measured, gates, target.suite)
 
     def buckets(self, precision: Precision) -> list[Bucket]:
         """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with."""
@@ -264,6 +276,12 @@ class Harness:
         device = self.config.device if artifact.runtime(target.precision.runtime) == "torch" else "cpu"
         files = {"sha256": artifact.sha256, "bytes": artifact.bytes}
         return {"artifact": files, "device": device, "changed": self.changed(target)}
+
+    def holds(self, target: Target) -> str:
+        """What the artifact's files compute, in one line."""
+        from qguard.metrics.artifact import summary
+
+        return summary(self.artifact(target.precision, target.model))
 
     def changed(self, target: Target) -> list[str]:
         """Versions that differ from those the golden was recorded with."""

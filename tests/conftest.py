@@ -38,6 +38,35 @@ def fp32_onnx(minilm):
 
 
 @pytest.fixture(scope="session")
+def plain_onnx(minilm, tmp_path_factory):
+    """MiniLM as ``torch.onnx`` writes it, attention not fused: every projection is a MatMul, as in other tools' files."""
+    from qguard.precisions import export
+
+    file = tmp_path_factory.mktemp("plain") / "model.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_OPTIMISER", {})
+        export.export(minilm.root, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def token_ids(minilm, harness):
+    """24 texts of core, spread over its slices and lengths."""
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    texts = harness.suite("core").texts
+    return TextTokenizer.open(minilm.root, minilm.pipeline)(texts[:: len(texts) // 24][:24])
+
+
+@pytest.fixture(scope="session")
+def static(plain_onnx, token_ids, tmp_path_factory):
+    """Static int8 of what should be quantized, calibrated on texts."""
+    from tests import faults
+
+    return faults.static(plain_onnx, tmp_path_factory.mktemp("static") / "m.onnx", token_ids, faults.WEIGHTED)
+
+
+@pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
     """A project of its own: MiniLM and a suite of 120 documents of core, with its golden recorded."""
     from qguard import golden

@@ -100,7 +100,7 @@ def test_fp32_posing_as_int8_fails_as_not_quantized(run, fp32_onnx):
     shutil.copy(fp32_onnx, run.path / "m.onnx")
     code, out = run("--precision", "int8", "--artifact=m.onnx")
     assert code == 1
-    assert "int8 artifact.quantized_ops 0.0000, gate >= 0.9" in out
+    assert "int8 artifact.quantized_ops 0.0000, gate >= 1" in out
 
 
 def test_a_tokenizer_that_keeps_case_fails_before_vectors(run, int8):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,8 +98,32 @@ class Encoder:
                 pass
         return out
 
-    def _batch(self, ids: Sequence[Sequence[int]]) -> Floats:
-        length = max(1, max(map(len, ids)))
+    def encode_batches(self, ids: Sequence[Sequence[int]], batches: Sequence[Sequence[int]], padding: int = 0) -> Floats:
+        """Embeddings (n, dim) with the batches chosen by the caller: what a server does that fills batches as texts come.
+
+        Args:
+            ids: Token ids of n texts.
+            batches: Indices into ``ids``, in the order of the rows; each text in exactly one batch.
+            padding: Tokens that every batch is padded with beyond its longest text.
+
+        Raises:
+            MeasurementProblem: when the batches do not hold each text once.
+        """
+        if not ids or sorted(i for rows in batches for i in rows) != list(range(len(ids))):
+            raise MeasurementProblem(f"expected batches that hold each of {len(ids)} texts once, and at least one text")
+        out: list[Any] = [None] * len(ids)
+
+        def compute(rows: Sequence[int]) -> None:
+            for i, vector in zip(rows, self._batch([ids[r] for r in rows], padding), strict=True):
+                out[i] = vector
+
+        with ThreadPoolExecutor(self.runtime.workers) as pool:
+            for _ in pool.map(compute, batches):
+                pass
+        return np.stack(out)
+
+    def _batch(self, ids: Sequence[Sequence[int]], padding: int = 0) -> Floats:
+        length = max(1, max(map(len, ids))) + padding
         input_ids = np.full((len(ids), length), self.tokenizer.pad_id, np.int64)
         mask = np.zeros((len(ids), length), np.int64)
         for k, row in enumerate(ids):

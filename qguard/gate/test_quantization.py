@@ -34,6 +34,11 @@ def test_ranking(qguard_target: Any, qguard_gate: Any) -> None:
     qguard_gate.judge(qguard_target, "ranking")
 
 
+def test_invariance(qguard_target: Any, qguard_gate: Any) -> None:
+    """A text's vector is its own: it depends neither on the batch nor on padding."""
+    qguard_gate.judge(qguard_target, "invariance")
+
+
 @pytest.mark.benchmark(timer=TIMER)
 def test_latency(qguard_target: Any, qguard_bucket: Any, qguard_gate: Any, benchmark: Any) -> None:
     """As fast as promised, timed against fp32 (and the deployed artifact) in this very run."""

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from qguard.artifact import Artifact
+from qguard.cpu import cpu
 from qguard.errors import MeasurementProblem
 from qguard.gates import Check, Gate
 from qguard.latency.arms import ArmSpec, Batch
@@ -176,16 +176,7 @@ def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
     """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads; the name of a CUDA device."""
     from qguard.models import installed
 
-    model, flags = "unknown", set[str]()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Processor"):
-                model = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = set(value.split())
-                break
+    model, flags = cpu()
     name = {}
     if device == "cuda":
         import torch

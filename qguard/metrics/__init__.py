@@ -7,7 +7,7 @@ one number, so that the value of a slice is the same reduction over that slice's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -86,7 +86,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's value on a suite or on one of its slices, with the worst items for a person to read."""
+    """A metric's value on a suite or on one of its slices, with the worst items for a person to read.
+
+    Attributes:
+        bound: What the value must hold where no gate says otherwise, as a gate's bound is written.
+    """
 
     name: str
     slice: str | None
@@ -94,6 +98,7 @@ class Measured:
     items: int
     higher_is_better: bool
     worst: tuple[str, ...] = ()
+    bound: str | None = None
 
 
 def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]]:
@@ -108,8 +113,9 @@ def metric_names() -> list[str]:
     """Public names of all metrics that a gate may bound."""
     from qguard.latency.memory import NAME
     from qguard.metrics.artifact import NAMES
+    from qguard.metrics.invariance import METRICS
 
-    return [m.name for f in FAMILIES for m in family(f)[1]] + [*NAMES, NAME]
+    return [m.name for f in FAMILIES for m in family(f)[1]] + [*(m.name for m in METRICS), *NAMES, NAME]
 
 
 def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
@@ -119,7 +125,11 @@ def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]
         MeasurementProblem: when the suite has too few items, or a value is not finite.
     """
     find, metrics = family(name)
-    items = find(comparison)
+    return reduced(find(comparison), metrics, worst)
+
+
+def reduced(items: Items, metrics: Sequence[Metric], worst: int = 5) -> list[Measured]:
+    """Each metric over all items and over those of each slice; see :func:`measure`."""
     out = []
     groups: list[tuple[str | None, Any]] = [(None, np.arange(len(items.rows)))]
     at = np.asarray([s or "" for s in items.slices])

@@ -1,148 +1,201 @@
-"""Is the artifact what its precision says? Counted in its own files, never taken from a name."""
+"""Is the artifact what its recipe says? Counted in its own files, never taken from a name."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from qguard.artifact import Artifact
+from qguard.cpu import saturates
 from qguard.errors import ArtifactProblem
-from qguard.graph import read_graph
+from qguard.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
 from qguard.metrics import Measured
-from qguard.models import Model, safetensors_header
+from qguard.models import Model
 from qguard.precisions import Recipe
 
-NAMES = ("artifact.quantized_ops", "artifact.size_ratio")
-_INTEGER = {
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "DynamicQuantizeMatMul",
-    "QAttention",
-    "QLinearMatMul",
-    "QGemm",
-    "MatMulNBits",
+# What every recipe's files must hold, whatever its precision is called; a project's own gate replaces a bound.
+BOUNDS = {
+    "artifact.quantized_ops": ">= 1",  # one layer left in float, in silence, is not the promised precision
+    "artifact.quantized_bytes": ">= 0.99",  # a small table that no quantizer knows may stay float
+    "artifact.granularity": ">= 1",  # per-channel that became per-tensor costs MiniLM one neighbour in ten
 }
-_FLOAT = {"MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention"}
-_SCALES = ("_scale", "_zero_point")  # as torchao names them
-_SHAPING = ("Transpose", "Reshape", "Cast", "Identity")
+# Largest relative error of a weight matrix, by bits. MiniLM's 8-bit per-channel layers have 0.007 to 0.021; per-tensor ones
+# up to 0.4, since one large weight sets the step of all.
+ERROR_BOUND = {8: 0.05, 4: 0.25}
+PER_TENSOR_ERROR = 0.5
+# Activations of encoders stay within some hundreds; masks fill with -10000 or -3.4e38
+WIDEST = 5000.0
+NAMES = (
+    *BOUNDS,
+    "artifact.weight_error",
+    "artifact.activation_range",
+    "artifact.opset",
+    "artifact.saturation",
+    "artifact.size_ratio",
+)
+_SHOWN = 5
 
 
 def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: str = "onnx") -> list[Measured]:
-    """``artifact.quantized_ops``: share of weight multiplications that run in the promised precision, in [0, 1].
-    ``artifact.size_ratio``: bytes of the weights over those of the fp32 model.
+    """What the files hold against what the recipe promises; shares are in [0, 1].
 
-    In OpenVINO what runs depends on the file's weights and on the properties that the artifact declares.
+    ``artifact.quantized_ops``: weight multiplications in the promised precision. ``artifact.quantized_bytes``: bytes of
+    matrices in the promised element type, embedding tables counted. ``artifact.granularity``: quantized multiplications
+    with scales as fine as promised. ``artifact.weight_error``: see :func:`qguard.layers.weights.weight_errors`, the largest.
+    ``artifact.activation_range``: the widest stored range of an activation; a mask's sentinel in it leaves no step for values.
+    ``artifact.opset``: the declared version of ONNX's operators. ``artifact.saturation``: output channels whose products
+    can overflow on x86 without VNNI, gated only on such a CPU. ``artifact.size_ratio``: bytes over those of fp32.
+
+    In OpenVINO what is computed depends on the file's weights and on the properties that the artifact declares.
+    Layers that the recipe excludes count for none of these but the last.
 
     Raises:
-        ArtifactProblem: when no weight multiplication is found.
+        ArtifactProblem: when no weight multiplication is found beyond the excluded ones.
     """
-    base = sum(p.stat().st_size for p in model.weight_files)
-    share, layers, total = _torch(artifact, recipe) if artifact.file is None else _onnx(artifact, recipe, runtime)
-    return [
-        Measured(NAMES[0], None, share, total, True, tuple(layers[:5])),
-        Measured(NAMES[1], None, artifact.bytes / base, 1, False),
+    contents = read_layers(artifact)
+    layers = [_run_in(runtime, x, artifact, recipe) for x in contents.layers if not _excluded(x, recipe)]
+    multiplied = [x for x in layers if x.computes != LOOKUP]
+    if not multiplied:
+        what = f" beside those that the recipe excludes ({', '.join(recipe.excluded)})" if recipe.excluded else ""
+        raise ArtifactProblem(f"the artifact holds no weight multiplication that is known to qguard{what}")
+    wrong = [x for x in multiplied if not _as_promised(x, recipe)]
+    promise = ("" if recipe.integer else "weight-only " if recipe.weights in INTEGER_BITS else "") + recipe.weights
+    found = [
+        _share("artifact.quantized_ops", multiplied, wrong, lambda x: f"{_words(x)}, not {promise}"),
+        _bytes(layers, recipe, len(contents.layers) - len(layers)),
+        *_opset(contents, recipe),  # before what it explains
     ]
+    quantized = [x for x in multiplied if x.quantized]
+    if recipe.granularity is not None and quantized:
+        coarse = [x for x in quantized if not x.fine_enough(recipe.granularity)]
+        scheme = f"block {recipe.granularity}" if isinstance(recipe.granularity, int) else recipe.granularity
+
+        def words(x: Layer) -> str:
+            return f"{x.name}: {x.granularity or 'no scale found'}, not {scheme}"
+
+        found.append(_share("artifact.granularity", quantized, coarse, words))
+    found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied)]
+    base = sum(p.stat().st_size for p in model.weight_files)
+    return [*found, Measured("artifact.size_ratio", None, artifact.bytes / base, 1, False)]
 
 
-def _torch(artifact: Artifact, recipe: Recipe) -> tuple[float, list[str], int]:
-    wrong, total = [], 0
-    for file in artifact.weight_files:
-        header, _ = safetensors_header(file)
-        weight_only = _weight_only(file)
-        for name, info in header.items():
-            # index buffers such as position_ids are no weights, nor are scales of channels
-            if len(info["shape"]) < 2 or info["dtype"] in ("I64", "I32", "BOOL") or name.endswith(_SCALES):
-                continue
-            # tables are looked up, not multiplied: torch has no int8 kernel for them
-            if recipe.weights == "I8" and "embed" in name:
-                continue
-            total += 1
-            if info["dtype"] != recipe.weights:
-                wrong.append(f"{name} is {info['dtype']}, not {recipe.weights}")
-            elif recipe.integer and name in weight_only:
-                wrong.append(f"{name} is multiplied in float: its activations are not quantized")
-    if not total:
-        raise ArtifactProblem("the artifact holds no weight matrix")
-    return 1 - len(wrong) / total, wrong, total
+def summary(artifact: Artifact) -> str:
+    """One line on what the file computes, for a failure of accuracy: ``24 x I8 per-channel integer with static activations``."""
+    multiplied = [x for x in read_layers(artifact).layers if x.computes != LOOKUP]
+    forms = Counter(
+        " ".join(filter(None, (x.element, x.granularity, x.computes, x.activations and f"with {x.activations} activations")))
+        for x in multiplied
+    )
+    return "; ".join(f"{n} x {form}" for form, n in forms.most_common())
 
 
-def _weight_only(file: Path) -> set[str]:
-    """Tensors of torchao whose layer does not quantize its activations, as the file's own description says."""
-    from safetensors import safe_open
-
-    with safe_open(file, "np") as f:
-        metadata = f.metadata() or {}
-    found = set()
-    for name, text in metadata.items():
-        try:
-            kind = json.loads(text)
-        except ValueError:
-            continue  # other metadata is plain text
-        if isinstance(kind, dict) and kind.get("_type") == "Int8Tensor":
-            data = kind.get("_data")
-            module, _, parameter = name.rpartition(".")
-            if not (isinstance(data, dict) and data.get("act_quant_kwargs")):
-                found.add(f"{module}._{parameter}_qdata")
-    return found
-
-
-def _onnx(artifact: Artifact, recipe: Recipe, runtime: str) -> tuple[float, list[str], int]:
-    assert artifact.file is not None
-    graph = read_graph(artifact.file).graph
-    weights = {t.name: t for t in graph.initializer}
-    made = {name: node for node in graph.node for name in node.output}
-    # an ONNX file in ONNX Runtime computes in float unless its operators are integer ones
-    promised, turned = "integer" if recipe.integer else "float", {"dequantized": "float"}
-    if runtime == "openvino":
-        promised, turned = _openvino(artifact.file, recipe)
-    right, wrong = 0, []
-    for node in graph.node:
-        kind = _kind(node, weights, made)
-        if kind is None:
-            continue
-        kind = turned.get(kind, kind)
-        if kind == promised:
-            right += 1
-        else:
-            wrong.append(f"{node.op_type} {node.name or node.output[0]} computes in {kind}")
-    if not right + len(wrong):
-        raise ArtifactProblem(f"{artifact.file.name} holds no weight multiplication that is known to qguard")
-    return right / (right + len(wrong)), wrong, right + len(wrong)
-
-
-def _openvino(file: Path, recipe: Recipe) -> tuple[str, dict[str, str]]:
-    """The promised kind, and what OpenVINO makes of the file's kinds under the properties that are declared beside it."""
+def _run_in(runtime: str, layer: Layer, artifact: Artifact, recipe: Recipe) -> Layer:
+    """The layer as a runtime computes it: OpenVINO quantizes activations of dequantized weights, and rounds to bf16, if told."""
+    if runtime != "openvino" or artifact.file is None or layer.computes != "float":
+        return layer
     from qguard.encoders.openvino import GROUP, PRECISION, properties_of
 
-    promised = "integer" if recipe.integer else "bf16" if recipe.weights == "BF16" else "float"
-    properties = properties_of(file, {"integer": "int8", "bf16": "bf16", "float": "fp32"}[promised])
-    rest = "bf16" if properties[PRECISION] == "bf16" else "float"
-    return promised, {"dequantized": "integer" if properties.get(GROUP) else rest, "float": rest}
+    properties = properties_of(artifact.file, {"BF16": "bf16", "F32": "fp32"}.get(recipe.weights, "int8"))
+    if layer.quantized:
+        return replace(layer, computes="integer" if properties.get(GROUP) else "float")
+    rounded = properties[PRECISION] == "bf16"
+    return layer if rounded == (recipe.weights == "BF16") else replace(layer, computes="bf16" if rounded else "fp32")
 
 
-def _kind(node: Any, weights: dict[str, Any], made: dict[str, Any]) -> str | None:
-    """What a multiplication with a constant weight computes in, ``None`` for every other node.
+def _excluded(layer: Layer, recipe: Recipe) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in recipe.excluded for name in layer.names)
 
-    ``integer``, ``float``, or ``dequantized`` where integer weights meet float values, which runtimes treat differently.
-    """
-    if node.op_type in _INTEGER:
-        return "integer"
-    if node.op_type not in _FLOAT:
-        return None
-    for name in node.input:
-        source = made.get(name)
-        while source is not None and source.op_type in _SHAPING and source.input[0] not in weights:
-            source = made.get(source.input[0])
-        if source is not None and source.op_type == "DequantizeLinear" and source.input[0] in weights:
-            others = [made.get(i) for i in node.input if i != name]
-            return "integer" if any(o is not None and o.op_type == "DequantizeLinear" for o in others) else "dequantized"
-        if source is None:
-            constant = weights.get(name)
-        elif source.op_type == "Constant":
-            constant = source.attribute[0].t if source.attribute else None
-        else:
-            constant = weights.get(source.input[0]) if source.op_type in _SHAPING else None
-        if constant is not None and len(constant.dims) >= 2:
-            return "float"
-    return None
+
+def _as_promised(layer: Layer, recipe: Recipe) -> bool:
+    """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations."""
+    width = INTEGER_BITS.get(recipe.weights)
+    right = layer.holds(recipe.weights) if width is None else layer.bits == width and not layer.element.startswith("F8")
+    if recipe.integer:
+        return right and layer.computes in ("integer", "")
+    return right and (layer.computes in ("float", "") or layer.operator == "MatMulNBits")
+
+
+def _words(layer: Layer) -> str:
+    how = f" computes in {layer.computes}" if layer.computes else ""
+    return f"{layer.name}: {layer.operator or 'tensor'}{how} with {layer.element} weights"
+
+
+def _share(name: str, of: Sequence[Layer], wrong: Sequence[Layer], words: Callable[[Layer], str]) -> Measured:
+    shown = tuple(words(x) for x in wrong[:_SHOWN])
+    if len(wrong) > _SHOWN:
+        shown += (f"and {len(wrong) - _SHOWN} more",)
+    return Measured(name, None, 1 - len(wrong) / len(of), len(of), True, shown, BOUNDS[name])
+
+
+def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int) -> Measured:
+    sizes = {x.weight: x for x in layers}  # a table may serve two layers
+    wrong = sorted((x for x in sizes.values() if not x.holds(recipe.weights)), key=lambda x: -x.bytes)
+    total = sum(x.bytes for x in sizes.values())
+    shown = [f"{x.name}: {x.bytes / 1e6:.2f} MB of {x.element}, not {recipe.weights}" for x in wrong[:_SHOWN]]
+    shown += [f"{excluded} layers are excluded by the recipe: {', '.join(recipe.excluded)}"] if excluded else []
+    name = "artifact.quantized_bytes"
+    return Measured(name, None, 1 - sum(x.bytes for x in wrong) / total, len(sizes), True, tuple(shown), BOUNDS[name])
+
+
+def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measured]:
+    from qguard.layers.weights import matrices, weight_errors
+
+    errors = weight_errors(layers, matrices(model.weight_files))
+    if not errors:
+        return []
+    coarse = recipe.granularity == PER_TENSOR
+    limits = [PER_TENSOR_ERROR if coarse and x.quantized else ERROR_BOUND.get(x.bits, 0.01) for x, _ in errors]
+    ranked = sorted(zip(errors, limits, strict=True), key=lambda p: -p[0][1] / p[1])
+    (_, value), limit = ranked[0]  # the layer that is nearest to what its own bits explain
+    shown = tuple(
+        f"{x.name}: its weights differ by {e:.1%} from fp32's, more than rounding to {x.bits} bits explains"
+        for (x, e), most in ranked[:_SHOWN]
+        if e > most
+    )
+    return [Measured("artifact.weight_error", None, value, len(errors), False, shown, f"<= {limit}")]
+
+
+def _ranges(contents: Contents) -> list[Measured]:
+    if not contents.ranges:
+        return []
+    wide = sorted((r for r in contents.ranges if r[1] > WIDEST), key=lambda r: -r[1])[:_SHOWN]
+    why = "a mask's sentinel was calibrated with the values"
+    shown = tuple(f"{name}: few steps over a range of {width:.3g}; {why}" for name, width in wide)
+    most = max(width for _, width in contents.ranges)
+    return [Measured("artifact.activation_range", None, most, len(contents.ranges), False, shown, f"<= {WIDEST:g}")]
+
+
+def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
+    if contents.opset is None:
+        return []
+    need = 0 if recipe.granularity in (None, PER_TENSOR) else contents.needs_opset
+    shown: tuple[str, ...] = ()
+    if contents.opset < need:
+        what = "scales a block of inputs" if need > 13 else "one scale an output channel"
+        shown = (
+            f"QuantizeLinear and DequantizeLinear know {what} from opset {need} on; below, one scale serves the whole tensor",
+        )
+    return [Measured("artifact.opset", None, contents.opset, 1, True, shown, f">= {need}" if need else None)]
+
+
+def _saturation(layers: Sequence[Layer]) -> list[Measured]:
+    from qguard.layers.weights import overflowing
+
+    integer = [x for x in layers if x.computes == "integer" and x.quantized]
+    if not integer:
+        return []
+    counts = [(x, overflowing(x.read()[0])) for x in integer if x.element == "I8" and x.operator != "MatMulNBits" and x.read]
+    channels = sum(len(o) for _, o in counts)
+    hit = sorted(((x, int(o.sum()), len(o)) for x, o in counts if o.any()), key=lambda h: -h[1] / h[2])
+    shown = [f"{x.name}: {n} of {of} output channels can overflow" for x, n, of in hit[:_SHOWN]]
+    if hit:
+        shown.append(
+            "x86 without VNNI adds products of unsigned activations and signed weights in 16 bits that saturate. Run ONNX "
+            "Runtime with the session option session.x64quantprecision=1 (slower, exact), or quantize with reduce_range "
+            "(7-bit weights) or unsigned weights" + (": this CPU is one" if saturates() else ": this CPU has VNNI or is no x86")
+        )
+    value = sum(n for _, n, _ in hit) / channels if channels else 0.0
+    bound = "<= 0" if saturates() else None
+    return [Measured("artifact.saturation", None, value, channels, False, tuple(shown), bound)]

@@ -54,8 +54,9 @@ class GateKeeper:
                     self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
             if any(c.outcome == "fail" for c in checks):
                 changed = [] if family == "artifact" else self._harness.changed(target)
+                holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
-                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, fp32), pytrace=False)
+                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds, fp32), pytrace=False)
         return checks
 
     def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:

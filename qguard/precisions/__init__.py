@@ -20,7 +20,11 @@ class Recipe:
     Attributes:
         make: ``module:function``; the function takes the model and fills an artifact folder. Imported when it is needed.
         weights: Element type of the weight matrices: ``F32 F16 BF16 I8 I4`` (safetensors' names).
-        integer: Multiplications run in integers: activations are quantized as well as weights.
+        integer: The file multiplies integers: activations are quantized as well as weights. ``I8`` or ``I4`` without it
+            is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
+        granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
+            number of inputs that share one; ``None`` where nothing is promised.
+        excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
         packages: Distributions whose versions decide the bytes.
         extra: The extra of qguard that installs the runtime, where it is not a dependency.
     """
@@ -28,27 +32,48 @@ class Recipe:
     make: str
     weights: str
     integer: bool = False
+    granularity: str | int | None = None
+    excluded: tuple[str, ...] = ()
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
 
 
 _TORCHAO = ("torch", "torchao", "transformers", "safetensors")
+# small tables of the embedding layer, a hundredth of the weights
+_TABLES = ("*position_embeddings*", "*token_type_embeddings*")
 # (precision, runtime) → recipe
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
     ("fp32", "torch"): Recipe("qguard.precisions.cast:fp32", "F32"),
     ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
     ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
-    ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
-    ("int8-dynamic", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True),
-    ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8"),
-    ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4"),
-    ("int8", "torch"): Recipe("qguard.precisions.torchao:int8", "I8", integer=True, packages=_TORCHAO, extra="torchao"),
-    ("int8-weight", "torch"): Recipe("qguard.precisions.torchao:int8_weight", "I8", packages=_TORCHAO, extra="torchao"),
-    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True),
+    ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True, granularity="per-channel"),
+    ("int8-dynamic", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True, granularity="per-channel"),
+    ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8", granularity=32, excluded=_TABLES),
+    ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4", granularity=32, excluded=(*_TABLES, "*word_embeddings*")),
+    ("int8", "torch"): Recipe(
+        "qguard.precisions.torchao:int8",
+        "I8",
+        integer=True,
+        granularity="per-channel",
+        excluded=("*embeddings*",),
+        packages=_TORCHAO,
+        extra="torchao",
+    ),
+    ("int8-weight", "torch"): Recipe(
+        "qguard.precisions.torchao:int8_weight",
+        "I8",
+        granularity="per-channel",
+        excluded=("*embeddings*",),
+        packages=_TORCHAO,
+        extra="torchao",
+    ),
+    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True, excluded=("*embeddings*",)),
     ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
     ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", extra="openvino"),
-    ("int8", "openvino"): Recipe("qguard.precisions.openvino:int8", "I8", integer=True, extra="openvino"),
+    ("int8", "openvino"): Recipe(
+        "qguard.precisions.openvino:int8", "I8", integer=True, granularity="per-channel", extra="openvino"
+    ),
 }
 # the runtime of a precision that names none
 DEFAULT_RUNTIME = {

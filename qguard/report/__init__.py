@@ -7,7 +7,14 @@ from typing import Any
 from qguard import __version__
 
 SCHEMA = 1
-GATES = ("test_golden_is_current", "test_artifact_is_quantized", "test_embeddings", "test_similarity", "test_ranking")
+GATES = (
+    "test_golden_is_current",
+    "test_artifact_is_quantized",
+    "test_embeddings",
+    "test_similarity",
+    "test_ranking",
+    "test_invariance",
+)
 
 
 def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,12 +7,20 @@ from typing import Any
 from qguard.gates import Check
 
 
-def failure_text(precision: str, suite: str, checks: list[Check], changed: list[str], fp32: str = "fp32@torch") -> str:
+def failure_text(
+    precision: str, suite: str, checks: list[Check], changed: list[str], holds: str = "", fp32: str = "fp32@torch"
+) -> str:
     """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next.
 
-    ``fp32`` is the precision that repeats the golden's computation: fp32 in torch, or in ONNX for a model that is nothing else.
+    Args:
+        precision: As the user types it.
+        suite: Its name.
+        checks: Of one metric family, at least one of them failed.
+        changed: Versions that moved since the golden.
+        holds: What the artifact's files compute; see :func:`qguard.metrics.artifact.summary`.
+        fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that is nothing else.
     """
-    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.slice is not None, c.name))
+    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: c.slice is not None)
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     lines = [f"{precision} {first.label} {first.value:.4f}, gate {first.bound}{more}", ""]
@@ -26,12 +34,14 @@ def failure_text(precision: str, suite: str, checks: list[Check], changed: list[
             lines += ["", f"worst by {c.name} ({c.items} items of {suite}):", *(f"    {w}" for w in c.worst)]
     if changed:
         lines += ["", "changed since the golden: " + ", ".join(changed)]
+    if holds:
+        lines += ["", f"the file computes: {holds}"]
     op = (first.bound or "").split()[0]
-    lines += [
-        "",
-        f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])",
-        f"is it the quantization? pytest --precision {fp32} --qguard-suite {suite} tells drift of the stack from loss",
-    ]
+    lines += ["", f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])"]
+    if not first.name.startswith("artifact."):
+        lines.append(
+            f"is it the quantization? pytest --precision {fp32} --qguard-suite {suite} tells drift of the stack from loss"
+        )
     return "\n".join(lines)
 
 
@@ -80,8 +90,28 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             for c in run["checks"]
             if c["name"] == "latency.trend" and ("moved" in c["worst"][0] or c["outcome"] == "fail")
         ]
+        lines += _effects(run["checks"])
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
+    return lines
+
+
+def _effects(checks: list[dict[str, Any]]) -> list[str]:
+    """What holds its gate and still is worth knowing: vectors that depend on the batch, products that could overflow."""
+    values = {c["name"]: c for c in checks if c["slice"] is None}
+    lines = []
+    batch = values.get("invariance.batch_cosine_min")
+    if batch and batch["value"] < 0.999:
+        lines.append(
+            f"       a text's vector depends on its batch: cosine down to {batch['value']:.4f} between alone and in a batch "
+            f"({batch['items']} texts)"
+        )
+    overflow = values.get("artifact.saturation")
+    if overflow and overflow["value"] > 0 and overflow["outcome"] == "reported":
+        lines.append(
+            f"       on x86 without VNNI {overflow['value']:.0%} of output channels could overflow 16 bits; there, run with "
+            f"session.x64quantprecision=1"
+        )
     return lines
 
 

@@ -1,0 +1,34 @@
+"""The CPU that judges: its name and its instruction sets, as Linux reports them."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+_VNNI = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
+
+
+@cache
+def cpu() -> tuple[str, frozenset[str]]:
+    """Model name and flags from ``/proc/cpuinfo``; ``("unknown", frozenset())`` where there is none."""
+    model, flags = "unknown", frozenset[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Processor"):
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = frozenset(value.split())
+                break
+    return model, flags
+
+
+def saturates() -> bool:
+    """Whether products of unsigned and signed 8-bit integers are summed in pairs that saturate at 16 bits.
+
+    True on x86 without VNNI, whose ``vpmaddubsw`` does that; false elsewhere, and where the flags are unknown.
+    """
+    flags = cpu()[1]
+    return platform.machine().lower() in ("x86_64", "amd64") and bool(flags) and not flags & _VNNI

@@ -1,0 +1,150 @@
+"""Each seeded misquantization of the real model fails, at the check that says why, with the layer or the reason named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from qguard import cpu
+from qguard.config import load_config
+from qguard.encoders import open_encoder
+from qguard.harness import Harness
+from qguard.precisions import parse_precision
+from qguard.precisions.dynamic import quantize
+from qguard.report.terminal import failure_text
+from tests import faults
+
+FAMILIES = ("artifact", "embedding", "similarity", "ranking", "invariance")  # in the order of the gate
+LAYER = "layer.2/intermediate/dense"
+OLD = ("a CPU without VNNI", frozenset({"sse2", "avx2"}))
+
+
+@pytest.fixture(scope="session")
+def judge(small):
+    """``judge(file)``: the first failed check of the gate and its text, or ``("", "")`` for an artifact that passes."""
+
+    def first_failure(file, precision: str = "int8") -> tuple[str, str]:
+        project = Harness(load_config(small), file)
+        (target,) = project.targets([parse_precision(precision)])
+        for family in FAMILIES:
+            checks = project.checks(target, family)
+            if any(c.outcome == "fail" for c in checks):
+                text = failure_text(precision, target.suite, checks, [], project.holds(target))
+                return text.split()[1].partition("[")[0], text
+        return "", ""
+
+    return first_failure
+
+
+def test_the_sound_artifact_passes(judge, int8):
+    assert judge(int8.file) == ("", "")
+
+
+def test_a_no_op_names_every_layer_in_float(judge, fp32_onnx):
+    metric, text = judge(fp32_onnx)
+    assert metric == "artifact.quantized_ops"
+    assert "encoder/layer.0/intermediate/dense: MatMul computes in float with F32 weights, not I8" in text
+    assert "and 19 more" in text
+
+
+def test_one_layer_left_out_is_named(judge, fp32_onnx, tmp_path):
+    metric, text = judge(faults.layer_left_out(fp32_onnx, tmp_path / "m.onnx", LAYER))
+    assert metric == "artifact.quantized_ops"
+    assert "artifact.quantized_ops 0.9583, gate >= 1" in text
+    assert f"encoder/{LAYER}: MatMul computes in float with F32 weights, not I8" in text
+
+
+def test_per_tensor_instead_of_per_channel_names_the_layers(judge, fp32_onnx, tmp_path):
+    quantize(fp32_onnx, tmp_path / "m.onnx", per_channel=False)
+    metric, text = judge(tmp_path / "m.onnx")
+    assert metric == "artifact.granularity"
+    assert "encoder/layer.0/intermediate/dense: per-tensor, not per-channel" in text
+
+
+def test_a_wrong_zero_point_names_its_layer(judge, int8, tmp_path):
+    metric, text = judge(faults.wrong_zero_point(int8.file, tmp_path / "m.onnx", LAYER))
+    assert metric == "artifact.weight_error"
+    assert f"encoder/{LAYER}: its weights differ by" in text
+
+
+def test_an_opset_in_which_a_scale_is_one_number_is_named(judge, static, tmp_path):
+    for version in (10, 12):
+        metric, text = judge(faults.older_opset(static, tmp_path / "m.onnx", version))
+        assert metric == "artifact.opset"
+        assert "know one scale an output channel from opset 13 on" in text
+        assert f"artifact.opset {version}" in text
+
+
+def test_minmax_over_all_operators_names_the_quantized_mask(judge, plain_onnx, token_ids, tmp_path):
+    metric, text = judge(faults.static(plain_onnx, tmp_path / "m.onnx", token_ids, None))
+    assert metric == "artifact.activation_range"
+    assert "a mask's sentinel was calibrated with the values" in text
+
+
+def test_calibration_on_random_tokens_fails_with_what_the_file_computes(judge, plain_onnx, tmp_path):
+    """The files' integers are in order, so that the activations' ranges are left as the reason."""
+    file = faults.static(plain_onnx, tmp_path / "m.onnx", faults.random_ids(24, 32, 30522), faults.WEIGHTED)
+    metric, text = judge(file)
+    assert metric == "embedding.cosine_mean"
+    assert "the file computes: 36 x I8 per-channel integer with static activations" in text
+
+
+def test_saturation_is_emulated_exactly(tmp_path):
+    """Every full-range weight against sums of pairs that are clipped one by one."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-128, 128, (64, 8)).astype(np.int8)
+    activation = rng.integers(0, 256, (5, 64)).astype(np.uint8)
+    node = helper.make_node("MatMulInteger", ["a", "w"], ["y"], "layer")
+    a = helper.make_tensor_value_info("a", TensorProto.UINT8, [5, 64])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, None)
+    graph = helper.make_graph([node], "g", [a], [y], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    session = ort.InferenceSession(faults.saturating(tmp_path / "m.onnx", tmp_path / "s.onnx"))
+    products = activation.astype(np.int64)[:, :, None] * weight
+    pairs = products[:, 0::2] + products[:, 1::2]
+    assert (np.abs(pairs) > 32768).any()
+    assert (session.run(None, {"a": activation})[0] == pairs.clip(-32768, 32767).sum(1)).all()
+
+
+def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, int8, minilm, token_ids, tmp_path):
+    """MiniLM's vectors survive it; that its weights could overflow is stated all the same, and gated where they would."""
+    file = faults.saturating(int8.file, tmp_path / "m.onnx")
+    exact, saturated = (
+        open_encoder("onnx", minilm.folder, minilm.pipeline, "int8", f).encode_batches(token_ids[:8], [[i] for i in range(8)])
+        for f in (int8.file, file)
+    )
+    cosine = (exact * saturated).sum(1)
+    assert 0.95 < cosine.min() < 0.999  # as far as int8 itself moves them
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "cpu", lambda: OLD)
+        metric, text = judge(file)
+    assert metric == "artifact.saturation"
+    assert "output channels can overflow" in text
+
+
+def test_a_cpu_without_vnni_fails_on_saturation_before_vectors(judge, int8, monkeypatch):
+    monkeypatch.setattr(cpu, "cpu", lambda: OLD)
+    metric, text = judge(int8.file)
+    assert metric == "artifact.saturation"
+    assert "encoder/layer" in text
+    assert "output channels can overflow" in text
+    assert "session.x64quantprecision=1" in text
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [
+        ("x86_64", {"sse2", "avx2"}, True),
+        ("x86_64", {"sse2", "avx2", "avx_vnni"}, False),
+        ("x86_64", {"avx512f", "avx512_vnni"}, False),
+        ("aarch64", {"asimddp"}, False),
+        ("x86_64", set(), False),  # flags unknown: reported, not gated
+    ],
+)
+def test_which_cpu_saturates(monkeypatch, machine, flags, expected):
+    monkeypatch.setattr(cpu, "cpu", lambda: ("some CPU", frozenset(flags)))
+    monkeypatch.setattr(cpu.platform, "machine", lambda: machine)
+    assert cpu.saturates() is expected
