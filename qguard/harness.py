@@ -17,6 +17,7 @@ from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
+from qguard.precisions.calibration import Calibration
 from qguard.suites import Suite, load_suite
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Harness:
 
         def make() -> Encoder:
             a = self.artifact(precision, model)
-            return open_encoder(a.runtime(precision.runtime), a.folder, a.pipeline, precision.name, a.file)
+            return open_encoder(a.runtime(precision.runtime), a.folder, a.pipeline, precision.base, a.file)
 
         return self._once(("encoder", precision, model), make)  # type: ignore[no-any-return]
 
@@ -119,6 +120,7 @@ class Harness:
 
         def make() -> list[list[int]]:
             golden, suite = self.golden(target.model, target.suite), self.suite(target.suite)
+            self.refuse_overlap(target.precision, target.model, target.suite)
             a = self.artifact(target.precision, target.model)
             from qguard.encoders.tokenizer import TextTokenizer
 
@@ -127,6 +129,18 @@ class Harness:
             return ids
 
         return self._once(("tokens", target), make)  # type: ignore[no-any-return]
+
+    def refuse_overlap(self, precision: Precision, model: str, suite: str) -> None:
+        """The texts that calibrate, as a given artifact's provenance or the configuration says, are not those that judge.
+
+        Raises:
+            UsageProblem: when they are, unless the project says that it is intended.
+        """
+        if self.artifact_path is not None:
+            facts = self.artifact(precision, model).calibration
+        else:
+            facts = precision.sample.facts if precision.sample else {}
+        (precision.calibration or Calibration()).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
 
     def embeddings(self, target: Target) -> Floats:
         """The candidate's embeddings (texts, dim) of the suite."""
@@ -144,8 +158,9 @@ class Harness:
         return self._once(("comparison", target), make)  # type: ignore[no-any-return]
 
     def _gates(self, precision: Precision) -> Any:
-        own = {**self.config.gates.get(precision.name, {}), **self.config.gates.get(str(precision), {})}
-        return gates_for(precision.name, own)
+        names = dict.fromkeys((precision.base, precision.name, str(precision)))  # the nearest table wins, key by key
+        own = {key: bound for name in names for key, bound in self.config.gates.get(name, {}).items()}
+        return gates_for(precision.base, own)
 
     def checks(self, target: Target, family: str) -> list[Check]:
         """All checks of one metric family (``embedding``, ``similarity``, ``ranking`` or ``artifact``)."""
@@ -169,7 +184,7 @@ class Harness:
         return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 
     def _speedup(self, precision: Precision) -> Gate | None:
-        bound = None if precision.name == "fp32" else self.config.latency.speedup or DEFAULT_SPEEDUP.get(precision.name)
+        bound = None if precision.base == "fp32" else self.config.latency.speedup or DEFAULT_SPEEDUP.get(precision.base)
         return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
 
     def latency_gates(self, precisions: list[Precision]) -> int:

@@ -83,7 +83,7 @@ class Comparison:
 def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str | None = None) -> ArmSpec:
     """The arm that runs an artifact."""
     runtime = artifact.runtime(precision.runtime)
-    return ArmSpec(runtime, str(artifact.runs), precision.name, threads, python)
+    return ArmSpec(runtime, str(artifact.runs), precision.base, threads, python)
 
 
 def compare(

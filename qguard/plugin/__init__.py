@@ -121,7 +121,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     )
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
-    return State(harness, harness.targets(parse_precisions(asked, chosen.precisions)), strict)
+    return State(harness, harness.targets(parse_precisions(asked, chosen.precisions, chosen.own_precisions)), strict)
 
 
 def _latency(config: pytest.Config) -> dict[str, Any]:

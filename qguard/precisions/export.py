@@ -1,4 +1,4 @@
-"""fp32 in ONNX Runtime: our own export through ``torch.onnx``, with attention fused and checked against torch."""
+"""fp32 as ONNX: our own export through ``torch.onnx``, checked against torch; for ONNX Runtime with attention fused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,21 @@ def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: An
 
 
 def fp32(model: Model, folder: Path) -> None:
-    """Write ``onnx/model.onnx`` in fp32 and check it against torch on :data:`CHECK_TEXTS`.
+    """Write ``onnx/model.onnx`` in fp32, fused for ONNX Runtime, and check it against torch."""
+    target = onnx_file(model, folder)
+    export(model.root, target)
+    check(model, folder, "onnx")
+
+
+def onnx_file(model: Model, folder: Path) -> Path:
+    """Where the ONNX file of an artifact folder goes; its folder is made."""
+    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def check(model: Model, folder: Path, runtime: str) -> None:
+    """Compare the fp32 file of an artifact folder, run in ``runtime``, with torch on :data:`CHECK_TEXTS`.
 
     Raises:
         ArtifactProblem: when the export's embeddings differ from torch's (cosine below :data:`MIN_COSINE`).
@@ -50,20 +64,30 @@ def fp32(model: Model, folder: Path) -> None:
 
     from qguard.encoders import open_encoder
 
-    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    export(model.root, target)
-    ours = open_encoder("onnx", folder, model.pipeline, "fp32", target).encode(CHECK_TEXTS).astype(np.float64)
+    file = onnx_file(model, folder)
+    ours = open_encoder(runtime, folder, model.pipeline, "fp32", file).encode(CHECK_TEXTS).astype(np.float64)
     live = open_encoder("torch", model.folder, model.pipeline, "fp32").encode(CHECK_TEXTS).astype(np.float64)
     cosine = (ours * live).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(live, axis=1)
     if not cosine.min() >= MIN_COSINE:
         raise ArtifactProblem(
-            f"the ONNX export of {model.name} does not reproduce torch: cosine {cosine.min():.6f}, expected >= {MIN_COSINE}"
+            f"the ONNX export of {model.name} does not reproduce torch in {runtime}: cosine {cosine.min():.6f}, "
+            f"expected >= {MIN_COSINE}"
         )
 
 
 def export(root: Path, target: Path) -> None:
-    """Export a Transformers encoder with dynamic batch and length and fuse its attention, LayerNorm and GELU."""
+    """Export a Transformers encoder and fuse its attention, LayerNorm and GELU for ONNX Runtime, where it knows its type."""
+    raw = target.with_suffix(".raw.onnx")
+    config = export_plain(root, raw)
+    if config.model_type in _OPTIMISER:
+        _fuse(raw, target, _OPTIMISER[config.model_type], config)
+        raw.unlink()
+    else:
+        raw.rename(target)
+
+
+def export_plain(root: Path, target: Path) -> Any:
+    """Export a Transformers encoder with dynamic batch and length, in standard ONNX operators alone; gives its configuration."""
     import torch
     from transformers import AttentionInterface, AutoConfig, AutoModel
 
@@ -94,19 +118,14 @@ def export(root: Path, target: Path) -> None:
     mask[1, 5:] = 0
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
     example = (ids, mask, *([torch.zeros_like(ids)] if has_types else []))
-    raw = target.with_suffix(".raw.onnx")
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            Transformer().eval(), example, str(raw), input_names=names, output_names=["last_hidden_state"],
+            Transformer().eval(), example, str(target), input_names=names, output_names=["last_hidden_state"],
             dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, "last_hidden_state"]},
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
-    if fused:
-        _fuse(raw, target, _OPTIMISER[config.model_type], config)
-        raw.unlink()
-    else:
-        raw.rename(target)
+    return config
 
 
 # Architectures whose attention goes through Transformers' AttentionInterface, and the optimiser that knows them.
