@@ -136,17 +136,18 @@ class Harness:
         Raises:
             UsageProblem: when they are, unless the project says that it is intended.
         """
-        if self.artifact_path is not None:
-            facts = self.artifact(precision, model).calibration
-        else:
-            facts = precision.sample.facts if precision.sample else {}
+        sample = precision.sample
+        facts = self.artifact(precision, model).calibration if self.artifact_path else sample.facts if sample else {}
         (precision.calibration or Calibration()).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
 
     def embeddings(self, target: Target) -> Floats:
         """The candidate's embeddings (texts, dim) of the suite."""
-        return self._once(  # type: ignore[no-any-return]
-            ("embeddings", target), lambda: self.encoder(target.precision, target.model).encode_ids(self.token_ids(target))
-        )
+
+        def make() -> Floats:
+            ids = self.token_ids(target)  # first: what may not be judged is not built either
+            return self.encoder(target.precision, target.model).encode_ids(ids)
+
+        return self._once(("embeddings", target), make)  # type: ignore[no-any-return]
 
     def comparison(self, target: Target) -> Comparison:
         """Golden and candidate side by side, in float64."""
@@ -167,6 +168,7 @@ class Harness:
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
+            self.refuse_overlap(target.precision, target.model, target.suite)
             artifact = self.artifact(target.precision, target.model)
             measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe)
         else:

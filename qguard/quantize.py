@@ -46,8 +46,11 @@ def calibrated(
         here = Path(calibration).resolve()
         texts = config.calibration(str(here) if here.exists() and calibration not in config.known_suites else calibration)
         found = replace(found, path=texts.path, source=texts.source)
-    drawn = {k: v for k, v in (("samples", samples), ("seed", seed)) if v is not None}
-    return replace(precision, calibration=replace(found, **drawn))
+    if samples is not None:
+        found = replace(found, samples=samples)
+    if seed is not None:
+        found = replace(found, seed=seed)
+    return replace(precision, calibration=found)
 
 
 def check_target(folder: Path, force: bool) -> None:

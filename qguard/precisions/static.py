@@ -88,14 +88,7 @@ def _gather_before_dequantizing(graph: Any) -> None:
     nodes, moved = [], set()
     for node in graph.node:
         source = made.get(node.input[0]) if node.op_type == "Gather" else None
-        by_row = (
-            source is not None
-            and source.op_type == "DequantizeLinear"
-            and {*source.input} <= {*tensors}
-            and list(tensors[source.input[1]].dims) == list(tensors[source.input[0]].dims)[:1]
-            and not any(numpy_helper.to_array(tensors[z]).any() for z in source.input[2:])
-        )
-        if not by_row:
+        if source is None or source.op_type != "DequantizeLinear" or not _by_row([tensors.get(i) for i in source.input]):
             nodes.append(node)
             continue
         (table, scale), (ids, out) = source.input[:2], (node.input[1], node.output[0])
@@ -113,6 +106,16 @@ def _gather_before_dequantizing(graph: Any) -> None:
         nodes = [n for n in nodes if not (n.output[0] in moved and n.output[0] not in kept)]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _by_row(stored: list[Any]) -> bool:
+    """Whether (table, scale, zero point) are stored tensors with one scale a row and zero as the zero point."""
+    from onnx import numpy_helper
+
+    if None in stored:
+        return False
+    table, scale, *zero = stored
+    return list(scale.dims) == list(table.dims)[:1] and not any(numpy_helper.to_array(z).any() for z in zero)
 
 
 def _feeds(model: Model, sample: Sample) -> Iterator[dict[str, Any]]:
