@@ -35,7 +35,8 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     with progress(f"calibrating on {len(sample.texts)} texts", PASSES * len(sample.texts)) as advance, _silent():
         # NNCF sees only those edges whose shape is known, and onnx does not infer shapes of fused operators
         graph = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
-        quantized = quantize(nncf, graph, list(_feeds(model, sample)), advance)
+        feeds = list(_feeds(model, sample, [i.name for i in graph.graph.input]))
+        quantized = quantize(nncf, graph, feeds, advance)
     _unsigned_activations(quantized.graph)
     _gather_before_dequantizing(quantized.graph)
     del quantized.graph.value_info[:]  # types that no longer hold; runtimes infer their own
@@ -118,7 +119,7 @@ def _by_row(stored: list[Any]) -> bool:
     return list(scale.dims) == list(table.dims)[:1] and not any(numpy_helper.to_array(z).any() for z in zero)
 
 
-def _feeds(model: Model, sample: Sample) -> Iterator[dict[str, Any]]:
+def _feeds(model: Model, sample: Sample, inputs: list[str]) -> Iterator[dict[str, Any]]:
     """One text each, unpadded: a padding token's activations are never used, and must not widen a range."""
     import numpy as np
 
@@ -126,7 +127,8 @@ def _feeds(model: Model, sample: Sample) -> Iterator[dict[str, Any]]:
 
     for row in TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles):
         ids = np.asarray([row], np.int64)
-        yield {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        yield {name: feed[name] for name in inputs}
 
 
 def _import_nncf() -> Any:
