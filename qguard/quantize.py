@@ -94,7 +94,8 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as e:
-        raise ArtifactProblem(f"cannot write {folder.name}: {e.strerror or e}") from e
+        why = e.args[0][0][2] if isinstance(e, shutil.Error) else e.strerror or e  # copytree collects (source, target, why)
+        raise ArtifactProblem(f"cannot write {folder.name}: {why}") from e
 
 
 def describe(artifact: Artifact, model: Model, precision: Precision, folder: Path) -> str:

@@ -118,7 +118,7 @@ def test_an_own_precision_is_used_like_a_built_in_one(tmp_path):
         ("[tool.qguard.precision.legal8]\nrecipe = 'int9'\n", "unknown precision 'int9'; did you mean int8"),
         (
             "[tool.qguard.precision.legal8]\nrecipe = 'int8-static'\nsample = 3\n",
-            "unknown key 'precision.legal8.sample'; did you",
+            "unknown key 'precision.legal8.sample'; known: .*samples",
         ),
         ("[tool.qguard.precision.int8]\nsamples = 3\n", "int8 is not calibrated, it has no samples"),
         ("[tool.qguard.precision.int8-static]\nsamples = 0\n", "greater than or equal to 1"),
