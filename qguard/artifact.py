@@ -47,6 +47,13 @@ class Artifact:
         return "onnx" if wanted == "torch" else wanted
 
     @property
+    def calibration(self) -> dict[str, Any]:
+        """What its provenance says of the texts that calibrated it; empty where it says nothing."""
+        key = self.provenance.get("key")
+        found = key.get("calibration") if isinstance(key, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @property
     def weight_files(self) -> list[Path]:
         """The files that hold the transformer's weights."""
         if self.file is None:

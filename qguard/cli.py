@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from qguard import __version__
 from qguard.errors import QguardError, UsageProblem
@@ -70,6 +71,28 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("--reason", default="", help="why; for the reviewers")
     accept.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
     accept.set_defaults(run=_accept)
+    quantize = commands.add_parser("quantize", help="write the quantized model into a folder, to be deployed")
+    quantize.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
+    quantize.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty; or an artifact, with --force")
+    quantize.add_argument("--force", action="store_true", help="replace the artifact in DIR")
+    quantize.add_argument("--calibration", metavar="SUITE|PATH", help="texts of your domain, for a calibrated precision")
+    quantize.add_argument("--samples", type=int, help="texts to draw from them (default 300)")
+    quantize.add_argument("--seed", type=int, help="of the draw (default 0)")
+    quantize.add_argument("--model", action="append", default=[], metavar="NAME")
+    quantize.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
+    quantize.set_defaults(run=_quantize, suite=[])
+    compare = commands.add_parser("compare", help="several precisions in one table: accuracy, size, speed, verdict")
+    compare.add_argument("--precision", required=True, metavar="NAME[@RUNTIME],…", help="'all' = every configured one")
+    compare.add_argument("--model", action="append", default=[], metavar="NAME")
+    compare.add_argument("--suite", action="append", default=[], metavar="NAME")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    compare.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
+    compare.set_defaults(run=_compare)
+    _golden_parser(commands)
+    return parser
+
+
+def _golden_parser(commands: Any) -> None:
     golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -86,7 +109,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reason", default="", help="why; for the reviewers")
             sub.add_argument("--golden-update-in-ci", action="store_true")
         sub.set_defaults(run=run)
-    return parser
 
 
 def _harness(args: argparse.Namespace) -> tuple[object, list[tuple[str, str]]]:
@@ -172,7 +194,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     model, suite = which[0]
     if args.tokens < 3 or args.batch < 1 or args.minutes <= 0:
         raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
-    settings, precision = harness.config.latency, parse_precision(args.precision)
+    settings, precision = harness.config.latency, parse_precision(args.precision, harness.config.own_precisions)
     margin = parse_bound("latency.regression", settings.regression)[1] - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
     spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)
@@ -206,6 +228,60 @@ def _calibrate(args: argparse.Namespace) -> int:
     out.print(f"Smallest slowdown found in 99 % of trials: {found.smallest - 1:+.0%}. Settings for this machine:")
     out.print(f'\\[tool.qguard.latency]\nregression = "<= {1 + found.margin:.2f}"\nbudget = {settings.budget:g}')
     return 0
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from qguard.harness import Harness
+    from qguard.precisions import parse_precision
+    from qguard.quantize import calibrated, check_target, describe, write
+
+    check_target(args.out, args.force)
+    harness, _ = _harness(args)
+    assert isinstance(harness, Harness)
+    config = harness.config
+    if len(config.models) > 1:
+        raise UsageProblem(f"several models are configured; give --model, one of {', '.join(config.models)}")
+    (name,) = config.models
+    precision = parse_precision(args.precision, config.own_precisions)
+    precision = calibrated(precision, config, args.calibration, args.samples, args.seed)
+    for suite in config.suites if precision.sample else ():
+        harness.refuse_overlap(precision, name, suite)
+    artifact = harness.artifact(precision, name)
+    write(artifact, args.out, force=args.force)
+    print(describe(artifact, harness.model(name), precision, args.out))
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from qguard.compare import BUCKETS, compare, table, to_json
+    from qguard.errors import MeasurementProblem
+    from qguard.files import dump_json, write_atomic
+    from qguard.harness import Harness
+    from qguard.precisions import parse_precisions
+
+    harness, _ = _harness(args)
+    assert isinstance(harness, Harness)
+    config = harness.config
+    precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
+    rows = compare(harness, precisions, lambda what: print(f"{what} …", file=sys.stderr))
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out.print(table(rows))
+    tokens = ", ".join(f"{b.tokens} tokens x {b.batch}" for b in BUCKETS)
+    out.print(
+        f"*: no other precision is as good in overlap@10, speed and size. Speed: fp32@onnx = 1, {tokens}, "
+        f"{config.latency.threads} thread(s), a short trial; the gate is pytest --precision."
+    )
+    for row in rows:
+        for text in (row.error,) if row.error else row.failed:
+            out.print(f"{row.precision} {row.model} {row.suite}: {text}", markup=False)
+    if args.json:
+        try:
+            write_atomic(args.json, dump_json(to_json(rows)))
+        except OSError as e:
+            raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
+    return 3 if any(row.error for row in rows) else 0
 
 
 def _init(args: argparse.Namespace) -> int:

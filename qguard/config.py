@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from qguard.errors import UsageProblem, unknown
 from qguard.pipeline import POOLING_MODES
+
+if TYPE_CHECKING:
+    from qguard.precisions import Precision
+    from qguard.precisions.calibration import Calibration
 
 
 class _Strict(BaseModel):
@@ -44,6 +49,24 @@ class SuiteConfig(_Strict):
     """One suite of the project: a ``.jsonl`` file or a folder."""
 
     path: str = Field(min_length=1)
+
+
+class PrecisionConfig(_Strict):
+    """A precision of the project's own, or a built-in one with other settings.
+
+    Attributes:
+        recipe: The built-in precision that it is made as, ``NAME[@RUNTIME]``; its own name where that is built in.
+        calibration: A suite, or a file or folder like a suite's; ``None`` for the texts that qguard ships.
+        samples: Texts that are drawn from it.
+        seed: Of the draw.
+        overlap: Whether texts that calibrate may also judge.
+    """
+
+    recipe: str | None = None
+    calibration: str | None = Field(None, min_length=1)
+    samples: int = Field(300, ge=1)
+    seed: int = 0
+    overlap: Literal["refuse", "allow"] = "refuse"
 
 
 class LatencyConfig(_Strict):
@@ -88,6 +111,7 @@ class Config(_Strict):
     golden: str = "golden"
     device: Literal["cpu", "cuda"] = "cpu"
     suite: dict[str, SuiteConfig] = {}
+    precision: dict[str, PrecisionConfig] = {}
     gates: dict[str, dict[str, str]] = {}
     latency: LatencyConfig = LatencyConfig()
     strict: bool | None = None
@@ -107,6 +131,14 @@ class Config(_Strict):
                 raise ValueError(f"{name!r} must be usable as a folder name")
         return value
 
+    @field_validator("precision")
+    @classmethod
+    def _precision_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name == "all":
+                raise ValueError(f"{name!r} cannot name a precision; expected letters, digits, '_', '.' and '-', and not 'all'")
+        return value
+
     @field_validator("suites")
     @classmethod
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -124,6 +156,59 @@ class Config(_Strict):
         """Name → file or folder of the project's own suites."""
         return {name: self.folder / s.path for name, s in self.suite.items()}
 
+    @property
+    def own_precisions(self) -> dict[str, Precision]:
+        """Name → precision of ``[tool.qguard.precision]``.
+
+        Raises:
+            UsageProblem: for an unknown recipe, settings that it does not have, or calibration texts that are not there.
+        """
+        from qguard.precisions import DEFAULT_RUNTIME, Precision, parse_precision
+
+        own = {}
+        for name, table in self.precision.items():
+            if table.recipe is None and name not in DEFAULT_RUNTIME:
+                raise UsageProblem(f'precision.{name}: expected recipe = "NAME", the built-in precision that it is made as')
+            base = parse_precision(table.recipe or name)
+            foreign = table.model_fields_set - {"recipe"}
+            if foreign and not base.recipe.calibrated:
+                raise UsageProblem(f"precision.{name}: {base} is not calibrated, it has no {', '.join(sorted(foreign))}")
+            calibration = self.calibration(table.calibration, table.samples, table.seed, table.overlap) if foreign else None
+            own[name] = Precision(name, base.runtime, base=base.base, calibration=calibration)
+        return own
+
+    def calibration(
+        self, source: str | None, samples: int = 300, seed: int = 0, overlap: Literal["refuse", "allow"] = "refuse"
+    ) -> Calibration:
+        """Where calibration texts come from.
+
+        Args:
+            source: A suite's name, or a file or folder, relative to the configuration; ``None`` for the shipped texts.
+            samples: Texts to draw.
+            seed: Of the draw.
+            overlap: Whether texts that calibrate may also judge.
+
+        Raises:
+            UsageProblem: when there is no such suite or file.
+        """
+        from qguard.precisions.calibration import SHIPPED, Calibration
+
+        if source is None:
+            return Calibration(SHIPPED, "qguard", samples, seed, overlap)
+        suites = self.known_suites
+        path = suites.get(source, self.folder / source)
+        if not path.exists():
+            near = unknown("suite", source, suites)
+            raise UsageProblem(f"calibration {source!r}: no file or folder of that name, and {near}")
+        return Calibration(path, source if source in suites else path.name, samples, seed, overlap)
+
+    @property
+    def known_suites(self) -> dict[str, Path]:
+        """Name → file or folder of the built-in suites and the project's own, which win."""
+        from qguard.suites import BUILTIN
+
+        return {**BUILTIN, **self.suite_paths}
+
     def select(self, models: list[str], suites: list[str]) -> Config:
         """This configuration with only the named models and suites; a model may also be a bare reference.
 
@@ -138,11 +223,9 @@ class Config(_Strict):
                 chosen[name.removeprefix("package:").rstrip("/").split("/")[-1]] = ModelConfig(ref=name)
             else:
                 raise unknown("model", name, self.models)
-        from qguard.suites import BUILTIN
-
         for suite in suites or self.suites:
-            if suite not in BUILTIN and suite not in self.suite:
-                raise unknown("suite", suite, {*BUILTIN, *self.suite})
+            if suite not in self.known_suites:
+                raise unknown("suite", suite, self.known_suites)
         return self.model_copy(update={"models": chosen or self.models, "suites": tuple(suites) or self.suites})
 
     def model_ref(self, name: str) -> str:
@@ -191,7 +274,7 @@ def load_config(path: Path) -> Config:
                 known = (
                     set(Config.model_fields) - {"folder"}
                     if len(error["loc"]) == 1
-                    else {*ModelConfig.model_fields, *SuiteConfig.model_fields, *LatencyConfig.model_fields}
+                    else {f for part in (ModelConfig, SuiteConfig, LatencyConfig, PrecisionConfig) for f in part.model_fields}
                 )
                 lines.append(str(unknown("key", where, known)))
             else:
@@ -206,11 +289,12 @@ def _check_names(config: Config) -> None:
     from qguard.gates import parse_gate
     from qguard.precisions import DEFAULT_RUNTIME, parse_precision
 
+    own = config.own_precisions
     for name in config.precisions:
-        parse_precision(name)
+        parse_precision(name, own)
     for name, gates in config.gates.items():
-        if name.partition("@")[0] not in DEFAULT_RUNTIME:
-            raise unknown("precision", name, DEFAULT_RUNTIME)
+        if name.partition("@")[0] not in {*DEFAULT_RUNTIME, *own}:
+            raise unknown("precision", name, {*DEFAULT_RUNTIME, *own})
         for key, bound in gates.items():
             parse_gate(key, bound)
     config.select([], [])

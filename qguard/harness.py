@@ -17,6 +17,7 @@ from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
+from qguard.precisions.calibration import Calibration
 from qguard.suites import Suite, load_suite
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Harness:
         def make() -> Encoder:
             a = self.artifact(precision, model)
             runtime = a.runtime(precision.runtime)
-            return open_encoder(runtime, a.folder, a.pipeline, precision.name, a.file, self.config.device)
+            return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device)
 
         return self._once(("encoder", precision, model), make)  # type: ignore[no-any-return]
 
@@ -120,6 +121,7 @@ class Harness:
 
         def make() -> list[list[int]]:
             golden, suite = self.golden(target.model, target.suite), self.suite(target.suite)
+            self.refuse_overlap(target.precision, target.model, target.suite)
             a = self.artifact(target.precision, target.model)
             from qguard.encoders.tokenizer import TextTokenizer
 
@@ -129,11 +131,24 @@ class Harness:
 
         return self._once(("tokens", target), make)  # type: ignore[no-any-return]
 
+    def refuse_overlap(self, precision: Precision, model: str, suite: str) -> None:
+        """The texts that calibrate, as a given artifact's provenance or the configuration says, are not those that judge.
+
+        Raises:
+            UsageProblem: when they are, unless the project says that it is intended.
+        """
+        sample = precision.sample
+        facts = self.artifact(precision, model).calibration if self.artifact_path else sample.facts if sample else {}
+        (precision.calibration or Calibration()).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
+
     def embeddings(self, target: Target) -> Floats:
         """The candidate's embeddings (texts, dim) of the suite."""
-        return self._once(  # type: ignore[no-any-return]
-            ("embeddings", target), lambda: self.encoder(target.precision, target.model).encode_ids(self.token_ids(target))
-        )
+
+        def make() -> Floats:
+            ids = self.token_ids(target)  # first: what may not be judged is not built either
+            return self.encoder(target.precision, target.model).encode_ids(ids)
+
+        return self._once(("embeddings", target), make)  # type: ignore[no-any-return]
 
     def comparison(self, target: Target) -> Comparison:
         """Golden and candidate side by side, in float64."""
@@ -145,14 +160,16 @@ class Harness:
         return self._once(("comparison", target), make)  # type: ignore[no-any-return]
 
     def _gates(self, precision: Precision) -> Any:
-        own = {**self.config.gates.get(precision.name, {}), **self.config.gates.get(str(precision), {})}
-        return gates_for(f"{precision.name}@{precision.runtime}", own)
+        names = dict.fromkeys((precision.base, precision.name, str(precision)))  # the nearest table wins, key by key
+        own = {key: bound for name in names for key, bound in self.config.gates.get(name, {}).items()}
+        return gates_for(f"{precision.base}@{precision.runtime}", own)
 
     def checks(self, target: Target, family: str) -> list[Check]:
         """All checks of one metric family: ``embedding``, ``similarity``, ``ranking``, ``artifact`` or ``invariance``."""
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
+            self.refuse_overlap(target.precision, target.model, target.suite)
             artifact = self.artifact(target.precision, target.model)
             runtime = artifact.runtime(target.precision.runtime)
             measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe, runtime)
@@ -183,8 +200,8 @@ class Harness:
         return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 
     def _speedup(self, precision: Precision) -> Gate | None:
-        promised = speedup_of(f"{precision.name}@{precision.runtime}")
-        bound = None if precision.name == "fp32" else self.config.latency.speedup or promised
+        promised = speedup_of(f"{precision.base}@{precision.runtime}")
+        bound = None if precision.base == "fp32" else self.config.latency.speedup or promised
         return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
 
     def latency_gates(self, precisions: list[Precision]) -> int:

@@ -84,3 +84,10 @@ def small(tmp_path_factory) -> Path:
     project = Harness(load_config(folder))
     golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")
     return folder
+
+
+@pytest.fixture(scope="session")
+def static8(minilm):
+    from qguard.precisions import parse_precision
+
+    return parse_precision("int8-static").build(minilm)

@@ -83,7 +83,7 @@ class Comparison:
 def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str | None = None, device: str = "cpu") -> ArmSpec:
     """The arm that runs an artifact; ``device`` is torch's."""
     runtime = artifact.runtime(precision.runtime)
-    return ArmSpec(runtime, str(artifact.runs), precision.name, threads, python, device if runtime == "torch" else "cpu")
+    return ArmSpec(runtime, str(artifact.runs), precision.base, threads, python, device if runtime == "torch" else "cpu")
 
 
 def compare(

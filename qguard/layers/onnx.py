@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qguard.artifact import read_graph
+from qguard.graph import read_graph
 from qguard.layers import FLOAT_BITS, INTEGER_BITS, LOOKUP, PER_CHANNEL, PER_TENSOR, Contents, Layer
 
 # operator → inputs: weight, its scale, its zero point, the activation's scale (None: found along the graph)

@@ -113,7 +113,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     artifact = config.getoption("qguard_artifact")
-    precisions, device = parse_precisions(asked, chosen.precisions), config.getoption("qguard_device")
+    precisions, device = parse_precisions(asked, chosen.precisions, chosen.own_precisions), config.getoption("qguard_device")
     if device == "cuda" and not any(p.runtime == "torch" for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}

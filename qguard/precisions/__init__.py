@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from qguard.artifact import Artifact, build_cached
 from qguard.errors import ModelProblem, UsageProblem, unknown
 from qguard.models import Model, installed
+from qguard.precisions.calibration import Calibration, Sample
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,18 @@ class Recipe:
     """How a precision is produced on one runtime, and what its files must then hold.
 
     Attributes:
-        make: ``module:function``; the function takes the model and fills an artifact folder. Imported when it is needed.
+        make: ``module:function``; the function takes the model (and the calibration sample) and fills an artifact folder.
+            Imported when it is needed.
         weights: Element type of the weight matrices: ``F32 F16 BF16 I8 I4`` (safetensors' names).
         integer: The file multiplies integers: activations are quantized as well as weights. ``I8`` or ``I4`` without it
             is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
         granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
             number of inputs that share one; ``None`` where nothing is promised.
         excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
+        calibrated: Activation ranges come from texts: ``make`` is also given a
+            :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.
-        extra: The extra of qguard that installs the runtime, where it is not a dependency.
+        extra: The extra of qguard that installs the runtime or the recipe's tool, where it is not a dependency.
     """
 
     make: str
@@ -34,11 +38,13 @@ class Recipe:
     integer: bool = False
     granularity: str | int | None = None
     excluded: tuple[str, ...] = ()
+    calibrated: bool = False
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
 
 
 _TORCHAO = ("torch", "torchao", "transformers", "safetensors")
+_NNCF = (*Recipe.packages, "nncf")
 # small tables of the embedding layer, a hundredth of the weights
 _TABLES = ("*position_embeddings*", "*token_type_embeddings*")
 # (precision, runtime) → recipe
@@ -47,26 +53,25 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "torch"): Recipe("qguard.precisions.cast:fp32", "F32"),
     ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
     ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
-    ("int8", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True, granularity="per-channel"),
+    ("int8", "onnx"): Recipe(
+        "qguard.precisions.integer:int8", "I8", integer=True, granularity="per-channel", calibrated=True,
+        excluded=(*_TABLES, "*/Outliers"),
+    ),
     ("int8-dynamic", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True, granularity="per-channel"),
+    ("int8-static", "onnx"): Recipe(
+        "qguard.precisions.static:int8", "I8", integer=True, granularity="per-channel", calibrated=True, packages=_NNCF,
+        extra="static",
+    ),
     ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8", granularity=32, excluded=_TABLES),
     ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4", granularity=32, excluded=(*_TABLES, "*word_embeddings*")),
+    ("fp16", "onnx"): Recipe("qguard.precisions.half:fp16", "F16"),
     ("int8", "torch"): Recipe(
-        "qguard.precisions.torchao:int8",
-        "I8",
-        integer=True,
-        granularity="per-channel",
-        excluded=("*embeddings*",),
-        packages=_TORCHAO,
-        extra="torchao",
+        "qguard.precisions.torchao:int8", "I8", integer=True, granularity="per-channel", excluded=("*embeddings*",),
+        packages=_TORCHAO, extra="torchao",
     ),
     ("int8-weight", "torch"): Recipe(
-        "qguard.precisions.torchao:int8_weight",
-        "I8",
-        granularity="per-channel",
-        excluded=("*embeddings*",),
-        packages=_TORCHAO,
-        extra="torchao",
+        "qguard.precisions.torchao:int8_weight", "I8", granularity="per-channel", excluded=("*embeddings*",),
+        packages=_TORCHAO, extra="torchao",
     ),
     ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True, excluded=("*embeddings*",)),
     ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
@@ -74,7 +79,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("int8", "openvino"): Recipe(
         "qguard.precisions.openvino:int8", "I8", integer=True, granularity="per-channel", extra="openvino"
     ),
-}
+}  # fmt: skip
 # the runtime of a precision that names none
 DEFAULT_RUNTIME = {
     "fp32": "onnx",
@@ -82,6 +87,7 @@ DEFAULT_RUNTIME = {
     "bf16": "torch",
     "int8": "onnx",
     "int8-dynamic": "onnx",
+    "int8-static": "onnx",
     "int8-weight": "onnx",
     "int4": "onnx",
     "int8-legacy": "torch",
@@ -90,18 +96,36 @@ DEFAULT_RUNTIME = {
 
 @dataclass(frozen=True, order=True)
 class Precision:
-    """A precision and the runtime that computes it; prints as the user types it."""
+    """A precision and the runtime that computes it; prints as the user types it.
+
+    Attributes:
+        name: Built in, or the project's own.
+        runtime: A name in :data:`qguard.encoders.RUNTIMES`.
+        base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
+        calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
+    """
 
     name: str
     runtime: str
+    base: str = ""
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", self.base or self.name)
 
     def __str__(self) -> str:
-        return self.name if DEFAULT_RUNTIME[self.name] == self.runtime else f"{self.name}@{self.runtime}"
+        plain = self.name != self.base or DEFAULT_RUNTIME[self.name] == self.runtime
+        return self.name if plain else f"{self.name}@{self.runtime}"
 
     @property
     def recipe(self) -> Recipe:
         """How it is made."""
-        return RECIPES[self.name, self.runtime]
+        return RECIPES[self.base, self.runtime]
+
+    @property
+    def sample(self) -> Sample | None:
+        """The texts that calibrate it; ``None`` for a recipe without calibration."""
+        return (self.calibration or Calibration()).sample if self.recipe.calibrated else None
 
     def build(self, model: Model) -> Artifact:
         """The artifact of ``model`` in this precision, from the cache or built now.
@@ -118,7 +142,7 @@ class Precision:
         module, _, function = self.recipe.make.partition(":")
         key = {
             "model": model.name,
-            "precision": f"{self.name}-{self.runtime}",
+            "precision": f"{self.base}-{self.runtime}",
             "weights": model.weight_sha256,
             "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
@@ -126,10 +150,13 @@ class Precision:
             "code": _code_sha256(),
             "versions": installed(*self.recipe.packages),
         }
+        sample = self.sample
+        if sample is not None:
+            key["calibration"] = sample.facts
 
         def fill(folder: Path) -> None:
-            make: Callable[[Model, Path], None] = getattr(import_module(module), function)
-            make(model, folder)
+            make: Callable[..., None] = getattr(import_module(module), function)
+            make(model, folder, *([sample] if sample else []))
 
         return build_cached(key, model, fill)
 
@@ -143,15 +170,24 @@ def _code_sha256() -> str:
     return total.hexdigest()
 
 
-def parse_precision(text: str) -> Precision:
+def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Precision:
     """``NAME[@RUNTIME]`` as typed on the command line.
+
+    Args:
+        text: What was typed.
+        own: The project's own precisions by name; they win over built-in ones.
 
     Raises:
         UsageProblem: for an unknown name, or a runtime that has no recipe for it.
     """
+    own = own or {}
     name, at, runtime = text.strip().partition("@")
+    if name in own:
+        if at and runtime != own[name].runtime:
+            raise UsageProblem(f"unknown precision {text.strip()!r}: the project's own {name} runs on {own[name].runtime}")
+        return own[name]
     if name not in DEFAULT_RUNTIME:
-        raise unknown("precision", text.strip(), DEFAULT_RUNTIME)
+        raise unknown("precision", text.strip(), {*DEFAULT_RUNTIME, *own})
     runtime = runtime if at else DEFAULT_RUNTIME[name]
     if (name, runtime) not in RECIPES:
         have = sorted(r for n, r in RECIPES if n == name)
@@ -159,7 +195,7 @@ def parse_precision(text: str) -> Precision:
     return Precision(name, runtime)
 
 
-def parse_precisions(text: str, configured: tuple[str, ...]) -> list[Precision]:
+def parse_precisions(text: str, configured: Iterable[str], own: Mapping[str, Precision] | None = None) -> list[Precision]:
     """A comma-separated list; ``all`` stands for every configured precision.
 
     Raises:
@@ -169,4 +205,4 @@ def parse_precisions(text: str, configured: tuple[str, ...]) -> list[Precision]:
     names = [n for p in parts for n in (configured if p == "all" else (p,))]
     if not names:
         raise UsageProblem("no precision given; expected for example --precision int8")
-    return list(dict.fromkeys(parse_precision(n) for n in names))
+    return list(dict.fromkeys(parse_precision(n, own) for n in names))

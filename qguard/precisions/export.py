@@ -152,15 +152,30 @@ def raw_mask_options(family: str) -> Any:
     return options
 
 
-def _fuse(raw: Path, target: Path, family: str, config: Any) -> None:
+def export_split(root: Path, target: Path) -> None:
+    """Like :func:`export`, but every weight stays an input of a standard MatMul, Add or Gather, as quantizers expect it."""
+    raw = target.with_suffix(".raw.onnx")
+    config = export_plain(root, raw)
+    if config.model_type in _OPTIMISER:
+        _fuse(raw, target, _OPTIMISER[config.model_type], config, split=True)
+        raw.unlink()
+    else:
+        raw.rename(target)
+
+
+def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = False) -> None:
     from onnxruntime.transformers import optimizer
 
+    options = raw_mask_options(family)
+    if split:
+        options.use_multi_head_attention = options.disable_multi_head_attention_bias = True
+        options.enable_embed_layer_norm = options.enable_bias_gelu = False
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
     graph = optimizer.optimize_model(
         str(raw), model_type=family, num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
-        opt_level=0, optimization_options=raw_mask_options(family),
+        opt_level=0, optimization_options=options,
     )  # fmt: skip
-    count = graph.get_fused_operator_statistics().get("Attention", 0)
+    count = graph.get_fused_operator_statistics().get("MultiHeadAttention" if split else "Attention", 0)
     if count != config.num_hidden_layers:
         raise ArtifactProblem(
             f"attention fused in {count} of {config.num_hidden_layers} layers; the export would be a third slower. "

@@ -235,7 +235,7 @@ def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str
             helper.make_node("Add", [narrowed, offset], [moved], f"{name}/Move"),
         ]
         x = moved
-    scales = constant("x_scale", np.float32(scale)), constant("x_zero", np.uint8(zero))
+    scales = constant("x_scale", np.array(scale, np.float32)), constant("x_zero", np.array(zero, np.uint8))
     nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{name}/x"], f"{name}/Quantize"))
     constants = (
         constant("weight", values),

@@ -1,0 +1,160 @@
+"""Static int8 in ONNX Runtime: activation ranges from calibration texts, by NNCF with SmoothQuant and bias correction."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import UsageProblem
+from qguard.models import Model
+from qguard.precisions.calibration import Sample
+from qguard.precisions.export import export_split, onnx_file
+from qguard.progress import progress
+
+PASSES = 2  # SmoothQuant, then ranges and biases: each reads all texts once
+
+
+def int8(model: Model, folder: Path, sample: Sample) -> None:
+    """Quantize weights per output channel and the inputs of their multiplications per tensor; attention itself stays float.
+
+    Raises:
+        UsageProblem: when NNCF is not installed.
+    """
+    nncf = _import_nncf()
+    import onnx
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    target = onnx_file(model, folder)
+    export_split(model.root, target)
+    with progress(f"calibrating on {len(sample.texts)} texts", PASSES * len(sample.texts)) as advance, _silent():
+        # NNCF sees only those edges whose shape is known, and onnx does not infer shapes of fused operators
+        graph = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
+        feeds = list(_feeds(model, sample, [i.name for i in graph.graph.input]))
+        quantized = quantize(nncf, graph, feeds, advance)
+    _unsigned_activations(quantized.graph)
+    _gather_before_dequantizing(quantized.graph)
+    del quantized.graph.value_info[:]  # types that no longer hold; runtimes infer their own
+    onnx.save(quantized, str(target))
+
+
+def quantize(nncf: Any, graph: Any, feeds: list[dict[str, Any]], advance: Callable[[], None]) -> Any:
+    """NNCF's post-training quantization of a transformer: SmoothQuant, ranges, bias correction.
+
+    Args:
+        nncf: The module.
+        graph: ONNX model.
+        feeds: Inputs by name, one text each.
+        advance: Called each time a text is read.
+    """
+
+    def read(feed: dict[str, Any]) -> dict[str, Any]:
+        advance()
+        return feed
+
+    return nncf.quantize(
+        graph, nncf.Dataset(feeds, read), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds), fast_bias_correction=True
+    )
+
+
+def _unsigned_activations(graph: Any) -> None:
+    """Count activations from 0 instead of from -128: the same values, for the kernels that ONNX Runtime has on x86.
+
+    It does so itself where a quantized tensor has one reader; query, key and value share one, and would run in float.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    tensors = {t.name: t for t in graph.initializer}
+    zeros = {n.input[2] for n in graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2 and n.input[0] not in tensors}
+    for name in zeros & set(tensors):
+        value = numpy_helper.to_array(tensors[name])
+        if value.dtype == np.int8:
+            tensors[name].CopyFrom(numpy_helper.from_array((value.astype(np.int16) + 128).astype(np.uint8), name))
+
+
+def _gather_before_dequantizing(graph: Any) -> None:
+    """Look up rows of an 8-bit embedding table, then dequantize these: the other order dequantizes the table for every batch."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = {t.name: t for t in graph.initializer}
+    made = {name: node for node in graph.node for name in node.output}
+    last = "qguard/last_axis"
+    nodes, moved = [], set()
+    for node in graph.node:
+        source = made.get(node.input[0]) if node.op_type == "Gather" else None
+        if source is None or source.op_type != "DequantizeLinear" or not _by_row([tensors.get(i) for i in source.input]):
+            nodes.append(node)
+            continue
+        (table, scale), (ids, out) = source.input[:2], (node.input[1], node.output[0])
+        moved.add(source.output[0])
+        nodes += [
+            helper.make_node("Gather", [table, ids], [f"{out}/int8"], f"{node.name}/Rows"),
+            helper.make_node("Cast", [f"{out}/int8"], [f"{out}/float"], f"{node.name}/Cast", to=TensorProto.FLOAT),
+            helper.make_node("Gather", [scale, ids], [f"{out}/scale"], f"{node.name}/Scale"),
+            helper.make_node("Unsqueeze", [f"{out}/scale", last], [f"{out}/column"], f"{node.name}/Column"),
+            helper.make_node("Mul", [f"{out}/float", f"{out}/column"], [out], f"{node.name}/Dequantize"),
+        ]
+    if moved:
+        graph.initializer.append(numpy_helper.from_array(np.array([-1]), last))
+        kept = {name for node in nodes for name in node.input}
+        nodes = [n for n in nodes if not (n.output[0] in moved and n.output[0] not in kept)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _by_row(stored: list[Any]) -> bool:
+    """Whether (table, scale, zero point) are stored tensors with one scale a row and zero as the zero point."""
+    from onnx import numpy_helper
+
+    if None in stored:
+        return False
+    table, scale, *zero = stored
+    return list(scale.dims) == list(table.dims)[:1] and not any(numpy_helper.to_array(z).any() for z in zero)
+
+
+def _feeds(model: Model, sample: Sample, inputs: list[str]) -> Iterator[dict[str, Any]]:
+    """One text each, unpadded: a padding token's activations are never used, and must not widen a range."""
+    import numpy as np
+
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    for row in TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles):
+        ids = np.asarray([row], np.int64)
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        yield {name: feed[name] for name in inputs}
+
+
+def _import_nncf() -> Any:
+    if find_spec("nncf") is None:
+        raise UsageProblem("int8-static is calibrated by NNCF, which is not installed; pip install 'qguard[static]'")
+    before = os.environ.get("NNCF_CI")
+    os.environ["NNCF_CI"] = "1"  # read at import: no usage statistics are sent from a gate
+    kind = logging.getLoggerClass()
+    try:
+        import nncf
+    finally:
+        logging.setLoggerClass(kind)
+        if before is None:
+            del os.environ["NNCF_CI"]
+        else:
+            os.environ["NNCF_CI"] = before
+    return nncf
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """NNCF writes its log and its own bars to stdout, where a report may go."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

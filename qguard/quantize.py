@@ -1,0 +1,111 @@
+"""``qguard quantize``: an artifact as a folder of its own, to be deployed and judged."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from qguard.artifact import PROVENANCE, Artifact
+from qguard.config import Config
+from qguard.errors import ArtifactProblem, UsageProblem
+from qguard.files import sync_folder
+from qguard.metrics.artifact import measure_artifact
+from qguard.models import Model
+from qguard.precisions import RECIPES, Precision
+from qguard.precisions.calibration import Calibration
+
+
+def calibrated(
+    precision: Precision, config: Config, calibration: str | None = None, samples: int | None = None, seed: int | None = None
+) -> Precision:
+    """``precision`` with other calibration texts, or another draw of them.
+
+    Args:
+        precision: Whose recipe is calibrated.
+        config: Where suites are known; its own settings stand where nothing is given.
+        calibration: A suite, or a file or folder, relative to the working folder.
+        samples: Texts to draw, at least one.
+        seed: Of the draw.
+
+    Raises:
+        UsageProblem: for a recipe without calibration, no texts, or no such suite or file.
+    """
+    if calibration is None and samples is None and seed is None:
+        return precision
+    if not precision.recipe.calibrated:
+        known = sorted({name for (name, _), recipe in RECIPES.items() if recipe.calibrated})
+        raise UsageProblem(
+            f"{precision} is not calibrated: no --calibration, --samples or --seed; calibrated: {', '.join(known)}"
+        )
+    if samples is not None and samples < 1:
+        raise UsageProblem(f"--samples: expected 1 or more, found {samples}")
+    found = precision.calibration or Calibration()
+    if calibration is not None:
+        here = Path(calibration).resolve()
+        texts = config.calibration(str(here) if here.exists() and calibration not in config.known_suites else calibration)
+        found = replace(found, path=texts.path, source=texts.source)
+    if samples is not None:
+        found = replace(found, samples=samples)
+    if seed is not None:
+        found = replace(found, seed=seed)
+    return replace(precision, calibration=found)
+
+
+def check_target(folder: Path, force: bool) -> None:
+    """Nothing of the user's may be lost: an existing folder is empty, or is an artifact that ``--force`` replaces.
+
+    Raises:
+        UsageProblem: for anything else.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageProblem(f"--out {folder}: expected a folder, found {'a link' if folder.is_symlink() else 'a file'}")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise UsageProblem(f"--out {folder} is not empty; choose another folder, or replace the artifact in it with --force")
+    if not (folder / PROVENANCE).is_file():
+        raise UsageProblem(f"--out {folder} holds no {PROVENANCE}: it is not an artifact, and --force does not replace it")
+
+
+def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
+    """Copy an artifact that qguard built to ``folder``; a kill at any moment leaves the old or the new one, or none.
+
+    Raises:
+        UsageProblem: see :func:`check_target`.
+        ArtifactProblem: when the disk does not take it.
+    """
+    check_target(folder, force)
+    folder = folder.resolve()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        try:
+            shutil.copytree(artifact.folder, work / "new")
+            if folder.exists():
+                folder.rename(work / "old")
+            (work / "new").rename(folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            if (work / "old").exists() and not folder.exists():
+                (work / "old").rename(folder)
+            raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as e:
+        why = e.args[0][0][2] if isinstance(e, shutil.Error) else e.strerror or e  # copytree collects (source, target, why)
+        raise ArtifactProblem(f"cannot write {folder.name}: {why}") from e
+
+
+def describe(artifact: Artifact, model: Model, precision: Precision, folder: Path) -> str:
+    """Size, quantized share and calibration of an artifact, and how to judge it in ``folder``."""
+    share, ratio = (m.value for m in measure_artifact(artifact, model, precision.recipe))
+    lines = [
+        f"{folder}: {model.name} in {precision}, {artifact.bytes / 1e6:.1f} MB ({ratio:.0%} of fp32)",
+        f"{share:.0%} of the multiplications with weights are in the promised precision",
+    ]
+    if used := artifact.calibration:
+        texts = f"{used['samples']} of {used['of']} texts of {used['source']}, seed {used['seed']}"
+        lines.append(f"calibrated on {texts}, SHA-256 {used['sha256']}")
+    return "\n".join([*lines, f"judge it: pytest --precision {precision} --artifact={folder}"])
