@@ -68,6 +68,12 @@ class LatencyConfig(_Strict):
         return value
 
 
+class VectorsConfig(_Strict):
+    """How embeddings are quantized (``--precision int8+binary``)."""
+
+    calibration: str | None = None
+
+
 class Config(_Strict):
     """``[tool.qguard]``."""
 
@@ -78,6 +84,7 @@ class Config(_Strict):
     suite: dict[str, SuiteConfig] = {}
     gates: dict[str, dict[str, str]] = {}
     latency: LatencyConfig = LatencyConfig()
+    vectors: VectorsConfig = VectorsConfig()
     strict: bool | None = None
     folder: Path = Path()
 
@@ -172,7 +179,7 @@ def load_config(path: Path) -> Config:
                 known = (
                     set(Config.model_fields) - {"folder"}
                     if len(error["loc"]) == 1
-                    else {*ModelConfig.model_fields, *SuiteConfig.model_fields, *LatencyConfig.model_fields}
+                    else {f for part in (ModelConfig, SuiteConfig, LatencyConfig, VectorsConfig) for f in part.model_fields}
                 )
                 lines.append(str(unknown("key", where, known)))
             else:
@@ -185,13 +192,13 @@ def load_config(path: Path) -> Config:
 def _check_names(config: Config) -> None:
     """Gates and precisions are checked when the file is read, not when they are first needed."""
     from qguard.gates import parse_gate
-    from qguard.precisions import DEFAULT_RUNTIME, parse_precision
+    from qguard.precisions import parse_precision
 
     for name in config.precisions:
         parse_precision(name)
     for name, gates in config.gates.items():
-        if name.partition("@")[0] not in DEFAULT_RUNTIME:
-            raise unknown("precision", name, DEFAULT_RUNTIME)
+        # "+binary" alone bounds those vectors of any precision
+        vectors = parse_precision(f"fp32{name}" if name.startswith("+") else name).vectors
         for key, bound in gates.items():
-            parse_gate(key, bound)
-    config.select([], [])
+            parse_gate(key, bound, vectors)
+    config.select([], [*config.suites, config.vectors.calibration or config.suites[0]])

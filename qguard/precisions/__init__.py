@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 from qguard.artifact import Artifact, build_cached
 from qguard.errors import UsageProblem, unknown
 from qguard.models import Model, installed
+from qguard.vectors import FLOAT, KINDS
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,20 @@ DEFAULT_RUNTIME = {"fp32": "onnx", "fp16": "torch", "bf16": "torch", "int8": "on
 
 @dataclass(frozen=True, order=True)
 class Precision:
-    """A precision and the runtime that computes it; prints as the user types it."""
+    """A precision, the runtime that computes it and how its vectors are stored; prints as the user types it."""
 
     name: str
     runtime: str
+    vectors: str = FLOAT
 
     def __str__(self) -> str:
-        return self.name if DEFAULT_RUNTIME[self.name] == self.runtime else f"{self.name}@{self.runtime}"
+        name = self.name if DEFAULT_RUNTIME[self.name] == self.runtime else f"{self.name}@{self.runtime}"
+        return name if self.vectors == FLOAT else f"{name}+{self.vectors}"
+
+    @property
+    def plain(self) -> Precision:
+        """The same model with float32 vectors: artifact, embeddings and latency are its."""
+        return replace(self, vectors=FLOAT)
 
     @property
     def recipe(self) -> Recipe:
@@ -89,19 +97,22 @@ def _code_sha256() -> str:
 
 
 def parse_precision(text: str) -> Precision:
-    """``NAME[@RUNTIME]`` as typed on the command line.
+    """``NAME[@RUNTIME][+VECTORS]`` as typed on the command line.
 
     Raises:
-        UsageProblem: for an unknown name, or a runtime that has no recipe for it.
+        UsageProblem: for an unknown name or vectors, or a runtime that has no recipe for it.
     """
-    name, at, runtime = text.strip().partition("@")
+    model, plus, vectors = text.strip().partition("+")
+    name, at, runtime = model.partition("@")
     if name not in DEFAULT_RUNTIME:
-        raise unknown("precision", text.strip(), DEFAULT_RUNTIME)
+        raise unknown("precision", text.strip(), {*DEFAULT_RUNTIME, *(f"fp32+{k}" for k in KINDS)})
+    if plus and vectors not in KINDS:
+        raise unknown("precision of vectors", vectors, KINDS)
     runtime = runtime if at else DEFAULT_RUNTIME[name]
     if (name, runtime) not in RECIPES:
         have = sorted(r for n, r in RECIPES if n == name)
         raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
-    return Precision(name, runtime)
+    return Precision(name, runtime, vectors if plus else FLOAT)
 
 
 def parse_precisions(text: str, configured: tuple[str, ...]) -> list[Precision]:
