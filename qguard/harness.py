@@ -160,8 +160,7 @@ class Harness:
                 return found
             if not self.model(target.model).pipeline.normalize:
                 found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
-            calibration = self.calibration(target)
-            return found.quantize(target.precision.vectors, calibration and calibration.ranges)
+            return found.quantize(target.precision.vectors, self._ranges(target))
 
         return self._once(("comparison", target), make)  # type: ignore[no-any-return]
 
@@ -181,6 +180,10 @@ class Harness:
             return Calibration.of(self.suite(name), vectors if self.model(target.model).pipeline.normalize else unit(vectors))
 
         return self._once(("calibration", target.model, name), make)  # type: ignore[no-any-return]
+
+    def _ranges(self, target: Target) -> Floats | None:
+        calibration = self.calibration(target)
+        return None if calibration is None else calibration.ranges
 
     def _gates(self, precision: Precision) -> list[Gate]:
         return gates_for(precision, self.config.gates)
@@ -302,7 +305,7 @@ class Harness:
             calibration = self.calibration(target)
             floats = self.golden(target.model, target.suite).vectors[:1]
             facts["stored"] = {
-                "bytes": quantize(floats, target.precision.vectors, calibration and calibration.ranges).nbytes,
+                "bytes": quantize(floats, target.precision.vectors, self._ranges(target)).nbytes,
                 "float32_bytes": floats.nbytes,
                 "calibration": calibration and calibration.to_json(),
                 "latency_of": str(target.precision.plain),

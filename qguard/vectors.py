@@ -49,10 +49,10 @@ def ranges_of(calibration: Floats) -> Floats:
     return np.stack((calibration.min(0), calibration.max(0))).astype(np.float32)
 
 
-def unit(vectors: Floats) -> Floats:
+def unit(vectors: NDArray[Any]) -> Floats:
     """Rows scaled to unit length, float32 (n, dim): neighbours are by cosine, and inner products of codes are not.
 
-    What is quantized of a model that does not normalise by itself; :func:`quantize` is never given anything else.
+    What is quantized of a model that does not normalise by itself.
     """
     wide = vectors.astype(np.float64)
     return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), np.float32)
@@ -75,11 +75,11 @@ def quantize(embeddings: Floats, kind: str, ranges: Floats | None = None) -> NDA
     """
     if kind in BINARY:
         bits = np.packbits(embeddings > 0, axis=-1)
-        return bits if kind == "ubinary" else (bits ^ 0x80).view(np.int8)
+        return bits if kind == "ubinary" else np.asarray((bits ^ 0x80).view(np.int8))
     assert ranges is not None
     # every step in float32: sentence-transformers' are, and a rounding apart is a code apart
     codes = np.clip(np.floor((embeddings - ranges[0]) / _steps(ranges)), 0, 255)
-    return codes.astype(np.uint8) if kind == "uint8" else (codes - 128).astype(np.int8)
+    return np.asarray(codes.astype(np.uint8) if kind == "uint8" else (codes - 128).astype(np.int8))
 
 
 def _steps(ranges: Floats) -> Floats:
@@ -159,8 +159,8 @@ class Vectors:
         """The numbers that a search multiplies, (n, dim): the codes themselves; for :data:`BINARY` -1 or 1 of each bit."""
         if self.kind in SCALAR:
             return self.codes.astype(np.float64)
-        packed = self.codes if self.kind == "ubinary" else self.codes.view(np.uint8) ^ 0x80
-        return np.unpackbits(packed, axis=-1, count=self.floats.shape[1]) * 2.0 - 1
+        packed: Any = self.codes if self.kind == "ubinary" else self.codes.view(np.uint8) ^ 0x80
+        return np.asarray(np.unpackbits(packed, axis=-1, count=self.floats.shape[1]) * 2.0 - 1, np.float64)
 
     def dequantized(self) -> NDArray[np.float64]:
         """What rescoring takes the vectors for, (n, dim): code × step + low; for :data:`BINARY` -1 or 1 of each bit.

