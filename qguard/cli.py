@@ -194,7 +194,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     model, suite = which[0]
     if args.tokens < 3 or args.batch < 1 or args.minutes <= 0:
         raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
-    settings, precision = harness.config.latency, parse_precision(args.precision, harness.config.own_precisions)
+    settings = harness.config.latency
+    precision = parse_precision(args.precision, harness.config.own_precisions).plain
     margin = parse_bound("latency.regression", settings.regression)[1] - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
     spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)

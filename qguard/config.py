@@ -102,6 +102,12 @@ class LatencyConfig(_Strict):
         return value
 
 
+class VectorsConfig(_Strict):
+    """How embeddings are quantized (``--precision int8+binary``)."""
+
+    calibration: str | None = None
+
+
 class Config(_Strict):
     """``[tool.qguard]``."""
 
@@ -114,6 +120,7 @@ class Config(_Strict):
     precision: dict[str, PrecisionConfig] = {}
     gates: dict[str, dict[str, str]] = {}
     latency: LatencyConfig = LatencyConfig()
+    vectors: VectorsConfig = VectorsConfig()
     strict: bool | None = None
     folder: Path = Path()
 
@@ -242,6 +249,9 @@ class Config(_Strict):
         return str(local) if not ref.startswith("package:") and local.exists() else ref
 
 
+_PARTS: tuple[type[BaseModel], ...] = (ModelConfig, SuiteConfig, LatencyConfig, PrecisionConfig, VectorsConfig)
+
+
 def load_config(path: Path) -> Config:
     """Read ``[tool.qguard]`` of a ``pyproject.toml``, or a file that holds those tables at its top.
 
@@ -274,7 +284,7 @@ def load_config(path: Path) -> Config:
                 known = (
                     set(Config.model_fields) - {"folder"}
                     if len(error["loc"]) == 1
-                    else {f for part in (ModelConfig, SuiteConfig, LatencyConfig, PrecisionConfig) for f in part.model_fields}
+                    else {f for part in _PARTS for f in part.model_fields}
                 )
                 lines.append(str(unknown("key", where, known)))
             else:
@@ -287,14 +297,14 @@ def load_config(path: Path) -> Config:
 def _check_names(config: Config) -> None:
     """Gates and precisions are checked when the file is read, not when they are first needed."""
     from qguard.gates import parse_gate
-    from qguard.precisions import DEFAULT_RUNTIME, parse_precision
+    from qguard.precisions import parse_precision
 
     own = config.own_precisions
     for name in config.precisions:
         parse_precision(name, own)
     for name, gates in config.gates.items():
-        if name.partition("@")[0] not in {*DEFAULT_RUNTIME, *own}:
-            raise unknown("precision", name, {*DEFAULT_RUNTIME, *own})
+        # "+binary" alone bounds those vectors of any precision
+        vectors = parse_precision(f"fp32{name}" if name.startswith("+") else name, own).vectors
         for key, bound in gates.items():
-            parse_gate(key, bound)
-    config.select([], [])
+            parse_gate(key, bound, vectors)
+    config.select([], [*config.suites, config.vectors.calibration or config.suites[0]])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qguard.errors import UsageProblem, unknown
 from qguard.metrics import Measured, metric_names
+from qguard.vectors import FLOAT
+
+if TYPE_CHECKING:
+    from qguard.precisions import Precision
 
 _KEY = re.compile(r"^(?P<metric>[a-z0-9_.@]+)(?:\[(?P<slice>[^\]]+)\])?$")
 _BOUND = re.compile(r"^\s*(?P<op>>=|<=)\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*$")
@@ -58,15 +63,23 @@ class Check:
         return {**asdict(self), "worst": list(self.worst)}
 
 
-def parse_gate(key: str, bound: str) -> Gate:
+def parse_gate(key: str, bound: str, vectors: str = FLOAT) -> Gate:
     """One line of ``[tool.qguard.gates.*]``.
 
+    Args:
+        key: ``METRIC`` or ``METRIC[SLICE]``.
+        bound: See :func:`parse_bound`.
+        vectors: The kind of stored vectors that it bounds; some metrics exist only for some of them.
+
     Raises:
-        UsageProblem: for an unknown metric or a bound that is not ``>= number`` or ``<= number``.
+        UsageProblem: for an unknown metric, one that these vectors don't have, or a bound that is not ``>= number`` or
+            ``<= number``.
     """
     match = _KEY.match(key)
     if not match or match["metric"] not in metric_names():
         raise unknown("gate", key, metric_names())
+    if match["metric"] not in metric_names(vectors):
+        raise unknown(f"gate for {vectors} vectors, which would never be judged:", key, metric_names(vectors))
     return Gate(match["metric"], match["slice"], *parse_bound(key, bound))
 
 
@@ -85,6 +98,31 @@ def parse_bound(key: str, bound: str) -> tuple[str, float]:
 # A text's vector does not depend on its batch: what remains is the order of float sums.
 INVARIANT = {f"invariance.{m}": ">= 0.9999" for m in ("batch_cosine_min", "order", "padding", "equal_length")}
 
+# int8 and uint8 vectors, dequantized: the same steps, so the same bounds
+_SCALAR = {
+    "embedding.size_ratio": "<= 0.25",  # one byte a value
+    "embedding.clipped": "<= 0.02",  # .004; ranges of 100 texts .019, of 32 .060
+    "embedding.cosine_mean": ">= 0.995",  # .9996; wrapped around .953
+    "embedding.cosine_p01": ">= 0.985",  # .997; wrapped around .801, ranges of 32 texts .981
+    "embedding.cosine_min": ">= 0.93",  # .966; a text far outside the ranges shows here
+    "embedding.norm_error": "<= 0.12",  # .085: clipping shortens; ranges of 32 texts .131
+    "similarity.spearman": ">= 0.995",  # 1.000; wrapped around .990
+    "similarity.p99_error": "<= 0.02",  # .005; wrapped around .148
+    "similarity.bias": "<= 0.005",  # .0001; wrapped around .043
+}
+# the same bits, stored as signed or unsigned bytes
+_BINARY = {
+    "embedding.size_ratio": "<= 0.04",  # one bit a value, and the last byte filled up
+    "embedding.cosine_mean": ">= 0.78",  # .793, of a Gaussian sqrt(2/pi) = .798; threshold at the mean .769, bits reversed 0
+    "embedding.cosine_min": ">= 0.65",  # .712; one text whose bits are wrong
+    "similarity.spearman": ">= 0.98",  # .989; half of the bits lost .977
+    "ranking.overlap@10": ">= 0.57",  # .605: one bit of 384 values; half of them lost .429
+    "ranking.overlap@10[*]": ">= 0.4",  # .459; half of the bits lost .227
+    "ranking.top1": ">= 0.48",  # .529; half of the bits lost .365
+    "ranking.rescored_overlap@10": ">= 0.69",  # .721; offset of 128 forgotten .595, bits reversed .222
+    "ranking.rescored_overlap@10[*]": ">= 0.55",  # .600; offset forgotten .491
+    "ranking.rescored_top1": ">= 0.63",  # .678; offset forgotten .519
+}
 # One line each on why; what every recipe's files must hold is in metrics/artifact.py. NAME@RUNTIME lists what differs from NAME.
 DEFAULTS: dict[str, dict[str, str]] = {
     "fp32": {
@@ -133,6 +171,20 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "invariance.equal_length": ">= 0.96",
         "invariance.order": ">= 0.9999",  # the range of a batch does not depend on its order
     },
+    "int8@onnx": {  # fixed ranges; figures in docs/recipes.md
+        **INVARIANT,  # nothing depends on the batch
+        "artifact.size_ratio": "<= 0.3",  # embedding tables in 8 bits too
+        "embedding.cosine_mean": ">= 0.998",  # .9994; without its outlier channels .98
+        "embedding.cosine_p01": ">= 0.996",  # .998; one text in a hundred may move this far
+        "embedding.cosine_min": ">= 0.98",  # .99; a text beyond every calibration text shows here
+        "similarity.spearman": ">= 0.998",  # the order of pair scores holds
+        "similarity.p99_error": "<= 0.03",  # scores agree to a digit and a half
+        "similarity.bias": "<= 0.005",  # users' thresholds keep their meaning
+        "ranking.overlap@10": ">= 0.95",  # .97; dynamic ranges per tensor .90
+        "ranking.overlap@10[*]": ">= 0.88",  # no domain pays for the mean
+        "ranking.top1": ">= 0.92",  # the first hit is what users see
+        "ranking.inversions": "<= 0.005",  # documents clearly apart stay in order
+    },
     "int8-weight": {
         "artifact.size_ratio": "<= 0.7",  # embedding tables may stay float; a no-op may not
         "embedding.cosine_mean": ">= 0.998",  # activations are float: only the weights' rounding is left
@@ -180,6 +232,29 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "ranking.top1": ">= 0.88",  # the first hit is what users see
         "ranking.inversions": "<= 0.02",  # documents clearly apart stay in order
     },
+    # Quantized vectors of an fp32 model; figures are MiniLM's on core
+    "+int8": {
+        **_SCALAR,
+        "ranking.overlap@10": ">= 0.74",  # .775: codes of a narrow dimension weigh as much as those of a wide one
+        "ranking.overlap@10[*]": ">= 0.6",  # .659; wrapped around .541
+        "ranking.top1": ">= 0.7",  # .738; ranges of a batch .584
+        "ranking.inversions": "<= 0.12",  # .103; wrapped around .112 to .223
+        "ranking.rescored_overlap@10": ">= 0.96",  # .988; ranges of 32 texts .926
+        "ranking.rescored_overlap@10[*]": ">= 0.88",  # .941; ranges of 32 texts .836
+        "ranking.rescored_top1": ">= 0.96",  # .994; the first hit is what users see
+    },
+    "+uint8": {
+        **_SCALAR,
+        "ranking.overlap@10": ">= 0.61",  # .652: codes above 0 favour documents of many large values
+        "ranking.overlap@10[*]": ">= 0.36",  # .409; wrapped around .300
+        "ranking.top1": ">= 0.58",  # .624; ranges of a batch .512
+        "ranking.inversions": "<= 0.21",  # .188; ranges of a batch .228
+        "ranking.rescored_overlap@10": ">= 0.89",  # .919: 40 documents of a poor search miss some; of a batch .626
+        "ranking.rescored_overlap@10[*]": ">= 0.58",  # .632; wrapped around .559
+        "ranking.rescored_top1": ">= 0.95",  # .990; ranges of 32 texts .911
+    },
+    "+binary": _BINARY,
+    "+ubinary": _BINARY,
 }
 
 
@@ -192,22 +267,51 @@ DEFAULT_SPEEDUP: dict[str, str | None] = {
 }
 
 
-def gates_for(precision: str, overrides: Mapping[str, str]) -> list[Gate]:
-    """The gates of a precision, key by key: a project's own bounds over those of ``NAME@RUNTIME`` over those of ``NAME``.
+def gates_for(precision: Precision, configured: Mapping[str, Mapping[str, str]]) -> list[Gate]:
+    """The default gates of a precision with a project's own bounds put over them, key by key.
 
-    A ``NAME`` without defaults of its own has those of its part before the first ``-``: int8-legacy is judged as int8.
+    Args:
+        precision: With quantized vectors, the model's own gates bound its files alone, and those of the vectors the rest.
+        configured: ``[tool.qguard.gates]``, by name: ``int8``, ``int8@onnx``; ``+binary``, ``int8+binary``,
+            ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe.
+
+    Without defaults of its own a recipe has those of its name before the first ``-``: int8-legacy is judged as int8.
     """
-    bounds = {**DEFAULTS.get(_judged_as(precision, DEFAULTS), {}), **DEFAULTS.get(precision, {}), **overrides}
-    return [parse_gate(key, bound) for key, bound in bounds.items()]
+    base, runtime = precision.base, precision.runtime
+    bounds = _merged(DEFAULTS, (_judged_as(base, DEFAULTS), f"{base}@{runtime}"))
+    names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
+    own = _merged(configured, names)
+    if precision.vectors != FLOAT:
+        kind = f"+{precision.vectors}"
+        bounds = _stored(bounds, DEFAULTS[kind])
+        files = {key: bound for key, bound in own.items() if key.startswith("artifact.")}
+        own = files | _merged(configured, (kind, *(name + kind for name in names)))
+    return [parse_gate(key, bound, precision.vectors) for key, bound in {**bounds, **own}.items()]
+
+
+def _merged(table: Mapping[str, Mapping[str, str]], names: Iterable[str]) -> dict[str, str]:
+    return {key: bound for name in names for key, bound in table.get(name, {}).items()}
+
+
+def _stored(model: Mapping[str, str], vectors: Mapping[str, str]) -> dict[str, str]:
+    """Default gates of a lossy model whose vectors are quantized too: two independent losses add in quadrature."""
+    out = {key: bound for key, bound in model.items() if key.startswith("artifact.")}
+    for key, bound in vectors.items():
+        op, limit = parse_bound(key, bound)
+        if (same := model.get(key.replace(".rescored_", "."))) is not None:
+            _, other = parse_bound(key, same)
+            limit = 1 - math.hypot(1 - limit, 1 - other) if op == ">=" else math.hypot(limit, other)
+        out[key] = f"{op} {round(limit, 3):g}"
+    return out
 
 
 def speedup_of(precision: str) -> str | None:
     """The bound on ``latency.speedup`` that ``NAME@RUNTIME`` promises by default, or ``None``."""
-    return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(precision, DEFAULT_SPEEDUP)))
-
-
-def _judged_as(precision: str, table: Mapping[str, Any]) -> str:
     name = precision.partition("@")[0]
+    return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(name, DEFAULT_SPEEDUP)))
+
+
+def _judged_as(name: str, table: Mapping[str, Any]) -> str:
     return name if name in table else name.partition("-")[0]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
 from qguard.precisions.calibration import Calibration
 from qguard.suites import Suite, load_suite
+from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
 
 if TYPE_CHECKING:
     from qguard.latency.check import Bucket
@@ -34,6 +35,11 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.precision}-{self.model}-{self.suite}"
+
+    @property
+    def plain(self) -> Target:
+        """The same model with float32 vectors."""
+        return replace(self, precision=self.precision.plain)
 
 
 @dataclass
@@ -72,8 +78,15 @@ class Harness:
         """
         if not self.config.models:
             raise UsageProblem("no model is configured; run: qguard init MODEL   (or pass --qguard-model MODEL)")
-        if self.artifact_path is not None and len(precisions) * len(self.config.models) > 1:
+        plain = {p.plain for p in precisions}
+        if self.artifact_path is not None and len(plain) * len(self.config.models) > 1:
             raise UsageProblem("--artifact judges one artifact: give one --precision and one --qguard-model")
+        compared = self.baseline_path is not None or self.baseline_python is not None
+        if compared and precisions and all(p.vectors != FLOAT for p in precisions):
+            raise UsageProblem(
+                f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
+                f"give --precision {precisions[0].plain},{precisions[0]}"
+            )
         return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
 
     def model(self, name: str) -> Model:
@@ -101,13 +114,14 @@ class Harness:
 
     def artifact(self, precision: Precision, model: str) -> Artifact:
         """The given artifact, or the one that is built (once, cached) for this precision."""
-        path, base = self.artifact_path, self.model(model)
+        path, base, precision = self.artifact_path, self.model(model), precision.plain
         return self._once(  # type: ignore[no-any-return]
             ("artifact", precision, model), lambda: open_artifact(path, base) if path else precision.build(base)
         )
 
     def encoder(self, precision: Precision, model: str) -> Encoder:
-        """The candidate encoder; an ONNX file runs in ONNX Runtime, safetensors in torch."""
+        """The candidate encoder, of float32 embeddings; an ONNX file runs in ONNX Runtime, safetensors in torch."""
+        precision = precision.plain
 
         def make() -> Encoder:
             a = self.artifact(precision, model)
@@ -118,6 +132,7 @@ class Harness:
 
     def token_ids(self, target: Target) -> list[list[int]]:
         """The artifact's own token ids, proved equal to the golden's."""
+        target = target.plain
 
         def make() -> list[list[int]]:
             golden, suite = self.golden(target.model, target.suite), self.suite(target.suite)
@@ -142,7 +157,8 @@ class Harness:
         (precision.calibration or Calibration()).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
 
     def embeddings(self, target: Target) -> Floats:
-        """The candidate's embeddings (texts, dim) of the suite."""
+        """The candidate's float32 embeddings (texts, dim) of the suite, before any quantization of the vectors."""
+        target = target.plain
 
         def make() -> Floats:
             ids = self.token_ids(target)  # first: what may not be judged is not built either
@@ -151,18 +167,42 @@ class Harness:
         return self._once(("embeddings", target), make)  # type: ignore[no-any-return]
 
     def comparison(self, target: Target) -> Comparison:
-        """Golden and candidate side by side, in float64."""
+        """Golden and candidate side by side, in float64; the candidate's vectors quantized if the precision says so."""
 
         def make() -> Comparison:
             golden = self.golden(target.model, target.suite)
-            return Comparison.of(self.suite(target.suite), golden.vectors, self.embeddings(target))
+            found = Comparison.of(self.suite(target.suite), golden.vectors, self.embeddings(target))
+            if target.precision.vectors == FLOAT:
+                return found
+            if not self.model(target.model).pipeline.normalize:
+                found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
+            return found.quantize(target.precision.vectors, self._ranges(target))
 
         return self._once(("comparison", target), make)  # type: ignore[no-any-return]
 
-    def _gates(self, precision: Precision) -> Any:
-        names = dict.fromkeys((precision.base, precision.name, str(precision)))  # the nearest table wins, key by key
-        own = {key: bound for name in names for key, bound in self.config.gates.get(name, {}).items()}
-        return gates_for(f"{precision.base}@{precision.runtime}", own)
+    def calibration(self, target: Target) -> Ranges | None:
+        """The ranges of int8 and uint8 vectors, from fp32 embeddings of the target's or the configured suite.
+
+        Raises:
+            MeasurementProblem: for too few texts.
+            GoldenProblem: when the configured suite has no current golden.
+        """
+        if target.precision.vectors not in SCALAR:
+            return None
+        name = self.config.vectors.calibration or target.suite
+
+        def make() -> Ranges:
+            vectors = self.golden(target.model, name).vectors
+            return Ranges.of(self.suite(name), vectors if self.model(target.model).pipeline.normalize else unit(vectors))
+
+        return self._once(("calibration", target.model, name), make)  # type: ignore[no-any-return]
+
+    def _ranges(self, target: Target) -> Floats | None:
+        calibration = self.calibration(target)
+        return None if calibration is None else calibration.ranges
+
+    def _gates(self, precision: Precision) -> list[Gate]:
+        return gates_for(precision, self.config.gates)
 
     def checks(self, target: Target, family: str) -> list[Check]:
         """All checks of one metric family: ``embedding``, ``similarity``, ``ranking``, ``artifact`` or ``invariance``."""
@@ -190,12 +230,15 @@ class Harness:
         return judge(measured, gates, target.suite)
 
     def buckets(self, precision: Precision) -> list[Bucket]:
-        """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with."""
+        """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
+
+        Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision.
+        """
         from qguard.latency.check import Bucket
 
         latency = self.config.latency
         compared = self.baseline_path is not None or self.baseline_python is not None
-        if latency.mode == "off" or not (self._speedup(precision) or compared):
+        if latency.mode == "off" or precision.vectors != FLOAT or not (self._speedup(precision) or compared):
             return []
         return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 
@@ -292,7 +335,17 @@ class Harness:
         artifact = self.artifact(target.precision, target.model)
         device = self.config.device if artifact.runtime(target.precision.runtime) == "torch" else "cpu"
         files = {"sha256": artifact.sha256, "bytes": artifact.bytes}
-        return {"artifact": files, "device": device, "changed": self.changed(target)}
+        facts: dict[str, Any] = {"artifact": files, "device": device, "changed": self.changed(target)}
+        if target.precision.vectors != FLOAT:
+            calibration = self.calibration(target)
+            floats = self.golden(target.model, target.suite).vectors[:1]
+            facts["stored"] = {
+                "bytes": quantize(floats, target.precision.vectors, self._ranges(target)).nbytes,
+                "float32_bytes": floats.nbytes,
+                "calibration": calibration and calibration.to_json(),
+                "latency_of": str(target.precision.plain),
+            }
+        return facts
 
     def holds(self, target: Target) -> str:
         """What the artifact's files compute, in one line."""

@@ -5,11 +5,12 @@ import pytest
 from qguard.errors import UsageProblem
 from qguard.gates import DEFAULTS, gates_for, judge, parse_gate
 from qguard.metrics import Measured
+from qguard.precisions import parse_precision
 
 
 @pytest.mark.parametrize("precision", DEFAULTS)
 def test_every_default_gate_parses(precision):
-    assert gates_for(precision, {})
+    assert gates_for(parse_precision(f"fp32{precision}" if precision.startswith("+") else precision), {})
 
 
 def test_unknown_metric_names_the_nearest():

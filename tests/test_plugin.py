@@ -57,6 +57,31 @@ def test_every_precision_gets_a_verdict(run, int8, small):
     ]
 
 
+def test_quantized_vectors_are_judged_and_reported(run, fp32_onnx):
+    code, out = run("--precision", "fp32+binary,fp32+uint8", "--qguard-report=r.json", "--qguard-latency=gate")
+    assert code == 0, out
+    assert "fp32@onnx+binary  minilm  core: PASS" in out
+    assert "48 bytes a vector, float32 1536; latency is that of fp32" in out
+    assert "ranges of 467 documents of core, fp32" in out
+    runs = json.loads((run.path / "r.json").read_text())["runs"]
+    assert [(r["precision"], r["vectors"], r["verdict"], r["latency"]) for r in runs] == [
+        ("fp32", "binary", "pass", []),
+        ("fp32", "uint8", "pass", []),
+    ]
+    assert runs[0]["stored"]["calibration"] is None
+    gated = {c["name"] for c in runs[0]["checks"] if c["bound"]}
+    assert {"ranking.overlap@10", "ranking.rescored_overlap@10", "embedding.size_ratio"} <= gated
+
+
+def test_a_failure_of_quantized_vectors_names_the_gate_that_bounds_them(run, fp32_onnx):
+    with (run.path / "pyproject.toml").open("a") as file:
+        file.write('[tool.qguard.gates."fp32+binary"]\n"ranking.rescored_overlap@10" = ">= 0.9"\n')
+    code, out = run("--precision", "fp32+binary")
+    assert code == 1
+    assert "fp32+binary ranking.rescored_overlap@10 0.7" in out
+    assert '[tool.qguard.gates."fp32+binary"]' in out
+
+
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (2, 9), (5, 4)])
 def test_one_zeroed_attention_head_fails(run, fp32_onnx, layer, head):
     import onnx

@@ -8,7 +8,7 @@ one number, so that the value of a slice is the same reduction over that slice's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qguard.errors import MeasurementProblem, unknown
 from qguard.suites import Suite
+from qguard.vectors import FLOAT, KINDS, Vectors
 
 Rows = NDArray[np.float64]
 FAMILIES = ("embedding", "similarity", "ranking")
@@ -42,6 +43,7 @@ class Metric:
         higher_is_better: Direction, for margins and for the order of worst items.
         worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
         min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
+        vectors: The kinds of stored vectors that it exists for.
     """
 
     name: str
@@ -49,11 +51,15 @@ class Metric:
     higher_is_better: bool
     worst: Callable[[Rows], Rows] | None = None
     min_items: int = 1
+    vectors: tuple[str, ...] = (FLOAT, *KINDS)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Golden and candidate embeddings (texts, dim) of one suite, as float64.
+
+    Attributes:
+        vectors: The candidate's quantized vectors, of which ``candidate`` is then the dequantized form; else ``None``.
 
     Raises:
         MeasurementProblem: for wrong shapes, NaN or infinite values, and zero vectors.
@@ -62,6 +68,7 @@ class Comparison:
     suite: Suite
     golden: Rows
     candidate: Rows
+    vectors: Vectors | None = None
 
     @classmethod
     def of(cls, suite: Suite, golden: Any, candidate: Any) -> Comparison:
@@ -77,6 +84,16 @@ class Comparison:
                     f"the {name} embedding of {len(bad)} of {len(g)} texts holds {what}; first: {suite.texts[bad[0]][:60]!r}"
                 )
         return cls(suite, g, c)
+
+    def quantize(self, kind: str, ranges: Any = None) -> Comparison:
+        """The same comparison with the candidate stored as quantized vectors; see :mod:`qguard.vectors`."""
+        vectors = Vectors.of(self.candidate.astype(np.float32), kind, ranges)
+        return replace(self, candidate=vectors.dequantized(), vectors=vectors)
+
+    @property
+    def kind(self) -> str:
+        """How the candidate's vectors are stored."""
+        return FLOAT if self.vectors is None else self.vectors.kind
 
     @cached_property
     def units(self) -> tuple[Rows, Rows]:
@@ -109,13 +126,20 @@ def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]
     return module.items, module.METRICS
 
 
-def metric_names() -> list[str]:
-    """Public names of all metrics that a gate may bound."""
+def metric_names(vectors: str | None = None) -> list[str]:
+    """Public names of all metrics that a gate may bound.
+
+    Args:
+        vectors: Only those that exist for this kind of stored vectors.
+    """
     from qguard.latency.memory import NAME
     from qguard.metrics.artifact import NAMES
     from qguard.metrics.invariance import METRICS
 
-    return [m.name for f in FAMILIES for m in family(f)[1]] + [*(m.name for m in METRICS), *NAMES, NAME]
+    found = [m.name for f in FAMILIES for m in family(f)[1] if vectors is None or vectors in m.vectors]
+    found += [m.name for m in METRICS]
+    # processes are measured with the plain precision only: vectors are quantized after them
+    return [*found, *NAMES, *([NAME] if vectors in (None, FLOAT) else [])]
 
 
 def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
@@ -125,7 +149,7 @@ def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]
         MeasurementProblem: when the suite has too few items, or a value is not finite.
     """
     find, metrics = family(name)
-    return reduced(find(comparison), metrics, worst)
+    return reduced(find(comparison), [m for m in metrics if comparison.kind in m.vectors], worst)
 
 
 def reduced(items: Items, metrics: Sequence[Metric], worst: int = 5) -> list[Measured]:

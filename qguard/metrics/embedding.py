@@ -5,14 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from qguard.metrics import Comparison, Items, Metric
+from qguard.vectors import FLOAT, KINDS, SCALAR
 
 
 def items(c: Comparison) -> Items:
-    """Per text: cosine to the golden vector in [-1, 1], and relative error of the norm (>= 0)."""
+    """Per text: cosine to the golden vector in [-1, 1] and relative error of the norm (>= 0); of quantized vectors, which are
+    dequantized for both, also the share of clipped values in [0, 1] and the bytes over those of float32.
+    """
     g, q = c.units
     cosine = (g * q).sum(1)
     norm = np.abs(np.linalg.norm(c.candidate, axis=1) / np.linalg.norm(c.golden, axis=1) - 1)
-    rows = np.stack([cosine, norm], axis=1)
+    columns = [cosine, norm]
+    if c.vectors is not None:
+        columns += [c.vectors.clipped(), np.full(len(cosine), c.vectors.size_ratio)]
+    rows = np.stack(columns, axis=1)
     return Items(rows, c.suite.slices, lambda i: f"cosine {cosine[i]:.4f}  {c.suite.texts[i][:90]!r}")
 
 
@@ -21,5 +27,7 @@ METRICS = (
     # NumPy's linear quantile: on fewer than 100 items it lies between the two lowest
     Metric("embedding.cosine_p01", lambda r: np.quantile(r[:, 0], 0.01), True),
     Metric("embedding.cosine_min", lambda r: r[:, 0].min(), True, worst=lambda r: 1 - r[:, 0]),
-    Metric("embedding.norm_error", lambda r: r[:, 1].max(), False),
+    Metric("embedding.norm_error", lambda r: r[:, 1].max(), False, vectors=(FLOAT, *SCALAR)),
+    Metric("embedding.clipped", lambda r: r[:, 2].mean(), False, vectors=SCALAR),
+    Metric("embedding.size_ratio", lambda r: r[:, 3].mean(), False, vectors=KINDS),
 )

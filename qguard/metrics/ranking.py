@@ -2,6 +2,9 @@
 
 Every text of the suite searches the suite's documents (all texts, where it has no retrieval part); a text never finds
 itself. Ties are broken by document order, in golden and candidate alike.
+
+Quantized vectors are searched as they are stored, and once more with rescoring: the best :data:`RESCORE_MULTIPLIER` × k of
+that search, ordered anew by the float32 query against the dequantized documents.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import numpy as np
 
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
+from qguard.vectors import KINDS, RESCORE_MULTIPLIER
 
 K = 10
 MARGIN = 0.02  # golden gaps below this are ties to a person; their flips are not inversions
@@ -40,7 +44,7 @@ def _order(scores: Rows, k: int) -> Any:
 
 
 def items(c: Comparison) -> Items:
-    """Per text: overlap@10, top-1 agreement, RBO, nDCG@10 and inversions, each in [0, 1]."""
+    """Per text: overlap@10, top-1 agreement, RBO, nDCG@10, flipped and clear pairs; with rescoring the first four again."""
     texts = len(c.suite.texts)
     documents = np.asarray(c.suite.documents or range(texts))
     if len(documents) < 2:
@@ -48,16 +52,42 @@ def items(c: Comparison) -> Items:
     k = min(K, len(documents) - 1)
     own = np.full(texts, -1)
     own[documents] = np.arange(len(documents))
-    scores = []
-    for u in c.units:
-        s = u @ u[documents].T
-        rows = np.flatnonzero(own >= 0)
-        s[rows, own[rows]] = -np.inf
-        scores.append(s)
-    gold, found = (_order(s, k) for s in scores)
+    itself = np.flatnonzero(own >= 0)
+    golden, candidate = c.units
+    scores = [golden @ golden[documents].T]
+    if c.vectors is None:
+        scores += [candidate @ candidate[documents].T]
+    else:
+        scores += [c.vectors.scores(documents), c.vectors.rescores(documents)]
+    for s in scores:
+        s[itself, own[itself]] = -np.inf
+    gold, found = _order(scores[0], k), _order(scores[1], k)
+    columns = _agreement(gold, found)
+    gs = np.take_along_axis(scores[0], gold, 1)
+    cs = np.take_along_axis(scores[1], gold, 1)
+    clear = gs[:, :, None] - gs[:, None, :] > MARGIN
+    flipped = clear & (cs[:, :, None] < cs[:, None, :])
+    columns += [flipped.sum((1, 2)), clear.sum((1, 2))]
+    if c.vectors is not None:
+        retrieved = _order(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
+        rescored = np.full_like(scores[2], -np.inf)
+        np.put_along_axis(rescored, retrieved, np.take_along_axis(scores[2], retrieved, 1), 1)
+        columns += _agreement(gold, _order(rescored, k))
+    rows = np.stack(columns, axis=1).astype(np.float64)
+
+    def label(i: int) -> str:
+        was, now = c.suite.texts[documents[gold[i, 0]]][:40], c.suite.texts[documents[found[i, 0]]][:40]
+        first = f"first stays {was!r}" if was == now else f"first was {was!r}, is {now!r}"
+        return f"overlap {rows[i, 0]:.1f}  {c.suite.texts[i][:50]!r}: {first}"
+
+    return Items(rows, c.suite.slices, label)
+
+
+def _agreement(gold: Any, found: Any) -> list[Any]:
+    """Per query (q, k) of document indices: overlap, top-1 agreement, RBO and nDCG, each (q,) in [0, 1]."""
+    k = gold.shape[1]
     depth = np.arange(1, k + 1)
     same = found[:, :, None] == gold[:, None, :]
-    overlap = same.any(2).mean(1)
     # agreement at every depth d: size of the intersection of both prefixes, over d
     prefix = np.cumsum(np.cumsum(same, axis=1), axis=2)[:, depth - 1, depth - 1] / depth
     weight = RBO_P ** (depth - 1)
@@ -65,18 +95,7 @@ def items(c: Comparison) -> Items:
     gain = np.where(same.any(2), k - same.argmax(2), 0)  # golden's best is worth k, its k-th 1
     discount = 1 / np.log2(depth + 1)
     ndcg = (gain * discount).sum(1) / ((k + 1 - depth) * discount).sum()
-    gs = np.take_along_axis(scores[0], gold, 1)
-    cs = np.take_along_axis(scores[1], gold, 1)
-    clear = gs[:, :, None] - gs[:, None, :] > MARGIN
-    flipped = clear & (cs[:, :, None] < cs[:, None, :])
-    rows = np.stack([overlap, gold[:, 0] == found[:, 0], rbo, ndcg, flipped.sum((1, 2)), clear.sum((1, 2))], axis=1)
-
-    def label(i: int) -> str:
-        was, now = c.suite.texts[documents[gold[i, 0]]][:40], c.suite.texts[documents[found[i, 0]]][:40]
-        first = f"first stays {was!r}" if was == now else f"first was {was!r}, is {now!r}"
-        return f"overlap {overlap[i]:.1f}  {c.suite.texts[i][:50]!r}: {first}"
-
-    return Items(rows.astype(np.float64), c.suite.slices, label)
+    return [same.any(2).mean(1), gold[:, 0] == found[:, 0], rbo, ndcg]
 
 
 def _inversions(r: Rows) -> float:
@@ -90,4 +109,8 @@ METRICS = (
     Metric("ranking.rbo", lambda r: r[:, 2].mean(), True),
     Metric(f"ranking.ndcg@{K}", lambda r: r[:, 3].mean(), True),
     Metric("ranking.inversions", _inversions, False),
+    Metric(f"ranking.rescored_overlap@{K}", lambda r: r[:, 6].mean(), True, vectors=KINDS),
+    Metric("ranking.rescored_top1", lambda r: r[:, 7].mean(), True, vectors=KINDS),
+    Metric("ranking.rescored_rbo", lambda r: r[:, 8].mean(), True, vectors=KINDS),
+    Metric(f"ranking.rescored_ndcg@{K}", lambda r: r[:, 9].mean(), True, vectors=KINDS),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qguard.metrics import Comparison, Items, Metric, Rows
+from qguard.vectors import FLOAT, SCALAR
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 
@@ -54,10 +55,12 @@ def _flips(r: Rows) -> float:
     return float(((r[:, :1] >= t) != (r[:, 1:] >= t)).mean())
 
 
+# the cosine of bits lies on another scale: their order can be compared, their values cannot
+_SCALE = (FLOAT, *SCALAR)
 METRICS = (
     Metric("similarity.spearman", _spearman, True, min_items=3),
-    Metric("similarity.max_error", lambda r: _error(r).max(), False, worst=_error),
-    Metric("similarity.p99_error", lambda r: np.quantile(_error(r), 0.99), False),
-    Metric("similarity.bias", lambda r: np.abs((r[:, 1] - r[:, 0]).mean()), False),
-    Metric("similarity.threshold_flips", _flips, False),
+    Metric("similarity.max_error", lambda r: _error(r).max(), False, worst=_error, vectors=_SCALE),
+    Metric("similarity.p99_error", lambda r: np.quantile(_error(r), 0.99), False, vectors=_SCALE),
+    Metric("similarity.bias", lambda r: np.abs((r[:, 1] - r[:, 0]).mean()), False, vectors=_SCALE),
+    Metric("similarity.threshold_flips", _flips, False, vectors=_SCALE),
 )

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option but ``--precision``, which another plugin may own."""
     group = parser.getgroup("qguard", "quantized embedding models (qguard)")
     add = group.addoption
-    add("--qguard-precision", metavar="NAME[@RUNTIME],…", help="precisions to gate; 'all' = every configured one")
+    add("--qguard-precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="precisions to gate; 'all' = every configured one")
     add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
     add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
     add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
@@ -43,7 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
     """Add the short ``--precision`` after everybody else had the chance to own it."""
     try:
-        parser.getgroup("qguard").addoption("--precision", metavar="NAME[@RUNTIME],…", help="short for --qguard-precision")
+        parser.getgroup("qguard").addoption(
+            "--precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="short for --qguard-precision"
+        )
     except ValueError:
         early_config.stash[_CLASH] = True
         return

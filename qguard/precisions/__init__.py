@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from qguard.artifact import Artifact, build_cached
 from qguard.errors import ModelProblem, UsageProblem, unknown
 from qguard.models import Model, installed
 from qguard.precisions.calibration import Calibration, Sample
+from qguard.vectors import FLOAT, KINDS
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,19 @@ DEFAULT_RUNTIME = {
 
 @dataclass(frozen=True, order=True)
 class Precision:
-    """A precision and the runtime that computes it; prints as the user types it.
+    """A precision, the runtime that computes it and how its vectors are stored; prints as the user types it.
 
     Attributes:
         name: Built in, or the project's own.
         runtime: A name in :data:`qguard.encoders.RUNTIMES`.
+        vectors: How its vectors are stored, a name in :data:`qguard.vectors.KINDS`, or :data:`qguard.vectors.FLOAT`.
         base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
     """
 
     name: str
     runtime: str
+    vectors: str = FLOAT
     base: str = ""
     calibration: Calibration | None = None
 
@@ -115,7 +118,13 @@ class Precision:
 
     def __str__(self) -> str:
         plain = self.name != self.base or DEFAULT_RUNTIME[self.name] == self.runtime
-        return self.name if plain else f"{self.name}@{self.runtime}"
+        name = self.name if plain else f"{self.name}@{self.runtime}"
+        return name if self.vectors == FLOAT else f"{name}+{self.vectors}"
+
+    @property
+    def plain(self) -> Precision:
+        """The same model with float32 vectors: artifact, embeddings and latency are its."""
+        return replace(self, vectors=FLOAT)
 
     @property
     def recipe(self) -> Recipe:
@@ -171,28 +180,32 @@ def _code_sha256() -> str:
 
 
 def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Precision:
-    """``NAME[@RUNTIME]`` as typed on the command line.
+    """``NAME[@RUNTIME][+VECTORS]`` as typed on the command line.
 
     Args:
         text: What was typed.
         own: The project's own precisions by name; they win over built-in ones.
 
     Raises:
-        UsageProblem: for an unknown name, or a runtime that has no recipe for it.
+        UsageProblem: for an unknown name or vectors, or a runtime that has no recipe for it.
     """
     own = own or {}
-    name, at, runtime = text.strip().partition("@")
+    model, plus, vectors = text.strip().partition("+")
+    name, at, runtime = model.partition("@")
+    if plus and vectors not in KINDS:
+        raise unknown("precision of vectors", vectors, KINDS)
+    stored = vectors if plus else FLOAT
     if name in own:
         if at and runtime != own[name].runtime:
             raise UsageProblem(f"unknown precision {text.strip()!r}: the project's own {name} runs on {own[name].runtime}")
-        return own[name]
+        return replace(own[name], vectors=stored)
     if name not in DEFAULT_RUNTIME:
-        raise unknown("precision", text.strip(), {*DEFAULT_RUNTIME, *own})
+        raise unknown("precision", text.strip(), {*DEFAULT_RUNTIME, *own, *(f"fp32+{k}" for k in KINDS)})
     runtime = runtime if at else DEFAULT_RUNTIME[name]
     if (name, runtime) not in RECIPES:
         have = sorted(r for n, r in RECIPES if n == name)
         raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
-    return Precision(name, runtime)
+    return Precision(name, runtime, stored)
 
 
 def parse_precisions(text: str, configured: Iterable[str], own: Mapping[str, Precision] | None = None) -> list[Precision]:

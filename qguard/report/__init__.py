@@ -21,8 +21,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     """One report from what the gate tests recorded.
 
     Args:
-        expected: Every target that was asked for: ``precision``, ``runtime``, ``model``, ``suite``, and ``latency``, the
-            names of its latency gate tests.
+        expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
+            ``latency``, the names of its latency gate tests.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:

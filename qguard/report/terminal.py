@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qguard.gates import Check
+from qguard.vectors import FLOAT
 
 
 def failure_text(
@@ -37,11 +38,15 @@ def failure_text(
     if holds:
         lines += ["", f"the file computes: {holds}"]
     op = (first.bound or "").split()[0]
-    lines += ["", f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{precision.partition('@')[0]}])"]
+    model, plus, vectors = precision.partition("+")
+    key = model.partition("@")[0]
+    question = f"is it the quantization? pytest --precision {fp32} --qguard-suite {suite} tells drift of the stack from loss"
+    if plus:
+        key = f'"{key}+{vectors}"'
+        question = f"is it the vectors? pytest --precision {model},fp32+{vectors} --qguard-suite {suite} tells both losses apart"
+    lines += ["", f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{key}])"]
     if not first.name.startswith("artifact."):
-        lines.append(
-            f"is it the quantization? pytest --precision {fp32} --qguard-suite {suite} tells drift of the stack from loss"
-        )
+        lines.append(question)
     return "\n".join(lines)
 
 
@@ -61,7 +66,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
 
     lines = []
     for run in report["runs"]:
-        head = f"{run['precision']}@{run['runtime']}  {run['model']}  {run['suite']}"
+        kind = "" if run["vectors"] == FLOAT else f"+{run['vectors']}"
+        head = f"{run['precision']}@{run['runtime']}{kind}  {run['model']}  {run['suite']}"
         size = run.get("artifact", {}).get("bytes")
         lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
         for c in run["checks"]:
@@ -90,6 +96,13 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             for c in run["checks"]
             if c["name"] == "latency.trend" and ("moved" in c["worst"][0] or c["outcome"] == "fail")
         ]
+        if stored := run.get("stored"):
+            lines.append(
+                f"       {stored['bytes']} bytes a vector, float32 {stored['float32_bytes']}; "
+                f"latency is that of {stored['latency_of']}: vectors are quantized after the model ran"
+            )
+            if ranges := stored["calibration"]:
+                lines.append(f"       ranges of {ranges['texts']} {ranges['part']} of {ranges['suite']}, fp32")
         lines += _effects(run["checks"])
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
