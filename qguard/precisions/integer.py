@@ -54,7 +54,7 @@ PLANS = {
     "Attention": Plan(shift=True, smooth=0.8),  # the output of a LayerNorm
     "LayerNorm": Plan(shift=True, smooth=0.8),
     "Attention output": Plan(),  # means of values: narrow already
-    "Activation": Plan(outliers=48),  # after GELU a few channels are ten times as wide as the rest
+    "Activation": Plan(outliers=64),  # after GELU a few channels are ten times as wide as the rest
 }
 
 
