@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,10 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
     target = onnx_file(model, folder)
-    export_split(model.root, target)
+    if model.onnx is None:
+        export_split(model.root, target)
+    else:
+        shutil.copyfile(model.onnx, target)
     with progress(f"calibrating on {len(sample.texts)} texts", PASSES * len(sample.texts)) as advance, _silent():
         # NNCF sees only those edges whose shape is known, and onnx does not infer shapes of fused operators
         graph = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
