@@ -20,7 +20,7 @@ PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 PROPERTIES: dict[str, dict[str, str | int]] = {
     "fp32": {PRECISION: "f32", GROUP: 0},
     "bf16": {PRECISION: "bf16", GROUP: 0},
-    "int8": {PRECISION: "f32", GROUP: 32},  # larger groups are faster and lose more; bf16 for the rest gains little
+    "int8": {PRECISION: "f32", GROUP: 64},  # 32 loses a little less, 128 is a little faster; bf16 for the rest gains little
 }
 
 
