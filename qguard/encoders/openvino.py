@@ -14,7 +14,7 @@ from qguard.encoders.ports import Feeds, embedding_output
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import read_json
 
-BATCH_TOKENS = 2048  # of one request
+BATCH_TOKENS = 512  # of one request; 2,048 take a fifth more CPU time, 4,096 half more
 PROPERTIES_FILE = "openvino.json"
 PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 PROPERTIES: dict[str, dict[str, str | int]] = {
