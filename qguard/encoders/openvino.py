@@ -66,8 +66,8 @@ class OpenvinoRuntime:
     Args:
         file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
         precision: See :func:`properties_of`.
-        threads: Threads of one call; ``None`` for one thread and as many requests side by side as there are cores, which
-            gives the best throughput and the same vectors on every number of cores.
+        threads: Threads of one call; ``None`` for one thread and as many requests side by side as there are cores, as in
+            ONNX Runtime, and the same vectors on every number of cores.
 
     Raises:
         UsageProblem: where OpenVINO is not installed.

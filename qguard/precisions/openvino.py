@@ -108,7 +108,7 @@ def _bfloat16(value: str, weight: Any, table: bool) -> Iterator[Any]:
 def _uint8(value: str, weight: Any, table: bool) -> Iterator[Any]:
     """Each row from its smallest to its largest weight in 256 steps, zero being one; rows of a table in blocks of :data:`BLOCK`.
 
-    Signed and symmetric weights waste part of the range: the embeddings' error is a third to a half larger.
+    Signed and symmetric weights waste part of the range: the embeddings' mean error is 30 to 60 % larger.
     """
     import numpy as np
     from onnx import helper, numpy_helper
