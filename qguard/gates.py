@@ -222,15 +222,15 @@ DEFAULTS: dict[str, dict[str, str]] = {
     },
     "int8@openvino": {
         "artifact.size_ratio": "<= 0.3",  # embedding tables in 8 bits too
-        "embedding.cosine_mean": ">= 0.998",  # .9994
-        "embedding.cosine_p01": ">= 0.995",  # .998; symmetric weights and groups of 128 lose this
-        "embedding.cosine_min": ">= 0.99",  # .995; no text may fall out
+        "embedding.cosine_mean": ">= 0.998",  # .9992
+        "embedding.cosine_p01": ">= 0.997",  # .998; symmetric weights reach .996
+        "embedding.cosine_min": ">= 0.99",  # .996; no text may fall out
         "similarity.spearman": ">= 0.999",  # .9999
-        "similarity.p99_error": "<= 0.02",  # .008
-        "similarity.bias": "<= 0.002",  # .0003
-        "ranking.overlap@10": ">= 0.96",  # .975
+        "similarity.p99_error": "<= 0.02",  # .010
+        "similarity.bias": "<= 0.002",  # .0004
+        "ranking.overlap@10": ">= 0.96",  # .970
         "ranking.overlap@10[*]": ">= 0.9",  # no domain pays for the mean
-        "ranking.top1": ">= 0.94",  # .963
+        "ranking.top1": ">= 0.94",  # .956
         "ranking.inversions": "<= 0.005",  # none seen
     },
     "int8-static": {

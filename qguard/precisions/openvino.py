@@ -13,6 +13,8 @@ from qguard.models import Model
 from qguard.precisions import parse_precision
 from qguard.precisions.export import check, export_plain, onnx_file
 
+BLOCK = 64  # values of an embedding that share a scale; for 1 % of the size the worst text rises from .9953 to .9960
+
 
 def fp32(model: Model, folder: Path) -> None:
     """The plain export: OpenVINO fuses standard operators better than those that ONNX Runtime's optimiser writes."""
@@ -46,13 +48,14 @@ def _declare(model: Model, folder: Path, precision: str) -> None:
     onnx_file(model, folder).with_name(PROPERTIES_FILE).write_bytes(dump_json(PROPERTIES[precision]))
 
 
-def _rewrite(model: Model, folder: Path, encode: Callable[[str, Any], Iterator[Any]]) -> None:
+def _rewrite(model: Model, folder: Path, encode: Callable[[str, Any, bool], Iterator[Any]]) -> None:
     """Replace every weight matrix and embedding table of the fp32 file by what ``encode`` makes of it.
 
     Args:
         model: The fp32 model.
         folder: The artifact folder to fill.
-        encode: (name of the float32 value, array with output channels or rows first) → its initializers and one node.
+        encode: (name of the float32 value, array with output channels or rows first, whether it is an embedding table) →
+            initializers and nodes that make the value.
     """
     import numpy as np
     import onnx
@@ -63,25 +66,26 @@ def _rewrite(model: Model, folder: Path, encode: Callable[[str, Any], Iterator[A
     whole = onnx.load(str(source.file))
     graph = whole.graph
     tables = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
-    stored, first = dict[str, list[Any]](), list[Any]()
+    made = dict[str, list[Any]]()
     for node in graph.node:
         for i, name in enumerate(node.input):
             transposed = _transposed(node, i)
             if transposed is None or name not in tables:
                 continue
             rows = f"{name}/{'columns' if transposed else 'rows'}"
-            if rows not in stored:
+            if rows not in made:
                 array = numpy_helper.to_array(tables[name])
-                *stored[rows], decode = encode(rows, np.ascontiguousarray(array.T if transposed else array))
-                first.append(decode)
+                table = node.op_type == "Gather"
+                made[rows] = list(encode(rows, np.ascontiguousarray(array.T if transposed else array), table))
                 if transposed:  # OpenVINO joins it with the multiplication, and reads the weight as it computes with it
-                    first.append(helper.make_node("Transpose", [rows], [f"{rows}/T"], f"{rows}/Transpose", perm=[1, 0]))
+                    made[rows].append(helper.make_node("Transpose", [rows], [f"{rows}/T"], f"{rows}/Transpose", perm=[1, 0]))
             node.input[i] = f"{rows}/T" if transposed else rows
-    nodes = [*first, *graph.node]
+    parts = [part for value in made.values() for part in value]
+    nodes = [*(p for p in parts if isinstance(p, onnx.NodeProto)), *graph.node]
     read = {name for node in nodes for name in node.input}
     kept = [t for t in graph.initializer if t.name in read]
     del graph.initializer[:], graph.node[:]
-    graph.initializer.extend([*kept, *(t for tensors in stored.values() for t in tensors)])
+    graph.initializer.extend([*kept, *(p for p in parts if isinstance(p, onnx.TensorProto))])
     graph.node.extend(nodes)
     onnx.save(whole, str(onnx_file(model, folder)))
 
@@ -97,7 +101,7 @@ def _transposed(node: Any, i: int) -> bool | None:
     return None
 
 
-def _bfloat16(value: str, weight: Any) -> Iterator[Any]:
+def _bfloat16(value: str, weight: Any, table: bool) -> Iterator[Any]:
     """Rounded to nearest, ties to even."""
     import ml_dtypes
     from onnx import TensorProto, helper, numpy_helper
@@ -106,14 +110,17 @@ def _bfloat16(value: str, weight: Any) -> Iterator[Any]:
     yield helper.make_node("Cast", [f"{value}/bf16"], [value], f"{value}/Cast", to=TensorProto.FLOAT)
 
 
-def _uint8(value: str, weight: Any) -> Iterator[Any]:
-    """Each row from its smallest to its largest weight in 256 steps; zero is one of them.
+def _uint8(value: str, weight: Any, table: bool) -> Iterator[Any]:
+    """Each row from its smallest to its largest weight in 256 steps, zero being one; rows of a table in blocks of :data:`BLOCK`.
 
-    Signed and symmetric weights waste part of the range: the error of the embeddings is a third to a half larger.
+    Signed and symmetric weights waste part of the range: the embeddings' mean error is 30 to 60 % larger.
     """
     import numpy as np
     from onnx import helper, numpy_helper
 
+    shape, blocks = weight.shape, table and weight.shape[1] % BLOCK == 0
+    if blocks:
+        weight = weight.reshape(-1, BLOCK)
     low, high = np.minimum(weight.min(1, keepdims=True), 0), np.maximum(weight.max(1, keepdims=True), 0)
     scale = np.where(high > low, (high - low) / np.float32(255), np.float32(1))
     zero = np.rint(-low / scale)
@@ -121,4 +128,8 @@ def _uint8(value: str, weight: Any) -> Iterator[Any]:
     inputs = [f"{value}/uint8", f"{value}/scale", f"{value}/zero_point"]
     for name, array in zip(inputs, (quantized, scale.reshape(-1), zero.reshape(-1).astype(np.uint8)), strict=True):
         yield numpy_helper.from_array(array, name)
-    yield helper.make_node("DequantizeLinear", inputs, [value], f"{value}/Dequantize", axis=0)
+    out = f"{value}/blocks" if blocks else value
+    yield helper.make_node("DequantizeLinear", inputs, [out], f"{value}/Dequantize", axis=0)
+    if blocks:
+        yield numpy_helper.from_array(np.asarray(shape, np.int64), f"{value}/shape")
+        yield helper.make_node("Reshape", [out, f"{value}/shape"], [value], f"{value}/Reshape")
