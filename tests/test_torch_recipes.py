@@ -18,7 +18,7 @@ from qguard.precisions import parse_precision
 from qguard.suites import Suite
 from tests.conftest import ROOT
 
-RECIPES = ("int8@torch", "int8-weight", "int8-legacy")
+RECIPES = ("int8@torch", "int8-weight@torch", "int8-legacy")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def measured(project, precision, family):
 
 @pytest.mark.parametrize(
     ("precision", "low", "high"),
-    [("fp16", 0.49, 0.51), ("bf16", 0.49, 0.51), ("int8@torch", 0.35, 0.40), ("int8-weight", 0.35, 0.40)],
+    [("fp16", 0.49, 0.51), ("bf16", 0.49, 0.51), ("int8@torch", 0.35, 0.40), ("int8-weight@torch", 0.35, 0.40)],
 )
 def test_the_files_are_as_small_as_promised(project, precision, low, high):
     found = measured(project, precision, "artifact")
@@ -57,13 +57,13 @@ def test_half_precision_keeps_the_scores_of_fp32(project, precision):
     part = Suite("part", suite.texts[:24], suite.slices[:24])
     compared = Comparison.of(part, golden.vectors[:24], vectors)
     found = [m for family in ("embedding", "similarity", "ranking") for m in measure(compared, family)]
-    assert [c.label for c in judge(found, gates_for(precision, {}), "part") if c.outcome == "fail"] == []
+    assert [c.label for c in judge(found, gates_for(parse_precision(precision), {}), "part") if c.outcome == "fail"] == []
     value = {m.name: m.value for m in found if m.slice is None}
     assert value["similarity.spearman"] >= 0.999
     assert value["embedding.cosine_mean"] >= 0.999
 
 
-@pytest.mark.parametrize("precision", ["int8@torch", "int8-weight"])
+@pytest.mark.parametrize("precision", ["int8@torch", "int8-weight@torch"])
 def test_torchao_passes_the_gates(project, precision):
     assert failed(project, precision, "artifact", "embedding", "similarity", "ranking") == []
 
@@ -71,7 +71,7 @@ def test_torchao_passes_the_gates(project, precision):
 def test_quantize_dynamic_is_quantized_and_fails_the_gates_of_int8(project):
     assert failed(project, "int8-legacy", "artifact") == []
     assert "ranking.overlap@10" in failed(project, "int8-legacy", "ranking")
-    assert gates_for("int8-legacy@torch", {}) == gates_for("int8", {})
+    assert gates_for(parse_precision("int8-legacy"), {}) == gates_for(parse_precision("int8-dynamic"), {})
 
 
 @pytest.mark.parametrize("precision", RECIPES)
@@ -155,7 +155,7 @@ def test_stock_transformers_refuses_a_legacy_artifact(project):
 
 def test_weights_alone_are_not_int8(project, small):
     """A weight-only file is as small, but multiplies in float."""
-    folder = project.artifact(parse_precision("int8-weight"), "minilm").folder
+    folder = project.artifact(parse_precision("int8-weight@torch"), "minilm").folder
     judged = Harness(load_config(small), artifact_path=folder)
     assert measured(judged, "int8@torch", "artifact")["artifact.quantized_ops"] == 0
 
@@ -172,7 +172,7 @@ def test_a_build_is_byte_identical(project, minilm, tmp_path):
 
 
 def test_defaults_of_a_precision_fall_back_to_the_part_before_the_dash():
-    assert {g.metric: g.bound for g in gates_for("int8-weight@torch", {})}["ranking.overlap@10"] > 0.85
+    assert {g.metric: g.bound for g in gates_for(parse_precision("int8-weight@torch"), {})}["ranking.overlap@10"] > 0.85
     assert speedup_of("int8-legacy@torch") == speedup_of("int8@onnx")
     assert speedup_of("int8-weight@torch") is speedup_of("int8@torch") is None
 
