@@ -100,7 +100,8 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
 
 def describe(artifact: Artifact, model: Model, precision: Precision, folder: Path) -> str:
     """Size, quantized share and calibration of an artifact, and how to judge it in ``folder``."""
-    share, ratio = (m.value for m in measure_artifact(artifact, model, precision.recipe))
+    found = {m.name: m.value for m in measure_artifact(artifact, model, precision.recipe, precision.runtime)}
+    share, ratio = found["artifact.quantized_ops"], found["artifact.size_ratio"]
     lines = [
         f"{folder}: {model.name} in {precision}, {artifact.bytes / 1e6:.1f} MB ({ratio:.0%} of fp32)",
         f"{share:.0%} of the multiplications with weights are in the promised precision",

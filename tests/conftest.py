@@ -31,6 +31,14 @@ def int8(harness, minilm):
 
 
 @pytest.fixture(scope="session")
+def dynamic(minilm):
+    """int8 whose activation ranges are those of the batch."""
+    from qguard.precisions import parse_precision
+
+    return parse_precision("int8-dynamic").build(minilm)
+
+
+@pytest.fixture(scope="session")
 def fp32_onnx(minilm):
     from qguard.precisions import parse_precision
 

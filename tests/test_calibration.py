@@ -108,7 +108,7 @@ def test_an_own_precision_is_used_like_a_built_in_one(tmp_path):
     assert (plain.calibration, static.calibration.seed, static.calibration.path) == (None, 3, SHIPPED)
     bounds = {g.metric: g.bound for g in project._gates(legal8) if g.slice is None}
     # its own gate, then that of its recipe in the project, then the recipe's default
-    assert (bounds["ranking.overlap@10"], bounds["ranking.top1"], bounds["artifact.quantized_ops"] > 0) == (0.6, 0.5, True)
+    assert (bounds["ranking.overlap@10"], bounds["ranking.top1"], bounds["artifact.size_ratio"] > 0) == (0.6, 0.5, True)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_an_own_precision_is_used_like_a_built_in_one(tmp_path):
             "[tool.qguard.precision.legal8]\nrecipe = 'int8-static'\nsample = 3\n",
             "unknown key 'precision.legal8.sample'; known: .*samples",
         ),
-        ("[tool.qguard.precision.int8]\nsamples = 3\n", "int8 is not calibrated, it has no samples"),
+        ("[tool.qguard.precision.int8-dynamic]\nsamples = 3\n", "int8-dynamic is not calibrated, it has no samples"),
         ("[tool.qguard.precision.int8-static]\nsamples = 0\n", "greater than or equal to 1"),
         ("[tool.qguard.precision.int8-static]\noverlap = 'yes'\n", "'refuse' or 'allow'"),
         (

@@ -128,7 +128,7 @@ def test_a_full_disk_leaves_the_old_artifact(written, int8, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--precision", "int8", "--samples", "5"], "int8 is not calibrated"),
+        (["--precision", "int8-dynamic", "--samples", "5"], "int8-dynamic is not calibrated"),
         (["--precision", "int9"], "did you mean int8"),
         (["--precision", "int8-static", "--samples", "0"], "--samples: expected 1 or more"),
         (["--precision", "int8-static", "--calibration", "nowhere.jsonl"], "no file or folder of that name"),

@@ -36,8 +36,8 @@ def test_fp32_does_not_depend_on_the_batch(values, fp32_onnx):
     assert min(values(fp32_onnx).values()) > 0.999999
 
 
-def test_dynamic_int8_depends_on_the_batch_and_on_padding_but_not_on_its_order(values, int8):
-    found = values(int8.file)
+def test_dynamic_int8_depends_on_the_batch_and_on_padding_but_not_on_its_order(values, dynamic):
+    found = values(dynamic.file)
     assert 0.94 < found["batch_cosine_min"] < 0.995
     assert found["batch_cosine_min"] <= found["batch_cosine_p01"] < 1
     assert found["padding"] < 0.999
@@ -93,15 +93,15 @@ def test_chosen_batches_give_what_batches_by_length_give(ids, minilm, fp32_onnx)
         assert np.abs(encoder.encode_batches(ids[:6], batches, padding) - want).max() < 1e-6
 
 
-def test_the_summary_states_the_effect_of_a_batch_that_holds_its_gate(small, int8):
+def test_the_summary_states_the_effect_of_a_batch_that_holds_its_gate(small, dynamic):
     from qguard.config import load_config
 
-    project = Harness(load_config(small), int8.file)
-    (target,) = project.targets([parse_precision("int8")])
+    project = Harness(load_config(small), dynamic.file)
+    (target,) = project.targets([parse_precision("int8-dynamic")])
     checks = project.checks(target, "invariance")
     assert {c.outcome for c in checks} == {"pass", "reported"}
     run = {
-        "precision": "int8", "runtime": "onnx", "model": "minilm", "suite": "own", "verdict": "pass", "missing": [], "errors": [],
-        "checks": [c.to_json() for c in checks], "latency": [],
+        "precision": "int8", "runtime": "onnx", "model": "minilm", "suite": "own", "vectors": "float32", "verdict": "pass",
+        "missing": [], "errors": [], "checks": [c.to_json() for c in checks], "latency": [],
     }  # fmt: skip
     assert "a text's vector depends on its batch: cosine down to 0.9" in "\n".join(summary_lines({"runs": [run]}))

@@ -43,7 +43,7 @@ def test_dynamic(fp32_onnx, tmp_path, per_channel, granularity):
     ]
 
 
-def test_what_onnxruntime_fuses_at_load(int8, tmp_path):
+def test_what_onnxruntime_fuses_at_load(dynamic, tmp_path):
     """The same layers under the operators that ONNX Runtime's own optimiser writes."""
     import onnxruntime as ort
 
@@ -51,7 +51,7 @@ def test_what_onnxruntime_fuses_at_load(int8, tmp_path):
     options.optimized_model_filepath = str(tmp_path / "m.onnx")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 3
-    ort.InferenceSession(str(int8.file), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(str(dynamic.file), options, providers=["CPUExecutionProvider"])
     found = forms(Graph(tmp_path / "m.onnx").contents())
     assert sum(found.values()) == 24
     assert {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"} & {operator for operator, *_ in found}

@@ -26,7 +26,7 @@ OLD = ("a CPU without VNNI", frozenset({"sse2", "avx2"}))
 def judge(small):
     """``judge(file)``: the first failed check of the gate and its text, or ``("", "")`` for an artifact that passes."""
 
-    def first_failure(file, precision: str = "int8") -> tuple[str, str]:
+    def first_failure(file, precision: str = "int8-dynamic") -> tuple[str, str]:
         project = Harness(load_config(small), file)
         (target,) = project.targets([parse_precision(precision)])
         for family in FAMILIES:
@@ -39,8 +39,9 @@ def judge(small):
     return first_failure
 
 
-def test_the_sound_artifact_passes(judge, int8):
-    assert judge(int8.file) == ("", "")
+def test_the_sound_artifacts_pass(judge, int8, dynamic):
+    assert judge(dynamic.file) == ("", "")
+    assert judge(int8.file, "int8") == ("", "")
 
 
 def test_a_no_op_names_every_layer_in_float(judge, fp32_onnx):
@@ -64,8 +65,8 @@ def test_per_tensor_instead_of_per_channel_names_the_layers(judge, fp32_onnx, tm
     assert "encoder/layer.0/intermediate/dense: per-tensor, not per-channel" in text
 
 
-def test_a_wrong_zero_point_names_its_layer(judge, int8, tmp_path):
-    metric, text = judge(faults.wrong_zero_point(int8.file, tmp_path / "m.onnx", LAYER))
+def test_a_wrong_zero_point_names_its_layer(judge, dynamic, tmp_path):
+    metric, text = judge(faults.wrong_zero_point(dynamic.file, tmp_path / "m.onnx", LAYER))
     assert metric == "artifact.weight_error"
     assert f"encoder/{LAYER}: its weights differ by" in text
 
@@ -109,12 +110,12 @@ def test_saturation_is_emulated_exactly(tmp_path):
     assert (session.run(None, {"a": activation})[0] == pairs.clip(-32768, 32767).sum(1)).all()
 
 
-def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, int8, minilm, token_ids, tmp_path):
+def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, dynamic, minilm, token_ids, tmp_path):
     """MiniLM's vectors survive it; that its weights could overflow is stated all the same, and gated where they would."""
-    file = faults.saturating(int8.file, tmp_path / "m.onnx")
+    file = faults.saturating(dynamic.file, tmp_path / "m.onnx")
     exact, saturated = (
         open_encoder("onnx", minilm.folder, minilm.pipeline, "int8", f).encode_batches(token_ids[:8], [[i] for i in range(8)])
-        for f in (int8.file, file)
+        for f in (dynamic.file, file)
     )
     cosine = (exact * saturated).sum(1)
     assert 0.95 < cosine.min() < 0.999  # as far as int8 itself moves them
@@ -125,9 +126,9 @@ def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, 
     assert "output channels can overflow" in text
 
 
-def test_a_cpu_without_vnni_fails_on_saturation_before_vectors(judge, int8, monkeypatch):
+def test_a_cpu_without_vnni_fails_on_saturation_before_vectors(judge, dynamic, monkeypatch):
     monkeypatch.setattr(cpu, "cpu", lambda: OLD)
-    metric, text = judge(int8.file)
+    metric, text = judge(dynamic.file)
     assert metric == "artifact.saturation"
     assert "encoder/layer" in text
     assert "output channels can overflow" in text

@@ -49,9 +49,9 @@ def failed(comparison: Comparison) -> set[str]:
     """Labels of the default gates that do not hold."""
     measured = [m for family in ("embedding", "similarity", "ranking") for m in measure(comparison, family)]
     gates = gates_for(Precision("fp32", "onnx", comparison.kind), {})
-    assert len({g.metric for g in gates}) >= 9
+    assert len({g.metric for g in gates}) >= 8
     checks = judge(measured, gates, "core")
-    assert {g.metric for g in gates} - {c.name for c in checks} <= {"artifact.quantized_ops", "artifact.size_ratio"}
+    assert {g.metric for g in gates} - {c.name for c in checks} <= {"artifact.size_ratio"}
     return {c.label for c in checks if c.outcome == "fail"}
 
 
@@ -301,7 +301,7 @@ def test_a_precision_prints_as_typed(text):
         ("int8+float32", "unknown precision of vectors"),
         ("binary", r"did you mean .*fp32\+binary"),
         ("int9+binary", "unknown precision"),
-        ("int8@torch+binary", "int8 runs on onnx"),
+        ("int4@torch+binary", "int4 runs on onnx"),
     ],
 )
 def test_unknown_vectors_name_the_nearest(text, message):
@@ -316,9 +316,9 @@ def test_gates_fall_back_from_exact_to_vectors_to_model():
         }
 
     plain, stored, both = bounds("int8"), bounds("fp32+binary"), bounds("int8+binary")
-    assert both["artifact.quantized_ops"] == plain["artifact.quantized_ops"]
+    assert both["artifact.size_ratio"] == plain["artifact.size_ratio"]
     assert stored["ranking.overlap@10"] == 0.57
-    for metric, model in (("ranking.overlap@10", 0.15), ("ranking.rescored_overlap@10", 0.15), ("ranking.top1", 0.2)):
+    for metric, model in (("ranking.overlap@10", 0.05), ("ranking.rescored_overlap@10", 0.05), ("ranking.top1", 0.08)):
         assert both[metric] == pytest.approx(1 - np.hypot(1 - stored[metric], model), abs=1e-3)
     own = {
         "int8": {"ranking.overlap@10": ">= 0.93", "artifact.size_ratio": "<= 0.3"},

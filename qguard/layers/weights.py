@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qguard.graph import read_graph, tensors
 from qguard.layers import Layer
 from qguard.models import safetensors_header
 
@@ -17,14 +18,26 @@ _SAME = 0.5  # relative error below which two matrices are the same weights; unr
 
 
 def matrices(files: Iterable[Path]) -> Iterator[Any]:
-    """Every float matrix of safetensors files as (inputs, outputs), read when it is used."""
+    """Every float matrix of safetensors or ONNX files as (inputs, outputs), read when it is used."""
     for file in files:
+        if file.suffix == ".onnx":
+            yield from _onnx_matrices(file)
+        if file.suffix != ".safetensors":
+            continue
         header, start = safetensors_header(file)
         for info in header.values():
             if len(info["shape"]) == 2 and info["dtype"] in _TYPES:
                 begin = start + info["data_offsets"][0]
                 raw = np.memmap(file, _TYPES[info["dtype"]], "r", begin, tuple(info["shape"]))
                 yield _Bfloat16(raw.T) if info["dtype"] == "BF16" else raw.T
+
+
+def _onnx_matrices(file: Path) -> Iterator[Any]:
+    from onnx import TensorProto, numpy_helper
+
+    for tensor in tensors(read_graph(file)):
+        if len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT:
+            yield numpy_helper.to_array(tensor, base_dir=str(file.parent))
 
 
 class _Bfloat16:
