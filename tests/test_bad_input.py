@@ -24,7 +24,7 @@ def qguard(folder: Path, *args: str) -> tuple[int, str]:
 
 
 def gate(folder: Path, *args: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", "int8"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", "int8-dynamic"]
     command += ["--qguard-latency=off", *args]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

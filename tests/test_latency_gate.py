@@ -20,6 +20,9 @@ from qguard.latency.check import Bucket, interval_text, same_outputs
 SETTINGS = 'tokens = [64]\nbatches = [1]\nregression = "<= 1.25"'
 
 
+pytestmark = pytest.mark.timing
+
+
 @pytest.fixture
 def run(pytester, small, int8, monkeypatch):
     """pytest in the small project, with one latency bucket."""

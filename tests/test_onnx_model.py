@@ -242,6 +242,7 @@ def test_a_package_that_ships_an_onnx_file_and_nothing_else(small, tmp_path):
     golden.record(model, harness.suite("own"), harness.config.golden_root, "first")
     assert "fail" not in verdicts(harness, "fp32").values()
     assert "fail" not in verdicts(harness, "int8").values()  # norm_error too: its authors do not normalise
+    # int8-dynamic moves the lengths of such vectors by more than the default allows
     code, text = gate(tmp_path)
     assert (code, "pytest --precision fp32 --qguard-suite own tells drift" in text) == (1, True), text
     fp32 = harness.artifact(parse_precision("fp32"), "m")
