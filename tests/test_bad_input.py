@@ -23,8 +23,8 @@ def qguard(folder: Path, *args: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def gate(folder: Path, *args: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", "int8-dynamic"]
+def gate(folder: Path, *args: str, precision: str = "int8-dynamic") -> tuple[int, str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision]
     command += ["--qguard-latency=off", *args]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

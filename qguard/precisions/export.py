@@ -101,7 +101,9 @@ def export_plain(root: Path, target: Path) -> Any:
     """Export a Transformers encoder with dynamic batch and length, in standard ONNX operators alone; gives its configuration."""
     import torch
     from transformers import AttentionInterface, AutoConfig, AutoModel
+    from transformers.utils import logging as progress
 
+    progress.disable_progress_bar()
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
     AttentionInterface.register("qguard", _attention)
     network = AutoModel.from_pretrained(
