@@ -17,7 +17,7 @@ from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
-from qguard.precisions.calibration import Calibration
+from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
 from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
 
@@ -154,7 +154,7 @@ class Harness:
         """
         sample = precision.sample
         facts = self.artifact(precision, model).calibration if self.artifact_path else sample.facts if sample else {}
-        (precision.calibration or Calibration()).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
+        (precision.calibration or DEFAULT).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
 
     def embeddings(self, target: Target) -> Floats:
         """The candidate's float32 embeddings (texts, dim) of the suite, before any quantization of the vectors."""

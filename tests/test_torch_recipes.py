@@ -39,6 +39,15 @@ def measured(project, precision, family):
     return {c.name: c.value for c in project.checks(target(project, precision), family) if c.slice is None}
 
 
+def encoded_by(network, encoder, texts):
+    """What the encoder gives with another network in its runtime, which is put back."""
+    encoder.runtime.model, kept = network, encoder.runtime.model
+    try:
+        return encoder.encode(texts)
+    finally:
+        encoder.runtime.model = kept
+
+
 @pytest.mark.parametrize(
     ("precision", "low", "high"),
     [("fp16", 0.49, 0.51), ("bf16", 0.49, 0.51), ("int8@torch", 0.35, 0.40), ("int8-weight@torch", 0.35, 0.40)],
@@ -100,11 +109,7 @@ def test_an_artifact_is_what_torchao_makes_in_memory(project, minilm):
     quantize_(network, Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
     texts = project.suite("own").texts[:8]
     loaded = encoder.encode(texts)
-    encoder.runtime.model, kept = network, encoder.runtime.model
-    try:
-        assert np.array_equal(encoder.encode(texts), loaded)
-    finally:
-        encoder.runtime.model = kept
+    assert np.array_equal(encoded_by(network, encoder, texts), loaded)
     folder = project.artifact(parse_precision("int8@torch"), "minilm").folder
     stock = SentenceTransformer(str(folder), device="cpu", local_files_only=True).encode(list(texts))
     assert np.abs(stock - loaded).max() < 1e-5
@@ -121,11 +126,7 @@ def test_a_legacy_artifact_is_what_quantize_dynamic_makes_in_memory(project, min
         network = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
     texts = project.suite("own").texts[:8]
     loaded = encoder.encode(texts)
-    encoder.runtime.model, kept = network, encoder.runtime.model
-    try:
-        assert np.array_equal(encoder.encode(texts), loaded)
-    finally:
-        encoder.runtime.model = kept
+    assert np.array_equal(encoded_by(network, encoder, texts), loaded)
 
 
 def test_a_legacy_file_that_lacks_a_layer_is_named(project, tmp_path):

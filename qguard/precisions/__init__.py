@@ -11,7 +11,7 @@ from pathlib import Path
 from qguard.artifact import Artifact, build_cached
 from qguard.errors import ModelProblem, UsageProblem, unknown
 from qguard.models import Model, installed
-from qguard.precisions.calibration import Calibration, Sample
+from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.vectors import FLOAT, KINDS
 
 
@@ -134,7 +134,7 @@ class Precision:
     @property
     def sample(self) -> Sample | None:
         """The texts that calibrate it; ``None`` for a recipe without calibration."""
-        return (self.calibration or Calibration()).sample if self.recipe.calibrated else None
+        return (self.calibration or DEFAULT).sample if self.recipe.calibrated else None
 
     def build(self, model: Model) -> Artifact:
         """The artifact of ``model`` in this precision, from the cache or built now.

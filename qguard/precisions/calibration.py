@@ -95,6 +95,10 @@ class Calibration:
             )
 
 
+# One object, so that qguard's own texts are read once in a process
+DEFAULT = Calibration()
+
+
 def _mark(text: str) -> str:
     """Eight bytes that tell a text apart, so that provenance need not hold the texts themselves."""
     return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from qguard.models import Model
 from qguard.precisions import parse_precision
+from qguard.precisions.export import onnx_file
 
 
 def int8(model: Model, folder: Path) -> None:
     """Quantize every weight MatMul, fused attention and the embedding tables to 8 bits, per channel."""
     source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
-    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = onnx_file(model, folder)
     quantize(source.file, target, per_channel=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qguard.models import Model
 from qguard.precisions import parse_precision
+from qguard.precisions.export import onnx_file
 
 
 def fp16(model: Model, folder: Path) -> None:
@@ -18,6 +19,5 @@ def fp16(model: Model, folder: Path) -> None:
     assert source.file is not None
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)  # it lists every small weight that it rounds
     half = convert_float_to_float16(onnx.load(str(source.file)), keep_io_types=True, disable_shape_infer=True)
-    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = onnx_file(model, folder)
     onnx.save(half, str(target))

@@ -28,6 +28,7 @@ from qguard.errors import ArtifactProblem
 from qguard.models import Model
 from qguard.precisions import parse_precision
 from qguard.precisions.calibration import Sample
+from qguard.precisions.export import onnx_file
 
 Array = NDArray[Any]
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, as in GPTQ
@@ -107,8 +108,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     statistics = observe(source.file, sorted({s.x for s in sites}), token_ids(model, sample))
     quantize(graph.graph, sites, statistics)
     quantize_embeddings(graph)
-    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = onnx_file(model, folder)
     onnx.save(graph, str(target))
 
 

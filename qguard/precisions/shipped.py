@@ -10,7 +10,7 @@ from qguard.errors import ModelProblem
 from qguard.files import read_json
 from qguard.graph import external_files, read_graph
 from qguard.models import Model
-from qguard.precisions.export import MIN_COSINE, agreement, raw_mask_options, rms_layer_norm
+from qguard.precisions.export import MIN_COSINE, agreement, onnx_file, raw_mask_options, rms_layer_norm
 
 
 def fp32(model: Model, folder: Path) -> None:
@@ -22,8 +22,7 @@ def fp32(model: Model, folder: Path) -> None:
     from qguard.encoders import open_encoder
 
     assert model.onnx is not None
-    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = onnx_file(model, folder)
     if _fuse(model.onnx, target, model.root / "config.json"):
         ours, shipped = (open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in (target, model.onnx))
         if agreement(ours, shipped) >= MIN_COSINE:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qguard.models import Model
 from qguard.precisions import parse_precision
-from qguard.precisions.export import separate_attention
+from qguard.precisions.export import onnx_file, separate_attention
 
 BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
 
@@ -44,6 +44,5 @@ def _quantize(model: Model, folder: Path, bits: int) -> None:
     )
     quantizer = quantizers.MatMulNBitsQuantizer(graph, algo_config=config)
     quantizer.process()
-    target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = onnx_file(model, folder)
     quantizer.model.save_model_to_file(str(target), False)
