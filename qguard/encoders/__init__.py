@@ -52,6 +52,22 @@ def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         start += size
 
 
+def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0) -> tuple[Ints, Ints]:
+    """Token ids (n, length) of n texts and their mask (n, length), 1 at tokens and 0 at padding.
+
+    Args:
+        ids: Token ids of at least one text.
+        pad_id: What fills short rows.
+        padding: Tokens of padding beyond the longest text.
+    """
+    length = max(1, max(map(len, ids))) + padding
+    input_ids, mask = np.full((len(ids), length), pad_id, np.int64), np.zeros((len(ids), length), np.int64)
+    for k, row in enumerate(ids):
+        input_ids[k, : len(row)] = row
+        mask[k, : len(row)] = 1
+    return input_ids, mask
+
+
 class Encoder:
     """A tokenizer, a runtime and the pipeline's head behind one call.
 
@@ -123,12 +139,7 @@ class Encoder:
         return np.stack(out)
 
     def _batch(self, ids: Sequence[Sequence[int]], padding: int = 0) -> Floats:
-        length = max(1, max(map(len, ids))) + padding
-        input_ids = np.full((len(ids), length), self.tokenizer.pad_id, np.int64)
-        mask = np.zeros((len(ids), length), np.int64)
-        for k, row in enumerate(ids):
-            input_ids[k, : len(row)] = row
-            mask[k, : len(row)] = 1
+        input_ids, mask = padded(ids, self.tokenizer.pad_id, padding)
         vectors: Floats = self.head(self.runtime(input_ids, mask), mask)
         return vectors
 

@@ -16,8 +16,8 @@ from qguard.metrics import Items, Measured, Metric, Rows, reduced
 from qguard.suites import Suite
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
-SHORTEST, LONGEST = 4, 64  # tokens: a text has at least two words; longer ones are cut, to keep the check at about a second
-PADDING = 32  # tokens of padding that a text alone gets beyond its own
+SHORTEST, LONGEST = 4, 32  # tokens: a text has at least two words; longer ones are cut, to keep the check at half a second
+PADDING = 16  # tokens of padding that a text alone gets beyond its own
 _COLUMNS = ("batch", "order", "padding", "equal_length")
 
 

@@ -16,7 +16,6 @@ Ranges are fixed, so a text's vector does not depend on its neighbours in the ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,9 @@ from qguard.models import Model
 from qguard.precisions import parse_precision
 from qguard.precisions.calibration import Sample
 from qguard.precisions.export import onnx_file
+from qguard.precisions.gptq import round_weights
 
 Array = NDArray[Any]
-DAMPING = 0.01  # of the mean of the Hessian's diagonal, as in GPTQ
 BATCH = 8
 
 
@@ -108,6 +107,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     statistics = observe(source.file, sorted({s.x for s in sites}), token_ids(model, sample))
     quantize(graph.graph, sites, statistics)
     quantize_embeddings(graph)
+    drop_unused(graph.graph)
     target = onnx_file(model, folder)
     onnx.save(graph, str(target))
 
@@ -162,6 +162,7 @@ def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Sta
     import onnx
     import onnxruntime as ort
 
+    from qguard.encoders import padded
     from qguard.encoders.onnx import OnnxRuntime
 
     graph = onnx.load(str(file))
@@ -171,21 +172,12 @@ def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Sta
     options.log_severity_level = 3
     session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: dict[str, Statistics] = {}
-    for inputs, mask in _batches(ids):
+    for start in range(0, len(ids), BATCH):
+        inputs, mask = padded(ids[start : start + BATCH])
         for name, value in zip(names, session.run(names, runtime.feeds(inputs, mask)), strict=True):
             tokens = value[mask.astype(bool)]
             found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
     return found
-
-
-def _batches(ids: list[list[int]]) -> Iterator[tuple[Array, Array]]:
-    for start in range(0, len(ids), BATCH):
-        rows = ids[start : start + BATCH]
-        inputs = np.zeros((len(rows), len(rows[0])), np.int64)
-        mask = np.zeros_like(inputs)
-        for k, row in enumerate(rows):
-            inputs[k, : len(row)], mask[k, : len(row)] = row, 1
-        yield inputs, mask
 
 
 def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -> None:
@@ -193,16 +185,21 @@ def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -
     made = {site.node.name: site for site in sites}
     done: dict[str, tuple[str, str, str]] = {}
     nodes: list[Any] = []
-    old = {site.node.input[1] for site in sites}
     for node in graph.node:
         if node.name in made and made[node.name].node is node:
             nodes += _integer(graph, made[node.name], statistics[made[node.name].x], done)
         else:
             nodes.append(node)
-    for tensor in [t for t in graph.initializer if t.name in old]:
-        graph.initializer.remove(tensor)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def drop_unused(graph: Any) -> None:
+    """Remove the constants that no node reads, in place: what was replaced, which other tools would load and warn of."""
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str, str, str]]) -> list[Any]:
@@ -295,38 +292,3 @@ def activation_range(low: float, high: float) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, 1e-12)
     return scale, int(np.clip(np.rint(-low / scale), 0, 255))
-
-
-def round_weights(weight: Array, hessian: Array, rows: Array) -> tuple[Array, Array]:
-    """GPTQ: signed 8 bits per output channel; rows that are not in ``rows`` become zero.
-
-    Args:
-        weight: (in, out).
-        hessian: (in, in), mean of the outer products of the inputs.
-        rows: Input channels that are quantized.
-
-    Returns:
-        int8 (in, out) and float32 scales (out,).
-    """
-    part = weight[rows].astype(np.float64)
-    scale = np.maximum(np.abs(part).max(0) / 127, 1e-12)
-    h = hessian[np.ix_(rows, rows)]
-    order = np.argsort(-np.diag(h), kind="stable")
-    h = h[np.ix_(order, order)]
-    h[np.diag_indices_from(h)] += DAMPING * max(np.diag(h).mean(), 1e-12)
-    # rows of the upper Cholesky factor of the inverse tell how an error spreads over the weights that are still free
-    spread = np.linalg.cholesky(np.linalg.inv(h)).T
-    left = part[order]
-    out = np.zeros_like(left)
-    block = 128
-    for start in range(0, len(left), block):
-        stop = min(start + block, len(left))
-        errors = np.zeros((stop - start, left.shape[1]))
-        for k in range(start, stop):
-            out[k] = np.rint(left[k] / scale).clip(-127, 127)
-            errors[k - start] = (left[k] - out[k] * scale) / spread[k, k]
-            left[k:stop] -= np.outer(spread[k, k:stop], errors[k - start])
-        left[stop:] -= spread[start:stop, stop:].T @ errors
-    values = np.zeros(weight.shape, np.int8)
-    values[rows[order]] = out.astype(np.int8)
-    return values, scale.astype(np.float32)

@@ -1,0 +1,49 @@
+"""GPTQ: weights rounded one input channel after the other, later ones making up for the errors of earlier ones.
+
+Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+DAMPING = 0.01  # of the mean of the Hessian's diagonal, as in the paper
+BLOCK = 128  # channels whose errors are spread over the rest in one product
+
+
+def round_weights(weight: Array, hessian: Array, rows: Array) -> tuple[Array, Array]:
+    """GPTQ: signed 8 bits per output channel; rows that are not in ``rows`` become zero.
+
+    Args:
+        weight: (in, out).
+        hessian: (in, in), mean of the outer products of the inputs.
+        rows: Input channels that are quantized.
+
+    Returns:
+        int8 (in, out) and float32 scales (out,).
+    """
+    part = weight[rows].astype(np.float64)
+    scale = np.maximum(np.abs(part).max(0) / 127, 1e-12)
+    h = hessian[np.ix_(rows, rows)]
+    order = np.argsort(-np.diag(h), kind="stable")
+    h = h[np.ix_(order, order)]
+    h[np.diag_indices_from(h)] += DAMPING * max(np.diag(h).mean(), 1e-12)
+    # rows of the upper Cholesky factor of the inverse tell how an error spreads over the weights that are still free
+    spread = np.linalg.cholesky(np.linalg.inv(h)).T
+    left = part[order]
+    out = np.zeros_like(left)
+    for start in range(0, len(left), BLOCK):
+        stop = min(start + BLOCK, len(left))
+        errors = np.zeros((stop - start, left.shape[1]))
+        for k in range(start, stop):
+            out[k] = np.rint(left[k] / scale).clip(-127, 127)
+            errors[k - start] = (left[k] - out[k] * scale) / spread[k, k]
+            left[k:stop] -= np.outer(spread[k, k:stop], errors[k - start])
+        left[stop:] -= spread[start:stop, stop:].T @ errors
+    values = np.zeros(weight.shape, np.int8)
+    values[rows[order]] = out.astype(np.int8)
+    return values, scale.astype(np.float32)
