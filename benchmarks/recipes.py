@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--precisions", help="default: every recipe that can run here")
     parser.add_argument("--artifact", action="append", default=[], metavar="NAME=PATH")
-    parser.add_argument("--fresh", action="append", default=[], type=Path, metavar="FILE.jsonl")
+    parser.add_argument("--fresh", nargs="+", default=[], type=Path, metavar="FILE.jsonl")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--markdown", type=Path)
     parser.add_argument("--picture", type=Path)

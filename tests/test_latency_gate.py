@@ -19,8 +19,7 @@ from qguard.latency.check import Bucket, interval_text, same_outputs
 # A wide margin: at 5 % about one trial in a hundred of equal artifacts ends undecided, which no test may depend on.
 SETTINGS = 'tokens = [64]\nbatches = [1]\nregression = "<= 1.25"'
 
-
-pytestmark = pytest.mark.timing
+timing = pytest.mark.timing  # by test: the others may run beside anything
 
 
 @pytest.fixture
@@ -64,10 +63,11 @@ def slowed(source: Path, target: Path, products: int) -> None:
     onnx.save(model, str(target))
 
 
+@timing
 def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(run):
     import onnxruntime
 
-    code, out = run("--qguard-report=r.json", "--benchmark-json=b.json")
+    code, out = run("--qguard-report=r.json", "--benchmark-json=b.json", "-k", "latency")
     assert code == 0, out
     assert "ok   latency.speedup[64x1]" in out
     (latency,) = json.loads((run.path / "r.json").read_text())["runs"][0]["latency"]
@@ -81,6 +81,7 @@ def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(run):
     assert latency["fingerprint"]["onnxruntime"] == onnxruntime.__version__
 
 
+@timing
 def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run, int8):
     slowed(int8.file, run.path / "slow.onnx", 60)
     code, out = run("--artifact=slow.onnx", "-k", "latency")
@@ -91,6 +92,7 @@ def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run, int8):
     assert re.search(r"\d+ pairs in \d+ sessions", out)  # how many depends on the machine's noise
 
 
+@timing
 def test_torch_fp16_is_slower_on_cpu_and_fails_where_speed_is_promised(run):
     file = run.path / "pyproject.toml"
     file.write_text(file.read_text() + 'speedup = ">= 1"\n')
@@ -99,6 +101,7 @@ def test_torch_fp16_is_slower_on_cpu_and_fails_where_speed_is_promised(run):
     assert "fp16 latency.speedup[64x1] 0." in out
 
 
+@timing
 def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(run, int8):
     slowed(int8.file, run.path / "slow.onnx", 30)
     code, out = run("--artifact=slow.onnx", f"--baseline-artifact={int8.folder}", "-k", "latency")
@@ -108,6 +111,7 @@ def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(run, i
     assert "ok   latency.regression[64x1]" in out, out
 
 
+@timing
 def test_the_baseline_may_run_in_another_interpreter(run):
     code, out = run(f"--baseline-python={sys.executable}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
@@ -128,12 +132,14 @@ def test_a_disabled_benchmark_is_unmeasured_and_strict_fails_it(run, extra):
     assert "benchmarks are disabled" in out
 
 
+@timing
 def test_without_pytest_benchmark_latency_is_measured_all_the_same(run):
-    code, out = run("-p", "no:benchmark", "--strict-markers")
+    code, out = run("-p", "no:benchmark", "--strict-markers", "-k", "latency")
     assert code == 0, out
     assert "ok   latency.speedup[64x1]" in out
 
 
+@timing
 def test_benchmark_only_and_skip_leave_a_part_unmeasured(run):
     code, out = run("--benchmark-only", "--qguard-strict")
     assert code == 1
@@ -144,6 +150,7 @@ def test_benchmark_only_and_skip_leave_a_part_unmeasured(run):
     assert "not measured: test_latency[64x1]" in out
 
 
+@timing
 def test_save_compare_and_max_time(run):
     code, out = run("--benchmark-save=one", "-k", "latency")
     assert "Saved benchmark data" in out, out
@@ -152,6 +159,7 @@ def test_save_compare_and_max_time(run):
     assert code == 0, out
 
 
+@timing
 # Not importorskip: pygal imports importlib_metadata, which takes the standard library's finder away, and pytester then
 # takes away the backport's, so that every distribution of this process would be absent afterwards.
 @pytest.mark.skipif(importlib.util.find_spec("pygal") is None, reason="needs pygal")
@@ -167,6 +175,7 @@ def test_latency_off_leaves_no_test_behind(run):
     assert "skipped" not in out
 
 
+@timing
 def test_report_mode_never_fails(run, int8):
     slowed(int8.file, run.path / "slow.onnx", 60)
     code, out = run("--artifact=slow.onnx", "--qguard-latency=report", "-k", "latency")
@@ -211,9 +220,10 @@ def test_what_is_timed_must_compute_what_was_judged(harness, int8, fp32_onnx, tm
         same_outputs(ArmSpec("onnx", str(tmp_path / "other.onnx"), "fp32"), batch, encoder)
 
 
+@timing
 def test_memory_is_reported_and_gated_where_configured(run):
     file = run.path / "pyproject.toml"
-    code, out = run("--qguard-report=r.json")
+    code, out = run("--qguard-report=r.json", "-k", "latency")
     assert code == 0, out
     (check,) = [c for c in json.loads((run.path / "r.json").read_text())["runs"][0]["checks"] if c["name"] == "memory.ratio"]
     assert check["outcome"] == "reported"
@@ -225,6 +235,7 @@ def test_memory_is_reported_and_gated_where_configured(run):
     assert "int8 memory.ratio" in out
 
 
+@timing
 def test_calibrate_says_what_this_machine_can_tell_apart(run):
     file = run.path / "pyproject.toml"
     file.write_text(file.read_text().replace('"<= 1.25"', '"<=1.25"') + "budget = 1.5\n")
@@ -245,6 +256,7 @@ def test_calibrate_says_what_this_machine_can_tell_apart(run):
     assert "Traceback" not in done.stderr
 
 
+@timing
 def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_configured(run):
     def accept(*args: str) -> tuple[int, str]:
         command = [sys.executable, "-c", "import sys; from qguard.cli import main; sys.exit(main())", "accept", *args]
@@ -261,14 +273,14 @@ def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_co
     value = json.loads(stored.read_text())
     value["latency"][0]["ratio"] *= 1.5  # as if it had been that much faster when it was accepted
     stored.write_text(json.dumps(value))
-    code, out = run()
+    code, out = run("-k", "latency")
     assert code == 0, out
     assert "moved by more than 10% on an equal machine" in out
     file = run.path / "pyproject.toml"
     file.write_text(file.read_text().replace("batches = [1]", 'batches = [1]\ntrend = "<= 1.2"'))
-    code, out = run()
+    code, out = run("-k", "latency")
     assert code == 1
     assert "int8 latency.trend[64x1] 1." in out
     value["latency"][0]["fingerprint"]["cpu"] = "another"
     stored.write_text(json.dumps(value))
-    assert run()[0] == 0
+    assert run("-k", "latency")[0] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qguard import cpu
 from qguard.config import load_config
 from qguard.encoders import open_encoder
+from qguard.errors import ArtifactProblem
 from qguard.harness import Harness
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
@@ -126,13 +129,34 @@ def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, 
     assert "output channels can overflow" in text
 
 
-def test_a_cpu_without_vnni_fails_on_saturation_before_vectors(judge, dynamic, monkeypatch):
+def test_a_cpu_without_vnni_fails_on_saturation_before_vectors(judge, dynamic, monkeypatch, tmp_path):
     monkeypatch.setattr(cpu, "cpu", lambda: OLD)
-    metric, text = judge(dynamic.file)
+    shutil.copyfile(dynamic.file, tmp_path / "m.onnx")
+    metric, text = judge(tmp_path / "m.onnx")
     assert metric == "artifact.saturation"
     assert "encoder/layer" in text
     assert "output channels can overflow" in text
     assert "session.x64quantprecision=1" in text
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_our_own_int8_is_run_exactly_on_a_cpu_without_vnni(judge, int8, dynamic, minilm, token_ids, monkeypatch, precision):
+    """The declared option stores signed weights as unsigned ones: another kernel, the very same sums."""
+    artifact = int8 if precision == "int8" else dynamic
+    here = open_encoder("onnx", minilm.folder, minilm.pipeline, precision, artifact.file).encode_ids(token_ids)
+    monkeypatch.setattr(cpu, "cpu", lambda: OLD)
+    monkeypatch.setattr("qguard.encoders.onnx.saturates", lambda: True)
+    there = open_encoder("onnx", minilm.folder, minilm.pipeline, precision, artifact.file)
+    assert there.runtime.session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
+    np.testing.assert_allclose(there.encode_ids(token_ids), here, atol=1e-6)
+    assert judge(artifact.file, precision) == ("", "")
+
+
+def test_another_declaration_is_refused(judge, dynamic, tmp_path):
+    shutil.copyfile(dynamic.file, tmp_path / "m.onnx")
+    (tmp_path / "onnxruntime.json").write_text('{"session.disable_prepacking": "1"}')
+    with pytest.raises(ArtifactProblem, match=r"onnxruntime.json: expected .*x64quantprecision"):
+        judge(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,34 @@ from typing import Any
 
 import numpy as np
 
+from qguard.cpu import saturates
 from qguard.encoders import cores
 from qguard.encoders.ports import Feeds, embedding_output
 from qguard.errors import ArtifactProblem
+from qguard.files import read_json
 
+OPTIONS_FILE = "onnxruntime.json"
+EXACT = "session.x64quantprecision"
 BATCH_TOKENS = 512  # per thread; larger batches fall out of the second-level cache
+
+
+def exact_products(file: Path) -> bool:
+    """Whether an artifact declares, in ``onnxruntime.json`` beside its ONNX file, that it is to be run with the session option
+    ``session.x64quantprecision=1`` on x86 without VNNI, whose products of unsigned and signed 8 bits saturate.
+
+    ONNX Runtime then stores signed weights as unsigned ones, which gives the same sums without saturation, and slower. On
+    a CPU with VNNI it would be slower for nothing, so the option is set only where :func:`qguard.cpu.saturates`.
+
+    Raises:
+        ArtifactProblem: for any other content of that file.
+    """
+    path = file.with_name(OPTIONS_FILE)
+    if not path.exists():
+        return False
+    found = read_json(path, ArtifactProblem)
+    if found not in ({EXACT: "1"}, {EXACT: "0"}, {}):
+        raise ArtifactProblem(f'{path.name}: expected {{"{EXACT}": "1"}}, or no such file; found {found}')
+    return found.get(EXACT) == "1"
 
 
 class OnnxRuntime:
@@ -34,6 +57,8 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 1
         options.log_severity_level = 3
+        if saturates() and exact_products(file):
+            options.add_session_config_entry(EXACT, "1")
         try:
             self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # ONNX Runtime's own exception types differ by build

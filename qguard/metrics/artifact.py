@@ -46,7 +46,8 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
     with scales as fine as promised. ``artifact.weight_error``: see :func:`qguard.layers.weights.weight_errors`, the largest.
     ``artifact.activation_range``: the widest stored range of an activation; a mask's sentinel in it leaves no step for values.
     ``artifact.opset``: the declared version of ONNX's operators. ``artifact.saturation``: output channels whose products
-    can overflow on x86 without VNNI, gated only on such a CPU. ``artifact.size_ratio``: bytes over those of fp32.
+    can overflow on x86 without VNNI, gated only on such a CPU, and only where the artifact does not declare the session option
+    that avoids it. ``artifact.size_ratio``: bytes over those of fp32.
 
     In OpenVINO what is computed depends on the file's weights and on the properties that the artifact declares.
     Layers that the recipe excludes count for none of these but the last.
@@ -76,7 +77,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
             return f"{x.name}: {x.granularity or 'no scale found'}, not {scheme}"
 
         found.append(_share("artifact.granularity", quantized, coarse, words))
-    found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied)]
+    found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied, artifact)]
     base = sum(p.stat().st_size for p in model.weight_files)
     return [*found, Measured("artifact.size_ratio", None, artifact.bytes / base, 1, False)]
 
@@ -180,7 +181,8 @@ def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
     return [Measured("artifact.opset", None, contents.opset, 1, True, shown, f">= {need}" if need else None)]
 
 
-def _saturation(layers: Sequence[Layer]) -> list[Measured]:
+def _saturation(layers: Sequence[Layer], artifact: Artifact) -> list[Measured]:
+    from qguard.encoders.onnx import EXACT, OPTIONS_FILE, exact_products
     from qguard.layers.weights import overflowing
 
     integer = [x for x in layers if x.computes == "integer" and x.quantized]
@@ -190,12 +192,15 @@ def _saturation(layers: Sequence[Layer]) -> list[Measured]:
     channels = sum(len(o) for _, o in counts)
     hit = sorted(((x, int(o.sum()), len(o)) for x, o in counts if o.any()), key=lambda h: -h[1] / h[2])
     shown = [f"{x.name}: {n} of {of} output channels can overflow" for x, n, of in hit[:_SHOWN]]
+    exact = artifact.file is not None and exact_products(artifact.file)
     if hit:
+        where = "this CPU is one" if saturates() else "this CPU has VNNI or is no x86"
+        done = f"set here, as {OPTIONS_FILE} declares" if exact else f"declare it in {OPTIONS_FILE} beside the file"
         shown.append(
-            "x86 without VNNI adds products of unsigned activations and signed weights in 16 bits that saturate. Run ONNX "
-            "Runtime with the session option session.x64quantprecision=1 (slower, exact), or quantize with reduce_range "
-            "(7-bit weights) or unsigned weights" + (": this CPU is one" if saturates() else ": this CPU has VNNI or is no x86")
+            f"x86 without VNNI ({where}) adds products of unsigned activations and signed weights in 16 bits that saturate. Run "
+            f"ONNX Runtime there with the session option {EXACT}=1 (slower, exact; {done}), or quantize with reduce_range "
+            "(7-bit weights) or unsigned weights"
         )
     value = sum(n for _, n, _ in hit) / channels if channels else 0.0
-    bound = "<= 0" if saturates() else None
+    bound = "<= 0" if saturates() and not exact else None
     return [Measured("artifact.saturation", None, value, channels, False, tuple(shown), bound)]

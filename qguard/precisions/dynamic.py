@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qguard.models import Model
 from qguard.precisions import parse_precision
-from qguard.precisions.export import onnx_file
+from qguard.precisions.export import declare_exact_products, onnx_file
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -17,6 +17,7 @@ def int8(model: Model, folder: Path) -> None:
     assert source.file is not None
     target = onnx_file(model, folder)
     quantize(source.file, target, per_channel=True)
+    declare_exact_products(target)
 
 
 def quantize(source: Path, target: Path, *, per_channel: bool) -> None:

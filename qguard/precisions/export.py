@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ArtifactProblem
+from qguard.files import dump_json
 from qguard.models import Model
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ def onnx_file(model: Model, folder: Path) -> Path:
     target = folder / model.pipeline.transformer / "onnx" / "model.onnx"
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
+
+
+def declare_exact_products(file: Path) -> None:
+    """Say beside an ONNX file of signed 8-bit weights how it is to be run; see :func:`qguard.encoders.onnx.exact_products`."""
+    from qguard.encoders.onnx import EXACT, OPTIONS_FILE
+
+    file.with_name(OPTIONS_FILE).write_bytes(dump_json({EXACT: "1"}))
 
 
 def check(model: Model, folder: Path, runtime: str) -> None:

@@ -27,7 +27,7 @@ from qguard.errors import ArtifactProblem
 from qguard.models import Model
 from qguard.precisions import parse_precision
 from qguard.precisions.calibration import Sample
-from qguard.precisions.export import onnx_file
+from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
 
 Array = NDArray[Any]
@@ -110,6 +110,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     drop_unused(graph.graph)
     target = onnx_file(model, folder)
     onnx.save(graph, str(target))
+    declare_exact_products(target)
 
 
 def token_ids(model: Model, sample: Sample) -> list[list[int]]:

@@ -15,7 +15,7 @@ from typing import Any
 from qguard.errors import UsageProblem
 from qguard.models import Model
 from qguard.precisions.calibration import Sample
-from qguard.precisions.export import export_split, onnx_file
+from qguard.precisions.export import declare_exact_products, export_split, onnx_file
 from qguard.progress import progress
 
 PASSES = 2  # SmoothQuant, then ranges and biases: each reads all texts once
@@ -45,6 +45,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     _gather_before_dequantizing(quantized.graph)
     del quantized.graph.value_info[:]  # types that no longer hold; runtimes infer their own
     onnx.save(quantized, str(target))
+    declare_exact_products(target)
 
 
 def quantize(nncf: Any, graph: Any, feeds: list[dict[str, Any]], advance: Callable[[], None]) -> Any:

@@ -6,6 +6,7 @@ What a text's vector is does not depend on its neighbours in the batch, because 
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 from qguard.models import Model
@@ -43,6 +44,8 @@ def _quantize(model: Model, folder: Path, bits: int) -> None:
         else quantizers.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)  # loses a quarter less than rounding to nearest
     )
     quantizer = quantizers.MatMulNBitsQuantizer(graph, algo_config=config)
-    quantizer.process()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # HQQ only reads it
+        quantizer.process()
     target = onnx_file(model, folder)
     quantizer.model.save_model_to_file(str(target), False)
