@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import shutil
 
 import numpy as np
@@ -14,8 +16,9 @@ from qguard import cpu
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.errors import ArtifactProblem
-from qguard.harness import Harness
-from qguard.precisions import parse_precision
+from qguard.harness import Harness, Target
+from qguard.precisions import Precision, parse_precision
+from qguard.precisions.calibration import Calibration
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
 from tests import faults
@@ -94,6 +97,20 @@ def test_calibration_on_random_tokens_fails_with_what_the_file_computes(judge, p
     metric, text = judge(file)
     assert metric == "embedding.cosine_mean"
     assert "the file computes: 36 x I8 per-channel integer with static activations" in text
+
+
+def test_our_int8_calibrated_on_random_tokens_fails_and_names_its_texts(minilm, harness, tmp_path):
+    """What all else is right about: ranges, outlier channels and rounding of texts that nobody writes."""
+    words = [w for w, i in json.loads((minilm.root / "tokenizer.json").read_text())["model"]["vocab"].items() if i > 1995]
+    pick = random.Random(0)
+    lines = (json.dumps({"text": " ".join(pick.sample(words, 40)).replace(" ##", "")}) + "\n" for _ in range(200))
+    (tmp_path / "random.jsonl").write_text("".join(lines))
+    precision = Precision("int8", "onnx", calibration=Calibration(tmp_path / "random.jsonl", "random.jsonl"))
+    target = Target(precision, "minilm", "core")
+    assert not any(c.outcome == "fail" for c in harness.checks(target, "artifact"))
+    failed = {c.name for c in harness.checks(target, "ranking") if c.outcome == "fail" and not c.slice}
+    assert "ranking.overlap@10" in failed
+    assert "calibrated on 200 texts of 'random.jsonl'" in harness.holds(target)
 
 
 def test_saturation_is_emulated_exactly(tmp_path):

@@ -89,7 +89,10 @@ def summary(artifact: Artifact) -> str:
         " ".join(filter(None, (x.element, x.granularity, x.computes, x.activations and f"with {x.activations} activations")))
         for x in multiplied
     )
-    return "; ".join(f"{n} x {form}" for form, n in forms.most_common())
+    words = "; ".join(f"{n} x {form}" for form, n in forms.most_common())
+    if used := artifact.calibration:  # ranges are as good as the texts that they were taken from
+        words += f", calibrated on {used['samples']} texts of {used['source']!r}"
+    return words
 
 
 def _run_in(runtime: str, layer: Layer, artifact: Artifact, recipe: Recipe) -> Layer:
