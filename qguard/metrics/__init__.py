@@ -39,7 +39,7 @@ class Metric:
 
     Attributes:
         name: Public name, ``family.what``.
-        reduce: Rows (n, columns) to a float.
+        reduce: Rows (..., n, columns) to (...): it reduces axis -2, so that many resamples of the rows are reduced at once.
         higher_is_better: Direction, for margins and for the order of worst items.
         worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
         min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
@@ -47,7 +47,7 @@ class Metric:
     """
 
     name: str
-    reduce: Callable[[Rows], float]
+    reduce: Callable[[Rows], Rows]
     higher_is_better: bool
     worst: Callable[[Rows], Rows] | None = None
     min_items: int = 1

@@ -102,9 +102,9 @@ def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[in
 
 def _metrics(column: int, low: str, p01: str) -> tuple[Metric, Metric]:
     return (
-        Metric(f"invariance.{low}", lambda r: r[:, column].min(), True, worst=lambda r: (1 - r[:, column]).round(6)),
+        Metric(f"invariance.{low}", lambda r: r[..., column].min(-1), True, worst=lambda r: (1 - r[:, column]).round(6)),
         # NumPy's linear quantile: of 64 items, between the two lowest
-        Metric(f"invariance.{p01}", lambda r: np.quantile(r[:, column], 0.01), True),
+        Metric(f"invariance.{p01}", lambda r: np.quantile(r[..., column], 0.01, axis=-1), True),
     )
 
 

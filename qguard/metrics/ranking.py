@@ -98,19 +98,19 @@ def _agreement(gold: Any, found: Any) -> list[Any]:
     return [same.any(2).mean(1), gold[:, 0] == found[:, 0], rbo, ndcg]
 
 
-def _inversions(r: Rows) -> float:
+def _inversions(r: Rows) -> Rows:
     """Share of clearly ordered golden pairs (gap over :data:`MARGIN`) whose order flips; 0 where none is clear."""
-    return float(r[:, 4].sum() / max(r[:, 5].sum(), 1.0))
+    return np.asarray(r[..., 4].sum(-1) / np.maximum(r[..., 5].sum(-1), 1.0), np.float64)
 
 
 METRICS = (
-    Metric(f"ranking.overlap@{K}", lambda r: r[:, 0].mean(), True, worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1])),
-    Metric("ranking.top1", lambda r: r[:, 1].mean(), True),
-    Metric("ranking.rbo", lambda r: r[:, 2].mean(), True),
-    Metric(f"ranking.ndcg@{K}", lambda r: r[:, 3].mean(), True),
+    Metric(f"ranking.overlap@{K}", lambda r: r[..., 0].mean(-1), True, worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1])),
+    Metric("ranking.top1", lambda r: r[..., 1].mean(-1), True),
+    Metric("ranking.rbo", lambda r: r[..., 2].mean(-1), True),
+    Metric(f"ranking.ndcg@{K}", lambda r: r[..., 3].mean(-1), True),
     Metric("ranking.inversions", _inversions, False),
-    Metric(f"ranking.rescored_overlap@{K}", lambda r: r[:, 6].mean(), True, vectors=KINDS),
-    Metric("ranking.rescored_top1", lambda r: r[:, 7].mean(), True, vectors=KINDS),
-    Metric("ranking.rescored_rbo", lambda r: r[:, 8].mean(), True, vectors=KINDS),
-    Metric(f"ranking.rescored_ndcg@{K}", lambda r: r[:, 9].mean(), True, vectors=KINDS),
+    Metric(f"ranking.rescored_overlap@{K}", lambda r: r[..., 6].mean(-1), True, vectors=KINDS),
+    Metric("ranking.rescored_top1", lambda r: r[..., 7].mean(-1), True, vectors=KINDS),
+    Metric("ranking.rescored_rbo", lambda r: r[..., 8].mean(-1), True, vectors=KINDS),
+    Metric(f"ranking.rescored_ndcg@{K}", lambda r: r[..., 9].mean(-1), True, vectors=KINDS),
 )

@@ -29,38 +29,48 @@ def items(c: Comparison) -> Items:
 
 
 def _error(r: Rows) -> Rows:
-    return np.abs(r[:, 1] - r[:, 0])
+    return np.abs(r[..., 1] - r[..., 0])
 
 
 def _ranks(values: Rows) -> Rows:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(count) - (count - 1) / 2)[inverse], np.float64)
+    """Ranks from 1 along the last axis; equal values share the mean of theirs."""
+    order = values.argsort(-1)
+    ordered = np.take_along_axis(values, order, -1)
+    at = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    starts = np.ones(values.shape, bool)  # of a run of equal values
+    np.not_equal(ordered[..., 1:], ordered[..., :-1], out=starts[..., 1:])
+    ends = np.ones(values.shape, bool)
+    ends[..., :-1] = starts[..., 1:]
+    first = np.maximum.accumulate(np.where(starts, at, 0), -1)
+    last = np.minimum.accumulate(np.where(ends, at, values.shape[-1])[..., ::-1], -1)[..., ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, -1)
+    return ranks
 
 
-def _spearman(r: Rows) -> float:
-    """Spearman's rho with mean ranks for ties, equal to ``scipy.stats.spearmanr`` (a test holds it to that).
+def _spearman(r: Rows) -> Rows:
+    """Spearman's rho with mean ranks for ties, equal to ``scipy.stats.spearmanr`` (a test holds it to that); NaN of constants.
 
     Importing ``scipy.stats`` takes as long as encoding hundreds of texts.
     """
-    a, b = _ranks(r[:, 0]), _ranks(r[:, 1])
-    a, b = a - a.mean(), b - b.mean()
-    norm = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / norm) if norm else float("nan")
+    a, b = _ranks(r[..., 0]), _ranks(r[..., 1])
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    norm = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.asarray(np.divide((a * b).sum(-1), norm, out=np.full_like(norm, np.nan), where=norm > 0), np.float64)
 
 
-def _flips(r: Rows) -> float:
+def _flips(r: Rows) -> Rows:
     """Share of (pair, threshold) decisions ``cosine >= threshold`` that change, over :data:`THRESHOLDS`."""
     t = np.asarray(THRESHOLDS)
-    return float(((r[:, :1] >= t) != (r[:, 1:] >= t)).mean())
+    return np.asarray(((r[..., :1] >= t) != (r[..., 1:] >= t)).mean((-2, -1)), np.float64)
 
 
 # the cosine of bits lies on another scale: their order can be compared, their values cannot
 _SCALE = (FLOAT, *SCALAR)
 METRICS = (
     Metric("similarity.spearman", _spearman, True, min_items=3),
-    Metric("similarity.max_error", lambda r: _error(r).max(), False, worst=_error, vectors=_SCALE),
-    Metric("similarity.p99_error", lambda r: np.quantile(_error(r), 0.99), False, vectors=_SCALE),
-    Metric("similarity.bias", lambda r: np.abs((r[:, 1] - r[:, 0]).mean()), False, vectors=_SCALE),
+    Metric("similarity.max_error", lambda r: _error(r).max(-1), False, worst=_error, vectors=_SCALE),
+    Metric("similarity.p99_error", lambda r: np.quantile(_error(r), 0.99, axis=-1), False, vectors=_SCALE),
+    Metric("similarity.bias", lambda r: np.abs((r[..., 1] - r[..., 0]).mean(-1)), False, vectors=_SCALE),
     Metric("similarity.threshold_flips", _flips, False, vectors=_SCALE),
 )
