@@ -44,12 +44,14 @@ class Uncertainty:
         high: Upper end.
         error: Standard error: of the bootstrap, else the interval's width over that of a normal distribution.
         note: How the interval came about where it is no bootstrap, or why there is none.
+        tail: There is none because the value is that of the few worst items.
     """
 
     low: float | None = None
     high: float | None = None
     error: float | None = None
     note: str = ""
+    tail: bool = False
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -197,7 +199,8 @@ def _bca(value: float, samples: Rows, left_out: Rows) -> Uncertainty:
 def _of_quantile(values: Rows, q: float, noun: str) -> Uncertainty:
     """Exact and free of any distribution: two order statistics (Conover 1999, *Practical Nonparametric Statistics*, 3.2)."""
     if q in (0, 1):
-        return Uncertainty(note=f"a {'maximum' if q else 'minimum'} has no interval: the worst of other {noun} may be far worse")
+        what = "maximum" if q else "minimum"
+        return Uncertainty(note=f"a {what} has no interval: the worst of other {noun} may be far worse", tail=True)
     if q > 0.5:
         return _mirrored(_of_quantile(-values, 1 - q, noun))
     n = len(values)
@@ -207,7 +210,7 @@ def _of_quantile(values: Rows, q: float, noun: str) -> Uncertainty:
     high = int(np.searchsorted(upto, 1 - tail)) + 1
     if low < 1 or high > n:
         need = math.ceil(math.log(tail) / math.log(1 - q))
-        return Uncertainty(note=f"{n} {noun} give no interval of a quantile at {q:g} from the end: expected at least {need}")
+        return Uncertainty(note=f"{n} {noun} give no interval of a quantile at {q:g}: expected at least {need}", tail=True)
     ordered = np.sort(values)
     return _exact(float(ordered[low - 1]), float(ordered[high - 1]), "order statistics")
 
