@@ -349,11 +349,8 @@ def _init(args: argparse.Namespace) -> int:
     if "[tool.qguard" in old:
         raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
     table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
-    text = INIT.format(
-        precision=json.dumps(args.precision or "int8"),
-        name=json.dumps(name),
-        model=f"{{ {table} }}" if settings else json.dumps(args.ref),
-    )
+    model, precision = f"{{ {table} }}" if settings else json.dumps(args.ref), args.precision or "int8"
+    text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
     file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     harness = Harness(load_config(Path()))
