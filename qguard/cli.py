@@ -304,7 +304,7 @@ def _tolerances(args: argparse.Namespace) -> int:
     from qguard import tolerances
     from qguard.harness import Harness
     from qguard.precisions import parse_precisions
-    from qguard.tolerances.table import header, line, write_table
+    from qguard.tolerances.toml import header, line, write_table
 
     harness, _ = _harness(args)
     assert isinstance(harness, Harness)

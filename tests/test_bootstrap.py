@@ -39,22 +39,22 @@ def test_counts_give_what_the_drawn_rows_give(noisy):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("reduce", "plain"),
+    ("reduce", "plain", "within"),
     [
-        (Mean(0), lambda a, b: a.mean()),
-        (Ratio(Mean(1), Mean(0)), lambda a, b: b.mean() / a.mean()),
-        (Spearman(0, 1), lambda a, b: stats.spearmanr(a, b).statistic),
+        (Mean(0), lambda a, b: a.mean(), 0.06),
+        (Ratio(Mean(1), Mean(0)), lambda a, b: b.mean() / a.mean(), 0.06),
+        (Spearman(0, 1), lambda a, b: stats.spearmanr(a, b).statistic, 0.15),  # on Fisher's scale, not BCa
     ],
 )
-def test_the_interval_is_that_of_scipys_paired_bootstrap(rows, reduce, plain):
-    """Within a twentieth of its width: both draw at random, and ours is a little wider for few items."""
+def test_the_interval_is_that_of_scipys_paired_bootstrap(rows, reduce, plain, within):
+    """Within a part of its width: both draw at random."""
     found = uncertainty(reduce, rows, 1)
     want = stats.bootstrap(
         tuple(rows.T), plain, paired=True, vectorized=False, n_resamples=2000, method="BCa", rng=np.random.default_rng(2)
     )
     width = want.confidence_interval.high - want.confidence_interval.low
-    assert found.interval == pytest.approx(tuple(want.confidence_interval), abs=0.08 * width)
-    assert found.error == pytest.approx(want.standard_error, rel=0.06)
+    assert found.interval == pytest.approx(tuple(want.confidence_interval), abs=within * width)
+    assert found.error == pytest.approx(want.standard_error, rel=0.1)
     assert found.detectable == pytest.approx((stats.norm.ppf(0.95) + stats.norm.ppf(0.8)) * found.error)
 
 
@@ -134,14 +134,14 @@ def test_groups_of_many_rows_give_the_interval_that_single_ones_give():
 
 
 def test_what_a_suite_cannot_tell_is_said_with_as_many_digits_as_differ():
-    assert cannot_tell(0.99, 0.98, 60, "queries", 0.02) == "60 queries cannot tell 0.990 from 0.980: they resolve 0.02"
+    assert cannot_tell(0.99, 0.98, 60, "queries", 0.02) == "60 queries cannot tell 0.99 from 0.98: they resolve 0.02"
     assert cannot_tell(0.99, 0.98, 60, "queries", 0.005) == ""
     assert cannot_tell(0.99, 0.98, 60, "queries", None) == ""
     assert "0.9704 from 0.9700" in cannot_tell(0.9704, 0.97, 60, "queries", 0.005)
 
 
 def test_slices_have_their_own_items(noisy):  # noqa: F811
-    found = {m.slice: m for m in measure(noisy, "embedding") if m.name == "embedding.cosine_mean"}
+    found = {m.slice: m for m in measure(noisy, "ranking") if m.name == "ranking.overlap@10"}
     whole, part = (found[s].uncertainty() for s in (None, "s0"))
     assert part.error > whole.error
     assert found["s0"].noun == "texts"

@@ -117,7 +117,7 @@ def cannot_tell(value: float, bound: float, items: int, noun: str, detectable: f
     gap = abs(value - bound)
     if detectable is None or gap >= detectable:
         return ""
-    digits = min(6, max(2, 1 - math.floor(math.log10(gap)))) if gap else 4
+    digits = min(6, max(2, -math.floor(math.log10(gap) + 1e-9))) if gap else 4
     return f"{items} {noun} cannot tell {value:.{digits}f} from {bound:.{digits}f}: they resolve {detectable:.2g}"
 
 
@@ -234,7 +234,9 @@ def _of_quantile(values: Rows, q: float, noun: str) -> Uncertainty:
     high = int(np.searchsorted(upto, 1 - tail)) + 1
     if low < 1 or high > n:
         need = math.ceil(math.log(tail) / math.log(1 - q))
-        return Uncertainty(note=f"{n} {noun} give no interval of a quantile at {q:g}: expected at least {need}", tail=True)
+        return Uncertainty(
+            note=f"{n} {noun} give no interval of a quantile {q:g} from the end: expected at least {need}", tail=True
+        )
     ordered = np.sort(values)
     return _exact(float(ordered[low - 1]), float(ordered[high - 1]), "order statistics")
 

@@ -107,7 +107,7 @@ def _propose(gate: Gate, m: Measured, runs: Sequence[Run]) -> Proposal:
     sign = 1 if gate.op == ">=" else -1
     values = [r.value for run in runs for r in run.measured if (r.name, r.slice) == (m.name, m.slice)]
     worst = min(values, key=lambda v: sign * v)
-    spread = sign * (m.value - worst)
+    spread = abs(m.value - worst)
     found = m.uncertainty() if m.uncertainty else None
     perfect = 1.0 if gate.op == ">=" else 0.0
     lost = abs(perfect - worst)
@@ -126,7 +126,10 @@ def _propose(gate: Gate, m: Measured, runs: Sequence[Run]) -> Proposal:
         return proposal(None, f"kept: {found.note if found else 'no sample of items'}")
     if margin < ROUNDING:
         margin, why = ROUNDING, f"{ROUNDING:g}, the rounding of other CPUs"
-    return proposal(rounded(worst - sign * margin, margin, sign), why)
+    bound = rounded(worst - sign * margin, margin, sign)
+    if sign * bound < sign * gate.bound and gate.holds(worst):  # nothing is given up that holds
+        return proposal(gate.bound, f"{why}; but the gate holds in every run, and stays")
+    return proposal(bound, why)
 
 
 def rounded(bound: float, margin: float, sign: int) -> float:
@@ -140,4 +143,4 @@ def rounded(bound: float, margin: float, sign: int) -> float:
     power = 10.0 ** math.floor(math.log10(margin))
     step = max(s * power for s in (1, 2, 5) if s * power <= margin * (1 + 1e-9))
     digits = max(0, -math.floor(math.log10(step)))
-    return round(sign * math.floor(round(sign * bound / step, 4)) * step, digits + 1)
+    return round(sign * math.floor(round(sign * bound / step, 2)) * step, digits + 1)
