@@ -102,7 +102,7 @@ def test_a_gate_on_the_lower_end_fails_where_the_value_would_pass(small, int8, t
     assert code == 1
     assert "(lower end; value 0.97" in out
     assert "gate >= 0.97" in out
-    assert "117 texts cannot tell 0.97 from 0.96" in out
+    assert "117 texts cannot tell 0.970 from 0.965" in out
 
 
 def test_a_looser_gate_needs_a_reason(small, int8, tmp_path, capsys, monkeypatch):
