@@ -51,12 +51,14 @@ class Harness:
         artifact_path: ``--artifact``; ``None`` to quantize here.
         baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
         baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
+        intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
     """
 
     config: Config
     artifact_path: Path | None = None
     baseline_path: Path | None = None
     baseline_python: str | None = None
+    intervals: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict)
 
     def _once(self, key: Any, make: Any) -> Any:
@@ -169,16 +171,17 @@ class Harness:
     def comparison(self, target: Target) -> Comparison:
         """Golden and candidate side by side, in float64; the candidate's vectors quantized if the precision says so."""
 
-        def make() -> Comparison:
-            golden = self.golden(target.model, target.suite)
-            found = Comparison.of(self.suite(target.suite), golden.vectors, self.embeddings(target))
-            if target.precision.vectors == FLOAT:
-                return found
-            if not self.model(target.model).pipeline.normalize:
-                found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
-            return found.quantize(target.precision.vectors, self._ranges(target))
+        return self._once(("comparison", target), lambda: self.compared(target, self.embeddings(target)))  # type: ignore[no-any-return]
 
-        return self._once(("comparison", target), make)  # type: ignore[no-any-return]
+    def compared(self, target: Target, embeddings: Floats) -> Comparison:
+        """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
+        golden = self.golden(target.model, target.suite)
+        found = Comparison.of(self.suite(target.suite), golden.vectors, embeddings)
+        if target.precision.vectors == FLOAT:
+            return found
+        if not self.model(target.model).pipeline.normalize:
+            found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
+        return found.quantize(target.precision.vectors, self._ranges(target))
 
     def calibration(self, target: Target) -> Ranges | None:
         """The ranges of int8 and uint8 vectors, from fp32 embeddings of the target's or the configured suite.
@@ -201,7 +204,8 @@ class Harness:
         calibration = self.calibration(target)
         return None if calibration is None else calibration.ranges
 
-    def _gates(self, precision: Precision) -> list[Gate]:
+    def gates(self, precision: Precision) -> list[Gate]:
+        """The default gates of a precision with the project's own put over them."""
         return gates_for(precision, self.config.gates)
 
     def checks(self, target: Target, family: str) -> list[Check]:
@@ -220,14 +224,14 @@ class Harness:
             measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
         else:
             measured = measure(self.comparison(target), family)
-        gates = self._gates(target.precision)
+        gates = self.gates(target.precision)
         if family == "artifact":  # what a file does not hold is not measured in it
             lost = {g.metric for g in gates if g.metric.startswith("artifact.")} - {m.name for m in measured}
             if lost:
                 raise MeasurementProblem(
                     f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
                 )
-        return judge(measured, gates, target.suite)
+        return judge(measured, gates, target.suite, self.intervals)
 
     def buckets(self, precision: Precision) -> list[Bucket]:
         """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
@@ -325,7 +329,7 @@ class Harness:
         peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
         words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
         measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
-        return judge([measured], self._gates(target.precision), target.suite)
+        return judge([measured], self.gates(target.precision), target.suite)
 
     def _fp32(self, model: str, runtime: str) -> Artifact:
         return self._once(("fp32", runtime, model), lambda: Precision("fp32", runtime).build(self.model(model)))  # type: ignore[no-any-return]
