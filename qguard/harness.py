@@ -100,7 +100,7 @@ class Harness:
 
     def suite(self, name: str) -> Suite:
         """The suite by name."""
-        return self._once(("suite", name), lambda: load_suite(name, self.config.suite_paths))  # type: ignore[no-any-return]
+        return self._once(("suite", name), lambda: load_suite(name, self.config.suite_sources))  # type: ignore[no-any-return]
 
     def golden(self, model: str, suite: str) -> Golden:
         """The golden, read and proved current."""
