@@ -102,6 +102,13 @@ class PrecisionConfig(_Strict):
     overlap: Literal["refuse", "allow"] = "refuse"
 
 
+class GateConfig(_Strict):
+    """A gate's bound, and what it judges: the value, or the end of its interval that is nearer to failing."""
+
+    bound: str
+    on: Literal["value", "lower", "upper"] = "value"
+
+
 class LatencyConfig(_Strict):
     """How latency is measured, and what is promised."""
 
@@ -151,7 +158,7 @@ class Config(_Strict):
     device: Literal["cpu", "cuda"] = "cpu"
     suite: dict[str, SuiteConfig] = {}
     precision: dict[str, PrecisionConfig] = {}
-    gates: dict[str, dict[str, str]] = {}
+    gates: dict[str, dict[str, GateConfig]] = {}
     latency: LatencyConfig = LatencyConfig()
     vectors: VectorsConfig = VectorsConfig()
     strict: bool | None = None
@@ -162,6 +169,17 @@ class Config(_Strict):
     def _plain_reference(cls, value: Any) -> Any:
         """``minilm = "hub/id"`` is short for ``minilm = {ref = "hub/id"}``."""
         return {k: {"ref": v} if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _plain_bound(cls, value: Any) -> Any:
+        """``"ranking.top1" = ">= 0.9"`` is short for ``"ranking.top1" = {bound = ">= 0.9"}``."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: {k: {"bound": v} if isinstance(v, str) else v for k, v in gates.items()} if isinstance(gates, dict) else gates
+            for name, gates in value.items()
+        }
 
     @field_validator("models", "suite")
     @classmethod
@@ -282,7 +300,7 @@ class Config(_Strict):
         return str(local) if not ref.startswith("package:") and local.exists() else ref
 
 
-_PARTS: tuple[type[BaseModel], ...] = (ModelConfig, SuiteConfig, LatencyConfig, PrecisionConfig, VectorsConfig)
+_PARTS: tuple[type[BaseModel], ...] = (ModelConfig, SuiteConfig, LatencyConfig, PrecisionConfig, VectorsConfig, GateConfig)
 
 
 def load_config(path: Path) -> Config:

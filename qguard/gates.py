@@ -6,14 +6,18 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from qguard.errors import UsageProblem, unknown
-from qguard.metrics import Measured, metric_names
+from qguard.errors import MeasurementProblem, UsageProblem, unknown
+from qguard.metrics import Measured, has_interval, metric_names
 from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
+    from qguard.config import GateConfig
+    from qguard.metrics.bootstrap import Uncertainty
     from qguard.precisions import Precision
+
+T = TypeVar("T")
 
 _KEY = re.compile(r"^(?P<metric>[a-z0-9_.@]+)(?:\[(?P<slice>[^\]]+)\])?$")
 _BOUND = re.compile(r"^\s*(?P<op>>=|<=)\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*$")
@@ -21,12 +25,17 @@ _BOUND = re.compile(r"^\s*(?P<op>>=|<=)\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE]
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound on a metric: for the whole suite (``slice`` is ``None``), one slice, or each slice (``*``)."""
+    """A bound on a metric: for the whole suite (``slice`` is ``None``), one slice, or each slice (``*``).
+
+    Attributes:
+        on: What it judges: the ``value``, or the ``lower`` (of ``>=``) or ``upper`` (of ``<=``) end of its interval.
+    """
 
     metric: str
     slice: str | None
     op: str
     bound: float
+    on: str = "value"
 
     def holds(self, value: float) -> bool:
         """Whether ``value`` satisfies the bound; NaN never does."""
@@ -38,10 +47,34 @@ class Gate:
             return False
         return measured.slice == self.slice or (self.slice == "*" and measured.slice is not None)
 
+    def judged(self, measured: Measured, spread: Uncertainty | None) -> float:
+        """The number that must satisfy the bound.
+
+        Raises:
+            MeasurementProblem: when that is an end of an interval that does not exist.
+        """
+        if self.on == "value":
+            return measured.value
+        end = spread and (spread.low if self.on == "lower" else spread.high)
+        if end is None:
+            part = f"[{measured.slice}]" if measured.slice else ""
+            why = spread.note if spread else "it is no sample of items"
+            raise MeasurementProblem(f'gate {self.metric}{part} is on = "{self.on}", and there is no interval: {why}')
+        return end
+
 
 @dataclass(frozen=True)
 class Check:
-    """One judged value. ``outcome`` is ``pass``, ``fail`` or ``reported`` (no gate bounds it)."""
+    """One judged value. ``outcome`` is ``pass``, ``fail`` or ``reported`` (no gate bounds it).
+
+    Attributes:
+        margin: Of what is judged to the bound; negative where it fails.
+        on: What is judged; see :class:`Gate`.
+        interval: Both ends at 95 %, or ``None``: then ``interval_note`` says why.
+        interval_note: How an interval came about that is no bootstrap, or why there is none; empty where none was asked for.
+        detectable: The smallest drop that so many items can detect; see :class:`qguard.metrics.bootstrap.Uncertainty`.
+        unresolved: Words, where the bound is nearer to the value than that; else empty.
+    """
 
     name: str
     suite: str
@@ -52,6 +85,18 @@ class Check:
     margin: float | None
     items: int
     worst: tuple[str, ...] = ()
+    on: str = "value"
+    interval: tuple[float, float] | None = None
+    interval_note: str = ""
+    detectable: float | None = None
+    unresolved: str = ""
+
+    @property
+    def judged(self) -> float:
+        """The number that the gate judged: the value, or an end of its interval."""
+        if self.on == "value" or self.interval is None:
+            return self.value
+        return self.interval[0] if self.on == "lower" else self.interval[1]
 
     @property
     def label(self) -> str:
@@ -60,27 +105,34 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of the JSON report, schema 1."""
-        return {**asdict(self), "worst": list(self.worst)}
+        return {**asdict(self), "worst": list(self.worst), "interval": self.interval and list(self.interval)}
 
 
-def parse_gate(key: str, bound: str, vectors: str = FLOAT) -> Gate:
+def parse_gate(key: str, bound: str | GateConfig, vectors: str = FLOAT) -> Gate:
     """One line of ``[tool.qguard.gates.*]``.
 
     Args:
         key: ``METRIC`` or ``METRIC[SLICE]``.
-        bound: See :func:`parse_bound`.
+        bound: See :func:`parse_bound`; or with what it judges.
         vectors: The kind of stored vectors that it bounds; some metrics exist only for some of them.
 
     Raises:
-        UsageProblem: for an unknown metric, one that these vectors don't have, or a bound that is not ``>= number`` or
-            ``<= number``.
+        UsageProblem: for an unknown metric, one that these vectors don't have, a bound that is not ``>= number`` or
+            ``<= number``, or an end of an interval that the metric never has or that would be the wrong one.
     """
     match = _KEY.match(key)
     if not match or match["metric"] not in metric_names():
         raise unknown("gate", key, metric_names())
     if match["metric"] not in metric_names(vectors):
         raise unknown(f"gate for {vectors} vectors, which would never be judged:", key, metric_names(vectors))
-    return Gate(match["metric"], match["slice"], *parse_bound(key, bound))
+    words, on = (bound, "value") if isinstance(bound, str) else (bound.bound, bound.on)
+    op, limit = parse_bound(key, words)
+    if on != "value":
+        if on != (end := "lower" if op == ">=" else "upper"):
+            raise UsageProblem(f'gate {key}: expected on = "{end}" with a bound {op} {limit:g}, found on = "{on}"')
+        if not has_interval(match["metric"]):
+            raise UsageProblem(f'gate {key}: on = "{on}" needs an interval, and {match["metric"]} has none; leave out "on"')
+    return Gate(match["metric"], match["slice"], op, limit, on)
 
 
 def parse_bound(key: str, bound: str) -> tuple[str, float]:
@@ -283,7 +335,7 @@ DEFAULT_SPEEDUP: dict[str, str | None] = {
 }
 
 
-def gates_for(precision: Precision, configured: Mapping[str, Mapping[str, str]]) -> list[Gate]:
+def gates_for(precision: Precision, configured: Mapping[str, Mapping[str, str | GateConfig]]) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 
     Args:
@@ -305,7 +357,7 @@ def gates_for(precision: Precision, configured: Mapping[str, Mapping[str, str]])
     return [parse_gate(key, bound, precision.vectors) for key, bound in {**bounds, **own}.items()]
 
 
-def _merged(table: Mapping[str, Mapping[str, str]], names: Iterable[str]) -> dict[str, str]:
+def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[str, T]:
     return {key: bound for name in names for key, bound in table.get(name, {}).items()}
 
 
@@ -331,20 +383,46 @@ def _judged_as(name: str, table: Mapping[str, Any]) -> str:
     return name if name in table else name.partition("-")[0]
 
 
-def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str) -> list[Check]:
-    """Every value with every gate that bounds it; a value without a gate is reported. The nearest slice gate wins."""
+def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, intervals: bool = False) -> list[Check]:
+    """Every value with every gate that bounds it; a value without a gate is reported. The nearest slice gate wins.
+
+    Args:
+        measured: The values.
+        gates: Of the precision.
+        suite: Its name.
+        intervals: Compute those of all values; else of the gated ones of the whole suite, and where a gate judges one.
+
+    Raises:
+        MeasurementProblem: when a gate judges the end of an interval, and there is none.
+    """
     gates = list(gates)
     checks = []
     for m in measured:
         own = [g for g in gates if g.applies(m)]
         if not own and m.bound:
             own = [Gate(m.name, m.slice, *parse_bound(m.name, m.bound))]
-        exact = [g for g in own if g.slice == m.slice]
+        own = [g for g in own if g.slice == m.slice] or own
+        wanted = intervals or any(m.slice is None or g.on != "value" for g in own)
+        spread = m.uncertainty() if wanted and m.uncertainty else None
         if not own:
-            checks.append(Check(m.name, suite, m.slice, m.value, None, "reported", None, m.items, m.worst))
-        for gate in exact or own:
-            margin = m.value - gate.bound if gate.op == ">=" else gate.bound - m.value
-            outcome = "pass" if gate.holds(m.value) else "fail"
+            checks.append(Check(m.name, suite, m.slice, m.value, None, "reported", None, m.items, m.worst, **_facts(m, spread)))
+        for gate in own:
+            value = gate.judged(m, spread)
+            margin = value - gate.bound if gate.op == ">=" else gate.bound - value
+            outcome = "pass" if gate.holds(value) else "fail"
             bound = f"{gate.op} {gate.bound:g}"
-            checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst))
+            facts = _facts(m, spread, gate)
+            checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, gate.on, **facts))
     return checks
+
+
+def _facts(m: Measured, spread: Uncertainty | None, gate: Gate | None = None) -> dict[str, Any]:
+    """What a check says about the uncertainty of its value."""
+    if spread is None:
+        return {"interval_note": "" if m.uncertainty else "no sample of items"}
+    facts = {"interval": spread.interval, "interval_note": spread.note, "detectable": spread.detectable}
+    if gate is None or gate.on != "value":  # the end of an interval has the noise in it
+        return facts
+    from qguard.metrics.bootstrap import cannot_tell
+
+    return {**facts, "unresolved": cannot_tell(m.value, gate.bound, m.items, m.noun, spread.detectable)}

@@ -51,12 +51,14 @@ class Harness:
         artifact_path: ``--artifact``; ``None`` to quantize here.
         baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
         baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
+        intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
     """
 
     config: Config
     artifact_path: Path | None = None
     baseline_path: Path | None = None
     baseline_python: str | None = None
+    intervals: bool = False
     _kept: dict[Any, Any] = field(default_factory=dict)
 
     def _once(self, key: Any, make: Any) -> Any:
@@ -227,7 +229,7 @@ class Harness:
                 raise MeasurementProblem(
                     f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
                 )
-        return judge(measured, gates, target.suite)
+        return judge(measured, gates, target.suite, self.intervals)
 
     def buckets(self, precision: Precision) -> list[Bucket]:
         """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.

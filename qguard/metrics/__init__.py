@@ -2,16 +2,16 @@
 a new family is one file and one line in ``FAMILIES``.
 
 A metric maps a :class:`Comparison` to items (one row per text, pair or query, each with its slice) and reduces rows to
-one number, so that the value of a slice is the same reduction over that slice's rows.
+one number, so that the value of a slice is the same reduction over that slice's rows, and its interval that over resamples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +20,21 @@ from qguard.errors import MeasurementProblem, unknown
 from qguard.suites import Suite
 from qguard.vectors import FLOAT, KINDS, Vectors
 
+if TYPE_CHECKING:
+    from qguard.metrics.bootstrap import Uncertainty
+
 Rows = NDArray[np.float64]
 FAMILIES = ("embedding", "similarity", "ranking")
 
 
 @dataclass(frozen=True)
 class Items:
-    """Rows of one family: ``rows`` (n, columns) float64, the slice of each, and a label to show a person."""
+    """Rows of one family: ``rows`` (n, columns) float64, the slice of each, a label to show a person, and what a row is."""
 
     rows: Rows
     slices: tuple[str | None, ...]
     label: Callable[[int], str]
+    noun: str = "texts"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Metric:
 
     Attributes:
         name: Public name, ``family.what``.
-        reduce: Rows (n, columns) to a float.
+        reduce: Rows (..., n, columns) to (...): it reduces axis -2, so that many resamples of the rows are reduced at once.
+            Any such function, but a minimum, a maximum or a quantile must be a
+            :class:`~qguard.metrics.statistics.Quantile`: a bootstrap of it would be wrong.
         higher_is_better: Direction, for margins and for the order of worst items.
         worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
         min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
@@ -47,7 +53,7 @@ class Metric:
     """
 
     name: str
-    reduce: Callable[[Rows], float]
+    reduce: Callable[[Rows], Rows]
     higher_is_better: bool
     worst: Callable[[Rows], Rows] | None = None
     min_items: int = 1
@@ -107,6 +113,8 @@ class Measured:
 
     Attributes:
         bound: What the value must hold where no gate says otherwise, as a gate's bound is written.
+        uncertainty: Computes its interval over items, once; ``None`` for what is no sample of items.
+        noun: What an item is.
     """
 
     name: str
@@ -116,6 +124,8 @@ class Measured:
     higher_is_better: bool
     worst: tuple[str, ...] = ()
     bound: str | None = None
+    uncertainty: Callable[[], Uncertainty] | None = None
+    noun: str = "items"
 
 
 def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]]:
@@ -142,6 +152,14 @@ def metric_names(vectors: str | None = None) -> list[str]:
     return [*found, *NAMES, *([NAME] if vectors in (None, FLOAT) else [])]
 
 
+def has_interval(name: str) -> bool:
+    """Whether a metric is a sample of items whose interval exists: no count in a file, no minimum or maximum."""
+    from qguard.metrics.statistics import Quantile
+
+    found = next((m for f in FAMILIES for m in family(f)[1] if m.name == name), None)
+    return found is not None and not (isinstance(found.reduce, Quantile) and found.reduce.q in (0, 1))
+
+
 def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
     """All metrics of one family, for the suite and for each of its slices.
 
@@ -149,11 +167,11 @@ def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]
         MeasurementProblem: when the suite has too few items, or a value is not finite.
     """
     find, metrics = family(name)
-    return reduced(find(comparison), [m for m in metrics if comparison.kind in m.vectors], worst)
+    return reduced(find(comparison), [m for m in metrics if comparison.kind in m.vectors], comparison.suite, worst)
 
 
-def reduced(items: Items, metrics: Sequence[Metric], worst: int = 5) -> list[Measured]:
-    """Each metric over all items and over those of each slice; see :func:`measure`."""
+def reduced(items: Items, metrics: Sequence[Metric], suite: Suite, worst: int = 5) -> list[Measured]:
+    """Each metric over all items of a suite and over those of each slice; see :func:`measure`."""
     out = []
     groups: list[tuple[str | None, Any]] = [(None, np.arange(len(items.rows)))]
     at = np.asarray([s or "" for s in items.slices])
@@ -175,5 +193,12 @@ def reduced(items: Items, metrics: Sequence[Metric], worst: int = 5) -> list[Mea
                 badness = metric.worst(rows)
                 top = np.argsort(-badness, kind="stable")[:worst]
                 shown = tuple(items.label(int(index[i])) for i in top if badness[i] > 0)
-            out.append(Measured(metric.name, part, value, len(index), metric.higher_is_better, shown))
+            spread = cache(partial(_uncertainty, metric, rows, suite, part, items.noun))
+            out.append(Measured(metric.name, part, value, len(index), metric.higher_is_better, shown, None, spread, items.noun))
     return out
+
+
+def _uncertainty(metric: Metric, rows: Rows, suite: Suite, part: str | None, noun: str) -> Uncertainty:
+    from qguard.metrics.bootstrap import seed_of, uncertainty
+
+    return uncertainty(metric.reduce, rows, seed_of(suite.sha256, metric.name.partition(".")[0], part), noun)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qguard.metrics import Comparison, Items, Metric
+from qguard.metrics.statistics import Mean, Quantile
 from qguard.vectors import FLOAT, KINDS, SCALAR
 
 
@@ -23,11 +24,11 @@ def items(c: Comparison) -> Items:
 
 
 METRICS = (
-    Metric("embedding.cosine_mean", lambda r: r[:, 0].mean(), True),
+    Metric("embedding.cosine_mean", Mean(0), True),
     # NumPy's linear quantile: on fewer than 100 items it lies between the two lowest
-    Metric("embedding.cosine_p01", lambda r: np.quantile(r[:, 0], 0.01), True),
-    Metric("embedding.cosine_min", lambda r: r[:, 0].min(), True, worst=lambda r: 1 - r[:, 0]),
-    Metric("embedding.norm_error", lambda r: r[:, 1].max(), False, vectors=(FLOAT, *SCALAR)),
-    Metric("embedding.clipped", lambda r: r[:, 2].mean(), False, vectors=SCALAR),
-    Metric("embedding.size_ratio", lambda r: r[:, 3].mean(), False, vectors=KINDS),
+    Metric("embedding.cosine_p01", Quantile(0, 0.01), True),
+    Metric("embedding.cosine_min", Quantile(0, 0), True, worst=lambda r: 1 - r[:, 0]),
+    Metric("embedding.norm_error", Quantile(1, 1), False, vectors=(FLOAT, *SCALAR)),
+    Metric("embedding.clipped", Mean(2, best=0.0), False, vectors=SCALAR),
+    Metric("embedding.size_ratio", Mean(3), False, vectors=KINDS),
 )

@@ -13,6 +13,7 @@ import numpy as np
 from qguard.encoders import Encoder, Floats
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Items, Measured, Metric, Rows, reduced
+from qguard.metrics.statistics import Quantile
 from qguard.suites import Suite
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
@@ -97,14 +98,14 @@ def _cosine(a: Floats, b: Floats) -> Rows:
 
 def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> list[Measured]:
     """All invariance metrics of one encoder, over a sample of the suite's texts whose size is each value's ``items``."""
-    return reduced(items(encoder, suite, ids), METRICS)
+    return reduced(items(encoder, suite, ids), METRICS, suite)
 
 
 def _metrics(column: int, low: str, p01: str) -> tuple[Metric, Metric]:
     return (
-        Metric(f"invariance.{low}", lambda r: r[:, column].min(), True, worst=lambda r: (1 - r[:, column]).round(6)),
+        Metric(f"invariance.{low}", Quantile(column, 0), True, worst=lambda r: (1 - r[:, column]).round(6)),
         # NumPy's linear quantile: of 64 items, between the two lowest
-        Metric(f"invariance.{p01}", lambda r: np.quantile(r[:, column], 0.01), True),
+        Metric(f"invariance.{p01}", Quantile(column, 0.01), True),
     )
 
 

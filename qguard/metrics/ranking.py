@@ -15,6 +15,7 @@ import numpy as np
 
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
+from qguard.metrics.statistics import Mean, Ratio, Share
 from qguard.vectors import KINDS, RESCORE_MULTIPLIER
 
 K = 10
@@ -98,19 +99,16 @@ def _agreement(gold: Any, found: Any) -> list[Any]:
     return [same.any(2).mean(1), gold[:, 0] == found[:, 0], rbo, ndcg]
 
 
-def _inversions(r: Rows) -> float:
-    """Share of clearly ordered golden pairs (gap over :data:`MARGIN`) whose order flips; 0 where none is clear."""
-    return float(r[:, 4].sum() / max(r[:, 5].sum(), 1.0))
-
-
+# share of clearly ordered golden pairs (gap over MARGIN) whose order flips; 0 where none is clear
+_INVERSIONS = Ratio(Mean(4), Mean(5), empty=0.0)
 METRICS = (
-    Metric(f"ranking.overlap@{K}", lambda r: r[:, 0].mean(), True, worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1])),
-    Metric("ranking.top1", lambda r: r[:, 1].mean(), True),
-    Metric("ranking.rbo", lambda r: r[:, 2].mean(), True),
-    Metric(f"ranking.ndcg@{K}", lambda r: r[:, 3].mean(), True),
-    Metric("ranking.inversions", _inversions, False),
-    Metric(f"ranking.rescored_overlap@{K}", lambda r: r[:, 6].mean(), True, vectors=KINDS),
-    Metric("ranking.rescored_top1", lambda r: r[:, 7].mean(), True, vectors=KINDS),
-    Metric("ranking.rescored_rbo", lambda r: r[:, 8].mean(), True, vectors=KINDS),
-    Metric(f"ranking.rescored_ndcg@{K}", lambda r: r[:, 9].mean(), True, vectors=KINDS),
+    Metric(f"ranking.overlap@{K}", Mean(0, best=1.0), True, worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1])),
+    Metric("ranking.top1", Share(1), True),
+    Metric("ranking.rbo", Mean(2, best=1.0), True),
+    Metric(f"ranking.ndcg@{K}", Mean(3, best=1.0), True),
+    Metric("ranking.inversions", _INVERSIONS, False),
+    Metric(f"ranking.rescored_overlap@{K}", Mean(6, best=1.0), True, vectors=KINDS),
+    Metric("ranking.rescored_top1", Share(7), True, vectors=KINDS),
+    Metric("ranking.rescored_rbo", Mean(8, best=1.0), True, vectors=KINDS),
+    Metric(f"ranking.rescored_ndcg@{K}", Mean(9, best=1.0), True, vectors=KINDS),
 )

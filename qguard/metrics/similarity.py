@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qguard.metrics import Comparison, Items, Metric, Rows
+from qguard.metrics.statistics import Absolute, Mean, Quantile, Spearman
 from qguard.vectors import FLOAT, SCALAR
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
@@ -25,42 +26,29 @@ def items(c: Comparison) -> Items:
         left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]
         return f"{rows[i, 0]:.3f} → {rows[i, 1]:.3f}  {left!r} | {right!r}"
 
-    return Items(rows, tuple(p[2] for p in pairs), label)
+    return Items(rows, tuple(p[2] for p in pairs), label, "pairs")
 
 
 def _error(r: Rows) -> Rows:
-    return np.abs(r[:, 1] - r[:, 0])
+    return np.abs(r[..., 1] - r[..., 0])
 
 
-def _ranks(values: Rows) -> Rows:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(count) - (count - 1) / 2)[inverse], np.float64)
+def _moved(r: Rows) -> Rows:
+    return np.asarray(r[..., 1] - r[..., 0], np.float64)
 
 
-def _spearman(r: Rows) -> float:
-    """Spearman's rho with mean ranks for ties, equal to ``scipy.stats.spearmanr`` (a test holds it to that).
-
-    Importing ``scipy.stats`` takes as long as encoding hundreds of texts.
-    """
-    a, b = _ranks(r[:, 0]), _ranks(r[:, 1])
-    a, b = a - a.mean(), b - b.mean()
-    norm = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / norm) if norm else float("nan")
-
-
-def _flips(r: Rows) -> float:
-    """Share of (pair, threshold) decisions ``cosine >= threshold`` that change, over :data:`THRESHOLDS`."""
+def _flips(r: Rows) -> Rows:
+    """Share of the decisions ``cosine >= threshold`` that change, over :data:`THRESHOLDS`."""
     t = np.asarray(THRESHOLDS)
-    return float(((r[:, :1] >= t) != (r[:, 1:] >= t)).mean())
+    return np.asarray(((r[..., :1] >= t) != (r[..., 1:] >= t)).mean(-1), np.float64)
 
 
 # the cosine of bits lies on another scale: their order can be compared, their values cannot
 _SCALE = (FLOAT, *SCALAR)
 METRICS = (
-    Metric("similarity.spearman", _spearman, True, min_items=3),
-    Metric("similarity.max_error", lambda r: _error(r).max(), False, worst=_error, vectors=_SCALE),
-    Metric("similarity.p99_error", lambda r: np.quantile(_error(r), 0.99), False, vectors=_SCALE),
-    Metric("similarity.bias", lambda r: np.abs((r[:, 1] - r[:, 0]).mean()), False, vectors=_SCALE),
-    Metric("similarity.threshold_flips", _flips, False, vectors=_SCALE),
+    Metric("similarity.spearman", Spearman(0, 1), True, min_items=3),
+    Metric("similarity.max_error", Quantile(_error, 1), False, worst=_error, vectors=_SCALE),
+    Metric("similarity.p99_error", Quantile(_error, 0.99), False, vectors=_SCALE),
+    Metric("similarity.bias", Absolute(Mean(_moved)), False, vectors=_SCALE),
+    Metric("similarity.threshold_flips", Mean(_flips, best=0.0), False, vectors=_SCALE),
 )

@@ -126,6 +126,7 @@ def _state(config: pytest.Config, asked: str) -> State:
         Path(artifact) if artifact else None,
         Path(baseline) if baseline else None,
         config.getoption("qguard_baseline_python"),
+        intervals=bool(config.getoption("qguard_report")),
     )
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))

@@ -24,12 +24,14 @@ def failure_text(
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: c.slice is not None)
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
-    lines = [f"{precision} {first.label} {first.value:.4f}, gate {first.bound}{more}", ""]
+    end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"
+    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, gate {first.bound}{more}", ""]
     for c in checks:
         if c.slice is None or c.outcome == "fail":
             margin = "" if c.margin is None else f"margin {c.margin:+.4f}"
             mark = {"pass": "  ", "fail": "✗ ", "reported": "· "}[c.outcome]
-            lines.append(f"  {mark}{c.label:<34} {c.value:>9.4f}  {c.bound or '':<12} {margin}")
+            lines.append(f"  {mark}{c.label:<34} {c.value:>9.4f}{ends(c.interval)}  {c.bound or '':<12} {margin}")
+    lines += [f"    {c.label}: {c.unresolved}" for c in checks if c.unresolved and (c.slice is None or c.outcome == "fail")]
     for c in checks:
         if c.worst and c.slice is None:
             lines += ["", f"worst by {c.name} ({c.items} items of {suite}):", *(f"    {w}" for w in c.worst)]
@@ -44,10 +46,15 @@ def failure_text(
     if plus:
         key = f'"{key}+{vectors}"'
         question = f"is it the vectors? pytest --precision {model},fp32+{vectors} --qguard-suite {suite} tells both losses apart"
-    lines += ["", f"would pass at: {first.label} {op} {first.value:.4f}   ([tool.qguard.gates.{key}])"]
+    lines += ["", f"would pass at: {first.label} {op} {first.judged:.4f}   ([tool.qguard.gates.{key}])"]
     if not first.name.startswith("artifact."):
         lines.append(question)
     return "\n".join(lines)
+
+
+def ends(interval: Any) -> str:
+    """A 95 % interval behind its value, in a column of its own; blanks where there is none."""
+    return f" {f'({interval[0]:.4f} to {interval[1]:.4f})' if interval else '':<18}"
 
 
 def latency_text(precision: str, checks: list[Check]) -> str:
@@ -74,7 +81,13 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             if c["bound"] and not _latency(c) and (c["slice"] is None or c["outcome"] == "fail"):
                 name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
                 mark = "ok  " if c["outcome"] == "pass" else "FAIL"
-                lines.append(f"  {mark} {name:<30} {c['value']:>9.4f}  {c['bound']:<11} margin {c['margin']:+.4f}")
+                on = "" if c["on"] == "value" else f" on the {c['on']} end"
+                resolved = "" if c["detectable"] is None else f", resolves {c['detectable']:.2g}"
+                lines.append(
+                    f"  {mark} {name:<30} {c['value']:>9.4f}{ends(c['interval'])}  {c['bound']:<11} margin {c['margin']:+.4f}"
+                    f"{on}{resolved}"
+                )
+                lines += [f"       {c['unresolved']}"] if c["unresolved"] else []
         slices = [c for c in run["checks"] if c["bound"] and not _latency(c) and c["slice"] and c["outcome"] == "pass"]
         if slices:
             low = min(slices, key=lambda c: c["margin"])
