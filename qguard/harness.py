@@ -11,7 +11,7 @@ from qguard import golden as goldens
 from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.gates import Check, Gate, gates_for, judge, parse_bound, speedup_of
 from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured, measure
@@ -103,6 +103,13 @@ class Harness:
     def suite(self, name: str) -> Suite:
         """The suite by name."""
         return self._once(("suite", name), lambda: load_suite(name, self.config.suite_sources))  # type: ignore[no-any-return]
+
+    def labelled(self, name: str) -> bool:
+        """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
+        try:
+            return self.suite(name).labelled
+        except QguardError:
+            return True
 
     def golden(self, model: str, suite: str) -> Golden:
         """The golden, read and proved current."""
@@ -207,7 +214,7 @@ class Harness:
         return gates_for(precision, self.config.gates)
 
     def checks(self, target: Target, family: str) -> list[Check]:
-        """All checks of one metric family: ``embedding``, ``similarity``, ``ranking``, ``artifact`` or ``invariance``."""
+        """All checks of one metric family: ``embedding similarity ranking artifact invariance task``."""
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
