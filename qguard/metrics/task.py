@@ -16,12 +16,19 @@ from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
 from qguard.metrics.statistics import Mean, Spearman, Statistic
-from qguard.suites import Pair
+from qguard.suites import Pair, Suite
 
 DEPTH = 1000  # documents of a query that are judged, as in TREC's runs and MTEB's MAP
 BLOCK = 64  # queries whose scores are held at once
 # Public name → trec_eval's; MRR is cut at 10 here
 MEASURES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "mrr@10": "recip_rank", "map": "map"}
+
+
+def names(suite: Suite) -> list[str]:
+    """The metrics that a suite's labels allow."""
+    scores = {p.score for p in suite.pairs if p.score is not None}
+    found = (BINARY if len(scores) == 2 else GRADED) if scores else ()
+    return [m.name for m in (*found, *(RETRIEVAL if suite.qrels else ()))]
 
 
 def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
