@@ -1,8 +1,8 @@
 """fp32 through qguard's readers and metrics against published figures, trec_eval and sentence-transformers' evaluators.
 
 usage: python benchmarks/reference.py DATA [--precision fp32@onnx] [--skip-evaluators]
-DATA holds stsb_en/pairs.jsonl and scifact/ in BEIR's layout. The precision is fp32 in some runtime. Vectors are encoded once;
-the evaluators of sentence-transformers encode everything again by themselves, which takes minutes.
+DATA holds stsb_en/pairs.jsonl and scifact/ in BEIR's layout. The precision is fp32 in some runtime. The evaluators of
+sentence-transformers encode pairs and queries by themselves; documents, which take minutes, they get as qguard encoded them.
 """
 
 from __future__ import annotations
@@ -42,21 +42,18 @@ def trec_eval(c: Comparison) -> dict[str, float]:
     run = {q: dict(zip(suite.document_ids, row.tolist(), strict=True)) for q, row in zip(suite.query_ids, scores, strict=True)}
     found = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10"}).evaluate(run).values()
     # MAP and MRR as qguard defines them: over the best 1,000 and the best 10
-    short = {
-        k: [{q: dict(sorted(r.items(), key=lambda p: -p[1])[:k]) for q, r in run.items()}, name]
-        for k, name in ((1000, "map"), (10, "recip_rank"))
-    }
-    cut = {
-        name: np.mean([f[name] for f in pytrec_eval.RelevanceEvaluator(qrels, {name}).evaluate(r).values()])
-        for r, name in short.values()
-    }
+    cut = {}
+    for depth, name in ((1000, "map"), (10, "recip_rank")):
+        best = {q: dict(sorted(r.items(), key=lambda p: -p[1])[:depth]) for q, r in run.items()}
+        cut[name] = np.mean([f[name] for f in pytrec_eval.RelevanceEvaluator(qrels, {name}).evaluate(best).values()])
     mean = {name: np.mean([f[name] for f in found]) for name in ("ndcg_cut_10", "recall_10")}
     names = ("task.ndcg@10", "task.recall@10", "task.mrr@10", "task.map")
     return dict(zip(names, (mean["ndcg_cut_10"], mean["recall_10"], cut["recip_rank"], cut["map"]), strict=True))
 
 
-def similarity_evaluator(suite: Suite, model: Any) -> dict[str, float]:
+def similarity_evaluator(c: Comparison, model: Any) -> dict[str, float]:
     """EmbeddingSimilarityEvaluator."""
+    suite = c.suite
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
     a, b = ([suite.texts[getattr(p, side)] for p in suite.pairs] for side in ("a", "b"))
@@ -64,17 +61,22 @@ def similarity_evaluator(suite: Suite, model: Any) -> dict[str, float]:
     return {f"task.{name}": found[f"{name}_cosine"] for name in ("spearman", "pearson")}
 
 
-def retrieval_evaluator(suite: Suite, model: Any) -> dict[str, float]:
+def retrieval_evaluator(c: Comparison, model: Any) -> dict[str, float]:
     """InformationRetrievalEvaluator."""
+    import torch
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
-    found = InformationRetrievalEvaluator(
+    suite, documents = c.suite, torch.from_numpy(c.golden[list(c.suite.documents)].astype(np.float32))
+    evaluator = InformationRetrievalEvaluator(
         {q: suite.texts[i] for q, i in zip(suite.query_ids, suite.queries, strict=True)},
         {d: suite.texts[i] for d, i in zip(suite.document_ids, suite.documents, strict=True)},
         {suite.query_ids[q]: {suite.document_ids[d] for d, g in r.items() if g > 0} for q, r in suite.qrels.items()},
         mrr_at_k=[10], ndcg_at_k=[10], accuracy_at_k=[1], precision_recall_at_k=[10], map_at_k=[1000],
-    )(model)  # fmt: skip
-    return {f"task.{n.replace('@1000', '')}": found[f"cosine_{n}"] for n in ("ndcg@10", "recall@10", "mrr@10", "map@1000")}
+        score_functions={"cosine": model.similarity},
+    )  # fmt: skip
+    found = evaluator.compute_all_metrics(model, corpus_embeddings=documents)["cosine"]
+    depths = {"ndcg": 10, "recall": 10, "mrr": 10, "map": 1000}
+    return {f"task.{m}@{k}".removesuffix("@1000"): found[f"{m}@k"][k] for m, k in depths.items()}
 
 
 def main() -> None:
@@ -98,7 +100,7 @@ def main() -> None:
         found = {m.name: m.value for m in measure(c, "task") if m.slice is None}
         direct = trec_eval(c) if suite.qrels else {}
         evaluate = retrieval_evaluator if suite.qrels else similarity_evaluator
-        theirs = evaluate(suite, model) if model else {}
+        theirs = evaluate(c, model) if model else {}
         for metric, value in found.items():
             if not metric.endswith(("_fp32", "_retention")):
                 cells = [f"{PUBLISHED[metric]:.5f} ({value - PUBLISHED[metric]:+.0e})" if metric in PUBLISHED else ""]

@@ -1,4 +1,4 @@
-"""Published figures of fp32, reproduced through qguard's readers and metrics; collected where the data lies beside the project."""
+"""Published figures of fp32, reproduced through qguard's readers and metrics; collected where the data is."""
 
 from __future__ import annotations
 

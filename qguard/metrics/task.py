@@ -26,9 +26,12 @@ MEASURES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "mrr@10": "recip
 
 def names(suite: Suite) -> list[str]:
     """The metrics that a suite's labels allow."""
-    scores = {p.score for p in suite.pairs if p.score is not None}
-    found = (BINARY if len(scores) == 2 else GRADED) if scores else ()
-    return [m.name for m in (*found, *(RETRIEVAL if suite.qrels else ()))]
+    return [m.name for m in (*_of_pairs(suite), *(RETRIEVAL if suite.qrels else ()))]
+
+
+def _of_pairs(suite: Suite) -> tuple[Metric, ...]:
+    labels = {p.score for p in suite.pairs if p.score is not None}
+    return () if not labels else BINARY if len(labels) == 2 else GRADED
 
 
 def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
@@ -37,18 +40,17 @@ def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
     Raises:
         MeasurementProblem: for a suite without labels, and where a score does not exist or retention of it says nothing.
     """
-    found = []
-    if labelled := [p for p in c.suite.pairs if p.score is not None]:
-        binary = len({p.score for p in labelled}) == 2
-        found.append((_pairs(c, labelled), BINARY if binary else GRADED))
+    found: list[tuple[Items, tuple[Metric, ...]]] = []
+    if metrics := _of_pairs(c.suite):
+        found.append((_pairs(c, [p for p in c.suite.pairs if p.score is not None]), metrics))
     if c.suite.qrels:
         found.append((_queries(c), RETRIEVAL))
     if not found:
         raise MeasurementProblem(
             f"suite {c.suite.name!r} has no labels: task quality needs pairs with a score or label, or queries with judgements"
         )
-    for rows, metrics in found:
-        _defined(c, rows.rows, metrics)
+    for items, metrics in found:
+        _defined(c, items.rows, metrics)
     return found
 
 

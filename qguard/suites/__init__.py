@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qguard.errors import unknown
 from qguard.files import sha256_json
@@ -58,7 +58,7 @@ class Suite:
         by_text: dict[str, dict[str, float]] = {}
         for q, judged in self.qrels.items():
             by_text.setdefault(str(self.queries[q]), {}).update((str(self.documents[d]), g) for d, g in judged.items())
-        parts = [
+        parts: list[Any] = [
             self.texts, self.slices, [(p.a, p.b, p.score, p.slice) for p in self.pairs], self.queries, self.documents, by_text
         ]  # fmt: skip
         if any(len(set(which)) < len(which) for which in (self.queries, self.documents)):

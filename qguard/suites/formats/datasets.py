@@ -31,8 +31,9 @@ def _files(path: Path) -> list[Path]:
     found = []
     for state in states:
         listed = read_json(state, DataProblem).get("_data_files")
-        names = [f.get("filename") for f in listed if isinstance(f, dict)] if isinstance(listed, list) else []
-        if not names or not all(isinstance(n, str) for n in names):
+        named = [f.get("filename") for f in listed if isinstance(f, dict)] if isinstance(listed, list) else []
+        names = [n for n in named if isinstance(n, str)]
+        if not names:
             raise DataProblem(f"{state.parent.name}/state.json names no data files; write the data set anew with save_to_disk")
         found += [inside(state.parent, n) for n in names]
     return found

@@ -28,8 +28,8 @@ def rows(path: Path, delimiter: str, quoted: bool = True) -> Iterator[Row]:
         DataProblem: for stray quotes, rows of another width, and missing, empty or repeated names.
     """
     csv.field_size_limit(LONGEST)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader((line for _, line in text_lines(path)), delimiter=delimiter, quoting=quoting, strict=True)
+    lines = (line for _, line in text_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True)
     names: list[str] = []
     start = 1
     try:
