@@ -14,7 +14,7 @@ from qguard.pipeline import POOLING_MODES
 INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
 [tool.qguard]
 suites = ["core"]        # built in; add your own under [tool.qguard.suite.NAME]
-precisions = ["int8"]    # what --precision all stands for
+precisions = [{precision}]    # what --precision all stands for
 golden = "golden"        # recorded fp32 outputs; commit this folder
 
 [tool.qguard.models]
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="write a commented configuration and a first golden")
     init.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
     init.add_argument("--name", help="name of the model in the configuration")
+    init.add_argument("--precision", metavar="NAME[@RUNTIME]", help="also derive its gates, as qguard tolerances does (a minute)")
     only = init.add_argument_group("a model that comes as ONNX alone, where its folder does not say it")
     only.add_argument("--tokenizer", metavar="REF", help="hub id, folder, or package:NAME/PATH with a tokenizer.json")
     only.add_argument("--pooling", choices=POOLING_MODES)
@@ -88,8 +89,20 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     compare.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
     compare.set_defaults(run=_compare)
+    _tolerances_parser(commands)
     _golden_parser(commands)
     return parser
+
+
+def _tolerances_parser(commands: Any) -> None:
+    tolerances = commands.add_parser("tolerances", help="propose gates from a suite, its bootstrap and repeated runs")
+    tolerances.add_argument("--precision", metavar="NAME[@RUNTIME],…", default="all", help="default: every configured one")
+    tolerances.add_argument("--model", action="append", default=[], metavar="NAME")
+    tolerances.add_argument("--suite", action="append", default=[], metavar="NAME")
+    tolerances.add_argument("--write", action="store_true", help="put the gates into the configuration file")
+    tolerances.add_argument("--reason", default="", help="why gates become looser; for the reviewers")
+    tolerances.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
+    tolerances.set_defaults(run=_tolerances)
 
 
 def _golden_parser(commands: Any) -> None:
@@ -285,6 +298,36 @@ def _compare(args: argparse.Namespace) -> int:
     return 3 if any(row.error for row in rows) else 0
 
 
+def _tolerances(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from qguard import tolerances
+    from qguard.harness import Harness
+    from qguard.precisions import parse_precisions
+    from qguard.tolerances.toml import header, line, write_table
+
+    harness, _ = _harness(args)
+    assert isinstance(harness, Harness)
+    config = harness.config
+    file = args.config / "pyproject.toml" if args.config.is_dir() else args.config
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    for precision in parse_precisions(args.precision, config.precisions, config.own_precisions):
+        name = tolerances.name_of(precision)
+        found = tolerances.proposals_for(harness, precision, lambda done: print(done, file=sys.stderr))
+        out.print(f"{precision}: margins from repeated runs and from a bootstrap over items", markup=False)
+        out.print(tolerances.table(found))
+        for idle in (p.idle for p in found if p.idle):
+            out.print(idle, markup=False)
+        lines = tolerances.lines_for(found, args.reason)
+        text = "\n".join([header(("tool", "qguard", "gates", name)), *(line(k, *v) for k, v in lines.items())])
+        out.print(text if lines else "every gate is as the data would have it", markup=False, soft_wrap=True)
+        if args.write and lines:
+            tolerances.refuse_unexplained(found, args.reason)
+            write_table(file, name, lines)
+            out.print(f"{file.name}: {len(lines)} gates of {name} written", markup=False)
+    return 0
+
+
 def _init(args: argparse.Namespace) -> int:
     import json
     import re
@@ -293,22 +336,32 @@ def _init(args: argparse.Namespace) -> int:
     from qguard.config import load_config
     from qguard.harness import Harness
     from qguard.models import resolve
+    from qguard.precisions import parse_precision
 
     name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", args.ref.removeprefix("package:").rstrip("/").split("/")[-1]).strip("-")
     keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
     settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
+    if args.precision:
+        parse_precision(args.precision)
     resolve(name, args.ref, None, settings)  # a wrong reference leaves nothing behind
     file = Path("pyproject.toml")
     old = file.read_text(encoding="utf-8") if file.exists() else ""
     if "[tool.qguard" in old:
         raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
     table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
-    text = INIT.format(name=json.dumps(name), model=f"{{ {table} }}" if settings else json.dumps(args.ref))
+    model, precision = f"{{ {table} }}" if settings else json.dumps(args.ref), args.precision or "int8"
+    text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
     file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     harness = Harness(load_config(Path()))
     summary = golden.record(
         harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init"
     )
-    print(f"golden/{name}/core: {'written' if summary['changed'] else 'unchanged'}\nnext: pytest --precision int8")
+    print(f"golden/{name}/core: {'written' if summary['changed'] else 'unchanged'}")
+    if args.precision:
+        reason = "first gates, by qguard init"
+        _tolerances(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))
+    else:
+        print(f"gates are those of all-MiniLM-L6-v2; for your own: qguard tolerances --precision {precision} --write")
+    print(f"next: pytest --precision {precision}")
     return 0

@@ -439,7 +439,7 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
             outcome = "pass" if gate.holds(value) else "fail"
             bound = f"{gate.op} {gate.bound:g}"
             facts = _facts(m, spread, gate)
-            checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, gate.on, **facts))
+            checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, on=gate.on, **facts))
     return checks
 
 

@@ -200,16 +200,17 @@ class Harness:
     def comparison(self, target: Target) -> Comparison:
         """Golden and candidate side by side, in float64; the candidate's vectors quantized if the precision says so."""
 
-        def make() -> Comparison:
-            golden = self.golden(target.model, target.suite)
-            found = Comparison.of(self.suite(target.suite), golden.vectors, self.embeddings(target))
-            if target.precision.vectors == FLOAT:
-                return found
-            if not self.model(target.model).pipeline.normalize:
-                found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
-            return found.quantize(target.precision.vectors, self._ranges(target))
+        return self._once(("comparison", target), lambda: self.compared(target, self.embeddings(target)))  # type: ignore[no-any-return]
 
-        return self._once(("comparison", target), make)  # type: ignore[no-any-return]
+    def compared(self, target: Target, embeddings: Floats) -> Comparison:
+        """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
+        golden = self.golden(target.model, target.suite)
+        found = Comparison.of(self.suite(target.suite), golden.vectors, embeddings)
+        if target.precision.vectors == FLOAT:
+            return found
+        if not self.model(target.model).pipeline.normalize:
+            found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
+        return found.quantize(target.precision.vectors, self._ranges(target))
 
     def calibration(self, target: Target) -> Ranges | None:
         """The ranges of int8 and uint8 vectors, from fp32 embeddings of the target's or the configured suite.
@@ -232,7 +233,8 @@ class Harness:
         calibration = self.calibration(target)
         return None if calibration is None else calibration.ranges
 
-    def _gates(self, precision: Precision) -> list[Gate]:
+    def gates(self, precision: Precision) -> list[Gate]:
+        """The default gates of a precision with the project's own put over them."""
         return gates_for(precision, self.config.gates)
 
     def checks(self, target: Target, family: str) -> list[Check]:
@@ -251,7 +253,7 @@ class Harness:
             measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
         else:
             measured = measure(self.comparison(target), family)
-        gates = self._gates(target.precision)
+        gates = self.gates(target.precision)
         if family == "artifact":  # what a file does not hold is not measured in it
             lost = {g.metric for g in gates if g.metric.startswith("artifact.")} - {m.name for m in measured}
             if lost:
@@ -356,7 +358,7 @@ class Harness:
         peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
         words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
         measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
-        return judge([measured], self._gates(target.precision), target.suite)
+        return judge([measured], self.gates(target.precision), target.suite)
 
     def _fp32(self, model: str, runtime: str) -> Artifact:
         return self._once(("fp32", runtime, model), lambda: Precision("fp32", runtime).build(self.model(model)))  # type: ignore[no-any-return]

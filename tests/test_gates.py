@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from qguard.errors import UsageProblem
+from qguard.config import GateConfig, load_config
+from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import DEFAULTS, gates_for, judge, parse_gate
 from qguard.metrics import Measured
+from qguard.metrics.bootstrap import Uncertainty
 from qguard.precisions import parse_precision
 
 
@@ -28,6 +30,81 @@ def test_nan_never_passes():
     for op in (">= 0", "<= 1"):
         (check,) = judge([Measured("ranking.top1", None, float("nan"), 1, True)], [parse_gate("ranking.top1", op)], "s")
         assert check.outcome == "fail"
+
+
+def gated(bound, on, low, high, value=0.95):
+    """The check of one value with an interval, under a gate on its value or on an end."""
+    spread = Uncertainty(low, high, 0.01, "because")
+    measured = Measured("ranking.top1", None, value, 60, True, uncertainty=lambda: spread, noun="queries")
+    return judge([measured], [parse_gate("ranking.top1", GateConfig(bound=bound, on=on))], "s")[0]
+
+
+def test_a_gate_on_the_lower_end_asks_for_it():
+    on_value, on_end = gated(">= 0.9", "value", 0.89, 0.98), gated(">= 0.9", "lower", 0.89, 0.98)
+    assert (on_value.outcome, on_value.judged, on_value.margin) == ("pass", 0.95, pytest.approx(0.05))
+    assert (on_end.outcome, on_end.judged, on_end.margin) == ("fail", 0.89, pytest.approx(-0.01))
+    assert gated(">= 0.9", "lower", 0.91, 0.98).outcome == "pass"
+    assert gated("<= 0.96", "upper", 0.91, 0.98).outcome == "fail"
+    assert on_end.to_json()["interval"] == [0.89, 0.98]
+
+
+def test_an_end_that_is_not_there_is_not_measured():
+    with pytest.raises(MeasurementProblem, match=r"on = \"lower\", and there is no interval: because"):
+        gated(">= 0.9", "lower", None, None)
+
+
+def test_a_gate_nearer_than_the_suite_resolves_is_flagged_in_words():
+    assert gated(">= 0.94", "value", 0.93, 0.97).unresolved == "60 queries cannot tell 0.95 from 0.94: they resolve 0.025"
+    assert gated(">= 0.9", "value", 0.93, 0.97).unresolved == ""
+    assert gated(">= 0.94", "value", 0.93, 0.97).outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("key", "bound", "on", "message"),
+    [
+        ("ranking.top1", "<= 0.9", "lower", 'expected on = "upper"'),
+        ("ranking.top1", ">= 0.9", "upper", 'expected on = "lower"'),
+        ("embedding.cosine_min", ">= 0.9", "lower", "embedding.cosine_min has none"),
+        ("artifact.size_ratio", "<= 0.3", "upper", "artifact.size_ratio has none"),
+        ("invariance.order", ">= 0.3", "lower", "invariance.order has none"),
+    ],
+)
+def test_an_end_that_no_gate_can_judge_is_refused(key, bound, on, message):
+    with pytest.raises(UsageProblem, match=message):
+        parse_gate(key, GateConfig(bound=bound, on=on))
+
+
+def test_both_forms_of_a_gate_are_read(tmp_path):
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[tool.qguard.gates.int8]\n"ranking.top1" = ">= 0.9"\n"ranking.rbo" = {bound = ">= 0.8", on = "lower"}\n')
+    gates = {g.metric: g for g in gates_for(parse_precision("int8"), load_config(file).gates)}
+    assert (gates["ranking.top1"].bound, gates["ranking.top1"].on) == (0.9, "value")
+    assert (gates["ranking.rbo"].bound, gates["ranking.rbo"].on) == (0.8, "lower")
+    for wrong, message in (
+        ("{bound = '>= 0.8', at = 'lower'}", "unknown key"),
+        ("{on = 'lower'}", "bound"),
+        ("7", "ranking.rbo"),
+    ):
+        file.write_text(f'[tool.qguard.gates.int8]\n"ranking.rbo" = {wrong}\n')
+        with pytest.raises(UsageProblem, match=message):
+            load_config(file)
+
+
+def test_intervals_of_slices_are_computed_only_where_they_are_shown_or_judged():
+    asked = []
+
+    def values():
+        for part in (None, "legal"):
+            yield Measured(
+                "ranking.top1", part, 0.95, 9, True, uncertainty=lambda s=part: asked.append(s) or Uncertainty(0.9, 1, 0.1)
+            )
+
+    judge(values(), [parse_gate("ranking.top1", ">= 0.9"), parse_gate("ranking.top1[*]", ">= 0.5")], "s")
+    assert asked == [None]
+    judge(values(), [parse_gate("ranking.top1[*]", GateConfig(bound=">= 0.5", on="lower"))], "s")
+    assert asked == [None, "legal"]
+    judge(values(), [], "s", intervals=True)
+    assert asked == [None, "legal", None, "legal"]
 
 
 def test_a_slice_gate_wins_over_the_star():

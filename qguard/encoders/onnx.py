@@ -23,17 +23,20 @@ class OnnxRuntime:
         threads: Intra-op threads of one call, 1 by default. One thread and several batches side by side use all cores
             better than one batch on several threads (benchmarks/throughput.py), and give the same vectors on every
             number of cores.
+        optimise: Fuse operators when the file is loaded; without, the same sums come from other kernels, and slower.
 
     Raises:
         ArtifactProblem: when the file does not load or has no usable input or output.
     """
 
-    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None, optimise: bool = True) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 1
         options.log_severity_level = 3
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # ONNX Runtime's own exception types differ by build

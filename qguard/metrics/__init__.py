@@ -206,8 +206,9 @@ def reduced(items: Items, metrics: Sequence[Metric], suite: Suite, worst: int = 
                 badness = metric.worst(rows)
                 top = np.argsort(-badness, kind="stable")[:worst]
                 shown = tuple(items.label(int(index[i])) for i in top if badness[i] > 0)
+            measured = Measured(metric.name, part, value, len(index), metric.higher_is_better, shown, noun=items.noun)
             spread = cache(partial(_uncertainty, metric, rows, suite, part, items.noun))
-            out.append(Measured(metric.name, part, value, len(index), metric.higher_is_better, shown, None, spread, items.noun))
+            out.append(replace(measured, uncertainty=spread))
     return out
 
 

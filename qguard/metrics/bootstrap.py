@@ -1,9 +1,10 @@
 """How far a value may be from that of other texts like these: intervals by a bootstrap over items, exact ones for quantiles.
 
 Each row of a metric holds what fp32 and the candidate gave for one item (text, pair, query), so a resample of rows is paired
-by construction. Intervals are bias-corrected and accelerated (BCa; Efron 1987, "Better Bootstrap Confidence Intervals"), equal
-to ``scipy.stats.bootstrap``'s (a test holds them to that). Where a bootstrap is not valid there is another interval, or none
-and the reason in words. benchmarks/coverage.py measures how often each holds the truth.
+by construction. Intervals are bias-corrected and accelerated (BCa; Efron 1987, "Better Bootstrap Confidence Intervals"), near
+``scipy.stats.bootstrap``'s (a test holds them to that), with two changes for few items, see :func:`_bca`. A rank correlation
+has the bootstrap's standard error on Fisher's scale. Where a bootstrap is not valid there is another interval, or none and the
+reason in words. benchmarks/coverage.py measures how often each holds the truth; docs/tolerances.md has its table.
 
 Draws are deterministic: their seed is the SHA-256 of the suite's hash, the metric family and the slice.
 """
@@ -21,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.metrics.statistics import Absolute, Mean, Quantile, Rows, Share, values_of
+from qguard.metrics.statistics import Absolute, Mean, Quantile, Rows, Share, Spearman, values_of
 
 LEVEL = 0.95
-RESAMPLES = 2000
-GROUPS = 1500  # leave-one-out samples; of more rows, equal groups are left out instead
-DECIDING = 8.0  # items that must decide a value, see _deciding; below, coverage falls under 93 %
+RESAMPLES = 1000
+GROUPS = 500  # leave-one-out samples; of more rows, equal groups are left out instead
+DECIDING = 3.0  # items that must decide a value, see _deciding; fewer say little of what others would do
 BLOCK = 1 << 18  # cells of a block of resamples: its counts stay in the second-level cache
 KEPT = 1 << 22  # cells of the counts that are kept for the other metrics of the family
 _NORMAL = NormalDist()
@@ -44,12 +45,14 @@ class Uncertainty:
         high: Upper end.
         error: Standard error: of the bootstrap, else the interval's width over that of a normal distribution.
         note: How the interval came about where it is no bootstrap, or why there is none.
+        tail: There is none because the value is that of the few worst items.
     """
 
     low: float | None = None
     high: float | None = None
     error: float | None = None
     note: str = ""
+    tail: bool = False
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -89,7 +92,13 @@ def uncertainty(reduce: Callable[[Rows], Rows], rows: Rows, seed: int, noun: str
     if deciding < DECIDING:
         what = f"rests on {max(1, round(deciding))} of them" if deciding else "does not vary"
         return Uncertainty(note=f"no interval from {n} {noun}: the value {what}")
-    return _bca(float(reduce(rows)), replicates(reduce, rows, seed), left_out)
+    samples = replicates(reduce, rows, seed)
+    samples = np.sort(samples[np.isfinite(samples)])
+    if len(samples) < 0.99 * RESAMPLES:
+        return Uncertainty(note=f"the value does not exist in many resamples of {n} {noun}")
+    value, z = float(reduce(rows)), _wider(n)
+    ends = _on_fishers_scale(value, samples, z) if isinstance(reduce, Spearman) else _bca(value, samples, left_out, z)
+    return Uncertainty(*ends, float(samples.std(ddof=1)))
 
 
 def seed_of(suite: str, family: str, part: str | None) -> int:
@@ -108,7 +117,7 @@ def cannot_tell(value: float, bound: float, items: int, noun: str, detectable: f
     gap = abs(value - bound)
     if detectable is None or gap >= detectable:
         return ""
-    digits = min(6, max(2, 1 - math.floor(math.log10(gap)))) if gap else 4
+    digits = min(6, max(2, -math.floor(math.log10(gap) + 1e-9))) if gap else 4
     return f"{items} {noun} cannot tell {value:.{digits}f} from {bound:.{digits}f}: they resolve {detectable:.2g}"
 
 
@@ -154,7 +163,7 @@ def _without_each(reduce: Callable[[Rows], Rows], rows: Rows) -> Rows:
     weighted = getattr(reduce, "weighted", None)
     groups = np.arange(n) if n <= GROUPS else np.random.default_rng(0).permutation(n) * GROUPS // n
     count = min(n, GROUPS)
-    out = np.empty(count)
+    out: Rows = np.empty(count)
     size = max(1, BLOCK // n)
     for start in range(0, count, size):
         left = np.arange(start, min(start + size, count))
@@ -178,26 +187,44 @@ def _deciding(left_out: Rows) -> float:
     return float((d**2).sum() ** 2 / (d**4).sum())
 
 
-def _bca(value: float, samples: Rows, left_out: Rows) -> Uncertainty:
-    samples = np.sort(samples[np.isfinite(samples)])
-    if len(samples) < 0.99 * RESAMPLES:
-        return Uncertainty(note="the value does not exist in resamples of so few items")
+def _wider(n: int) -> float:
+    """Standard errors to each end: the t quantile, and the bootstrap's variance times n / (n - 1) (Hesterberg 2015, 3.2)."""
+    v = n - 1
+    t = _Z + (_Z**3 + _Z) / (4 * v) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * v * v)  # Cornish and Fisher
+    return t * math.sqrt(n / v)
+
+
+def _bca(value: float, samples: Rows, left_out: Rows, z: float) -> tuple[float, float]:
+    """Efron's interval from sorted samples, expanded for few items, its acceleration shrunk by how uncertain it is.
+
+    The acceleration is a third moment, sum d^3, whose own variance is near sum d^6. Taken at face value where few items decide
+    it costs more coverage than it gives; 1 - 4 variance / square, at least 0, was chosen by benchmarks/coverage.py.
+    """
     rounding = 1e-9 * (samples[-1] - samples[0])  # equal values, summed in another order
     below = np.searchsorted(samples, value - rounding) + np.searchsorted(samples, value + rounding)
     z0 = _NORMAL.inv_cdf(min(max(below / (2 * len(samples)), 1 / (len(samples) + 1)), len(samples) / (len(samples) + 1)))
     d = left_out.mean() - left_out
-    a = float((d**3).sum() / (6 * (d**2).sum() ** 1.5))
-    ends = []
-    for z in (-_Z, _Z):
-        at = _NORMAL.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
-        ends.append(float(np.quantile(samples, at)))
-    return Uncertainty(ends[0], ends[1], float(samples.std(ddof=1)))
+    d = d / np.abs(d).max()
+    third = float((d**3).sum())
+    shrunk = max(0.0, 1 - 4 * float((d**6).sum()) / third**2) if third else 0.0
+    a = shrunk * third / (6 * float((d**2).sum()) ** 1.5)
+    low, high = (_NORMAL.cdf(z0 + (z0 + end) / (1 - a * (z0 + end))) for end in (-z, z))
+    return float(np.quantile(samples, low)), float(np.quantile(samples, high))
+
+
+def _on_fishers_scale(value: float, samples: Rows, z: float) -> tuple[float, float]:
+    """A correlation's interval, symmetric in artanh: resamples hold rows twice, which tie, and biases near 1 mislead BCa."""
+    most = 1 - 1e-12
+    error = float(np.arctanh(np.clip(samples, -most, most)).std(ddof=1))
+    at = math.atanh(max(-most, min(value, most)))
+    return math.tanh(at - z * error), math.tanh(at + z * error)
 
 
 def _of_quantile(values: Rows, q: float, noun: str) -> Uncertainty:
     """Exact and free of any distribution: two order statistics (Conover 1999, *Practical Nonparametric Statistics*, 3.2)."""
     if q in (0, 1):
-        return Uncertainty(note=f"a {'maximum' if q else 'minimum'} has no interval: the worst of other {noun} may be far worse")
+        what = "maximum" if q else "minimum"
+        return Uncertainty(note=f"a {what} has no interval: the worst of other {noun} may be far worse", tail=True)
     if q > 0.5:
         return _mirrored(_of_quantile(-values, 1 - q, noun))
     n = len(values)
@@ -207,7 +234,9 @@ def _of_quantile(values: Rows, q: float, noun: str) -> Uncertainty:
     high = int(np.searchsorted(upto, 1 - tail)) + 1
     if low < 1 or high > n:
         need = math.ceil(math.log(tail) / math.log(1 - q))
-        return Uncertainty(note=f"{n} {noun} give no interval of a quantile at {q:g} from the end: expected at least {need}")
+        return Uncertainty(
+            note=f"{n} {noun} give no interval of a quantile {q:g} from the end: expected at least {need}", tail=True
+        )
     ordered = np.sort(values)
     return _exact(float(ordered[low - 1]), float(ordered[high - 1]), "order statistics")
 

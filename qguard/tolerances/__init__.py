@@ -1,0 +1,81 @@
+"""``qguard tolerances``: gates proposed from a suite, a bootstrap over its items, and runs that should give the same values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qguard.errors import UsageProblem
+from qguard.harness import Harness
+from qguard.metrics import FAMILIES
+from qguard.precisions import RECIPES, Precision
+from qguard.tolerances.proposal import Proposal, loosest, propose
+from qguard.tolerances.runs import repeated_runs
+from qguard.vectors import FLOAT
+
+
+def proposals_for(harness: Harness, precision: Precision, say: Callable[[str], None]) -> list[Proposal]:
+    """One proposal for each gate of a precision over a suite's items; it holds for every configured model and suite.
+
+    Args:
+        harness: Models and suites as selected.
+        precision: Whose gates.
+        say: Called with the name of each run when it is done.
+    """
+    gates = harness.gates(precision)
+    families = {g.metric.partition(".")[0] for g in gates} & {*FAMILIES, "invariance"}
+    found: dict[str, list[Proposal]] = {}
+    for target in harness.targets([precision]):
+        runs = []
+        for run in repeated_runs(harness, target, families):
+            say(f"{target}: {run.name}")
+            runs.append(run)
+        for proposal in propose(runs, gates):
+            found.setdefault(proposal.key, []).append(proposal)
+    return [loosest(each) for each in found.values()]
+
+
+def name_of(precision: Precision) -> str:
+    """The table of ``[tool.qguard.gates]`` that bounds this precision and no other runtime's."""
+    runtimes = {r for n, r in RECIPES if n == precision.name}
+    name = f"{precision.name}@{precision.runtime}" if len(runtimes) > 1 else precision.name
+    return name if precision.vectors == FLOAT else f"{name}+{precision.vectors}"
+
+
+def lines_for(proposals: list[Proposal], reason: str = "") -> dict[str, tuple[str, str]]:
+    """What changes: key → bound and a comment with the figures it rests on."""
+    out = {}
+    for p in (p for p in proposals if p.changed):
+        part = f" in {p.part}" if p.part else ""
+        held = f" ({p.interval[0]:.4f} to {p.interval[1]:.4f})" if p.interval else ""
+        why = f"; looser: {' '.join(reason.split())}" if p.looser and reason.strip() else ""
+        out[p.key] = (p.text, f"{p.value:.4f}{held}{part}, runs differ by {p.spread:.1g}{why}")
+    return out
+
+
+def refuse_unexplained(proposals: list[Proposal], reason: str) -> None:
+    """A gate that is given up needs a reason for its reviewers.
+
+    Raises:
+        UsageProblem: when a proposal is looser than the gate in force, and there is none.
+    """
+    looser = [p.key for p in proposals if p.looser]
+    if looser and not reason.strip():
+        raise UsageProblem(
+            f"{', '.join(looser)}: the proposal is looser than the gate in force. Is this artifact as good as it should be? "
+            'If so, say why: --write --reason "…"'
+        )
+
+
+def table(proposals: list[Proposal]) -> Any:
+    """The proposals as a table of rich, one line each."""
+    from rich.table import Table
+
+    out = Table("gate", "now", "value", "95 % interval", "runs differ by", "margin", "proposed")
+    for p in proposals:
+        held = f"{p.interval[0]:.4f} to {p.interval[1]:.4f}" if p.interval else ""
+        proposed = "" if p.bound is None else p.text + (" (looser)" if p.looser else "" if p.changed else " (as now)")
+        part = f" {p.part}" if p.part else ""
+        now = f"{p.now.op} {p.now.bound:g}"
+        out.add_row(p.key.replace("[", "\\["), now, f"{p.value:.4f}{part}", held, f"{p.spread:.1g}", p.why, proposed)
+    return out

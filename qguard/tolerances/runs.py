@@ -1,0 +1,76 @@
+"""Runs of one artifact that should give the same values: other threads, batches, orders and kernels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from qguard.encoders import Encoder, open_runtime
+from qguard.encoders.onnx import OnnxRuntime
+from qguard.harness import Harness, Target
+from qguard.metrics import FAMILIES, Comparison, Measured, measure
+from qguard.metrics.invariance import measure_invariance
+
+BATCHES = (128, 2048)  # padded tokens; the gate's are 512 in ONNX Runtime and OpenVINO, 2,048 in torch
+SERVED = 8  # texts of a batch filled as texts come, whatever their lengths
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's values, whole suite and slices, without their worst items."""
+
+    name: str
+    measured: tuple[Measured, ...]
+
+
+def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Iterator[Run]:
+    """The run of the gate, then others of the same files.
+
+    Args:
+        harness: Holds the artifact and the golden.
+        target: What is judged.
+        families: Metric families to measure, ``invariance`` among them or not.
+
+    Raises:
+        QguardError: when the artifact cannot be judged.
+    """
+    ids = harness.token_ids(target)
+    encoder = harness.encoder(target.precision, target.model)
+    suite = harness.suite(target.suite)
+
+    def run(name: str, comparison: Comparison, computed_by: Encoder | None = None) -> Run:
+        found = [m for f in FAMILIES if f in families for m in measure(comparison, f, worst=0)]
+        if computed_by is not None and "invariance" in families:
+            found += [replace(m, worst=()) for m in measure_invariance(computed_by, suite, ids)]
+        return Run(name, tuple(found))
+
+    yield run("as the gate runs", harness.comparison(target), encoder)
+    for name, other in _encoders(harness, target, encoder):
+        yield run(name, harness.compared(target, other.encode_ids(ids)), other)
+    usual = encoder.runtime.batch_tokens
+    for tokens in BATCHES:
+        if tokens != usual:
+            encoder.runtime.batch_tokens = tokens
+            try:
+                yield run(f"batches of {tokens} tokens", harness.compared(target, encoder.encode_ids(ids)))
+            finally:
+                encoder.runtime.batch_tokens = usual
+    order = list(range(len(ids)))
+    random.Random(0).shuffle(order)
+    served = [order[i : i + SERVED] for i in range(0, len(order), SERVED)]
+    yield run(f"texts in random order, {SERVED} a batch", harness.compared(target, encoder.encode_batches(ids, served)))
+
+
+def _encoders(harness: Harness, target: Target, encoder: Encoder) -> Iterator[tuple[str, Encoder]]:
+    """The same files with other threads and, in ONNX Runtime, other kernels."""
+    precision = target.precision
+    artifact = harness.artifact(precision, target.model)
+    runtime = artifact.runtime(precision.runtime)
+    path = artifact.file or artifact.folder / artifact.pipeline.transformer
+    for threads in (1, 2):
+        if not (runtime == "onnx" and threads == 1):  # which is the gate's
+            opened = open_runtime(runtime, path, precision.base, threads, harness.config.device)
+            yield f"{threads} thread{'s' * (threads > 1)} a batch", Encoder(encoder.tokenizer, opened, encoder.head)
+    if runtime == "onnx":
+        yield "kernels not fused", Encoder(encoder.tokenizer, OnnxRuntime(path, optimise=False), encoder.head)
