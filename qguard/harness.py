@@ -260,6 +260,15 @@ class Harness:
                 raise MeasurementProblem(
                     f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
                 )
+        elif slices := set(self.suite(target.suite).slice_names):
+            of = {m.name for m in measured}
+            idle = [g for g in gates if g.slice in slices and g.metric in of and not any(g.applies(m) for m in measured)]
+            if idle:
+                lost = {f"{g.metric}[{g.slice}]" for g in idle}
+                raise MeasurementProblem(
+                    f"no value for {', '.join(sorted(lost))}: the slice has too few items, labels that do not differ, or a score of "
+                    "fp32 that is not above 0; remove the gate or give the slice more data"
+                )
         return judge(measured, gates, target.suite, self.intervals)
 
     def buckets(self, precision: Precision) -> list[Bucket]:

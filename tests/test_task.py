@@ -330,6 +330,14 @@ def test_a_gate_that_no_suite_can_judge_is_refused(tmp_path, harness):
         Harness(load_config(tmp_path)).targets([parse_precision("int8")])
 
 
+def test_a_gate_on_a_slice_that_has_no_value_is_not_a_pass(harness):
+    """No query of core is in the slice edge."""
+    config = harness.config.model_copy(update={"gates": {"fp32": {"task.ndcg@10_retention[edge]": ">= 0.5"}}})
+    project = Harness(config, _kept={k: v for k, v in harness._kept.items() if k[0] in ("artifact", "encoder", "embeddings")})
+    with pytest.raises(MeasurementProblem, match=r"no value for task\.ndcg@10_retention\[edge\]"):
+        project.checks(Target(parse_precision("fp32"), "minilm", "core"), "task")
+
+
 def test_the_warm_path_imports_neither_scipy_stats_nor_scikit_learn(core):
     code = (
         "import sys, numpy as np\nfrom qguard.suites import load_suite\nfrom qguard.metrics import Comparison, measure\n"

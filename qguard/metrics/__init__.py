@@ -129,6 +129,11 @@ class Measured:
     noun: str = "items"
 
 
+def families_of(suite: Suite) -> tuple[str, ...]:
+    """The families of vectors that a suite is measured on: :data:`TASK` needs labels."""
+    return (*FAMILIES, TASK) if suite.labelled else FAMILIES
+
+
 def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]]:
     """The item function and the metrics of one family."""
     if name not in FAMILIES:
