@@ -266,8 +266,8 @@ class Harness:
             if idle:
                 lost = {f"{g.metric}[{g.slice}]" for g in idle}
                 raise MeasurementProblem(
-                    f"no value for {', '.join(sorted(lost))}: the slice has too few items, labels that do not differ, or a score of "
-                    "fp32 that is not above 0; remove the gate or give the slice more data"
+                    f"no value for {', '.join(sorted(lost))}: the slice has too few items, labels that do not differ, or a score "
+                    "of fp32 that is not above 0; remove the gate or give the slice more data"
                 )
         return judge(measured, gates, target.suite, self.intervals)
 
