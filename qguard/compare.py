@@ -14,7 +14,7 @@ from qguard.harness import Harness, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
 from qguard.latency.trial import plan
-from qguard.metrics import FAMILIES
+from qguard.metrics import families_of
 from qguard.precisions import Precision
 
 BUCKETS = (Bucket(64, 1), Bucket(64, 32))
@@ -84,7 +84,8 @@ def compare(harness: Harness, precisions: list[Precision], say: Callable[[str], 
 
 
 def _judged(harness: Harness, target: Target, row: Row) -> Row:
-    checks = [c for family in ("artifact", *FAMILIES) for c in harness.checks(target, family)]
+    families = families_of(harness.suite(target.suite))
+    checks = [c for family in ("artifact", *families) for c in harness.checks(target, family)]
     values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
     failed = tuple(f"{c.label} {c.value:.4g}, gate {c.bound}" for c in checks if c.outcome == "fail")
     size = harness.artifact(target.precision, target.model).bytes

@@ -15,6 +15,7 @@ from qguard.pipeline import POOLING_MODES
 if TYPE_CHECKING:
     from qguard.precisions import Precision
     from qguard.precisions.calibration import Calibration
+    from qguard.suites.source import Source
 
 
 class _Strict(BaseModel):
@@ -45,10 +46,42 @@ class ModelConfig(_Strict):
         return self.model_dump(exclude={"ref", "revision"}, exclude_none=True)
 
 
+Role = Literal["text", "text_a", "text_b", "score", "label", "slice", "split"]
+
+
 class SuiteConfig(_Strict):
-    """One suite of the project: a ``.jsonl`` file or a folder."""
+    """One suite of the project: a file, a folder or a data set of the hub; see :class:`qguard.suites.source.Source`."""
 
     path: str = Field(min_length=1)
+    format: str = ""
+    columns: dict[Role, str] = {}
+    scores: tuple[float, float] | None = None
+    split: str = ""
+    duplicates: Literal["error", "keep"] = "error"
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from qguard.suites.formats import FORMATS
+
+        if value and value not in FORMATS:
+            raise ValueError(str(unknown("format", value, FORMATS)))
+        return value
+
+    @field_validator("scores")
+    @classmethod
+    def _range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError(f"expected the lowest and the highest score, found {list(value)}")
+        return value
+
+    def source(self, folder: Path) -> Source:
+        """Where and how to read it; ``path`` is relative to ``folder``."""
+        from qguard.suites.source import HUB, Source
+
+        path = self.path if self.path.startswith(HUB) else str(folder / self.path)
+        columns = tuple(sorted(self.columns.items()))
+        return Source(path, self.format, columns, self.scores or (), self.split, self.duplicates)
 
 
 class PrecisionConfig(_Strict):
@@ -177,9 +210,9 @@ class Config(_Strict):
         return self.folder / self.golden
 
     @property
-    def suite_paths(self) -> dict[str, Path]:
-        """Name → file or folder of the project's own suites."""
-        return {name: self.folder / s.path for name, s in self.suite.items()}
+    def suite_sources(self) -> dict[str, Source]:
+        """The project's own suites by name."""
+        return {name: s.source(self.folder) for name, s in self.suite.items()}
 
     @property
     def own_precisions(self) -> dict[str, Precision]:
@@ -228,11 +261,11 @@ class Config(_Strict):
         return Calibration(path, source if source in suites else path.name, samples, seed, overlap)
 
     @property
-    def known_suites(self) -> dict[str, Path]:
-        """Name → file or folder of the built-in suites and the project's own, which win."""
+    def known_suites(self) -> dict[str, Path | Source]:
+        """The built-in suites and the project's own, which win, by name."""
         from qguard.suites import BUILTIN
 
-        return {**BUILTIN, **self.suite_paths}
+        return {**BUILTIN, **self.suite_sources}
 
     def select(self, models: list[str], suites: list[str]) -> Config:
         """This configuration with only the named models and suites; a model may also be a bare reference.

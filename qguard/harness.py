@@ -11,10 +11,10 @@ from qguard import golden as goldens
 from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.gates import Check, Gate, gates_for, judge, parse_bound, speedup_of
 from qguard.golden import Golden
-from qguard.metrics import Comparison, Measured, measure
+from qguard.metrics import TASK, Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
 from qguard.precisions.calibration import DEFAULT
@@ -89,7 +89,25 @@ class Harness:
                 f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
                 f"give --precision {precisions[0].plain},{precisions[0]}"
             )
+        self._refuse_idle_gates(precisions)
         return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
+
+    def _refuse_idle_gates(self, precisions: list[Precision]) -> None:
+        """A gate of the project on task quality needs a suite with such labels: it would hold in silence."""
+        wanted = {key for gates in self.config.gates.values() for key in gates if key.startswith(f"{TASK}.")}
+        if not wanted or not all(self.readable(s) for s in self.config.suites):
+            return
+        from qguard.metrics.task import names
+
+        have = {name for s in self.config.suites for name in names(self.suite(s))}
+        for precision in precisions:
+            for gate in gates_for(precision, self.config.gates):
+                key = gate.metric + (f"[{gate.slice}]" if gate.slice else "")
+                if key in wanted and gate.metric not in have:
+                    raise UsageProblem(
+                        f"gate {key} of {precision} would never be judged: it needs labels that none of the suites "
+                        f"{', '.join(self.config.suites)} has; add a suite that has them, or remove the gate"
+                    )
 
     def model(self, name: str) -> Model:
         """The resolved fp32 model."""
@@ -102,7 +120,18 @@ class Harness:
 
     def suite(self, name: str) -> Suite:
         """The suite by name."""
-        return self._once(("suite", name), lambda: load_suite(name, self.config.suite_paths))  # type: ignore[no-any-return]
+        return self._once(("suite", name), lambda: load_suite(name, self.config.suite_sources))  # type: ignore[no-any-return]
+
+    def labelled(self, name: str) -> bool:
+        """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
+        return not self.readable(name) or self.suite(name).labelled
+
+    def readable(self, name: str) -> bool:
+        """Whether a suite can be read."""
+        try:
+            return bool(self.suite(name).texts)
+        except QguardError:
+            return False
 
     def golden(self, model: str, suite: str) -> Golden:
         """The golden, read and proved current."""
@@ -209,7 +238,7 @@ class Harness:
         return gates_for(precision, self.config.gates)
 
     def checks(self, target: Target, family: str) -> list[Check]:
-        """All checks of one metric family: ``embedding``, ``similarity``, ``ranking``, ``artifact`` or ``invariance``."""
+        """All checks of one metric family: ``embedding similarity ranking artifact invariance task``."""
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
@@ -230,6 +259,15 @@ class Harness:
             if lost:
                 raise MeasurementProblem(
                     f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
+                )
+        elif slices := set(self.suite(target.suite).slice_names):
+            of = {m.name for m in measured}
+            idle = [g for g in gates if g.slice in slices and g.metric in of and not any(g.applies(m) for m in measured)]
+            if idle:
+                lost = {f"{g.metric}[{g.slice}]" for g in idle}
+                raise MeasurementProblem(
+                    f"no value for {', '.join(sorted(lost))}: the slice has too few items, labels that do not differ, or a score "
+                    "of fp32 that is not above 0; remove the gate or give the slice more data"
                 )
         return judge(measured, gates, target.suite, self.intervals)
 

@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 
 @contextmanager
-def progress(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar; the function that it gives advances it by one of ``total`` steps."""
+def progress(text: str, total: int, after: float = 0.0) -> Iterator[Callable[..., None]]:
+    """A bar; the function that it gives advances it by one of ``total`` steps, or by as many as it is told.
+
+    Args:
+        text: What is being done.
+        total: Steps.
+        after: Seconds before the bar appears: what ends sooner needs none.
+    """
     if not sys.stderr.isatty() or "PYTEST_CURRENT_TEST" in os.environ:
-        yield lambda: None
+        yield lambda steps=1: None
         return
+    with ExitStack() as stack:
+        start, done = time.monotonic(), 0
+        show: Callable[[int], None] | None = None
+
+        def advance(steps: int = 1) -> None:
+            nonlocal done, show
+            done += steps
+            if show is not None:
+                show(done)
+            elif time.monotonic() - start >= after:
+                show = _bar(stack, text, total)
+                show(done)
+
+        if not after:
+            advance(0)
+        yield advance
+
+
+def _bar(stack: ExitStack, text: str, total: int) -> Callable[[int], None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)
+    bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+    task = bar.add_task(text, total=total)
+    return lambda done: bar.update(task, completed=done)

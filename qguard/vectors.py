@@ -173,13 +173,17 @@ class Vectors:
         offset = 128 if self.kind == "int8" else 0
         return np.asarray((self.values() + offset) * _steps(self.ranges) + self.ranges[0])
 
-    def scores(self, documents: NDArray[np.int_]) -> NDArray[np.float64]:
-        """Quantized query against quantized document, (n, d), exact: no product or sum leaves the integers of float64.
+    def scores(self, documents: NDArray[np.int_], queries: NDArray[np.int_] | None = None) -> NDArray[np.float64]:
+        """Quantized query against quantized document, (q, d), exact: no product or sum leaves the integers of float64.
 
         The inner product of the codes for :data:`SCALAR`. For :data:`BINARY` dim - 2 × the Hamming distance.
+
+        Args:
+            documents: Texts that are searched.
+            queries: Texts that search; ``None`` for all.
         """
         values = self.values()
-        return values @ values[documents].T
+        return (values if queries is None else values[queries]) @ values[documents].T
 
     def rescores(self, documents: NDArray[np.int_]) -> NDArray[np.float64]:
         """float32 query against dequantized document, (n, d), in float64."""

@@ -54,9 +54,9 @@ def test_core_labels_mean_something_to_fp32(harness):
     cosine = [float(vectors[p.a] @ vectors[p.b]) for p in suite.pairs]
     assert spearmanr(cosine, [p.score for p in suite.pairs]).statistic >= 0.75
     documents, ndcg = list(suite.documents), []
-    for q in suite.queries:
-        order = np.argsort(-(vectors[documents] @ vectors[q]), kind="stable")[:10]
-        gain = [suite.qrels[q].get(documents[i], 0) / np.log2(r + 2) for r, i in enumerate(order)]
+    for q, text in enumerate(suite.queries):
+        order = np.argsort(-(vectors[documents] @ vectors[text]), kind="stable")[:10]
+        gain = [suite.qrels[q].get(int(i), 0) / np.log2(r + 2) for r, i in enumerate(order)]
         best = [g / np.log2(r + 2) for r, g in enumerate(sorted(suite.qrels[q].values(), reverse=True))]
         ndcg.append(sum(gain) / sum(best))
     assert np.mean(ndcg) >= 0.75

@@ -34,6 +34,12 @@ def test_ranking(qguard_target: Any, qguard_gate: Any) -> None:
     qguard_gate.judge(qguard_target, "ranking")
 
 
+@pytest.mark.qguard(labelled=True)
+def test_task_quality(qguard_target: Any, qguard_gate: Any) -> None:
+    """Labelled suites: pairs and queries are scored as well as in fp32."""
+    qguard_gate.judge(qguard_target, "task")
+
+
 def test_invariance(qguard_target: Any, qguard_gate: Any) -> None:
     """A text's vector is its own: it depends neither on the batch nor on padding."""
     qguard_gate.judge(qguard_target, "invariance")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.float64]
 FAMILIES = ("embedding", "similarity", "ranking")
+TASK = "task"  # of labelled suites alone; its items are pairs, queries or both
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,23 @@ class Measured:
     noun: str = "items"
 
 
+def families_of(suite: Suite) -> tuple[str, ...]:
+    """The families of vectors that a suite is measured on: :data:`TASK` needs labels."""
+    return (*FAMILIES, TASK) if suite.labelled else FAMILIES
+
+
 def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]]:
     """The item function and the metrics of one family."""
     if name not in FAMILIES:
         raise unknown("metric family", name, FAMILIES)
     module = import_module(f"qguard.metrics.{name}")
     return module.items, module.METRICS
+
+
+def _all_metrics() -> list[Metric]:
+    from qguard.metrics.task import METRICS
+
+    return [*(m for f in FAMILIES for m in family(f)[1]), *METRICS]
 
 
 def metric_names(vectors: str | None = None) -> list[str]:
@@ -146,7 +158,7 @@ def metric_names(vectors: str | None = None) -> list[str]:
     from qguard.metrics.artifact import NAMES
     from qguard.metrics.invariance import METRICS
 
-    found = [m.name for f in FAMILIES for m in family(f)[1] if vectors is None or vectors in m.vectors]
+    found = [m.name for m in _all_metrics() if vectors is None or vectors in m.vectors]
     found += [m.name for m in METRICS]
     # processes are measured with the plain precision only: vectors are quantized after them
     return [*found, *NAMES, *([NAME] if vectors in (None, FLOAT) else [])]
@@ -156,18 +168,24 @@ def has_interval(name: str) -> bool:
     """Whether a metric is a sample of items whose interval exists: no count in a file, no minimum or maximum."""
     from qguard.metrics.statistics import Quantile
 
-    found = next((m for f in FAMILIES for m in family(f)[1] if m.name == name), None)
+    found = next((m for m in _all_metrics() if m.name == name), None)
     return found is not None and not (isinstance(found.reduce, Quantile) and found.reduce.q in (0, 1))
 
 
 def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
-    """All metrics of one family, for the suite and for each of its slices.
+    """All metrics of one family, or of what :data:`TASK` the suite has labels for, for the suite and for each of its slices.
 
     Raises:
         MeasurementProblem: when the suite has too few items, or a value is not finite.
     """
-    find, metrics = family(name)
-    return reduced(find(comparison), [m for m in metrics if comparison.kind in m.vectors], comparison.suite, worst)
+    if name == TASK:
+        from qguard.metrics.task import parts
+
+        found = parts(comparison)
+    else:
+        find, metrics = family(name)
+        found = [(find(comparison), tuple(m for m in metrics if comparison.kind in m.vectors))]
+    return [m for items, metrics in found for m in reduced(items, metrics, comparison.suite, worst)]
 
 
 def reduced(items: Items, metrics: Sequence[Metric], suite: Suite, worst: int = 5) -> list[Measured]:

@@ -47,7 +47,7 @@ def _order(scores: Rows, k: int) -> Any:
 def items(c: Comparison) -> Items:
     """Per text: overlap@10, top-1 agreement, RBO, nDCG@10, flipped and clear pairs; with rescoring the first four again."""
     texts = len(c.suite.texts)
-    documents = np.asarray(c.suite.documents or range(texts))
+    documents = np.asarray(list(dict.fromkeys(c.suite.documents)) or range(texts))  # of equal documents the first
     if len(documents) < 2:
         raise MeasurementProblem(f"ranking needs at least two documents, found {len(documents)}")
     k = min(K, len(documents) - 1)

@@ -73,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
-    config.addinivalue_line("markers", "qguard: runs together with the gate when --precision is given")
+    config.addinivalue_line("markers", "qguard(labelled): runs together with the gate when --precision is given")
     asked, update = _asked(config), config.getoption("golden_update")
     if asked is None and not update:
         for option, name in (
@@ -198,7 +198,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per precision × model × suite."""
+    """One test per precision × model × suite; ``@pytest.mark.qguard(labelled=True)``: per labelled suite."""
     if "qguard_target" in metafunc.fixturenames:
         state = metafunc.config.stash.get(STATE, None)
         targets = state.targets if state else []
@@ -206,6 +206,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             both = [(t, b) for t in targets if state for b in state.harness.buckets(t.precision)]
             metafunc.parametrize(("qguard_target", "qguard_bucket"), both, ids=[f"{t}-{b}" for t, b in both], scope="session")
             return
+        mark = metafunc.definition.get_closest_marker("qguard")
+        if state and mark and mark.kwargs.get("labelled"):
+            targets = [t for t in targets if state.harness.labelled(t.suite)]
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 
@@ -215,8 +218,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     state = config.stash.get(STATE, None)
     if state is None:
         return
-    # where no latency is promised, pytest leaves one empty parameter set behind: not a test that was skipped
-    items[:] = [i for i in items if not ("qguard_bucket" in getattr(i, "fixturenames", ()) and "NOTSET" in i.nodeid)]
+    # where no latency is promised, or no suite labelled, pytest leaves an empty parameter set behind: not a skipped test
+    items[:] = [i for i in items if not ("qguard_target" in getattr(i, "fixturenames", ()) and "NOTSET" in i.nodeid)]
     update = config.getoption("golden_update")
     if not state.gated and not update:
         return

@@ -24,9 +24,16 @@ class State:
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of its latency tests."""
+        """What the report must hold: every target, with the names of the gate tests that it has beyond those of all."""
         return [
-            {**as_json(t), "latency": [f"test_latency[{b}]" for b in self.harness.buckets(t.precision)]} for t in self.targets
+            {
+                **as_json(t),
+                "also": [
+                    *(["test_task_quality"] if self.harness.labelled(t.suite) else []),
+                    *(f"test_latency[{b}]" for b in self.harness.buckets(t.precision)),
+                ],
+            }
+            for t in self.targets
         ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qguard.errors import DataProblem, UsageProblem
 from qguard.files import sha256_json
+from qguard.suites.source import Source
 
 # Written for calibration alone: no text of it is in a built-in suite, so that the default never judges what it was tuned on.
 SHIPPED = Path(__file__).with_name("calibration.jsonl")
@@ -36,14 +37,14 @@ class Calibration:
     """Which texts calibrate.
 
     Attributes:
-        path: A ``.jsonl`` file or a suite's folder.
+        path: A file or folder of a suite, or where and how a configured suite is read.
         source: Its name for people and provenance.
         samples: How many texts are drawn; all, where there are fewer.
         seed: Of the draw.
         overlap: ``"allow"`` where texts that calibrate may also judge.
     """
 
-    path: Path = SHIPPED
+    path: Path | Source = SHIPPED
     source: str = "qguard"
     samples: int = 300
     seed: int = 0

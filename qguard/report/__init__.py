@@ -22,7 +22,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
 
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
-            ``latency``, the names of its latency gate tests.
+            ``also``, the names of the gate tests that it has beyond :data:`GATES`.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -31,11 +31,11 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     """
     runs = []
     for asked in expected:
-        target = {k: v for k, v in asked.items() if k != "latency"}
+        target = {k: v for k, v in asked.items() if k != "also"}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         done = {r["gate"] for r in mine if r["done"]}
-        missing = [g for g in (*GATES, *asked["latency"]) if g not in done]
+        missing = [g for g in (*GATES, *asked["also"]) if g not in done]
         errors = [r["error"] for r in mine if r.get("error")]
         verdict = "unmeasured" if missing or not checks else "pass"
         if any(c["outcome"] == "fail" for c in checks):

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qguard.errors import unknown
 from qguard.files import sha256_json
+
+if TYPE_CHECKING:
+    from qguard.suites.source import Source
 
 BUILTIN = {"core": Path(__file__).parent / "core"}
 
@@ -28,12 +32,14 @@ class Suite:
     """Distinct texts (a query may repeat one) and the pairs, queries and documents among them.
 
     Attributes:
-        texts: Every distinct text; all other fields are indices into it.
+        texts: Every distinct text; pairs, queries and documents are indices into it.
         slices: The slice of each text, or ``None``.
         pairs: Graded or ungraded pairs.
-        queries: Queries of the retrieval part.
-        documents: The collection that queries search.
-        qrels: Query index → document index → grade (> 0 is relevant).
+        queries: The text of each query of the retrieval part; two queries may share one.
+        documents: The text of each document that queries search; two documents may share one.
+        qrels: Place in ``queries`` → place in ``documents`` → grade, a whole number (> 0 is relevant).
+        query_ids: As the data has them.
+        document_ids: The same; documents of equal score are ranked by them.
     """
 
     name: str
@@ -43,16 +49,27 @@ class Suite:
     queries: tuple[int, ...] = ()
     documents: tuple[int, ...] = ()
     qrels: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    query_ids: tuple[str, ...] = ()
+    document_ids: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
         """Hash of texts, slices, labels and structure."""
-        return sha256_json(
-            [
-                self.texts, self.slices, [(p.a, p.b, p.score, p.slice) for p in self.pairs], self.queries, self.documents,
-                {str(q): {str(d): g for d, g in rel.items()} for q, rel in self.qrels.items()},
-            ]
-        )  # fmt: skip
+        by_text: dict[str, dict[str, float]] = {}
+        for q, judged in self.qrels.items():
+            by_text.setdefault(str(self.queries[q]), {}).update((str(self.documents[d]), g) for d, g in judged.items())
+        parts: list[Any] = [
+            self.texts, self.slices, [(p.a, p.b, p.score, p.slice) for p in self.pairs], self.queries, self.documents, by_text
+        ]  # fmt: skip
+        if any(len(set(which)) < len(which) for which in (self.queries, self.documents)):
+            # texts do not tell which of two equal queries or documents was judged
+            parts.append([(q, sorted(judged.items())) for q, judged in sorted(self.qrels.items())])
+        return sha256_json(parts)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is anything to measure the task's quality on: a graded pair, or a judged query."""
+        return bool(self.qrels) or any(p.score is not None for p in self.pairs)
 
     @cached_property
     def roles(self) -> tuple[str | None, ...]:
@@ -66,12 +83,12 @@ class Suite:
         return sorted({s for s in self.slices if s is not None})
 
 
-def load_suite(name: str, paths: Mapping[str, Path]) -> Suite:
+def load_suite(name: str, paths: Mapping[str, Path | Source]) -> Suite:
     """A configured or built-in suite by name.
 
     Args:
         name: Its name.
-        paths: Configured suites: name → file or folder; they win over built-in ones.
+        paths: Configured suites by name; they win over built-in ones.
 
     Raises:
         UsageProblem: for an unknown name.
@@ -79,7 +96,7 @@ def load_suite(name: str, paths: Mapping[str, Path]) -> Suite:
     """
     from qguard.suites.reader import read_suite
 
-    path = {**BUILTIN, **paths}.get(name)
-    if path is None:
+    source = {**BUILTIN, **paths}.get(name)
+    if source is None:
         raise unknown("suite", name, {*BUILTIN, *paths})
-    return read_suite(name, path)
+    return read_suite(name, source)

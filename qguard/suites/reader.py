@@ -1,140 +1,175 @@
-"""Read suites: JSONL files of texts or pairs, and folders that also hold queries, a corpus and qrels."""
+"""Read suites: tables of any format become texts, pairs, queries, documents and judgements, or an error with its line."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import DataProblem
 from qguard.suites import Pair, Suite
+from qguard.suites.columns import Columns
+from qguard.suites.formats import Row, Table, tables_of
+from qguard.suites.source import Source
 
-_PARTS = ("texts.jsonl", "pairs.jsonl", "corpus.jsonl", "queries.jsonl", "qrels.tsv")
-_KEYS = {
-    "texts.jsonl": {"text"},
-    "pairs.jsonl": {"text_a", "text_b"},
-    "corpus.jsonl": {"_id", "text"},
-    "queries.jsonl": {"_id", "text"},
-}
+# Judgements first: queries that nobody judged are not encoded. The rest in the order in which texts are counted.
+_ORDER = ("qrels", "texts", "pairs", "corpus", "queries")
 
 
-def read_suite(name: str, path: Path) -> Suite:
-    """Read a suite from a ``.jsonl`` file (texts or pairs, told by its keys) or a folder with any of
-    ``texts.jsonl pairs.jsonl corpus.jsonl queries.jsonl qrels.tsv``.
+def read_suite(name: str, source: Path | Source) -> Suite:
+    """Read a suite from a file or a folder in any of :data:`qguard.suites.formats.FORMATS`.
+
+    Args:
+        name: The configuration's name for it.
+        source: Where it is; a path alone is read by its suffix and by the names of its columns.
 
     Raises:
-        DataProblem: naming file and line, for malformed, duplicate, empty or dangling entries.
+        DataProblem: naming file and line, for malformed, duplicate, empty, dangling or out-of-range entries.
     """
-    if path.is_dir():
-        parts = {p: path / p for p in _PARTS if (path / p).exists()}
-        if not parts:
-            raise DataProblem(f"suite {name!r}: {path.name}/ holds none of {', '.join(_PARTS)}")
-    elif path.is_file():
-        first = next((v for _, v in _lines(path)), {})
-        parts = {"pairs.jsonl" if "text_a" in first else "texts.jsonl": path}
-    else:
-        raise DataProblem(f"suite {name!r}: no file or folder at {path}")
-    suite = _Builder(name).read(parts)
+    source = source if isinstance(source, Source) else Source(str(source))
+    suite = _Builder(name, source).read(tables_of(name, source))
     if not suite.texts:
-        raise DataProblem(f"suite {name!r}: {path.name} holds no text; an empty suite would pass without a measurement")
+        raise DataProblem(f"suite {name!r}: {source.name} holds no text; an empty suite would pass without a measurement")
     return suite
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        # split on newlines alone: texts may hold U+2028 and other characters that str.splitlines() breaks at
-        for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
-            if not raw.strip():
-                continue
-            try:
-                value = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as e:
-                raise DataProblem(f"{path.name}:{number}: not UTF-8 (byte {raw[e.start]:#04x} at column {e.start + 1})") from e
-            except (json.JSONDecodeError, RecursionError) as e:
-                raise DataProblem(f"{path.name}:{number}: not JSON ({e})") from e
-            if not isinstance(value, dict):
-                raise DataProblem(f"{path.name}:{number}: expected a JSON object, found {type(value).__name__}")
-            yield number, value
-    except OSError as e:
-        raise DataProblem(f"cannot read {path}: {e.strerror or e}") from e
-
-
 class _Builder:
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, source: Source) -> None:
+        self.name, self.source = name, source
         self.index: dict[tuple[str, bool], int] = {}
         self.slices: list[str | None] = []
         self.pairs: list[Pair] = []
-        self.ids: dict[str, dict[str, int]] = {"corpus.jsonl": {}, "queries.jsonl": {}}
+        self.documents: dict[str, int] = {}  # id → text
+        self.queries: dict[str, int] = {}
+        self.grades: dict[str, dict[str, tuple[float, str]]] = {}  # query id → document id → grade and where it stands
+        self.seen: dict[Any, str] = {}
+        self.labels: dict[str, set[float]] = {}  # column called a label → its values, or the first of them
 
-    def add(self, text: str, part: str | None, query: bool = False) -> int:
+    def read(self, tables: list[Table]) -> Suite:
+        opened = [self._open(t) for t in tables]
+        for table, columns in sorted(opened, key=lambda o: _ORDER.index(o[0].kind)):
+            add = {
+                "qrels": self._qrels, "texts": self._texts, "pairs": self._pairs, "corpus": self._corpus, "queries": self._queries
+            }[table.kind]  # fmt: skip
+            for number, row in self._wanted(table, columns):
+                add(row, columns, f"{table.name}:{number}")
+        self._check_labels()
+        return Suite(
+            self.name, tuple(text for text, _ in self.index), tuple(self.slices), tuple(self.pairs),
+            tuple(self.queries.values()), tuple(self.documents.values()), self._positions(),
+            tuple(self.queries), tuple(self.documents),
+        )  # fmt: skip
+
+    def _open(self, table: Table) -> tuple[Table, Columns]:
+        columns, rows = Columns(dict(self.source.columns)), iter(table.rows)
+        first = next(rows, None)
+        if first is None:
+            raise DataProblem(f"{table.name} is empty; an empty suite would pass without a measurement")
+        kind = columns.kind(first[1])
+        return replace(table, rows=chain([first], rows), kind=table.kind or kind), columns
+
+    def _wanted(self, table: Table, columns: Columns) -> Iterator[Row]:
+        """The rows of the split, where the file is not of one split itself."""
+        split, found, others = self.source.split, False, set[str]()
+        if not split or table.chosen or table.kind in ("corpus", "queries"):
+            yield from table.rows
+            return
+        for number, row in table.rows:
+            value = row.get(columns.of("split", row) or "split")
+            if value == split:
+                found = True
+                yield number, row
+            elif value is not None:
+                others.add(str(value))
+        if not found:
+            what = f"only {', '.join(sorted(others)[:9])}" if others else "and no column that tells it; leave split out"
+            raise DataProblem(f"{table.name} has no rows of split {split!r}, {what}")
+
+    def _add(self, text: str, part: str | None, query: bool = False) -> int:
         # a query stays apart from an equal document: a model may declare a prompt for each
         if (text, query) not in self.index:
             self.index[text, query] = len(self.slices)
             self.slices.append(part)
         return self.index[text, query]
 
-    def read(self, parts: dict[str, Path]) -> Suite:
-        for kind, path in parts.items():
-            if kind != "qrels.tsv":
-                self._jsonl(kind, path)
-        have = {"corpus.jsonl", "queries.jsonl"} & set(parts)
-        if len(have) == 1 or ("qrels.tsv" in parts and len(have) < 2):
-            raise DataProblem(f"suite {self.name!r}: a retrieval suite needs corpus.jsonl and queries.jsonl both")
-        return Suite(
-            self.name, tuple(text for text, _ in self.index), tuple(self.slices), tuple(self.pairs),
-            tuple(self.ids["queries.jsonl"].values()), tuple(self.ids["corpus.jsonl"].values()),
-            self._qrels(parts["qrels.tsv"]) if "qrels.tsv" in parts else {},
-        )  # fmt: skip
+    def _once(self, key: Any, where: str) -> None:
+        if self.source.duplicates == "keep":
+            return
+        if key in self.seen:
+            file, _, line = self.seen[key].rpartition(":")
+            of = "" if where.startswith(f"{file}:") else f" of {file}"
+            raise DataProblem(
+                f"{where}: duplicate of line {line}{of}; remove it, or say that every row counts: "
+                f'duplicates = "keep" under [tool.qguard.suite.{self.name}]'
+            )
+        self.seen[key] = where
 
-    def _jsonl(self, kind: str, path: Path) -> None:
-        seen: dict[Any, int] = {}
-        for number, value in _lines(path):
-            where = f"{path.name}:{number}"
-            for key in _KEYS[kind]:
-                if not isinstance(value.get(key), str):
-                    raise DataProblem(f"{where}: expected a string {key!r}, found keys {sorted(value)}")
-                if key != "_id" and _has_surrogate(value[key]):
-                    raise DataProblem(f"{where}: {key!r} holds a lone surrogate, which no tokenizer accepts")
-            part = value.get("slice")
-            if part is not None and not isinstance(part, str):
-                raise DataProblem(f"{where}: slice must be a string, found {part!r}")
-            key_of: Any = value["_id"] if "_id" in _KEYS[kind] else tuple(value[k] for k in sorted(_KEYS[kind]))
-            if key_of in seen:
-                raise DataProblem(f"{where}: duplicate of line {seen[key_of]}")
-            seen[key_of] = number
-            if kind == "pairs.jsonl":
-                score = value.get("score")
-                if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or math.isnan(score)):
-                    raise DataProblem(f"{where}: score must be a number, found {score!r}")
-                a, b = self.add(value["text_a"], part), self.add(value["text_b"], part)
-                self.pairs.append(Pair(a, b, None if score is None else float(score), part))
-            else:
-                at = self.add(value["text"], part, kind == "queries.jsonl")
-                if kind in self.ids:
-                    self.ids[kind][value["_id"]] = at
-        if not seen:
-            raise DataProblem(f"{path.name} is empty; an empty suite would pass without a measurement")
+    def _texts(self, row: dict[str, Any], columns: Columns, where: str) -> None:
+        self._once(self._add(columns.text("text", row, where), columns.slice(row, where)), where)
 
-    def _qrels(self, path: Path) -> dict[int, dict[int, float]]:
+    def _pairs(self, row: dict[str, Any], columns: Columns, where: str) -> None:
+        part = columns.slice(row, where)
+        a, b = (self._add(columns.text(side, row, where), part) for side in ("text_a", "text_b"))
+        self._once((a, b), where)
+        role = "label" if columns.states("label") or not columns.of("score", row) else "score"
+        score = columns.number(role, row, where)
+        if score is not None:
+            if role == "label" and len(values := self.labels.setdefault(str(columns.of(role, row)), set())) < 3:
+                values.add(score)
+            low, high = self.source.scores or (score, score)
+            if not low <= score <= high:
+                raise DataProblem(f"{where}: score {score:g} lies outside of {low:g} to {high:g} (scores of this suite)")
+        self.pairs.append(Pair(a, b, score, part))
+
+    def _corpus(self, row: dict[str, Any], columns: Columns, where: str) -> None:
+        key, text = columns.identity("id", row, where), columns.text("text", row, where)
+        if "title" in row:  # as BEIR and MTEB join them
+            text = f"{row['title'] or ''} {text}".strip()
+        self._new(key, self.documents, where)
+        self.documents[key] = self._add(text, columns.slice(row, where))
+
+    def _queries(self, row: dict[str, Any], columns: Columns, where: str) -> None:
+        key, text = columns.identity("id", row, where), columns.text("text", row, where)
+        if self.grades and key not in self.grades:
+            return
+        if not text.strip():
+            raise DataProblem(f"{where}: query {key!r} is empty")
+        self._new(key, self.queries, where)
+        self.queries[key] = self._add(text, columns.slice(row, where), query=True)
+
+    def _new(self, key: str, ids: dict[str, int], where: str) -> None:
+        if key in ids:
+            raise DataProblem(f"{where}: the id {key!r} is there twice")
+
+    def _qrels(self, row: dict[str, Any], columns: Columns, where: str) -> None:
+        query, document = (columns.identity(role, row, where) for role in ("query_id", "document_id"))
+        grade = columns.number("grade", row, where)
+        if grade is None or grade != int(grade):  # trec_eval knows no others
+            raise DataProblem(f"{where}: a grade must be a whole number, found {grade}")
+        known = self.grades.setdefault(query, {})
+        if document in known and not (self.source.duplicates == "keep" and known[document][0] == grade):
+            raise DataProblem(f"{where}: duplicate judgement of {query} and {document}")
+        known[document] = grade, where
+
+    def _positions(self) -> dict[int, dict[int, float]]:
+        """Judgements by the places of query and document among them."""
+        queries, documents = ({key: i for i, key in enumerate(ids)} for ids in (self.queries, self.documents))
         out: dict[int, dict[int, float]] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            cells = line.rstrip("\r").split("\t")
-            if not line.strip() or (number == 1 and cells[0] in ("query-id", "query_id")):
-                continue
-            try:
-                query, document, grade = self.ids["queries.jsonl"][cells[0]], self.ids["corpus.jsonl"][cells[1]], float(cells[2])
-            except (KeyError, IndexError, ValueError) as e:
-                raise DataProblem(
-                    f"{path.name}:{number}: expected query-id, corpus-id, grade of known ids; found {line!r}"
-                ) from e
-            if document in out.setdefault(query, {}):
-                raise DataProblem(f"{path.name}:{number}: duplicate judgement of {cells[0]} and {cells[1]}")
-            out[query][document] = grade
+        for query, judged in self.grades.items():
+            for document, (grade, where) in judged.items():
+                if query not in queries or document not in documents:
+                    what = f"query {query!r}" if query not in queries else f"document {document!r}"
+                    raise DataProblem(f"{where}: {what} is judged, and the suite does not hold it")
+                out.setdefault(queries[query], {})[documents[document]] = grade
         return out
 
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= c <= "\udfff" for c in text)
+    def _check_labels(self) -> None:
+        stated = bool(dict(self.source.columns).get("label"))
+        for column, values in self.labels.items():
+            if len(values) > 2 and (stated or all(v == int(v) for v in values)):
+                raise DataProblem(
+                    f"suite {self.name!r}: a label has two values, and {column} has more. If it grades similarity: columns = "
+                    f'{{score = "{column}"}}; if it names classes: columns = {{label = ""}}'
+                )

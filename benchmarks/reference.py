@@ -1,0 +1,112 @@
+"""fp32 through qguard's readers and metrics against published figures, trec_eval and sentence-transformers' evaluators.
+
+usage: python benchmarks/reference.py DATA [--precision fp32@onnx] [--skip-evaluators]
+DATA holds stsb_en/pairs.jsonl and scifact/ in BEIR's layout. The precision is fp32 in some runtime. The evaluators of
+sentence-transformers encode pairs and queries by themselves; documents, which take minutes, they get as qguard encoded them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qguard.config import load_config
+from qguard.harness import Harness
+from qguard.metrics import Comparison, measure
+from qguard.precisions import parse_precision
+from qguard.suites import Suite
+from qguard.suites.reader import read_suite
+from qguard.suites.source import Source
+
+# github.com/embeddings-benchmark/results, all-MiniLM-L6-v2 at 8b3219a9
+PUBLISHED = {"task.spearman": 0.8203247, "task.pearson": 0.8274064, "task.ndcg@10": 0.64508}
+
+
+def comparison(harness: Harness, suite: Suite, precision: str) -> Comparison:
+    """The suite's vectors, as golden and candidate both."""
+    encoder = harness.encoder(parse_precision(precision), "minilm")
+    vectors = encoder.encode_ids(encoder.tokenizer(suite.texts, suite.roles))
+    return Comparison.of(suite, vectors, vectors)
+
+
+def trec_eval(c: Comparison) -> dict[str, float]:
+    """The binding called directly on the scores of all documents."""
+    import pytrec_eval
+
+    suite, u = c.suite, c.units[0]
+    qrels = {suite.query_ids[q]: {suite.document_ids[d]: int(g) for d, g in r.items()} for q, r in suite.qrels.items()}
+    scores = u[list(suite.queries)] @ u[list(suite.documents)].T
+    run = {q: dict(zip(suite.document_ids, row.tolist(), strict=True)) for q, row in zip(suite.query_ids, scores, strict=True)}
+    found = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10"}).evaluate(run).values()
+    # MAP and MRR as qguard defines them: over the best 1,000 and the best 10
+    cut = {}
+    for depth, name in ((1000, "map"), (10, "recip_rank")):
+        best = {q: dict(sorted(r.items(), key=lambda p: -p[1])[:depth]) for q, r in run.items()}
+        cut[name] = np.mean([f[name] for f in pytrec_eval.RelevanceEvaluator(qrels, {name}).evaluate(best).values()])
+    mean = {name: np.mean([f[name] for f in found]) for name in ("ndcg_cut_10", "recall_10")}
+    names = ("task.ndcg@10", "task.recall@10", "task.mrr@10", "task.map")
+    return dict(zip(names, (mean["ndcg_cut_10"], mean["recall_10"], cut["recip_rank"], cut["map"]), strict=True))
+
+
+def similarity_evaluator(c: Comparison, model: Any) -> dict[str, float]:
+    """EmbeddingSimilarityEvaluator."""
+    suite = c.suite
+    from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+    a, b = ([suite.texts[getattr(p, side)] for p in suite.pairs] for side in ("a", "b"))
+    found = EmbeddingSimilarityEvaluator(a, b, [p.score for p in suite.pairs])(model)
+    return {f"task.{name}": found[f"{name}_cosine"] for name in ("spearman", "pearson")}
+
+
+def retrieval_evaluator(c: Comparison, model: Any) -> dict[str, float]:
+    """InformationRetrievalEvaluator."""
+    import torch
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    suite, documents = c.suite, torch.from_numpy(c.golden[list(c.suite.documents)].astype(np.float32))
+    evaluator = InformationRetrievalEvaluator(
+        {q: suite.texts[i] for q, i in zip(suite.query_ids, suite.queries, strict=True)},
+        {d: suite.texts[i] for d, i in zip(suite.document_ids, suite.documents, strict=True)},
+        {suite.query_ids[q]: {suite.document_ids[d] for d, g in r.items() if g > 0} for q, r in suite.qrels.items()},
+        mrr_at_k=[10], ndcg_at_k=[10], accuracy_at_k=[1], precision_recall_at_k=[10], map_at_k=[1000],
+        score_functions={"cosine": model.similarity},
+    )  # fmt: skip
+    found = evaluator.compute_all_metrics(model, corpus_embeddings=documents)["cosine"]
+    depths = {"ndcg": 10, "recall": 10, "mrr": 10, "map": 1000}
+    return {f"task.{m}@{k}".removesuffix("@1000"): found[f"{m}@k"][k] for m, k in depths.items()}
+
+
+def main() -> None:
+    """Print one line a metric."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--precision", default="fp32@onnx")
+    parser.add_argument("--skip-evaluators", action="store_true")
+    args = parser.parse_args()
+    harness = Harness(load_config(Path()))
+    pairs = Source(str(args.data / "stsb_en" / "pairs.jsonl"), scores=(0.0, 5.0), split="test", duplicates="keep")
+    model = None
+    if not args.skip_evaluators:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(harness.model("minilm").folder), device="cpu", local_files_only=True)
+    print("| data | metric | qguard | published | trec_eval | sentence-transformers |\n|---|---|---|---|---|---|", flush=True)
+    for name, source in (("STS-B test", pairs), ("SciFact test", Source(str(args.data / "scifact")))):
+        suite = read_suite(name, source)
+        c = comparison(harness, suite, args.precision)
+        found = {m.name: m.value for m in measure(c, "task") if m.slice is None}
+        direct = trec_eval(c) if suite.qrels else {}
+        evaluate = retrieval_evaluator if suite.qrels else similarity_evaluator
+        theirs = evaluate(c, model) if model else {}
+        for metric, value in found.items():
+            if not metric.endswith(("_fp32", "_retention")):
+                cells = [f"{PUBLISHED[metric]:.5f} ({value - PUBLISHED[metric]:+.0e})" if metric in PUBLISHED else ""]
+                cells += [f"{x[metric]:.7f} ({value - x[metric]:+.0e})" if metric in x else "" for x in (direct, theirs)]
+                print(f"| {name} | {metric.removeprefix('task.')} | {value:.7f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

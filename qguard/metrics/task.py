@@ -1,0 +1,161 @@
+"""What users do with the model, on labelled data: the candidate's score, fp32's, and the share of it that is kept.
+
+Pairs: cosine against the label. Labels of two values ask for average precision, others for rank and linear correlation.
+Retrieval: trec_eval's measures (Buckley; through its binding) of each judged query over all documents, which are ranked by
+cosine in float64, by the inner product of the codes where vectors are quantized; documents of equal score stand in descending
+order of their ids, as trec_eval has them. trec_eval itself keeps scores in float32, so it is given the ranks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qguard.errors import MeasurementProblem
+from qguard.metrics import Comparison, Items, Metric, Rows
+from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
+from qguard.metrics.statistics import Mean, Spearman, Statistic
+from qguard.suites import Pair, Suite
+
+DEPTH = 1000  # documents of a query that are judged, as in TREC's runs and MTEB's MAP
+BLOCK = 64  # queries whose scores are held at once
+# Public name → trec_eval's; MRR is cut at 10 here
+MEASURES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "mrr@10": "recip_rank", "map": "map"}
+
+
+def names(suite: Suite) -> list[str]:
+    """The metrics that a suite's labels allow."""
+    return [m.name for m in (*_of_pairs(suite), *(RETRIEVAL if suite.qrels else ()))]
+
+
+def _of_pairs(suite: Suite) -> tuple[Metric, ...]:
+    labels = {p.score for p in suite.pairs if p.score is not None}
+    return () if not labels else BINARY if len(labels) == 2 else GRADED
+
+
+def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
+    """Rows and metrics of what the suite's labels allow: pairs, retrieval, or both.
+
+    Raises:
+        MeasurementProblem: for a suite without labels, and where a score does not exist or retention of it says nothing.
+    """
+    found: list[tuple[Items, tuple[Metric, ...]]] = []
+    if metrics := _of_pairs(c.suite):
+        found.append((_pairs(c, [p for p in c.suite.pairs if p.score is not None]), metrics))
+    if c.suite.qrels:
+        found.append((_queries(c), RETRIEVAL))
+    if not found:
+        raise MeasurementProblem(
+            f"suite {c.suite.name!r} has no labels: task quality needs pairs with a score or label, or queries with judgements"
+        )
+    for items, metrics in found:
+        _defined(c, items.rows, metrics)
+    return found
+
+
+def _pairs(c: Comparison, pairs: list[Pair]) -> Items:
+    """Per pair: the label, and the cosine in [-1, 1] of fp32 and of the candidate. Of binary labels the greater is 1."""
+    a, b = [p.a for p in pairs], [p.b for p in pairs]
+    labels = np.asarray([p.score for p in pairs], np.float64)
+    if len(set(labels)) == 2:
+        labels = (labels == labels.max()).astype(np.float64)
+    rows = np.stack([labels, *((u[a] * u[b]).sum(1) for u in c.units)], axis=1)
+
+    def label(i: int) -> str:
+        left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]
+        return f"label {pairs[i].score:g}  cosine {rows[i, 1]:.3f} → {rows[i, 2]:.3f}  {left!r} | {right!r}"
+
+    return Items(rows, tuple(p.slice for p in pairs), label, "pairs")
+
+
+def _queries(c: Comparison) -> Items:
+    """Per judged query: the four :data:`MEASURES` of fp32, then the same of the candidate, each in [0, 1]."""
+    import pytrec_eval
+
+    suite = c.suite
+    judged = sorted(suite.qrels)
+    queries, documents = np.asarray([suite.queries[q] for q in judged]), np.asarray(suite.documents)
+    ids = suite.document_ids or tuple(map(str, range(len(documents))))
+    # ties: a stable sort keeps this order, which is trec_eval's
+    by_id = np.asarray(sorted(range(len(ids)), key=lambda d: ids[d], reverse=True))
+    qrels = {str(q): {str(d): int(g) for d, g in suite.qrels[q].items()} for q in judged}
+    evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values()))
+    ranks = [float(r) for r in range(min(DEPTH, len(by_id)), 0, -1)]
+    names = np.asarray(by_id.astype(str), object)
+    columns = []
+    for side, units in enumerate(c.units):
+        searched, run = units[documents[by_id]].T, {}
+        for start in range(0, len(judged), BLOCK):
+            some = queries[start : start + BLOCK]
+            stored = c.vectors if side else None
+            scores = units[some] @ searched if stored is None else stored.scores(documents[by_id], some)
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+            for q, row in zip(judged[start : start + BLOCK], best, strict=True):
+                run[str(q)] = dict(zip(names[row], ranks, strict=True))
+        found = evaluator.evaluate(run)
+        values = np.asarray([[found[str(q)][m] for m in MEASURES.values()] for q in judged])
+        cut = list(MEASURES).index("mrr@10")
+        values[:, cut] *= values[:, cut] > 1 / 10.5
+        columns.append(values)
+    rows = np.concatenate(columns, axis=1)
+
+    def label(i: int) -> str:
+        return f"ndcg@10 {rows[i, 0]:.3f} → {rows[i, len(MEASURES)]:.3f}  {suite.texts[queries[i]][:90]!r}"
+
+    return Items(rows, tuple(suite.slices[q] for q in queries), label, "queries")
+
+
+def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
+    """Say why a score does not exist rather than that it is NaN."""
+    words = {0: "labels", 1: "fp32's cosines", 2: "the candidate's cosines"} if metrics is not RETRIEVAL else {}
+    for column, what in words.items():
+        if len(rows) > 1 and np.ptp(rows[:, column]) == 0:
+            raise MeasurementProblem(
+                f"suite {c.suite.name!r}: {what} of all {len(rows)} labelled pairs are {rows[0, column]:g}; no correlation with "
+                "a constant exists"
+            )
+    for metric in metrics:
+        if not metric.name.endswith(FP32) or len(rows) < metric.min_items:
+            continue
+        if (value := float(metric.reduce(rows))) <= 0:
+            raise MeasurementProblem(
+                f"suite {c.suite.name!r}: {metric.name} is {value:.3g}, and what is kept of a score that is not above 0 says "
+                f"nothing; do the labels fit these texts (a distance is no similarity), and this model?"
+            )
+
+
+FP32, RETENTION = "_fp32", "_retention"
+
+
+def _displaced(r: Rows) -> Rows:
+    """How much further the candidate ranks each pair from where its label ranks it than fp32 does, in [-1, 1]."""
+    label, fp32, candidate = (np.argsort(np.argsort(r[:, k], kind="stable"), kind="stable") for k in range(3))
+    return np.asarray((np.abs(candidate - label) - np.abs(fp32 - label)) / len(r), np.float64)
+
+
+def _forms(name: str, scores: tuple[Statistic, Statistic], worst: Any = None, least: int = 1) -> tuple[Metric, Metric, Metric]:
+    """A score of the candidate, that of fp32, and the candidate's over fp32's; ``scores`` are fp32's and the candidate's."""
+    fp32, candidate = scores
+    return (
+        Metric(f"task.{name}", candidate, True, min_items=least),
+        Metric(f"task.{name}{FP32}", fp32, True, min_items=least),
+        Metric(f"task.{name}{RETENTION}", Retention(candidate, fp32), True, worst, least),
+    )
+
+
+def _lost(r: Rows) -> Rows:
+    return np.asarray(r[:, 0] - r[:, len(MEASURES)], np.float64)
+
+
+GRADED = (
+    *_forms("spearman", (Spearman(0, 1), Spearman(0, 2)), _displaced, 3),
+    *_forms("pearson", (Pearson(0, 1), Pearson(0, 2)), None, 3),
+)
+BINARY = _forms("average_precision", (AveragePrecision(0, 1), AveragePrecision(0, 2)), _displaced, 2)
+RETRIEVAL = tuple(
+    metric
+    for i, name in enumerate(MEASURES)
+    for metric in _forms(name, (Mean(i), Mean(i + len(MEASURES))), _lost if name == "ndcg@10" else None)
+)
+METRICS = (*GRADED, *BINARY, *RETRIEVAL)
