@@ -41,7 +41,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Check:
-    """One judged value. ``outcome`` is ``pass``, ``fail`` or ``reported`` (no gate bounds it)."""
+    """One judged value. ``outcome`` is ``pass``, ``fail`` or ``reported`` (no gate bounds it).
+
+    ``accepted`` says, of a value held against an accepted score instead of a gate, which one and how far its noise reaches.
+    """
 
     name: str
     suite: str
@@ -52,6 +55,7 @@ class Check:
     margin: float | None
     items: int
     worst: tuple[str, ...] = ()
+    accepted: str | None = None
 
     @property
     def label(self) -> str:

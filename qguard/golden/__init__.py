@@ -2,7 +2,7 @@
 
 from qguard.golden.identity import check, compare_tokens, identity
 from qguard.golden.recording import record, refuse_in_ci
-from qguard.golden.stored import Golden, describe, golden_folder, locked, read, seal, store, update_command
+from qguard.golden.stored import Golden, describe, golden_folder, locked, read, seal, store, update_command, words
 
 __all__ = [
     "Golden",
@@ -18,4 +18,5 @@ __all__ = [
     "seal",
     "store",
     "update_command",
+    "words",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,8 @@ from qguard.suites import Suite
 
 # The independent path differs from sentence-transformers only by rounding.
 AGREEMENT = 1e-5
+# fp32 of another runtime, version or CPU differs from a golden by some 1e-6; a hundred times that is no rounding.
+DRIFT = 1e-4
 PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
 
 
@@ -41,9 +45,19 @@ def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[
     return vectors, ids
 
 
-def confirm(model: Model, suite: Suite, vectors: NDArray[np.float32], token_ids: list[list[int]]) -> None:
-    """Plain Transformers with the declared pooling must agree before anything is written."""
+def confirm(
+    model: Model, suite: Suite, vectors: NDArray[np.float32], token_ids: list[list[int]]
+) -> dict[str, NDArray[np.float32]]:
+    """Plain Transformers with the declared pooling must agree before anything is written.
+
+    Returns:
+        Its vectors under the declared pooling, first, and under others; see :func:`qguard.golden.pooling.by_pooling`.
+
+    Raises:
+        GoldenProblem: when token ids differ, vectors differ by more than :data:`AGREEMENT`, or they are not finite.
+    """
     from qguard.encoders import open_encoder
+    from qguard.golden.pooling import by_pooling
 
     if not np.isfinite(vectors).all():
         raise GoldenProblem("sentence-transformers returned NaN or infinite values in fp32; nothing was written")
@@ -54,11 +68,24 @@ def confirm(model: Model, suite: Suite, vectors: NDArray[np.float32], token_ids:
                 f"the independent tokenizer disagrees with sentence-transformers on text {i} ({suite.texts[i][:60]!r}): "
                 f"{found[:8]}… against {want[:8]}…; nothing was written"
             )
-    other = encoder.encode_ids(token_ids).astype(np.float64)
-    scale = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
-    error = np.abs(other - vectors).max(1) / scale
-    if error.max() > AGREEMENT:
+    pooled = by_pooling(encoder, token_ids)
+    error = relative_change(vectors, next(iter(pooled.values())))
+    if not error.max() <= AGREEMENT:
         raise GoldenProblem(
             f"the independent path (plain Transformers, declared pooling) disagrees with sentence-transformers: largest "
             f"difference {error.max():.2g} on {suite.texts[int(error.argmax())][:60]!r}, allowed {AGREEMENT}; nothing was written"
         )
+    return pooled
+
+
+def relative_change(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
+    """Largest change of an element of each vector, over the length of the old one: (texts,), at least 0.
+
+    Args:
+        old: (texts, dim).
+        new: (texts, dim); of another dimension everything changed, which is infinity.
+    """
+    if old.shape != new.shape:
+        return np.full(len(old), np.inf)
+    scale = np.maximum(np.linalg.norm(old.astype(np.float64), axis=1), 1e-12)
+    return np.asarray(np.abs(new.astype(np.float64) - old).max(1) / scale)
