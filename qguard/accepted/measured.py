@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from qguard.errors import MeasurementProblem
+from qguard.errors import RegressionProblem
 from qguard.harness import Harness
 from qguard.metrics import FAMILIES
 from qguard.precisions import Precision
@@ -24,7 +24,7 @@ def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[st
 
     Raises:
         QguardError: when something could not be measured.
-        MeasurementProblem: naming every gate that does not hold; only what passes can be accepted.
+        RegressionProblem: naming every gate that does not hold; only what passes can be accepted.
     """
     runs, failed = [], []
     for target in harness.targets(precisions):
@@ -43,5 +43,5 @@ def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[st
             }
         )  # fmt: skip
     if failed:
-        raise MeasurementProblem(f"only what passes can be accepted: {'; '.join(failed)}; nothing was stored")
+        raise RegressionProblem(f"only what passes can be accepted: {'; '.join(failed)}; nothing was stored")
     return {"schema": 1, "verdict": "fail" if any(r["verdict"] == "fail" for r in runs) else "pass", "runs": runs}

@@ -81,6 +81,7 @@ def record(
         "paths": paths,
         "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
         "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        **({"accepted_changes": sorted(set(accept_change))} if accept_change else {}),
         "reason": reason.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
@@ -89,7 +90,9 @@ def record(
     def reviewed() -> Review:
         found = _review(folder, model, suite, vectors, token_ids, manifest)
         show(found)
-        refuse_unnamed(found, doubts, accept_change, model.name, suite.name)
+        # what was doubted and accepted once is not asked again while it stays as it is
+        open_doubts = doubts if found.new or {"pipeline", "weights"} & set(found.parts) else ""
+        refuse_unnamed(found, open_doubts, accept_change, model.name, suite.name)
         return found
 
     if dry_run:
