@@ -97,7 +97,7 @@ UPDATE = 'qguard golden update --model minilm --suite own --reason "…"'
 CASES = {
     left_over: (
         2,
-        "minilm/own/.manifest.json.x1y2.tmp: foreign: not named by the manifest; remove it: rm golden/minilm/own/.man",
+        "minilm/own/.manifest.json.x1y2.tmp: foreign: not named by the manifest; remove it: rm golden/",
     ),
     second_data: (2, "minilm/own/golden-0123456789abcdef.safetensors: foreign: not named by the manifest"),
     note: (2, "remove it: rm golden/minilm/own/notes.txt"),
@@ -111,7 +111,7 @@ CASES = {
     no_data: (3, "is missing; restore it from version control"),
     old_scores: (
         2,
-        "1 scores of int8@onnx were accepted on other texts or weights and hold nothing; accept them anew: qguard accept",
+        "1 scores of int8@onnx were accepted on other texts or weights and hold nothing; accept them anew: qg",
     ),
     damaged_scores: (3, "accepted.json is damaged"),
 }
