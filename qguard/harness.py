@@ -243,17 +243,10 @@ class Harness:
     def scope(self, target: Target) -> Scope:
         """What scores measured here belong to: precision, machine, weights and texts."""
         from qguard.accepted.scores import Scope
-        from qguard.cpu import cpu_class
 
-        machine, precision = cpu_class(), target.precision
-        if self.config.device == "cuda" and self.artifact(precision, target.model).runtime(precision.runtime) == "torch":
-            import torch
-
-            machine = f"cuda {torch.cuda.get_device_name()}"
+        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
         hashes = self.golden(target.model, target.suite).manifest["hashes"]
-        kind = "" if precision.vectors == FLOAT else f"+{precision.vectors}"
-        golden = {part: hashes[part][:16] for part in ("suite", "weights")}
-        return Scope(f"{precision.name}@{precision.runtime}{kind}", machine, golden)
+        return Scope.of(target.precision, self.config.device if runtime == "torch" else "cpu", hashes)
 
     def standard_errors(self, target: Target, family: str) -> dict[str, float]:
         """Standard error of each whole-suite value of an accuracy family, by metric."""

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from qguard.accepted.stored import read
+from qguard.cpu import cpu_class
 from qguard.errors import GoldenProblem
 from qguard.gates import Check
 from qguard.metrics import FAMILIES, Measured, family
 from qguard.metrics.noise import Z
+from qguard.precisions import Precision
+from qguard.vectors import FLOAT
 
 # Rounding by other kernels of one CPU class flips a tie at times; no value is held to more digits than that.
 ROUNDING = 1e-4
@@ -31,6 +34,18 @@ class Scope:
     precision: str
     machine: str
     golden: Mapping[str, str]
+
+    @classmethod
+    def of(cls, precision: Precision, device: str, hashes: Mapping[str, str]) -> Scope:
+        """Scores of ``precision`` measured on this machine's ``device``, against a golden with ``hashes``."""
+        machine = cpu_class()
+        if device == "cuda":
+            import torch
+
+            machine = f"cuda {torch.cuda.get_device_name()}"
+        kind = "" if precision.vectors == FLOAT else f"+{precision.vectors}"
+        golden = {part: hashes[part][:16] for part in ("suite", "weights")}
+        return cls(f"{precision.name}@{precision.runtime}{kind}", machine, golden)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the report and in ``accepted.json``."""

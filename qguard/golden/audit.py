@@ -97,11 +97,10 @@ def unfit(golden: Golden, accepted: list[dict[str, Any]]) -> Iterator[Finding]:
             precision = str(entry.get("precision"))
             old[precision] = old.get(precision, 0) + 1
     for precision, count in old.items():
-        name = precision.partition("@")[0] if "+" not in precision else precision
         yield Finding(
             f"{where}/{ACCEPTED}",
             f"{count} scores of {precision} were accepted on other texts or weights and hold nothing; accept them anew: "
-            f'qguard accept --precision {name} --suite {folder.name} --reason "…"',
+            f'qguard accept --precision {precision} --suite {folder.name} --reason "…"',
         )
 
 
