@@ -55,7 +55,7 @@ def test_a_tokenizer_upgrade_is_said_to_be_one(small, int8, tmp_path):
     with pytest.raises(GoldenProblem) as problem:
         harness.token_ids(target)
     text = str(problem.value)
-    assert "the tokenizer changed: token ids of 120 of 120 texts change: one special token, [MASK] (103) → [SEP] (102)" in text
+    assert "the tokenizer changed: token ids of 117 of 117 texts change: one special token, [MASK] (103) → [SEP] (102)" in text
     assert "; tokenizers 0.19.1 → " in text
     assert "neither the quantization nor the artifact" in text
     assert "--accept-change tokenizer" in text
@@ -72,7 +72,7 @@ def test_a_tokenizer_file_that_changed_is_told_token_by_token(small, minilm, tmp
         harness.golden("minilm", "own")
     text = str(problem.value)
     assert "stale; tokenizer differ" in text
-    assert "token ids of 120 of 120 texts change: one special token, [SEP] (102) → [MASK] (103)" in text
+    assert "token ids of 117 of 117 texts change: one special token, [SEP] (102) → [MASK] (103)" in text
     assert text.endswith("--accept-change tokenizer")
 
 
