@@ -79,13 +79,13 @@ def _drifted(harness: Harness, target: Target, name: str, rows: list[int], live:
     changed = ", ".join(harness.changed(target)) or "no recorded version changed: another CPU?"
     words = (
         f"the stack drifted: {name}, run now, differs from the golden by up to {change:.1e} on {len(rows)} texts (rounding stays "
-        f"below {DRIFT:.0e}), mean cosine {1 - drift:.6f}; {changed}"
+        f"below {DRIFT:.0e}) and costs {drift:.6f} of their mean cosine; {changed}"
     )
     if target.precision.base != "fp32":
         candidate = harness.embeddings(target)[rows]
         loss = 1 - _cosine(live, candidate).mean()
-        share = ", which is most of it" if loss > drift else ""
-        words += f". Quantization adds a mean cosine of {1 - loss:.6f} to that fp32{share}"
+        share = " more, most of what is lost" if loss > drift else " more, the smaller part of what is lost"
+        words += f". Quantization costs {loss:.6f}{share}"
     command = f"{update_command(target.model, target.suite)} --accept-change stack"
     return f"{words}. Record the golden anew after review: {command}"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from qguard.accepted import accept, read
+from qguard.accepted.measured import measure_now
 from qguard.accepted.scores import directions, noise
 from qguard.cli import main
 from qguard.config import load_config
@@ -109,23 +110,24 @@ def test_another_machine_precision_or_suite_is_compared_with_nothing(place, othe
     assert METRIC not in {c.name for c in ranking(place)[2] if c.accepted}
 
 
-def test_the_ratchet_goes_up_by_itself_and_down_only_when_asked(place, capsys):
-    now = ranking(place)[2][0].value
-    args = ["accept", "--precision", "int8", "--config", str(place), "--reason"]
+def test_the_ratchet_goes_up_by_itself_and_down_only_when_asked(place):
+    harness, _, checks = ranking(place)
+    now = checks[0].value
+
+    def again(reason: str, lower: bool = False) -> str:
+        report = measure_now(harness, [parse_precision("int8")], lambda _: None)
+        return "\n".join(accept(report, harness.config.golden_root, reason, lower))
+
     edit(place, value=now - 0.001)
-    assert main([*args, "better"]) == 0
-    assert f"minilm/own int8@onnx {METRIC} {now - 0.001:.4f} → {now:.4f}" in capsys.readouterr().out
-    edit(place, value=now + 0.5)
-    assert main([*args, "worse"]) == 2
-    assert "fails by accepted scores alone: --lower replaces them" in capsys.readouterr().err
+    assert again("better") == f"minilm/own int8@onnx {METRIC} {now - 0.001:.4f} → {now:.4f}"
     edit(place, value=lambda e: now + 0.5 * noise(e))
-    assert main([*args, "within the noise"]) == 0
-    assert f"{METRIC} stays " in capsys.readouterr().out
+    assert f"{METRIC} stays " in again("within the noise")
     edit(place, value=now + 0.5)
-    assert main([*args, "", "--lower"]) == 2  # no reason
-    capsys.readouterr()
-    assert main([*args, "smaller file", "--lower"]) == 0
-    assert f"{METRIC} {now + 0.5:.4f} → {now:.4f}" in capsys.readouterr().out
+    with pytest.raises(UsageProblem, match="fails by accepted scores alone: --lower replaces them"):
+        again("worse")
+    with pytest.raises(UsageProblem, match="needs a reason"):
+        again(" ", lower=True)
+    assert again("smaller file", lower=True) == f"minilm/own int8@onnx {METRIC} {now + 0.5:.4f} → {now:.4f}"
     (entry,) = [e for e in read(stored(place).parent)["scores"] if e["metric"] == METRIC]
     assert (entry["value"], entry["reason"]) == (now, "smaller file")
 
@@ -134,9 +136,8 @@ def test_what_fails_its_gates_is_not_accepted(place, capsys):
     with (place / "pyproject.toml").open("a") as file:
         file.write('[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.9999"\n')
     before = stored(place).read_bytes()
-    for more in ([], ["--lower"]):
-        assert main(["accept", "--precision", "int8", "--config", str(place), "--reason", "x", *more]) == 1
-        assert f"only what passes can be accepted: int8 {METRIC} 0.9" in capsys.readouterr().err
+    assert main(["accept", "--precision", "int8", "--config", str(place), "--reason", "x", "--lower"]) == 1
+    assert f"only what passes can be accepted: int8 {METRIC} 0.9" in capsys.readouterr().err
     assert stored(place).read_bytes() == before
 
 

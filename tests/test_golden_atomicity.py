@@ -85,7 +85,7 @@ def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(recording, "fp32_outputs", lambda *_: (old.vectors + np.float32(1e-6), old.token_ids))
-    monkeypatch.setattr(recording, "confirm", lambda *_: None)
+    monkeypatch.setattr(recording, "confirm", lambda *_: {"mean": old.vectors})
     monkeypatch.setattr(stored, "write_atomic", full)
     with pytest.raises(GoldenProblem, match=r"No space left on device; the old golden is untouched"):
         golden.record(harness.model("minilm"), harness.suite("core"), tmp_path, "why")
