@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qguard.encoders import Floats
-from qguard.errors import QguardError
 from qguard.golden import update_command
 from qguard.golden.reference import DRIFT, relative_change
 from qguard.metrics import Comparison, Rows
@@ -55,12 +54,12 @@ def find_cause(harness: Harness, target: Target) -> Cause:
     name = "fp32"
     try:
         name, live = harness.live_fp32(target, rows)
-    except (QguardError, ImportError) as e:
+    except Exception as e:  # whatever keeps fp32 from running here, the gate's own failure must still be told
         again = f"pytest --precision {_repeat(harness, target)} --qguard-suite {target.suite} tells drift of the stack from loss"
         return Cause("unknown", f"drift of the stack or loss? {name} could not be run here ({e}); {again}")
     golden = harness.golden(target.model, target.suite)
     change = relative_change(golden.vectors[rows], live)
-    if change.max() > DRIFT:
+    if not change.max() <= DRIFT:
         return Cause("stack", _drifted(harness, target, name, rows, live, float(change.max())))
     reproduces = (
         f"{name} still reproduces the golden to {max(float(change.max()), 1e-7):.0e} on {len(rows)} texts, the worst among them"

@@ -11,6 +11,7 @@ from qguard import golden
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.harness import Harness
+from tests.conftest import ROOT
 from tests.goldens import project, rewrite
 
 
@@ -32,6 +33,10 @@ def test_a_sound_folder_passes(place, capsys):
     code, out, err = check(place, capsys)
     assert (code, err) == (0, "")
     assert "minilm/own: current (117 texts" in out
+
+
+def test_the_committed_goldens_pass(capsys):
+    assert check(ROOT, capsys)[0] == 0
 
 
 def left_over(folder):

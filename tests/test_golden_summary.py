@@ -23,6 +23,10 @@ def test_it_is_small_and_the_same_every_time(core):
     assert listed_texts(first) == keys_of(suite)
 
 
+def test_the_committed_one_is_what_its_golden_gives(core, harness):
+    assert harness.golden("minilm", "core").summary == summary("minilm", *core)
+
+
 def test_a_text_that_moves_changes_its_line_and_those_of_its_neighbours(core):
     suite, vectors, ids = core
     moved = vectors.copy()

@@ -52,7 +52,8 @@ class GateKeeper:
             record["done"] = True
             for c in checks:
                 if c.bound:
-                    self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
+                    label = f"{c.label} (accepted)" if c.accepted else c.label
+                    self._item.user_properties.append((label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
             if family in FAMILIES and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = self._harness.standard_errors(target, family)
             if any(c.outcome == "fail" for c in checks):
