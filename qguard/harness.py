@@ -219,7 +219,8 @@ class Harness:
             from qguard.metrics.invariance import measure_invariance
 
             encoder = self.encoder(target.precision, target.model)
-            measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
+            suite, ids = self.suite(target.suite), self.token_ids(target)
+            measured = self._once(("invariance", target.plain), lambda: measure_invariance(encoder, suite, ids))
         else:
             measured = measure(self.comparison(target), family)
         gates = self._gates(target.precision)
@@ -252,7 +253,8 @@ class Harness:
         """Standard error of each whole-suite value of an accuracy family, by metric."""
         from qguard.metrics.noise import standard_errors
 
-        return standard_errors(self.comparison(target), family)
+        found = self._once(("standard errors", target, family), lambda: standard_errors(self.comparison(target), family))
+        return dict(found)
 
     def live_fp32(self, target: Target, rows: list[int]) -> tuple[str, Floats]:
         """fp32 as this machine computes it now, in the runtime of the target's artifact.
