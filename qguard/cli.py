@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard import __version__
+from qguard.cli_golden import add_accept, add_golden, show_review
 from qguard.errors import QguardError, UsageProblem
 from qguard.pipeline import POOLING_MODES
 
@@ -67,11 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--batch", type=int, default=1)
     calibrate.add_argument("--minutes", type=float, default=3.0, help="how long to measure (default 3)")
     calibrate.set_defaults(run=_calibrate)
-    accept = commands.add_parser("accept", help="store the latency ratios of a passing report as accepted on this machine")
-    accept.add_argument("report", type=Path, metavar="REPORT.json", help="from pytest --precision … --qguard-report=REPORT.json")
-    accept.add_argument("--reason", default="", help="why; for the reviewers")
-    accept.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
-    accept.set_defaults(run=_accept)
+    add_accept(commands)
     quantize = commands.add_parser("quantize", help="write the quantized model into a folder, to be deployed")
     quantize.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
     quantize.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty; or an artifact, with --force")
@@ -90,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
     compare.set_defaults(run=_compare)
     _tolerances_parser(commands)
-    _golden_parser(commands)
+    add_golden(commands)
     return parser
 
 
@@ -105,25 +102,6 @@ def _tolerances_parser(commands: Any) -> None:
     tolerances.set_defaults(run=_tolerances)
 
 
-def _golden_parser(commands: Any) -> None:
-    golden = commands.add_parser("golden", help="record, check or show fp32 goldens").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    for action, run, text in (
-        ("update", _update, "record goldens that changed"),
-        ("check", _check, "every golden is whole and current"),
-        ("show", _show, "print the manifests"),
-    ):
-        sub = golden.add_parser(action, help=text)
-        sub.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
-        sub.add_argument("--model", action="append", default=[])
-        sub.add_argument("--suite", action="append", default=[])
-        if action == "update":
-            sub.add_argument("--reason", default="", help="why; for the reviewers")
-            sub.add_argument("--golden-update-in-ci", action="store_true")
-        sub.set_defaults(run=run)
-
-
 def _harness(args: argparse.Namespace) -> tuple[object, list[tuple[str, str]]]:
     from qguard.config import load_config
     from qguard.harness import Harness
@@ -131,64 +109,6 @@ def _harness(args: argparse.Namespace) -> tuple[object, list[tuple[str, str]]]:
     harness = Harness(load_config(args.config).select(args.model, args.suite))
     harness.targets([])  # says how to configure a model when there is none
     return harness, [(m, s) for m in harness.config.models for s in harness.config.suites]
-
-
-def _update(args: argparse.Namespace) -> int:
-    from qguard import golden
-    from qguard.harness import Harness
-
-    golden.refuse_in_ci(args.golden_update_in_ci)
-    harness, which = _harness(args)
-    assert isinstance(harness, Harness)
-    for model, suite in which:
-        print(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
-        summary = golden.record(harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason)
-        moved = "".join(
-            f", {k.replace('_', ' ')} {v:g}" for k, v in summary.items() if k in ("largest_change", "moved_neighbours")
-        )
-        print(f"{model}/{suite}: {'written' if summary['changed'] else 'unchanged'}{moved}")
-    return 0
-
-
-def _check(args: argparse.Namespace) -> int:
-    from qguard.harness import Harness
-
-    harness, which = _harness(args)
-    assert isinstance(harness, Harness)
-    status = 0
-    for model, suite in which:
-        try:
-            golden = harness.golden(model, suite)
-            print(
-                f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})"
-            )
-        except UsageProblem:
-            raise
-        except QguardError as e:
-            print(f"{model}/{suite}: {e}", file=sys.stderr)
-            status = e.exit_code
-    return status
-
-
-def _show(args: argparse.Namespace) -> int:
-    from qguard import golden
-    from qguard.harness import Harness
-
-    harness, which = _harness(args)
-    assert isinstance(harness, Harness)
-    for model, suite in which:
-        print(golden.describe(golden.read(golden.golden_folder(harness.config.golden_root, model, suite))))
-    return 0
-
-
-def _accept(args: argparse.Namespace) -> int:
-    from qguard.accepted import accept
-    from qguard.config import load_config
-    from qguard.files import read_json
-
-    lines = accept(read_json(args.report, UsageProblem), load_config(args.config).golden_root, args.reason)
-    print("\n".join(lines) or "the report holds no latency")
-    return 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -354,10 +274,11 @@ def _init(args: argparse.Namespace) -> int:
     file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     harness = Harness(load_config(Path()))
-    summary = golden.record(
-        harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init"
-    )
-    print(f"golden/{name}/core: {'written' if summary['changed'] else 'unchanged'}")
+    review = golden.record(
+        harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init",
+        show=lambda r: None if r.new else print(show_review(r)),
+    )  # fmt: skip
+    print(f"golden/{name}/core: {'written' if review.changed else 'unchanged'}")
     if args.precision:
         reason = "first gates, by qguard init"
         _tolerances(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))

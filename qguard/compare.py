@@ -87,7 +87,7 @@ def _judged(harness: Harness, target: Target, row: Row) -> Row:
     families = families_of(harness.suite(target.suite))
     checks = [c for family in ("artifact", *families) for c in harness.checks(target, family)]
     values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
-    failed = tuple(f"{c.label} {c.value:.4g}, gate {c.bound}" for c in checks if c.outcome == "fail")
+    failed = tuple(f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in checks if c.outcome == "fail")
     size = harness.artifact(target.precision, target.model).bytes
     return replace(row, values=values, bytes=size, verdict="fail" if failed else "pass", failed=failed)
 

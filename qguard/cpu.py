@@ -6,6 +6,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
+ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 _VNNI = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
 
 
@@ -23,6 +24,12 @@ def cpu() -> tuple[str, frozenset[str]]:
                 flags = frozenset(value.split())
                 break
     return model, flags
+
+
+def cpu_class() -> str:
+    """The architecture and those of its instruction sets that decide how a model's sums are rounded: ``x86_64 avx2 avx512f``."""
+    flags = cpu()[1]
+    return " ".join([platform.machine().lower(), *(f for f in ISA if f in flags)])
 
 
 def saturates() -> bool:

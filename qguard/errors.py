@@ -42,6 +42,12 @@ class MeasurementProblem(QguardError):
     """A measurement that could not be taken: no items, NaN, wrong shape."""
 
 
+class RegressionProblem(QguardError):
+    """A gate does not hold where only what passes is of use."""
+
+    exit_code = 1
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageProblem:
     """The error for a name that nobody registered, with the nearest known ones.
 

@@ -73,6 +73,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: when the folder is read-only or the disk is full; the old file is then untouched.
     """
+    staged(path, data).replace(path)
+    sync_folder(path.parent)
+
+
+def staged(path: Path, data: bytes) -> Path:
+    """``data`` in a temporary file beside ``path``, flushed to disk and ready to be renamed to it; nothing is left on an error.
+
+    Raises:
+        OSError: as :func:`write_atomic`.
+    """
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(fd, "wb") as f:
@@ -80,11 +90,10 @@ def write_atomic(path: Path, data: bytes) -> None:
             f.flush()
             os.fsync(f.fileno())
         Path(name).chmod(0o644)
-        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    return Path(name)
 
 
 def sync_folder(folder: Path) -> None:

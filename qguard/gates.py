@@ -67,6 +67,8 @@ class Gate:
 class Check:
     """One judged value. ``outcome`` is ``pass``, ``fail`` or ``reported`` (no gate bounds it).
 
+    ``accepted`` says, of a value held against an accepted score instead of a gate, which one and how far its noise reaches.
+
     Attributes:
         margin: Of what is judged to the bound; negative where it fails.
         on: What is judged; see :class:`Gate`.
@@ -90,6 +92,7 @@ class Check:
     interval_note: str = ""
     detectable: float | None = None
     unresolved: str = ""
+    accepted: str | None = None
 
     @property
     def judged(self) -> float:

@@ -14,7 +14,7 @@ from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.gates import Check, Gate, gates_for, judge, parse_bound, speedup_of
 from qguard.golden import Golden
-from qguard.metrics import TASK, Comparison, Measured, measure
+from qguard.metrics import FAMILIES, TASK, Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
 from qguard.precisions.calibration import DEFAULT
@@ -22,6 +22,8 @@ from qguard.suites import Suite, load_suite
 from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
 
 if TYPE_CHECKING:
+    from qguard.accepted.scores import Scope
+    from qguard.drift import Cause
     from qguard.latency.check import Bucket
 
 
@@ -172,7 +174,7 @@ class Harness:
             from qguard.encoders.tokenizer import TextTokenizer
 
             ids = TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
-            goldens.compare_tokens(golden, suite, ids)
+            goldens.compare_tokens(golden, suite, ids, self.model(target.model))
             return ids
 
         return self._once(("tokens", target), make)  # type: ignore[no-any-return]
@@ -250,7 +252,8 @@ class Harness:
             from qguard.metrics.invariance import measure_invariance
 
             encoder = self.encoder(target.precision, target.model)
-            measured = measure_invariance(encoder, self.suite(target.suite), self.token_ids(target))
+            suite, ids = self.suite(target.suite), self.token_ids(target)
+            measured = self._once(("invariance", target.plain), lambda: measure_invariance(encoder, suite, ids))
         else:
             measured = measure(self.comparison(target), family)
         gates = self.gates(target.precision)
@@ -269,7 +272,63 @@ class Harness:
                     f"no value for {', '.join(sorted(lost))}: the slice has too few items, labels that do not differ, or a score "
                     "of fp32 that is not above 0; remove the gate or give the slice more data"
                 )
-        return judge(measured, gates, target.suite, self.intervals)
+        return [*judge(measured, gates, target.suite, self.intervals), *self._accepted(target, family, measured)]
+
+    def _accepted(self, target: Target, family: str, measured: list[Measured]) -> list[Check]:
+        """Values that have an accepted score, held against it."""
+        if family not in FAMILIES:
+            return []
+        from qguard.accepted.scores import judge_scores
+
+        folder = goldens.golden_folder(self.config.golden_root, target.model, target.suite)
+        return judge_scores(folder, self.scope(target), measured, target.suite)
+
+    def scope(self, target: Target) -> Scope:
+        """What scores measured here belong to: precision, machine, weights and texts."""
+        from qguard.accepted.scores import Scope
+
+        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
+        hashes = self.golden(target.model, target.suite).manifest["hashes"]
+        return Scope.of(target.precision, self.config.device if runtime == "torch" else "cpu", hashes)
+
+    def standard_errors(self, target: Target, family: str) -> dict[str, float]:
+        """Standard error of each whole-suite value of an accuracy family, by metric."""
+        from qguard.metrics.noise import standard_errors
+
+        found = self._once(("standard errors", target, family), lambda: standard_errors(self.comparison(target), family))
+        return dict(found)
+
+    def live_fp32(self, target: Target, rows: list[int]) -> tuple[str, Floats]:
+        """fp32 as this machine computes it now, in the runtime of the target's artifact.
+
+        Args:
+            target: Its model, suite and artifact.
+            rows: Indices of n texts.
+
+        Returns:
+            The precision's name, and float32 (n, dim).
+
+        Raises:
+            QguardError: when fp32 cannot be made or run here.
+        """
+        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
+        name = f"fp32@{runtime}"
+        if target.precision.base == "fp32" and self.artifact_path is None:
+            return name, self.embeddings(target)[rows]  # the candidate is what would be run
+        fp32, device = self._fp32(target.model, runtime), self.config.device
+
+        def make() -> Encoder:
+            return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, device)
+
+        ids = self.golden(target.model, target.suite).token_ids
+        encoder: Encoder = self._once(("live fp32", runtime, target.model), make)
+        return name, encoder.encode_ids([ids[i] for i in rows])
+
+    def cause(self, target: Target) -> Cause:
+        """Whether the stack drifted since the golden, or the quantization loses what is missing."""
+        from qguard.drift import find_cause
+
+        return self._once(("cause", target), lambda: find_cause(self, target))  # type: ignore[no-any-return]
 
     def buckets(self, precision: Precision) -> list[Bucket]:
         """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
@@ -378,6 +437,7 @@ class Harness:
         device = self.config.device if artifact.runtime(target.precision.runtime) == "torch" else "cpu"
         files = {"sha256": artifact.sha256, "bytes": artifact.bytes}
         facts: dict[str, Any] = {"artifact": files, "device": device, "changed": self.changed(target)}
+        facts["scope"] = self.scope(target).to_json()
         if target.precision.vectors != FLOAT:
             calibration = self.calibration(target)
             floats = self.golden(target.model, target.suite).vectors[:1]

@@ -138,6 +138,11 @@ def transformer_path(folder: Path) -> str:
     return str(_modules(folder)[0].get("path", "")) if (folder / "modules.json").exists() else ""
 
 
+def named_modules(folder: Path) -> set[str]:
+    """The paths of the modules that ``modules.json`` names; none without that file."""
+    return {str(m.get("path", "")) for m in _modules(folder)} if (folder / "modules.json").exists() else set()
+
+
 def _modules(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
     if not path.exists():

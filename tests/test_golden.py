@@ -70,8 +70,8 @@ def test_recording_again_changes_no_byte(small, tmp_path):
     project = Harness(load_config(tmp_path / "p"))
     folder = project.config.golden_root / "minilm" / "own"
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    summary = golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "again")
-    assert not summary["changed"]
+    review = golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "again")
+    assert not review.changed
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 

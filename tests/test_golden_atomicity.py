@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from qguard import golden
+from qguard.golden import recording, stored
 
 # Stores two goldens in turn, for ever, through the code that `golden update` stores with; the slow encoding is left out.
 WRITER = """
@@ -25,8 +26,8 @@ for i in range(10**9):
     data = save({"vectors": v, "token_ids": np.ones(40, np.int32), "token_offsets": np.arange(41, dtype=np.int64)})
     hashes = dict.fromkeys(("weights", "tokenizer", "pipeline", "suite"), str(i % 2))
     manifest = {"schema": 1, "hashes": hashes, "data_sha256": hashlib.sha256(data).hexdigest()}
-    with golden._locked(folder):
-        golden._store(folder, data, manifest)
+    with golden.locked(folder):
+        golden.store(folder, data, manifest)
     if i == 0:
         print("ready", flush=True)
 """
@@ -83,9 +84,9 @@ def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(golden, "_reference", lambda *_: (old.vectors + np.float32(1e-6), old.token_ids))
-    monkeypatch.setattr(golden, "_confirm", lambda *_: None)
-    monkeypatch.setattr(golden, "write_atomic", full)
+    monkeypatch.setattr(recording, "fp32_outputs", lambda *_: (old.vectors + np.float32(1e-6), old.token_ids))
+    monkeypatch.setattr(recording, "confirm", lambda *_: {"mean": old.vectors})
+    monkeypatch.setattr(stored, "write_atomic", full)
     with pytest.raises(GoldenProblem, match=r"No space left on device; the old golden is untouched"):
         golden.record(harness.model("minilm"), harness.suite("core"), tmp_path, "why")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qguard import golden
 from qguard.encoders import open_encoder
 from qguard.errors import ModelProblem
+from qguard.golden.reference import confirm, fp32_outputs
 from qguard.models import resolve
 from qguard.suites import Suite
 
@@ -90,8 +90,8 @@ VARIANTS = {
 def test_a_declared_pipeline_equals_sentence_transformers(folder, fp32_onnx, name):
     VARIANTS[name](folder)
     model = resolve("m", str(folder))
-    want, ids = golden._reference(model, SUITE)
-    golden._confirm(model, SUITE, want, ids)  # tokens and torch agree, or it raises
+    want, ids = fp32_outputs(model, SUITE)
+    confirm(model, SUITE, want, ids)  # tokens and torch agree, or it raises
     ours = open_encoder("onnx", folder, model.pipeline, "fp32", fp32_onnx)
     assert ours.tokenizer(SUITE.texts, SUITE.roles) == ids
     found = ours.encode_ids(ids)
@@ -101,7 +101,7 @@ def test_a_declared_pipeline_equals_sentence_transformers(folder, fp32_onnx, nam
 
 def test_every_variant_changes_something(folder, minilm):
     """Guards the test above: a variant that declares nothing new would prove nothing."""
-    base, seen = golden._reference(minilm, SUITE), 0
+    base, seen = fp32_outputs(minilm, SUITE), 0
     for change in VARIANTS.values():
         shutil.rmtree(folder)
         shutil.copytree(minilm.folder, folder)
@@ -116,7 +116,7 @@ def test_the_projects_own_settings_reach_the_golden_and_the_artifact(minilm):
 
     settings = {"max_seq_length": 12, "prompts": {"query": "query: ", "document": "passage: "}}
     model = resolve("minilm", minilm.ref, None, settings)
-    want, ids = golden._reference(model, SUITE)
+    want, ids = fp32_outputs(model, SUITE)
     assert max(map(len, ids)) == 12
     artifact = parse_precision("fp32").build(model)
     ours = open_encoder("onnx", artifact.folder, artifact.pipeline, "fp32", artifact.file)

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from qguard.artifact import Artifact
-from qguard.cpu import cpu
+from qguard.cpu import ISA, cpu
 from qguard.errors import MeasurementProblem
 from qguard.gates import Check, Gate
 from qguard.latency.arms import ArmSpec, Batch
@@ -22,7 +22,6 @@ from qguard.precisions import Precision
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
 GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
-_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 
 
 @dataclass(frozen=True, order=True)
@@ -184,6 +183,6 @@ def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
         found = torch.cuda.is_available()
         name = {"device": torch.cuda.get_device_name() if found else "absent", "cuda": torch.version.cuda}
     return {
-        **name, "cpu": model, "isa": [f for f in _ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
+        **name, "cpu": model, "isa": [f for f in ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "openvino", "torch"),
     }  # fmt: skip

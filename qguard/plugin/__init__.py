@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--no-qguard-strict", action="store_false", dest="qguard_strict", help="report what was not measured")
     add("--golden-update", action="store_true", help="record fp32 goldens; no gate runs")
     add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded")
+    add("--golden-accept-change", metavar="PART", action="append", default=[], help="as of qguard golden update --accept-change")
     add("--golden-update-in-ci", action="store_true", help="allow --golden-update where CI is set")
 
 

@@ -51,6 +51,7 @@ class Collector:
 
     def _update(self) -> int:
         from qguard import golden
+        from qguard.cli_golden import show_review
         from qguard.errors import QguardError
 
         harness, self.lines = self.state.harness, list[str]()
@@ -58,8 +59,12 @@ class Collector:
         for target in self.state.targets:
             try:
                 model, suite = harness.model(target.model), harness.suite(target.suite)
-                summary = golden.record(model, suite, harness.config.golden_root, self.config.getoption("golden_reason"))
-                self.lines.append(f"{target.model}/{target.suite}: {summary}")
+                review = golden.record(
+                    model, suite, harness.config.golden_root, self.config.getoption("golden_reason"),
+                    accept_change=self.config.getoption("golden_accept_change"),
+                    show=lambda r: self.lines.extend(show_review(r).split("\n")),
+                )  # fmt: skip
+                self.lines.append(f"{target.model}/{target.suite}: {'written' if review.changed else 'unchanged'}")
             except QguardError as e:
                 self.lines.append(f"{target.model}/{target.suite}: {e}")
                 status = 1

@@ -42,6 +42,7 @@ class GateKeeper:
 
     def judge(self, target: Target, family: str) -> list[Check]:
         """All checks of a metric family; fails the test when a gate does not hold."""
+        from qguard.metrics import FAMILIES
         from qguard.report.terminal import failure_text
 
         record = self._record(target)
@@ -51,12 +52,17 @@ class GateKeeper:
             record["done"] = True
             for c in checks:
                 if c.bound:
-                    self._item.user_properties.append((c.label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
+                    label = f"{c.label} (accepted)" if c.accepted else c.label
+                    self._item.user_properties.append((label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
+            if family in FAMILIES and self._item.config.getoption("qguard_report"):
+                record["standard_errors"] = self._harness.standard_errors(target, family)
             if any(c.outcome == "fail" for c in checks):
+                cause = self._harness.cause(target).words if family in FAMILIES else ""
+                record["cause"] = cause
                 changed = [] if family == "artifact" else self._harness.changed(target)
                 holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
-                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds, fp32), pytrace=False)
+                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds, fp32, cause), pytrace=False)
         return checks
 
     def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:

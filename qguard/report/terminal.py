@@ -9,7 +9,13 @@ from qguard.vectors import FLOAT
 
 
 def failure_text(
-    precision: str, suite: str, checks: list[Check], changed: list[str], holds: str = "", fp32: str = "fp32@torch"
+    precision: str,
+    suite: str,
+    checks: list[Check],
+    changed: list[str],
+    holds: str = "",
+    fp32: str = "fp32@torch",
+    cause: str = "",
 ) -> str:
     """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next.
 
@@ -20,14 +26,19 @@ def failure_text(
         changed: Versions that moved since the golden.
         holds: What the artifact's files compute; see :func:`qguard.metrics.artifact.summary`.
         fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that is nothing else.
+        cause: Drift of the stack or loss by quantization, in words; see :func:`qguard.drift.find_cause`.
     """
-    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: c.slice is not None)
+    failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.accepted is not None, c.slice is not None))
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"
-    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, gate {first.bound}{more}", ""]
+    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, {first.accepted or f'gate {first.bound}'}{more}", ""]
+    if cause:
+        lines += [cause, ""]
     for c in checks:
-        if c.slice is None or c.outcome == "fail":
+        if c.accepted:
+            lines += [f"  ✗ {c.label:<34} {c.accepted}"] if c.outcome == "fail" else []
+        elif c.slice is None or c.outcome == "fail":
             margin = "" if c.margin is None else f"margin {c.margin:+.4f}"
             mark = {"pass": "  ", "fail": "✗ ", "reported": "· "}[c.outcome]
             lines.append(f"  {mark}{c.label:<34} {c.value:>9.4f}{ends(c.interval)}  {c.bound or '':<12} {margin}")
@@ -46,8 +57,11 @@ def failure_text(
     if plus:
         key = f'"{key}+{vectors}"'
         question = f"is it the vectors? pytest --precision {model},fp32+{vectors} --qguard-suite {suite} tells both losses apart"
-    lines += ["", f"would pass at: {first.label} {op} {first.judged:.4f}   ([tool.qguard.gates.{key}])"]
-    if not first.name.startswith("artifact."):
+    if first.accepted:
+        lines += ["", f"the gate holds, the accepted score does not; to accept less: {_lower(precision, suite)}"]
+    else:
+        lines += ["", f"would pass at: {first.label} {op} {first.judged:.4f}   ([tool.qguard.gates.{key}])"]
+    if not first.name.startswith("artifact.") and (plus or not cause):
         lines.append(question)
     return "\n".join(lines)
 
@@ -55,6 +69,10 @@ def failure_text(
 def ends(interval: Any) -> str:
     """A 95 % interval behind its value, in a column of its own; blanks where there is none."""
     return f" {f'({interval[0]:.4f} to {interval[1]:.4f})' if interval else '':<18}"
+
+
+def _lower(precision: str, suite: str) -> str:
+    return f'qguard accept --precision {precision} --suite {suite} --lower --reason "…"'
 
 
 def latency_text(precision: str, checks: list[Check]) -> str:
@@ -78,7 +96,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         size = run.get("artifact", {}).get("bytes")
         lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
         for c in run["checks"]:
-            if c["bound"] and not _latency(c) and (c["slice"] is None or c["outcome"] == "fail"):
+            if c["bound"] and not _latency(c) and not c.get("accepted") and (c["slice"] is None or c["outcome"] == "fail"):
                 name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
                 mark = "ok  " if c["outcome"] == "pass" else "FAIL"
                 on = "" if c["on"] == "value" else f" on the {c['on']} end"
@@ -95,6 +113,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
                 f"  ok   {len(slices)} slice checks; tightest {low['name']}[{low['slice']}] {low['value']:.4f}, "
                 f"margin {low['margin']:+.4f}"
             )
+        lines += _accepted(run["checks"])
         for fact in run["latency"]:
             mark = {"pass": "ok  ", "fail": "FAIL", "reported": "    "}.get(fact["outcome"], "??  ")
             name = f"{fact['metric']}[{fact['bucket']}]"
@@ -116,9 +135,20 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             )
             if ranges := stored["calibration"]:
                 lines.append(f"       ranges of {ranges['texts']} {ranges['part']} of {ranges['suite']}, fp32")
+        if run.get("cause"):
+            lines.append(f"       {run['cause']}")
         lines += _effects(run["checks"])
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
+    return lines
+
+
+def _accepted(checks: list[dict[str, Any]]) -> list[str]:
+    """Every score that fell below its accepted one; the others in one line."""
+    held = [c for c in checks if c.get("accepted")]
+    lines = [f"  FAIL {c['name']:<30} {c['accepted']}" for c in held if c["outcome"] == "fail"]
+    if good := [c for c in held if c["outcome"] == "pass"]:
+        lines.append(f"  ok   {len(good)} of {len(held)} accepted scores are held, within their noise")
     return lines
 
 

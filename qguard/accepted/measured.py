@@ -1,0 +1,47 @@
+"""The accuracy gates, run for ``qguard accept`` without pytest, in the shape of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qguard.errors import RegressionProblem
+from qguard.harness import Harness
+from qguard.metrics import FAMILIES
+from qguard.precisions import Precision
+
+
+def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[str], None]) -> dict[str, Any]:
+    """Judge every target in all families but latency.
+
+    Args:
+        harness: Models and suites as selected.
+        precisions: What to judge.
+        say: Called with the name of what is measured next.
+
+    Returns:
+        As :func:`qguard.report.assemble`: ``schema``, ``verdict`` and ``runs``, without latency.
+
+    Raises:
+        QguardError: when something could not be measured.
+        RegressionProblem: naming every gate that does not hold; only what passes can be accepted.
+    """
+    runs, failed = [], []
+    for target in harness.targets(precisions):
+        say(str(target))
+        harness.token_ids(target)
+        checks = [c for name in ("artifact", *FAMILIES, "invariance") for c in harness.checks(target, name)]
+        fell = [c for c in checks if c.outcome == "fail"]
+        failed += [f"{target.precision} {c.label} {c.value:.4g}, gate {c.bound}" for c in fell if not c.accepted]
+        errors = {k: v for name in FAMILIES for k, v in harness.standard_errors(target, name).items()}
+        p = target.precision
+        runs.append(
+            {
+                "model": target.model, "suite": target.suite, "precision": p.name, "runtime": p.runtime, "vectors": p.vectors,
+                "verdict": "fail" if fell else "pass", "missing": [], "checks": [c.to_json() for c in checks], "latency": [],
+                "scope": harness.scope(target).to_json(), "standard_errors": errors,
+            }
+        )  # fmt: skip
+    if failed:
+        raise RegressionProblem(f"only what passes can be accepted: {'; '.join(failed)}; nothing was stored")
+    return {"schema": 1, "verdict": "fail" if any(r["verdict"] == "fail" for r in runs) else "pass", "runs": runs}

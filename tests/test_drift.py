@@ -1,0 +1,160 @@
+"""A tokenizer upgrade, a torch upgrade and a loss by quantization: three different failures, three different answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qguard.config import load_config
+from qguard.errors import GoldenProblem, ModelProblem
+from qguard.harness import Harness
+from qguard.precisions import parse_precision
+from qguard.precisions.dynamic import quantize
+from qguard.report.terminal import failure_text
+from tests.goldens import project, rewrite
+
+
+def failure(harness: Harness, precision: str, family: str = "embedding") -> str:
+    """What a failed gate test prints."""
+    (target,) = harness.targets([parse_precision(precision)])
+    checks = harness.checks(target, family)
+    assert any(c.outcome == "fail" for c in checks)
+    cause = harness.cause(target).words
+    return failure_text(precision, target.suite, checks, harness.changed(target), harness.holds(target), cause=cause)
+
+
+@pytest.fixture(scope="module")
+def per_tensor(fp32_onnx, tmp_path_factory):
+    file = tmp_path_factory.mktemp("per_tensor") / "m.onnx"
+    quantize(fp32_onnx, file, per_channel=False)
+    return file
+
+
+def older(harness: Harness, **versions: str) -> dict[str, str]:
+    return {**harness.golden("minilm", "own").manifest["versions"], **versions}
+
+
+def perturbed(vectors):
+    """As another torch might compute them: every element moved by 1e-3, vectors of unit length again."""
+    moved = vectors + np.random.default_rng(0).normal(0, 1e-3, vectors.shape)
+    return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_tokenizer_upgrade_is_said_to_be_one(small, int8, tmp_path):
+    """The golden was recorded when the last token of every text was another."""
+    harness = project(small, tmp_path)
+    ids = [[*i[:-1], 103] for i in harness.golden("minilm", "own").token_ids]
+    rewrite(harness, ids=ids, versions=older(harness, tokenizers="0.19.1"))
+    harness = Harness(load_config(tmp_path))
+    (target,) = harness.targets([parse_precision("int8")])
+    with pytest.raises(GoldenProblem) as problem:
+        harness.token_ids(target)
+    text = str(problem.value)
+    assert "the tokenizer changed: token ids of 117 of 117 texts change: one special token, [MASK] (103) → [SEP] (102)" in text
+    assert "; tokenizers 0.19.1 → " in text
+    assert "neither the quantization nor the artifact" in text
+    assert "--accept-change tokenizer" in text
+
+
+def test_a_tokenizer_file_that_changed_is_told_token_by_token(small, minilm, tmp_path):
+    shutil.copytree(minilm.folder, tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer.json"
+    value = json.loads(file.read_text())
+    value["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [103]
+    file.write_text(json.dumps(value))
+    harness = project(small, tmp_path / "p", tmp_path / "model")
+    with pytest.raises(GoldenProblem) as problem:
+        harness.golden("minilm", "own")
+    text = str(problem.value)
+    assert "stale; tokenizer differ" in text
+    assert "token ids of 117 of 117 texts change: one special token, [SEP] (102) → [MASK] (103)" in text
+    assert text.endswith("--accept-change tokenizer")
+
+
+def test_a_tokenizer_of_the_artifacts_own_is_the_artifacts_mistake(small, int8, tmp_path):
+    shutil.copytree(int8.folder, tmp_path / "a")
+    (tmp_path / "a" / "qguard.json").unlink()
+    file = tmp_path / "a" / "tokenizer.json"
+    value = json.loads(file.read_text())
+    value["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [103]
+    file.write_text(json.dumps(value))
+    harness = Harness(load_config(small), tmp_path / "a")
+    (target,) = harness.targets([parse_precision("int8")])
+    with pytest.raises(GoldenProblem, match="the artifact's tokenizer is not the model's"):
+        harness.token_ids(target)
+
+
+@pytest.fixture(scope="module")
+def upgraded(small, tmp_path_factory):
+    """A project whose golden another torch recorded."""
+    folder = tmp_path_factory.mktemp("upgraded")
+    harness = project(small, folder, extra='[tool.qguard.gates.int8]\n"embedding.cosine_mean" = ">= 0.9999"\n')
+    vectors = perturbed(harness.golden("minilm", "own").vectors)
+    rewrite(harness, vectors=vectors, versions=older(harness, torch="2.1.0"))
+    return folder
+
+
+def test_a_torch_upgrade_is_drift_of_the_stack(upgraded):
+    text = failure(Harness(load_config(upgraded)), "fp32")
+    assert text.splitlines()[2].startswith("the stack drifted: fp32@onnx, run now, differs from the golden by up to ")
+    assert "torch 2.1.0 → " in text
+    assert "Record the golden anew after review: qguard golden update --model minilm --suite own" in text
+    assert "--accept-change stack" in text
+    assert "loss by quantization" not in text
+
+
+def test_drift_under_a_quantized_model_says_what_quantization_adds(upgraded, int8):
+    text = failure(Harness(load_config(upgraded)), "int8")
+    assert "the stack drifted: fp32@onnx, run now" in text
+    assert "Quantization costs 0.000" in text
+    assert " more, most of what is lost. Record the golden anew" in text
+
+
+def test_a_loss_by_quantization_is_said_to_be_one(small, per_tensor):
+    text = failure(Harness(load_config(small), per_tensor), "int8-dynamic")
+    assert text.splitlines()[2].startswith("loss by quantization: fp32@onnx still reproduces the golden to ")
+    assert "e-07 on " in text or "e-06 on " in text
+    assert "drift" not in text
+
+
+def test_a_file_that_poses_as_fp32_is_told_from_both(small, per_tensor):
+    text = failure(Harness(load_config(small), per_tensor), "fp32")
+    assert text.splitlines()[2].startswith("the artifact computes something else: fp32@onnx still reproduces the golden")
+
+
+def test_where_fp32_cannot_be_run_the_question_stays_open(small, per_tensor, monkeypatch):
+    harness = Harness(load_config(small), per_tensor)
+
+    def absent(*_):
+        raise ModelProblem("no torch here")
+
+    monkeypatch.setattr(harness, "_fp32", absent)
+    text = failure(harness, "int8-dynamic")
+    assert "drift of the stack or loss? fp32 could not be run here (no torch here); pytest --precision fp32@torch" in text
+
+
+def test_a_gate_test_and_the_report_say_it(small, per_tensor, tmp_path):
+    report = tmp_path / "r.json"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", "int8-dynamic"]
+    command += [f"--artifact={per_tensor}", "--qguard-latency=off", f"--qguard-report={report}", "-k", "embeddings or ranking"]
+    done = subprocess.run(command, cwd=small, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.count("loss by quantization: fp32@onnx still reproduces the golden") >= 3  # both tests and the summary
+    assert json.loads(report.read_text())["runs"][0]["cause"].startswith("loss by quantization")
+
+
+def test_neither_torch_nor_transformers_is_needed_to_tell(small, per_tensor):
+    code = (
+        "import sys; from pathlib import Path; from qguard.config import load_config; from qguard.harness import Harness\n"
+        "from qguard.precisions import parse_precision\n"
+        f"h = Harness(load_config(Path({str(small)!r})), Path({str(per_tensor)!r}))\n"
+        "(t,) = h.targets([parse_precision('int8-dynamic')]); print(h.cause(t).kind)\n"
+        "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["loss", "[]"]
