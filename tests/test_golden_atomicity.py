@@ -25,9 +25,11 @@ for i in range(10**9):
     v = np.full((40, 384), float(i % 2 + 1), np.float32)
     data = save({"vectors": v, "token_ids": np.ones(40, np.int32), "token_offsets": np.arange(41, dtype=np.int64)})
     hashes = dict.fromkeys(("weights", "tokenizer", "pipeline", "suite"), str(i % 2))
-    manifest = {"schema": 1, "hashes": hashes, "data_sha256": hashlib.sha256(data).hexdigest()}
+    summary = b"turn %d" % (i % 2)
+    sums = {"data_sha256": hashlib.sha256(data).hexdigest(), "summary_sha256": hashlib.sha256(summary).hexdigest()}
+    manifest = {"schema": 1, "hashes": hashes, **sums}
     with golden.locked(folder):
-        golden.store(folder, data, manifest)
+        golden.store(folder, data, manifest, summary)
     if i == 0:
         print("ready", flush=True)
 """

@@ -133,7 +133,7 @@ def _texts(old: int, new: int, kept: int, other_suite: bool) -> list[str]:
     if not other_suite:
         return [f"texts: {new}"]
     if not kept:
-        return [f"texts: {old} → {new}, which of them are the same is not known: nothing else can be compared"]
+        return [f"texts: {old} → {new}, none of them known to stay: nothing else can be compared"]
     return [f"texts: {old} → {new}: {new - kept} new, {old - kept} gone; what follows is of the {kept} that stay"]
 
 
