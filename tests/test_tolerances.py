@@ -9,12 +9,15 @@ import tomllib
 import pytest
 
 from qguard.cli import main
+from qguard.config import load_config
 from qguard.errors import UsageProblem
 from qguard.gates import parse_gate
+from qguard.harness import Harness
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
+from qguard.precisions import parse_precision
 from qguard.tolerances.proposal import propose, rounded
-from qguard.tolerances.runs import Run
+from qguard.tolerances.runs import Run, repeated_runs
 from qguard.tolerances.toml import write_table
 from tests.test_bad_input import gate
 
@@ -127,11 +130,23 @@ def test_a_looser_gate_needs_a_reason(small, int8, tmp_path, capsys, monkeypatch
 def only_the_gates_run(proposals_for, *args):
     """The proposals without the repeated runs, which another test takes the time for."""
     from qguard import tolerances
-    from qguard.tolerances.runs import repeated_runs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tolerances, "repeated_runs", lambda *a: [next(repeated_runs(*a))])
         return proposals_for(*args)
+
+
+def test_runs_that_differ_show_in_the_proposal(small, dynamic):
+    """Activation ranges of a whole batch: what else is in it moves the value."""
+    project = Harness(load_config(small), dynamic.file)
+    (target,) = project.targets([parse_precision("int8-dynamic")])
+    runs = list(repeated_runs(project, target, {"embedding", "invariance"}))
+    assert len({run.name for run in runs}) == len(runs) >= 6
+    found = {p.key: p for p in propose(runs, project.gates(target.precision))}
+    mean = found["embedding.cosine_mean"]
+    assert mean.spread > 1e-4
+    assert mean.bound < mean.value - mean.spread
+    assert found["invariance.batch_cosine_min"].bound < 0.99
 
 
 def values(name, *pairs, spread=None, higher=True):
