@@ -55,7 +55,7 @@ class Gate:
         """
         if self.on == "value":
             return measured.value
-        end = spread and (spread.low if self.on == "lower" else spread.high)
+        end = None if spread is None else spread.low if self.on == "lower" else spread.high
         if end is None:
             part = f"[{measured.slice}]" if measured.slice else ""
             why = spread.note if spread else "it is no sample of items"

