@@ -91,7 +91,7 @@ def machine() -> list[str]:
 
 
 def encode_corpus(
-    corpus: Corpus, coder: Coder, block: int = BLOCK, check: Callable[[int, str], None] = lambda *_: None
+    corpus: Corpus, coder: Coder, block: int, check: Callable[[int, str], None] = lambda *_: None
 ) -> tuple[VectorFile, list[str]]:
     """The vectors of all distinct texts of a corpus, scaled to unit length.
 
@@ -122,7 +122,7 @@ def encode_corpus(
         ) from e
 
 
-def forget(corpus: Corpus, coder: Coder, block: int = BLOCK) -> None:
+def forget(corpus: Corpus, coder: Coder, block: int) -> None:
     """Remove vectors that nobody will ask for again."""
     shutil.rmtree(_folder(corpus, coder, block), ignore_errors=True)
 
@@ -165,7 +165,7 @@ class _Encoding:
 
     def _continue(self, file: BinaryIO) -> None:
         left = self.corpus.rows - self.done
-        with progress(f"{self.coder.name}: {left} documents of {self.corpus.name}", left) as advance:
+        with progress(f"{self.coder.name}: {left} documents of {self.corpus.name}", left, in_tests=True) as advance:
             for documents in self.corpus.blocks(self.block, self.done):
                 texts = [d.text for d in documents]
                 ids = self.coder.tokenize(texts)

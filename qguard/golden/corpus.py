@@ -71,7 +71,7 @@ def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32]) -> Retrie
         MeasurementProblem: for vectors that are not finite, and where the cache cannot hold them.
     """
     assert suite.corpus is not None
-    documents, tokens = encode_corpus(suite.corpus, fp32_coder(model))
+    documents, tokens = encode_corpus(suite.corpus, fp32_coder(model), BLOCK)
     rows, scores = search(suite, vectors[list(suite.queries)], documents)
     return Retrieved(rows.astype(np.int32), scores, tuple(tokens), suite.corpus.documents, BLOCK)
 
@@ -79,7 +79,7 @@ def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32]) -> Retrie
 def forget_fp32(model: Model, suite: Suite) -> None:
     """Remove the vectors that :func:`retrieve` kept to continue after a kill: the golden is stored."""
     if suite.corpus is not None:
-        forget(suite.corpus, fp32_coder(model))
+        forget(suite.corpus, fp32_coder(model), BLOCK)
 
 
 def compare_block(golden: Golden, suite: Suite, model: Model, number: int, digest: str, candidate: Coder) -> None:
