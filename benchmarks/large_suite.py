@@ -1,6 +1,6 @@
 """A large retrieval suite from end to end: N synthetic documents, their golden in fp32, int8 judged; seconds and peak memory.
 
-Each step runs in a process of its own: reading, recording, judging, and judging again with int8's vectors in the cache.
+Each step runs in a process of its own: reading, recording, building int8, judging it, and again with int8's vectors in the cache.
 
 usage: python benchmarks/large_suite.py N [FOLDER]
 """
@@ -68,6 +68,8 @@ def step(name: str, folder: Path) -> None:
         golden.record(harness.model("minilm"), suite, harness.config.golden_root, "benchmark")
         size = sum(p.stat().st_size for p in (harness.config.golden_root / "minilm" / "large").iterdir())
         words = f"golden of {size / 1e6:.1f} MB"
+    elif name == "build":
+        words = f"int8 of {harness.artifact(parse_precision('int8'), 'minilm').bytes / 1e6:.1f} MB"
     elif name.startswith("judge"):
         target = Target(parse_precision("int8"), "minilm", "large")
         checks = [c for f in ("embedding", "similarity", "ranking", "task") for c in harness.checks(target, f)]
@@ -85,7 +87,7 @@ def main() -> None:
         if not (folder / "large").exists():
             write(folder, count)
         print("| step | seconds | peak memory, MB | |\n|---|--:|--:|---|", flush=True)
-        for name in ("read", "record", "judge", "judge again"):
+        for name in ("read", "record", "build", "judge", "judge again"):
             environment = {**os.environ, "DOCUMENTS": str(count), "QGUARD_CACHE": str(folder / "cache")}
             subprocess.run([sys.executable, __file__, "--step", name, str(folder)], check=True, env=environment)
 

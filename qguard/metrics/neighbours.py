@@ -15,6 +15,7 @@ from qguard.suites import Suite
 from qguard.vectors import unit
 
 DEPTH = 100  # rows that are kept of each query
+SCORED_AGAIN = 10  # of which the candidate's own score is wanted
 _PART = 1024  # queries whose documents are scored again at once
 Rows = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ class Neighbours:
         golden: Rows (queries, k) that fp32 finds.
         golden_scores: Their cosines (queries, k) in fp32.
         candidate: Rows (queries, k) that the candidate finds.
-        rescored: The candidate's cosines (queries, k) of the rows in ``golden``.
+        rescored: The candidate's cosines (queries, 10) of the first rows in ``golden``.
     """
 
     golden: NDArray[np.int64]
@@ -49,12 +50,13 @@ class Neighbours:
         if rows.shape != (len(suite.queries), min(DEPTH, documents.rows)):
             raise MeasurementProblem(f"golden of {suite.name!r} holds neighbours {rows.shape} of {len(suite.queries)} queries")
         found, _ = search(suite, queries, documents)
-        wide, rescored = unit(queries).astype(np.float64), np.empty(rows.shape)
+        first = rows[:, :SCORED_AGAIN]
+        wide, rescored = unit(queries).astype(np.float64), np.empty(first.shape)
         for start in range(0, len(rows), _PART):
             part = slice(start, start + _PART)
-            wanted, place = np.unique(rows[part], return_inverse=True)
+            wanted, place = np.unique(first[part], return_inverse=True)
             vectors = documents.take(wanted).astype(np.float64)
-            for query, at in enumerate(place.reshape(rows[part].shape), start):
+            for query, at in enumerate(place.reshape(first[part].shape), start):
                 rescored[query] = vectors[at] @ wide[query]
         return cls(rows, scores, found, rescored)
 
