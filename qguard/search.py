@@ -63,7 +63,7 @@ class VectorFile:
         with self.path.open("rb", buffering=0) as f:
             for row, vector in zip(rows.tolist(), out, strict=True):
                 f.seek(row * self.dim * 4)
-                if _fill(f, memoryview(vector.view(np.uint8))) != self.dim * 4:
+                if _fill(f, memoryview(vector).cast("B")) != self.dim * 4:  # type: ignore[arg-type]
                     raise self._short()
         return out
 
