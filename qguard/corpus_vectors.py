@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qguard.artifact import Artifact
     from qguard.precisions import Precision
 
-BLOCK = 8192  # documents that are encoded at once, and lost by a kill at most
+BLOCK = 1024  # documents that are encoded at once, and lost by a kill at most
 VECTORS, STATE = "vectors.f32", "state.json"
 Ids = list[list[int]]
 

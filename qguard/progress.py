@@ -48,6 +48,7 @@ def _bar(stack: ExitStack, text: str, total: int) -> Callable[[int], None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+    # steps may take minutes: what is left is estimated from those of the last hour, not of rich's 30 seconds
+    bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600))
     task = bar.add_task(text, total=total)
     return lambda done: bar.update(task, completed=done)
