@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qguard.accepted.scores import Scope
     from qguard.drift import Cause
     from qguard.latency.check import Bucket
+    from qguard.search import VectorFile
 
 
 @dataclass(frozen=True, order=True)
@@ -208,11 +209,51 @@ class Harness:
         """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
         golden = self.golden(target.model, target.suite)
         found = Comparison.of(self.suite(target.suite), golden.vectors, embeddings)
+        if found.suite.corpus is not None:
+            return self._searched(target, found, embeddings)
         if target.precision.vectors == FLOAT:
             return found
         if not self.model(target.model).pipeline.normalize:
             found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
         return found.quantize(target.precision.vectors, self._ranges(target))
+
+    def _searched(self, target: Target, found: Comparison, embeddings: Floats) -> Comparison:
+        """A comparison of a large suite, with what its queries find in the whole corpus."""
+        from qguard.metrics.neighbours import Neighbours
+
+        suite, golden = found.suite, self.golden(target.model, target.suite).retrieved
+        assert golden is not None  # its suite is this one, by hash
+        if target.precision.vectors != FLOAT:
+            raise MeasurementProblem(
+                f"{target.precision}: quantized vectors are not measured on suite {suite.name!r}, whose documents are too many "
+                f"to be held; judge them on a smaller suite, and this one with {target.precision.plain}"
+            )
+        golden_rows = golden.rows.astype("int64"), golden.scores
+        neighbours = Neighbours.of(suite, golden_rows, embeddings[list(suite.queries)], self.corpus_vectors(target))
+        return replace(found, neighbours=neighbours)
+
+    def corpus_vectors(self, target: Target) -> VectorFile:
+        """The candidate's float32 vectors of a large suite's whole corpus, in the cache; encoded where they are not there yet."""
+
+        def make() -> VectorFile:
+            from qguard.corpus_vectors import candidate_coder, encode_corpus
+            from qguard.golden.corpus import compare_block
+
+            self.token_ids(target)  # what may not be judged is not encoded for hours
+            golden, suite, model = self.golden(target.model, target.suite), self.suite(target.suite), self.model(target.model)
+            assert golden.retrieved is not None
+            assert suite.corpus is not None
+            artifact = self.artifact(target.precision, target.model)
+            coder = candidate_coder(
+                artifact, target.precision, self.config.device, lambda: self.encoder(target.precision, target.model)
+            )
+
+            def check(number: int, digest: str) -> None:
+                compare_block(golden, suite, model, number, digest, coder)
+
+            return encode_corpus(suite.corpus, coder, golden.retrieved.block, check)[0]
+
+        return self._once(("corpus", target.plain), make)  # type: ignore[no-any-return]
 
     def calibration(self, target: Target) -> Ranges | None:
         """The ranges of int8 and uint8 vectors, from fp32 embeddings of the target's or the configured suite.

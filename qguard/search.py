@@ -49,12 +49,26 @@ class VectorFile:
         with self.path.open("rb", buffering=0) as f:
             f.seek(start * self.dim * 4)
             if _fill(f, view) != len(view):
-                raise MeasurementProblem(f"{self.path.name} is shorter than {self.rows} rows of {self.dim} values; encode again")
+                raise self._short()
         return out[:count]
 
     def take(self, rows: NDArray[np.int64]) -> Floats:
-        """Chosen rows (n, dim), in their order."""
-        return np.asarray(np.memmap(self.path, np.float32, "r", shape=(self.rows, self.dim))[rows])
+        """Chosen rows (n, dim), in their order.
+
+        Raises:
+            MeasurementProblem: when the file is shorter than it should be.
+        """
+        out = np.empty((len(rows), self.dim), np.float32)
+        # read, not mapped: pages around each mapped row would stay in memory, in the end the whole file
+        with self.path.open("rb", buffering=0) as f:
+            for row, vector in zip(rows.tolist(), out, strict=True):
+                f.seek(row * self.dim * 4)
+                if _fill(f, memoryview(vector).cast("B")) != self.dim * 4:  # type: ignore[arg-type]
+                    raise self._short()
+        return out
+
+    def _short(self) -> MeasurementProblem:
+        return MeasurementProblem(f"{self.path.name} is shorter than {self.rows} rows of {self.dim} values; encode again")
 
 
 def _fill(file: BinaryIO, view: memoryview) -> int:

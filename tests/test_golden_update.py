@@ -39,10 +39,10 @@ def labelled(harness, tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
     (folder / "own").mkdir()
     core = harness.suite("core")
-    queries = core.queries[:40]
+    queries = sorted(core.qrels)[:40]
     documents = sorted({d for q in queries for d in core.qrels[q]})
-    for name, rows in (("queries", queries), ("corpus", documents)):
-        lines = [json.dumps({"_id": str(i), "text": core.texts[i]}) for i in rows]
+    for name, rows, texts in (("queries", queries, core.queries), ("corpus", documents, core.documents)):
+        lines = [json.dumps({"_id": str(i), "text": core.texts[texts[i]]}) for i in rows]
         (folder / "own" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     judged = [f"{q}\t{d}\t{grade}" for q in queries for d, grade in core.qrels[q].items()]
     (folder / "own" / "qrels.tsv").write_text("\n".join(judged) + "\n")

@@ -97,6 +97,8 @@ def test_what_cannot_be_searched_is_an_error(stored):
     file = stored(documents)
     with pytest.raises(MeasurementProblem, match="shorter than 11 rows"):
         top_k(queries, VectorFile(file.path, 11, file.dim), 3)
+    with pytest.raises(MeasurementProblem, match="shorter than 11 rows"):
+        VectorFile(file.path, 11, file.dim).take(np.array([10]))
     documents[3, 0] = np.nan
     for pair in ((queries, documents), (documents, queries)):
         with pytest.raises(MeasurementProblem, match="NaN"):

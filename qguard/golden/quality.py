@@ -73,14 +73,13 @@ def _scores(suite: Suite, vectors: NDArray[Any]) -> Iterator[tuple[str, Callable
 
 def _ndcg(suite: Suite, unit: NDArray[np.float64], queries: list[int]) -> NDArray[np.float64]:
     """nDCG (Järvelin and Kekäläinen 2002) with the grade as gain, cut at :data:`K`, per query (n, 1)."""
-    documents = list(suite.documents)
-    k = min(K, len(documents))
+    k = min(K, len(suite.documents))
     discount = 1 / np.log2(np.arange(2, K + 2))
-    order, _ = top_k(unit[queries], unit[documents], k)
+    order, _ = top_k(unit[[suite.queries[q] for q in queries]], unit[list(suite.documents)], k)
     rows = []
     for found, query in zip(order, queries, strict=True):
         grades = suite.qrels[query]
-        gains = np.asarray([max(0.0, grades.get(documents[d], 0.0)) for d in found])
+        gains = np.asarray([max(0.0, grades.get(int(d), 0.0)) for d in found])
         best = np.sort([g for g in grades.values() if g > 0])[::-1][:K]
         rows.append([(gains * discount[:k]).sum() / (best * discount[: len(best)]).sum()])
     return np.asarray(rows, np.float64)

@@ -20,6 +20,7 @@ from qguard.golden.consent import check_named, refuse_unnamed
 from qguard.golden.identity import identity
 from qguard.golden.pooling import by_pooling, contradiction, left_behind
 from qguard.golden.reference import PATHS, confirm, fp32_outputs
+from qguard.golden.retrieved import Retrieved
 from qguard.golden.review import Review, first_review, review
 from qguard.golden.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store
 from qguard.golden.summary import summary
@@ -66,13 +67,18 @@ def record(
     check_named(accept_change)
     vectors, token_ids, paths, pooled = _outputs(model, suite)
     doubts = "; ".join(filter(None, (contradiction(suite, pooled), _lost(model))))
-    data = _pack(vectors, token_ids, suite)
-    text = summary(model.name, suite, vectors, token_ids)
+    retrieved = None
+    if suite.corpus is not None:
+        from qguard.golden.corpus import retrieve
+
+        retrieved = retrieve(model, suite, vectors)
+    data = _pack(vectors, token_ids, suite, retrieved)
+    text = summary(model.name, suite, vectors, token_ids, retrieved)
     libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
     manifest = {
         "schema": SCHEMA,
         "model": {"name": model.name, "ref": _public(model.ref), "revision": model.revision},
-        "suite": {"name": suite.name, "texts": len(suite.texts)},
+        "suite": {"name": suite.name, "texts": len(suite.texts), **(retrieved.facts if retrieved else {})},
         "hashes": identity(model, suite),
         "pipeline": json.loads(json.dumps(asdict(model.pipeline))),
         "data_sha256": hashlib.sha256(data).hexdigest(),
@@ -88,7 +94,7 @@ def record(
     folder = golden_folder(root, model.name, suite.name)
 
     def reviewed() -> Review:
-        found = _review(folder, model, suite, vectors, token_ids, manifest)
+        found = _review(folder, model, suite, vectors, token_ids, manifest, retrieved)
         show(found)
         # what was doubted and accepted once is not asked again while it stays as it is
         open_doubts = doubts if found.new or {"pipeline", "weights"} & set(found.parts) else ""
@@ -108,6 +114,10 @@ def record(
             f"cannot write the golden folder {root.name}/{model.name}/{suite.name}: {e.strerror or e}; "
             "the old golden is untouched"
         ) from e
+    if retrieved is not None:
+        from qguard.golden.corpus import forget_fp32
+
+        forget_fp32(model, suite)
     return found
 
 
@@ -135,7 +145,13 @@ def _lost(model: Model) -> str:
 
 
 def _review(
-    folder: Path, model: Model, suite: Suite, vectors: NDArray[np.float32], ids: list[list[int]], manifest: dict[str, Any]
+    folder: Path,
+    model: Model,
+    suite: Suite,
+    vectors: NDArray[np.float32],
+    ids: list[list[int]],
+    manifest: dict[str, Any],
+    retrieved: Retrieved | None,
 ) -> Review:
     name = f"{model.name}/{suite.name}"
     if not (folder / MANIFEST).exists():
@@ -144,7 +160,7 @@ def _review(
         old = read(folder)
     except GoldenProblem as e:
         return first_review(name, len(vectors), str(e))
-    return review(name, old, model, suite, vectors, ids, manifest)
+    return review(name, old, model, suite, vectors, ids, manifest, retrieved)
 
 
 def _public(ref: str) -> str:
@@ -152,7 +168,7 @@ def _public(ref: str) -> str:
     return Path(ref).name if Path(ref).is_absolute() else ref
 
 
-def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite) -> bytes:
+def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite, retrieved: Retrieved | None = None) -> bytes:
     from safetensors.numpy import save
 
     from qguard.metrics.ranking import top_k
@@ -162,7 +178,9 @@ def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite
         "token_ids": np.concatenate([np.asarray(i, np.int32) for i in token_ids]),
         "token_offsets": np.cumsum([0, *map(len, token_ids)]).astype(np.int64),
     }
-    if suite.queries and suite.documents:
+    if retrieved is not None:
+        arrays |= retrieved.arrays
+    elif suite.queries and suite.documents:
         v = vectors.astype(np.float64)
         order, scores = top_k(v[list(suite.queries)], v[list(suite.documents)], TOP_K)
         arrays["topk_ids"], arrays["topk_scores"] = order.astype(np.int32), scores.astype(np.float32)

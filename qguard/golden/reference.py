@@ -18,8 +18,8 @@ DRIFT = 1e-4
 PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
 
 
-def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[list[int]]]:
-    """float32 vectors (texts, dim) and token ids by sentence-transformers."""
+def open_fp32(model: Model) -> Any:
+    """The model in sentence-transformers, fp32 on the CPU."""
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
@@ -29,20 +29,37 @@ def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[
     if "max_seq_length" in model.settings:
         st.max_seq_length = model.pipeline.max_seq_length
     st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
+    return st
+
+
+def encode_texts(st: Any, prefix: str, texts: list[str]) -> NDArray[np.float32]:
+    """float32 vectors (n, dim) of n texts, each after the same prompt."""
+    found: NDArray[np.float32] = st.encode(texts, prompt=prefix or None, show_progress_bar=False, convert_to_numpy=True)
+    return found
+
+
+def preprocess(st: Any, texts: list[str], batch: int = 256) -> list[list[int]]:
+    """Token ids of n texts, padding taken off."""
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), batch):
+        features = st.preprocess(texts[start : start + batch])
+        for row, mask in zip(features["input_ids"], features["attention_mask"], strict=True):
+            ids.append(row[mask.bool()].tolist())
+    return ids
+
+
+def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[list[int]]]:
+    """float32 vectors (texts, dim) and token ids by sentence-transformers."""
+    st = open_fp32(model)
     prefixes = [model.pipeline.prefix(role) for role in suite.roles]
     parts = {}
     for prefix in dict.fromkeys(prefixes):
         rows = [i for i, p in enumerate(prefixes) if p == prefix]
-        texts = [suite.texts[i] for i in rows]
-        parts[prefix] = rows, st.encode(texts, prompt=prefix or None, show_progress_bar=False, convert_to_numpy=True)
+        parts[prefix] = rows, encode_texts(st, prefix, [suite.texts[i] for i in rows])
     vectors = np.empty((len(suite.texts), next(iter(parts.values()))[1].shape[1]), np.float32)
     for rows, found in parts.values():
         vectors[rows] = found
-    ids: list[list[int]] = []
-    for prefix, text in zip(prefixes, suite.texts, strict=True):
-        features = st.preprocess([prefix + text])
-        ids.append([int(i) for i in features["input_ids"][0]])
-    return vectors, ids
+    return vectors, preprocess(st, [prefix + text for prefix, text in zip(prefixes, suite.texts, strict=True)], 1)
 
 
 def confirm(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qguard.golden.neighbours import looked_at, nearest
 from qguard.golden.quality import compare_quality
 from qguard.golden.reference import AGREEMENT, DRIFT, relative_change
+from qguard.golden.retrieved import Retrieved
 from qguard.golden.stored import SUMMARY, Golden
 from qguard.golden.summary import keys_of, listed_texts
 from qguard.golden.tokens import token_change
@@ -58,6 +59,7 @@ def review(
     vectors: NDArray[np.float32],
     ids: list[list[int]],
     manifest: dict[str, Any],
+    retrieved: Retrieved | None = None,
 ) -> Review:
     """Compare an old golden with new outputs.
 
@@ -69,6 +71,7 @@ def review(
         vectors: float32 (texts, dim), recorded now.
         ids: Token ids, recorded now.
         manifest: What would be stored with them.
+        retrieved: Of a large suite, what its queries find now.
     """
     was, now = old.manifest["hashes"], manifest["hashes"]
     differs = [part for part in now if was[part] != now[part]]
@@ -95,6 +98,11 @@ def review(
                 f"; {versions}" if versions else "; no recorded version changed"
             )
         lines += _neighbours(suite, old, vectors, before, after)
+    if "suite" not in differs and old.retrieved and retrieved:
+        queries, tokens = old.retrieved.moved(retrieved)
+        lines += [queries, f"tokens: {tokens or 'none of a document changes'}"]
+        if tokens:
+            details["tokenizer"] = f"{details['tokenizer']}; {tokens}" if "tokenizer" in details else tokens
     if "suite" not in differs:
         scores = compare_quality(suite, old.vectors, vectors)
         lines += [f"labels: {q}" for q in scores]

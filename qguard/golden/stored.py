@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qguard.errors import GoldenProblem
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
+from qguard.golden.retrieved import Retrieved
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -30,12 +31,14 @@ class Golden:
         vectors: float32 (texts, dim).
         token_ids: One list per text, special tokens included.
         manifest: What it was recorded from; see DESIGN in the documentation.
+        retrieved: Of a large suite, what its queries found in the whole corpus; else ``None``.
     """
 
     folder: Path
     vectors: NDArray[np.float32]
     token_ids: list[list[int]]
     manifest: dict[str, Any]
+    retrieved: Retrieved | None = None
 
     @cached_property
     def summary(self) -> bytes | None:
@@ -107,7 +110,7 @@ def read(folder: Path) -> Golden:
         arrays = load(data)
         offsets, flat = arrays["token_offsets"], arrays["token_ids"].tolist()
         ids = [flat[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
-        golden = Golden(folder, arrays["vectors"], ids, manifest)
+        golden = Golden(folder, arrays["vectors"], ids, manifest, Retrieved.of(arrays, manifest.get("suite", {})))
         whole = set(manifest["hashes"]) == {"weights", "tokenizer", "pipeline", "suite"}
     except Exception as e:  # the binding has its own error types
         raise GoldenProblem(f"{where} is damaged ({e!r}); restore it from version control, or: {mend}") from e

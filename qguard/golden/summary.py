@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.golden.neighbours import looked_at, nearest
+from qguard.golden.retrieved import Retrieved
 from qguard.suites import Suite
 
 _EXAMPLES = 12
@@ -25,7 +26,13 @@ def text_key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def summary(model: str, suite: Suite, vectors: NDArray[np.float32], token_ids: list[list[int]]) -> bytes:
+def summary(
+    model: str,
+    suite: Suite,
+    vectors: NDArray[np.float32],
+    token_ids: list[list[int]],
+    retrieved: Retrieved | None = None,
+) -> bytes:
     """The text of ``summary.md``: equal bytes for equal data.
 
     Args:
@@ -33,6 +40,7 @@ def summary(model: str, suite: Suite, vectors: NDArray[np.float32], token_ids: l
         suite: The texts.
         vectors: float32 (texts, dim).
         token_ids: One list per text.
+        retrieved: Of a large suite, what its queries find.
     """
     tokens = np.asarray([len(i) for i in token_ids])
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
@@ -43,6 +51,7 @@ def summary(model: str, suite: Suite, vectors: NDArray[np.float32], token_ids: l
         "",
         f"{len(vectors)} texts, {vectors.shape[1]} dimensions. Written by `qguard golden update`; the manifest holds its hash.",
         "",
+        *(retrieved.summary() if retrieved else ()),
         "| slice | texts | tokens, mean | norm, mean | cosine to the nearest, mean |",
         "|---|--:|--:|--:|--:|",
     ]

@@ -22,6 +22,7 @@ from qguard.vectors import FLOAT, KINDS, Vectors
 
 if TYPE_CHECKING:
     from qguard.metrics.bootstrap import Uncertainty
+    from qguard.metrics.neighbours import Neighbours
 
 Rows = NDArray[np.float64]
 FAMILIES = ("embedding", "similarity", "ranking")
@@ -67,6 +68,7 @@ class Comparison:
 
     Attributes:
         vectors: The candidate's quantized vectors, of which ``candidate`` is then the dequantized form; else ``None``.
+        neighbours: Of a large suite, what its queries find in the whole corpus; else ``None``.
 
     Raises:
         MeasurementProblem: for wrong shapes, NaN or infinite values, and zero vectors.
@@ -76,6 +78,7 @@ class Comparison:
     golden: Rows
     candidate: Rows
     vectors: Vectors | None = None
+    neighbours: Neighbours | None = None
 
     @classmethod
     def of(cls, suite: Suite, golden: Any, candidate: Any) -> Comparison:

@@ -15,6 +15,7 @@ import numpy as np
 
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
+from qguard.metrics.neighbours import Neighbours
 from qguard.metrics.statistics import Mean, Ratio, Share
 from qguard.vectors import KINDS, RESCORE_MULTIPLIER
 
@@ -46,6 +47,8 @@ def _order(scores: Rows, k: int) -> Any:
 
 def items(c: Comparison) -> Items:
     """Per text: overlap@10, top-1 agreement, RBO, nDCG@10, flipped and clear pairs; with rescoring the first four again."""
+    if c.neighbours is not None:
+        return _of_queries(c, c.neighbours)
     texts = len(c.suite.texts)
     documents = np.asarray(list(dict.fromkeys(c.suite.documents)) or range(texts))  # of equal documents the first
     if len(documents) < 2:
@@ -64,11 +67,7 @@ def items(c: Comparison) -> Items:
         s[itself, own[itself]] = -np.inf
     gold, found = _order(scores[0], k), _order(scores[1], k)
     columns = _agreement(gold, found)
-    gs = np.take_along_axis(scores[0], gold, 1)
-    cs = np.take_along_axis(scores[1], gold, 1)
-    clear = gs[:, :, None] - gs[:, None, :] > MARGIN
-    flipped = clear & (cs[:, :, None] < cs[:, None, :])
-    columns += [flipped.sum((1, 2)), clear.sum((1, 2))]
+    columns += _flipped(*(np.take_along_axis(s, gold, 1) for s in scores[:2]))
     if c.vectors is not None:
         retrieved = _order(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
         rescored = np.full_like(scores[2], -np.inf)
@@ -82,6 +81,30 @@ def items(c: Comparison) -> Items:
         return f"overlap {rows[i, 0]:.1f}  {c.suite.texts[i][:50]!r}: {first}"
 
     return Items(rows, c.suite.slices, label)
+
+
+def _of_queries(c: Comparison, found: Neighbours) -> Items:
+    """The same six columns per query of a large suite."""
+    corpus = c.suite.corpus
+    assert corpus is not None
+    k = min(K, found.golden.shape[1])
+    gold, now = found.golden[:, :k], found.candidate[:, :k]
+    columns = _agreement(gold, now) + _flipped(found.golden_scores[:, :k], found.rescored[:, :k])
+    rows = np.stack(columns, axis=1).astype(np.float64)
+
+    def label(i: int) -> str:
+        was, is_ = (corpus.id(int(corpus.documents_of(ids[i, :1])[0])) for ids in (gold, now))
+        first = f"first stays {was!r}" if was == is_ else f"first was {was!r}, is {is_!r}"
+        return f"overlap {rows[i, 0]:.1f}  {c.suite.texts[c.suite.queries[i]][:50]!r}: {first}"
+
+    return Items(rows, tuple(c.suite.slices[q] for q in c.suite.queries), label, "queries")
+
+
+def _flipped(gold: Rows, candidate: Rows) -> list[Any]:
+    """Pairs whose order flips, and clear pairs, each (q,); of both sides' scores of golden's neighbours, (q, k)."""
+    clear = gold[:, :, None] - gold[:, None, :] > MARGIN
+    flipped = clear & (candidate[:, :, None] < candidate[:, None, :])
+    return [flipped.sum((1, 2)), clear.sum((1, 2))]
 
 
 def _agreement(gold: Any, found: Any) -> list[Any]:

@@ -26,12 +26,17 @@ MEASURES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "mrr@10": "recip
 
 def names(suite: Suite) -> list[str]:
     """The metrics that a suite's labels allow."""
-    return [m.name for m in (*_of_pairs(suite), *(RETRIEVAL if suite.qrels else ()))]
+    return [m.name for m in (*_of_pairs(suite), *(_of_queries(suite) if suite.qrels else ()))]
 
 
 def _of_pairs(suite: Suite) -> tuple[Metric, ...]:
     labels = {p.score for p in suite.pairs if p.score is not None}
     return () if not labels else BINARY if len(labels) == 2 else GRADED
+
+
+def _of_queries(suite: Suite) -> tuple[Metric, ...]:
+    """Of a large suite the first 100 documents of a query are known: too few for MAP, which looks at all of them."""
+    return RETRIEVAL if suite.corpus is None else tuple(m for m in RETRIEVAL if not m.name.startswith("task.map"))
 
 
 def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
@@ -44,7 +49,7 @@ def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
     if metrics := _of_pairs(c.suite):
         found.append((_pairs(c, [p for p in c.suite.pairs if p.score is not None]), metrics))
     if c.suite.qrels:
-        found.append((_queries(c), RETRIEVAL))
+        found.append((_queries(c), _of_queries(c.suite)))
     if not found:
         raise MeasurementProblem(
             f"suite {c.suite.name!r} has no labels: task quality needs pairs with a score or label, or queries with judgements"
@@ -74,25 +79,15 @@ def _queries(c: Comparison) -> Items:
     import pytrec_eval
 
     suite = c.suite
-    judged = sorted(suite.qrels)
-    queries, documents = np.asarray([suite.queries[q] for q in judged]), np.asarray(suite.documents)
-    ids = suite.document_ids or tuple(map(str, range(len(documents))))
-    # ties: a stable sort keeps this order, which is trec_eval's
-    by_id = np.asarray(sorted(range(len(ids)), key=lambda d: ids[d], reverse=True))
-    qrels = {str(q): {str(d): int(g) for d, g in suite.qrels[q].items()} for q in judged}
+    judgements = suite.qrels if suite.corpus is None else suite.corpus.qrels
+    judged = sorted(judgements)
+    queries = np.asarray([suite.queries[q] for q in judged])
+    qrels = {str(q): {str(d): int(g) for d, g in judgements[q].items()} for q in judged}
     evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values()))
-    ranks = [float(r) for r in range(min(DEPTH, len(by_id)), 0, -1)]
-    names = np.asarray(by_id.astype(str), object)
     columns = []
-    for side, units in enumerate(c.units):
-        searched, run = units[documents[by_id]].T, {}
-        for start in range(0, len(judged), BLOCK):
-            some = queries[start : start + BLOCK]
-            stored = c.vectors if side else None
-            scores = units[some] @ searched if stored is None else stored.scores(documents[by_id], some)
-            best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-            for q, row in zip(judged[start : start + BLOCK], best, strict=True):
-                run[str(q)] = dict(zip(names[row], ranks, strict=True))
+    for run in (
+        _searched(c, side, judged) if c.neighbours is None else c.neighbours.run(c.suite, side, judged) for side in (0, 1)
+    ):
         found = evaluator.evaluate(run)
         values = np.asarray([[found[str(q)][m] for m in MEASURES.values()] for q in judged])
         cut = list(MEASURES).index("mrr@10")
@@ -106,9 +101,30 @@ def _queries(c: Comparison) -> Items:
     return Items(rows, tuple(suite.slices[q] for q in queries), label, "queries")
 
 
+def _searched(c: Comparison, side: int, judged: list[int]) -> dict[str, dict[str, float]]:
+    """For trec_eval: each judged query's first documents, by a score that stands for their rank; ``side`` 0 is fp32."""
+    suite = c.suite
+    queries, documents = np.asarray([suite.queries[q] for q in judged]), np.asarray(suite.documents)
+    ids = suite.document_ids or tuple(map(str, range(len(documents))))
+    # ties: a stable sort keeps this order, which is trec_eval's
+    by_id = np.asarray(sorted(range(len(ids)), key=lambda d: ids[d], reverse=True))
+    ranks = [float(r) for r in range(min(DEPTH, len(by_id)), 0, -1)]
+    names = np.asarray(by_id.astype(str), object)
+    units = c.units[side]
+    searched, run = units[documents[by_id]].T, {}
+    for start in range(0, len(judged), BLOCK):
+        some = queries[start : start + BLOCK]
+        stored = c.vectors if side else None
+        scores = units[some] @ searched if stored is None else stored.scores(documents[by_id], some)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+        for q, row in zip(judged[start : start + BLOCK], best, strict=True):
+            run[str(q)] = dict(zip(names[row], ranks, strict=True))
+    return run
+
+
 def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
     """Say why a score does not exist rather than that it is NaN."""
-    words = {0: "labels", 1: "fp32's cosines", 2: "the candidate's cosines"} if metrics is not RETRIEVAL else {}
+    words = {0: "labels", 1: "fp32's cosines", 2: "the candidate's cosines"} if metrics in (GRADED, BINARY) else {}
     for column, what in words.items():
         if len(rows) > 1 and np.ptp(rows[:, column]) == 0:
             raise MeasurementProblem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,7 +47,7 @@ class GateKeeper:
         from qguard.report.terminal import failure_text
 
         record = self._record(target)
-        with _spoken(record):
+        with _spoken(record), self._uncaptured(target):
             checks = self._harness.checks(target, family)
             record["checks"] = [c.to_json() for c in checks]
             record["done"] = True
@@ -64,6 +65,13 @@ class GateKeeper:
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
                 pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds, fp32, cause), pytrace=False)
         return checks
+
+    def _uncaptured(self, target: Target) -> AbstractContextManager[None]:
+        """A large suite may be encoded for hours, with the time left on stderr: nothing captures it meanwhile."""
+        capture = self._item.config.pluginmanager.getplugin("capturemanager")
+        if capture is None or self._harness.suite(target.suite).corpus is None:
+            return nullcontext()
+        return capture.global_and_fixture_disabled()  # type: ignore[no-any-return]
 
     def latency(self, target: Target, bucket: Bucket, benchmark: Any) -> list[Check]:
         """The latency trials of one bucket; timings go to the ``benchmark`` fixture, the verdict is the test's own.

@@ -12,6 +12,7 @@ from qguard.errors import unknown
 from qguard.files import sha256_json
 
 if TYPE_CHECKING:
+    from qguard.suites.corpus import Corpus
     from qguard.suites.source import Source
 
 BUILTIN = {"core": Path(__file__).parent / "core"}
@@ -40,6 +41,7 @@ class Suite:
         qrels: Place in ``queries`` → place in ``documents`` → grade, a whole number (> 0 is relevant).
         query_ids: As the data has them.
         document_ids: The same; documents of equal score are ranked by them.
+        corpus: The whole collection of a large suite, whose texts, documents and qrels hold a sample of it; else ``None``.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Suite:
     qrels: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
     query_ids: tuple[str, ...] = ()
     document_ids: tuple[str, ...] = ()
+    corpus: Corpus | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -64,6 +67,8 @@ class Suite:
         if any(len(set(which)) < len(which) for which in (self.queries, self.documents)):
             # texts do not tell which of two equal queries or documents was judged
             parts.append([(q, sorted(judged.items())) for q, judged in sorted(self.qrels.items())])
+        if self.corpus is not None:
+            parts.append([self.corpus.sha256, [(q, sorted(j.items())) for q, j in sorted(self.corpus.qrels.items())]])
         return sha256_json(parts)
 
     @property

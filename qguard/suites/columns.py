@@ -87,8 +87,10 @@ class Columns:
         value = row.get(column)
         if not isinstance(value, str):
             raise DataProblem(f"{where}: expected a string {column!r}, found {_keys(row)}" + _state(column in row, role))
-        if any("\ud800" <= c <= "\udfff" for c in value):
-            raise DataProblem(f"{where}: {column!r} holds a lone surrogate, which no tokenizer accepts")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise DataProblem(f"{where}: {column!r} holds a lone surrogate, which no tokenizer accepts") from None
         return value
 
     def identity(self, role: str, row: Mapping[str, Any], where: str) -> str:

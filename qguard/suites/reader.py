@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import DataProblem
-from qguard.suites import Pair, Suite
+from qguard.suites import Pair, Suite, corpus
 from qguard.suites.columns import Columns
+from qguard.suites.corpus import Corpus, Document
 from qguard.suites.formats import Row, Table, tables_of
 from qguard.suites.source import Source
 
@@ -46,34 +47,33 @@ class _Builder:
         self.grades: dict[str, dict[str, tuple[float, str]]] = {}  # query id → document id → grade and where it stands
         self.seen: dict[Any, str] = {}
         self.labels: dict[str, set[float]] = {}  # column called a label → its values, or the first of them
+        self.large: Corpus | None = None
 
     def read(self, tables: list[Table]) -> Suite:
-        opened = [self._open(t) for t in tables]
-        for table, columns in sorted(opened, key=lambda o: _ORDER.index(o[0].kind)):
-            add = {
-                "qrels": self._qrels, "texts": self._texts, "pairs": self._pairs, "corpus": self._corpus, "queries": self._queries
-            }[table.kind]  # fmt: skip
-            for number, row in self._wanted(table, columns):
-                add(row, columns, f"{table.name}:{number}")
+        opened = sorted((_open(t, self.source) for t in tables), key=lambda o: _ORDER.index(o[0].kind))
+        for kind in _ORDER:
+            some = [o for o in opened if o[0].kind == kind]
+            if kind == "corpus":
+                self._corpus(some)
+                continue
+            add = {"qrels": self._qrels, "texts": self._texts, "pairs": self._pairs, "queries": self._queries}[kind]
+            for table, columns in some:
+                for number, row in self._wanted(table, columns):
+                    add(row, columns, f"{table.name}:{number}")
         self._check_labels()
+        if self.large is not None:
+            self.large = replace(self.large, qrels=self._positions(self.large.places))
+        qrels = self._positions({key: i for i, key in enumerate(self.documents)}, sampled=self.large is not None)
         return Suite(
             self.name, tuple(text for text, _ in self.index), tuple(self.slices), tuple(self.pairs),
-            tuple(self.queries.values()), tuple(self.documents.values()), self._positions(),
-            tuple(self.queries), tuple(self.documents),
+            tuple(self.queries.values()), tuple(self.documents.values()), qrels,
+            tuple(self.queries), tuple(self.documents), self.large,
         )  # fmt: skip
-
-    def _open(self, table: Table) -> tuple[Table, Columns]:
-        columns, rows = Columns(dict(self.source.columns)), iter(table.rows)
-        first = next(rows, None)
-        if first is None:
-            raise DataProblem(f"{table.name} is empty; an empty suite would pass without a measurement")
-        kind = columns.kind(first[1])
-        return replace(table, rows=chain([first], rows), kind=table.kind or kind), columns
 
     def _wanted(self, table: Table, columns: Columns) -> Iterator[Row]:
         """The rows of the split, where the file is not of one split itself."""
         split, found, others = self.source.split, False, set[str]()
-        if not split or table.chosen or table.kind in ("corpus", "queries"):
+        if not split or table.chosen or table.kind == "queries":
             yield from table.rows
             return
         for number, row in table.rows:
@@ -123,12 +123,22 @@ class _Builder:
                 raise DataProblem(f"{where}: score {score:g} lies outside of {low:g} to {high:g} (scores of this suite)")
         self.pairs.append(Pair(a, b, score, part))
 
-    def _corpus(self, row: dict[str, Any], columns: Columns, where: str) -> None:
-        key, text = columns.identity("id", row, where), columns.text("text", row, where)
-        if "title" in row:  # as BEIR and MTEB join them
-            text = f"{row['title'] or ''} {text}".strip()
-        self._new(key, self.documents, where)
-        self.documents[key] = self._add(text, columns.slice(row, where))
+    def _corpus(self, tables: list[tuple[Table, Columns]]) -> None:
+        """The documents, or a sample of them where there are too many to hold."""
+        documents = _documents(tables)
+        first = list(islice(documents, corpus.LARGE + 1))
+        if len(first) > corpus.LARGE:
+            documents.close()
+            judged = [(d, grade) for grades in self.grades.values() for d, (grade, _) in grades.items()]
+            relevant = islice(dict.fromkeys(d for d, grade in judged if grade > 0), corpus.JUDGED)
+            self.large, first = corpus.scan(self.name, self._documents_anew, {d for d, _ in judged}, set(relevant))
+        for key, text, part, where in first:
+            self._new(key, self.documents, where)
+            self.documents[key] = self._add(text, part)
+
+    def _documents_anew(self) -> Iterator[Document]:
+        tables = [_open(t, self.source) for t in tables_of(self.name, self.source) if t.kind == "corpus"]
+        return _documents(tables)
 
     def _queries(self, row: dict[str, Any], columns: Columns, where: str) -> None:
         key, text = columns.identity("id", row, where), columns.text("text", row, where)
@@ -153,16 +163,17 @@ class _Builder:
             raise DataProblem(f"{where}: duplicate judgement of {query} and {document}")
         known[document] = grade, where
 
-    def _positions(self) -> dict[int, dict[int, float]]:
-        """Judgements by the places of query and document among them."""
-        queries, documents = ({key: i for i, key in enumerate(ids)} for ids in (self.queries, self.documents))
+    def _positions(self, documents: Mapping[str, int], sampled: bool = False) -> dict[int, dict[int, float]]:
+        """Judgements by the places of query and document; where documents are sampled, those of the sample."""
+        queries = {key: i for i, key in enumerate(self.queries)}
         out: dict[int, dict[int, float]] = {}
         for query, judged in self.grades.items():
             for document, (grade, where) in judged.items():
-                if query not in queries or document not in documents:
+                if query in queries and document in documents:
+                    out.setdefault(queries[query], {})[documents[document]] = grade
+                elif not sampled:
                     what = f"query {query!r}" if query not in queries else f"document {document!r}"
                     raise DataProblem(f"{where}: {what} is judged, and the suite does not hold it")
-                out.setdefault(queries[query], {})[documents[document]] = grade
         return out
 
     def _check_labels(self) -> None:
@@ -173,3 +184,22 @@ class _Builder:
                     f"suite {self.name!r}: a label has two values, and {column} has more. If it grades similarity: columns = "
                     f'{{score = "{column}"}}; if it names classes: columns = {{label = ""}}'
                 )
+
+
+def _open(table: Table, source: Source) -> tuple[Table, Columns]:
+    columns, rows = Columns(dict(source.columns)), iter(table.rows)
+    first = next(rows, None)
+    if first is None:
+        raise DataProblem(f"{table.name} is empty; an empty suite would pass without a measurement")
+    kind = columns.kind(first[1])
+    return replace(table, rows=chain([first], rows), kind=table.kind or kind), columns
+
+
+def _documents(tables: list[tuple[Table, Columns]]) -> Generator[Document, None, None]:
+    for table, columns in tables:
+        for number, row in table.rows:
+            where = f"{table.name}:{number}"
+            key, text = columns.identity("id", row, where), columns.text("text", row, where)
+            if "title" in row:  # as BEIR and MTEB join them
+                text = f"{row['title'] or ''} {text}".strip()
+            yield Document(key, text, columns.slice(row, where), where)

@@ -1,0 +1,85 @@
+"""What the queries of a large suite find in its whole corpus, in fp32 and with the candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.encoders import Floats
+from qguard.errors import MeasurementProblem
+from qguard.progress import progress
+from qguard.search import VectorFile, top_k
+from qguard.suites import Suite
+from qguard.vectors import unit
+
+DEPTH = 100  # rows that are kept of each query
+SCORED_AGAIN = 10  # of which the candidate's own score is wanted
+_PART = 1024  # queries whose documents are scored again at once
+Rows = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The best rows of the corpus for each query, best first; ties by the order of the rows.
+
+    Attributes:
+        golden: Rows (queries, k) that fp32 finds.
+        golden_scores: Their cosines (queries, k) in fp32.
+        candidate: Rows (queries, k) that the candidate finds.
+        rescored: The candidate's cosines (queries, 10) of the first rows in ``golden``.
+    """
+
+    golden: NDArray[np.int64]
+    golden_scores: Rows
+    candidate: NDArray[np.int64]
+    rescored: Rows
+
+    @classmethod
+    def of(cls, suite: Suite, golden: tuple[NDArray[np.int64], Rows], queries: Floats, documents: VectorFile) -> Neighbours:
+        """Search the candidate's documents.
+
+        Args:
+            suite: A large suite.
+            golden: What :func:`search` found in fp32.
+            queries: The candidate's float32 vectors (queries, dim).
+            documents: The candidate's vectors of all rows, of unit length.
+        """
+        rows, scores = golden
+        if rows.shape != (len(suite.queries), min(DEPTH, documents.rows)):
+            raise MeasurementProblem(f"golden of {suite.name!r} holds neighbours {rows.shape} of {len(suite.queries)} queries")
+        found, _ = search(suite, queries, documents)
+        first = rows[:, :SCORED_AGAIN]
+        wide, rescored = unit(queries).astype(np.float64), np.empty(first.shape)
+        for start in range(0, len(rows), _PART):
+            part = slice(start, start + _PART)
+            wanted, place = np.unique(first[part], return_inverse=True)
+            vectors = documents.take(wanted).astype(np.float64)
+            for query, at in enumerate(place.reshape(first[part].shape), start):
+                rescored[query] = vectors[at] @ wide[query]
+        return cls(rows, scores, found, rescored)
+
+    def run(self, suite: Suite, side: int, judged: list[int]) -> dict[str, dict[str, float]]:
+        """For trec_eval: each judged query's first documents, by a score that stands for their rank; ``side`` 0 is fp32."""
+        assert suite.corpus is not None
+        found, out = (self.golden, self.candidate)[side], {}
+        for q in judged:
+            documents = suite.corpus.documents_of(found[q])[:DEPTH].tolist()
+            out[str(q)] = {str(d): float(len(documents) - rank) for rank, d in enumerate(documents)}
+        return out
+
+
+def search(suite: Suite, queries: Floats, documents: VectorFile) -> tuple[NDArray[np.int64], Rows]:
+    """The best :data:`DEPTH` rows for each query, by cosine in float64.
+
+    Args:
+        suite: A large suite.
+        queries: float32 (queries, dim).
+        documents: Vectors of all rows, of unit length.
+
+    Returns:
+        Rows (queries, k) and cosines (queries, k).
+    """
+    with progress(f"searching {documents.rows} documents of {suite.name}", documents.rows, after=2.0) as advance:
+        return top_k(unit(queries), documents, min(DEPTH, documents.rows), advance=advance)
