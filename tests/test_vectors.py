@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -74,6 +74,7 @@ def test_codes_of_real_embeddings_are_those_of_sentence_transformers(real, docum
     assert np.array_equal(found, quantize_embeddings(floats, precision=kind, ranges=ranges))
 
 
+@settings(deadline=None)  # whichever example comes first imports sentence-transformers
 @given(embeddings(), st.sampled_from(KINDS))
 def test_codes_of_any_embeddings_are_those_of_sentence_transformers(drawn, kind):
     from sentence_transformers.util import quantize_embeddings
@@ -318,7 +319,7 @@ def test_gates_fall_back_from_exact_to_vectors_to_model():
     plain, stored, both = bounds("int8"), bounds("fp32+binary"), bounds("int8+binary")
     assert both["artifact.size_ratio"] == plain["artifact.size_ratio"]
     assert stored["ranking.overlap@10"] == 0.57
-    for metric, model in (("ranking.overlap@10", 0.05), ("ranking.rescored_overlap@10", 0.05), ("ranking.top1", 0.08)):
+    for metric, model in (("ranking.overlap@10", 0.04), ("ranking.rescored_overlap@10", 0.04), ("ranking.top1", 0.08)):
         assert both[metric] == pytest.approx(1 - np.hypot(1 - stored[metric], model), abs=1e-3)
     own = {
         "int8": {"ranking.overlap@10": ">= 0.93", "artifact.size_ratio": "<= 0.3"},
