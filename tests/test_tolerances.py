@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
@@ -262,9 +263,9 @@ def test_init_with_a_precision_derives_its_gates(int8, tmp_path, monkeypatch, ca
     from qguard import golden, tolerances
     from qguard.tolerances import proposals_for
 
-    def committed(model, suite, root, reason):
+    def committed(model, suite, root, reason, **_):
         shutil.copytree(ROOT / "golden" / "minilm" / "core", root / model.name / suite.name)
-        return {"changed": True}
+        return SimpleNamespace(changed=True)
 
     monkeypatch.setattr(golden, "record", committed)
     monkeypatch.setattr(tolerances, "proposals_for", lambda h, p, say: only_the_gates_run(proposals_for, h, p, say))

@@ -42,6 +42,9 @@ class Scope:
         if device == "cuda":
             import torch
 
+            from qguard.encoders.torch import require_cuda
+
+            require_cuda()
             machine = f"cuda {torch.cuda.get_device_name()}"
         kind = "" if precision.vectors == FLOAT else f"+{precision.vectors}"
         golden = {part: hashes[part][:16] for part in ("suite", "weights")}

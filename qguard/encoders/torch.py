@@ -12,6 +12,21 @@ from qguard.errors import MeasurementProblem, ModelProblem, QguardError
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
+def require_cuda() -> None:
+    """A CUDA device is there.
+
+    Raises:
+        MeasurementProblem: when torch finds none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MeasurementProblem(
+            f"device 'cuda' was asked for, but torch {torch.__version__} finds no CUDA device here; "
+            f"install a CUDA build of torch and its driver, or judge on the CPU: --qguard-device cpu"
+        )
+
+
 class TorchRuntime:
     """A Transformers model in one dtype, or with int8 layers; torch itself spreads a batch over the cores.
 
@@ -30,11 +45,8 @@ class TorchRuntime:
 
         logging.disable_progress_bar()
         legacy = (root / FILE).exists()
-        if device == "cuda" and not torch.cuda.is_available():
-            raise MeasurementProblem(
-                f"device 'cuda' was asked for, but torch {torch.__version__} finds no CUDA device here; "
-                f"install a CUDA build of torch and its driver, or judge on the CPU: --qguard-device cpu"
-            )
+        if device == "cuda":
+            require_cuda()
         if device == "cuda" and legacy:
             raise MeasurementProblem("quantize_dynamic has no CUDA kernels; judge it on the CPU: --qguard-device cpu")
         if threads is not None:
