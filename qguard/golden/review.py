@@ -44,6 +44,11 @@ class Review:
     details: dict[str, str]
     lines: tuple[str, ...]
 
+    @property
+    def words(self) -> str:
+        """What moves, one line each below the golden's name."""
+        return "\n".join([f"{self.name}:", *(f"  {line}" for line in self.lines)])
+
 
 def first_review(name: str, texts: int, problem: str = "") -> Review:
     """The review of a golden that replaces none, or one that cannot be read, which ``problem`` then says."""

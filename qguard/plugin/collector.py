@@ -51,7 +51,6 @@ class Collector:
 
     def _update(self) -> int:
         from qguard import golden
-        from qguard.cli_golden import show_review
         from qguard.errors import QguardError
 
         harness, self.lines = self.state.harness, list[str]()
@@ -62,7 +61,7 @@ class Collector:
                 review = golden.record(
                     model, suite, harness.config.golden_root, self.config.getoption("golden_reason"),
                     accept_change=self.config.getoption("golden_accept_change"),
-                    show=lambda r: self.lines.extend(show_review(r).split("\n")),
+                    show=lambda r: self.lines.extend(r.words.split("\n")),
                 )  # fmt: skip
                 self.lines.append(f"{target.model}/{target.suite}: {'written' if review.changed else 'unchanged'}")
             except QguardError as e:

@@ -1,0 +1,44 @@
+"""``qguard accept``: what is agreed to, with its reason."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qguard.commands import add_selection, harness_of
+from qguard.errors import UsageProblem
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("report", type=Path, nargs="?", metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
+    parser.add_argument("--precision", metavar="NAME[@RUNTIME],…", help="run the accuracy gates now instead, without latency")
+    parser.add_argument("--reason", default="", help="why; for the reviewers")
+    parser.add_argument("--lower", action="store_true", help="also replace accepted scores by worse ones")
+    add_selection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Store what a report, or a run of now, has passed."""
+    from qguard.accepted import accept
+    from qguard.config import load_config
+    from qguard.files import read_json
+
+    if (args.report is None) == (args.precision is None):
+        raise UsageProblem("expected either REPORT.json or --precision: what is accepted must have been measured")
+    if args.report is not None:
+        report, root = read_json(args.report, UsageProblem), load_config(args.config).golden_root
+    else:
+        from qguard.accepted.measured import measure_now
+        from qguard.precisions import parse_precisions
+
+        harness = harness_of(args)
+        config = harness.config
+        precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
+        if not args.reason.strip():
+            raise UsageProblem('accepting needs a reason for its reviewers: --reason "…"')  # before minutes of measuring
+        report, root = measure_now(harness, precisions, lambda what: print(f"{what} …", file=sys.stderr)), config.golden_root
+    lines = accept(report, root, args.reason, args.lower)
+    print("\n".join(lines) or "nothing new: every value is the accepted one, or the report holds none that can be accepted")
+    return 0

@@ -1,0 +1,69 @@
+"""``qguard calibrate``: what slowdown this machine can tell from noise."""
+
+from __future__ import annotations
+
+import argparse
+
+from qguard.commands import add_selection, harness_of, selected
+from qguard.errors import UsageProblem
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_selection(parser)
+    parser.add_argument("--precision", default="int8", metavar="NAME[@RUNTIME]")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long to measure (default 3)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the candidate against itself, and print what this machine can tell apart."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+
+    from qguard.gates import parse_bound
+    from qguard.latency.calibrate import calibrate
+    from qguard.latency.check import Bucket, fingerprint, spec_of
+    from qguard.precisions import parse_precision
+
+    harness = harness_of(args)
+    model, suite = next(selected(harness))
+    if args.tokens < 3 or args.batch < 1 or args.minutes <= 0:
+        raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
+    settings = harness.config.latency
+    precision = parse_precision(args.precision, harness.config.own_precisions).plain
+    margin = parse_bound("latency.regression", settings.regression)[1] - 1
+    batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
+    spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(f"{precision} against itself", total=1.0)
+        found = calibrate(
+            spec, batch, args.tokens, minutes=args.minutes, budget=settings.budget, margin=margin,
+            done=lambda share: progress.update(task, completed=share),
+        )  # fmt: skip
+    out = Console(highlight=False)
+    machine = fingerprint(settings.threads, spec.device)
+    where = machine.get("device", machine["cpu"])
+    out.print(f"{model} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {where}")
+    table = Table("measured on this machine", "value")
+    table.add_row("null trials, of which failed", f"{found.trials}, {found.false_alarms}")
+    table.add_row("interrupted runs", f"{found.dropped:.1%}")
+    table.add_row("spread of one pair", f"{found.spread:.1%}")
+    table.add_row("luck of one pair of sessions", f"{found.session_bias:.1%}")
+    table.add_row("median time to a verdict", f"{found.seconds:.1f} s")
+    out.print(table)
+    power = Table("true slowdown", f"found (gate {settings.regression})")
+    for effect, share in found.power.items():
+        power.add_row(f"{effect - 1:+.0%}", f"{share:.0%}")
+    out.print(power)
+    if found.smallest is None or found.margin is None:
+        out.print(
+            f"This machine is too noisy for a budget of {settings.budget:g} s: no slowdown is found reliably. Raise budget, or"
+        )
+        out.print('set mode = "report" under \\[tool.qguard.latency].')
+        return 1
+    out.print(f"Smallest slowdown found in 99 % of trials: {found.smallest - 1:+.0%}. Settings for this machine:")
+    out.print(f'\\[tool.qguard.latency]\nregression = "<= {1 + found.margin:.2f}"\nbudget = {settings.budget:g}')
+    return 0

@@ -1,0 +1,47 @@
+"""``qguard compare``: several precisions in one table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qguard.commands import add_selection, harness_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME],…", help="'all' = every configured one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    add_selection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge every precision, and print one row each."""
+    from rich.console import Console
+
+    from qguard.compare import BUCKETS, compare, table, to_json
+    from qguard.errors import MeasurementProblem
+    from qguard.files import dump_json, write_atomic
+    from qguard.precisions import parse_precisions
+
+    harness = harness_of(args)
+    config = harness.config
+    precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
+    rows = compare(harness, precisions, lambda what: print(f"{what} …", file=sys.stderr))
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    out.print(table(rows))
+    tokens = ", ".join(f"{b.tokens} tokens x {b.batch}" for b in BUCKETS)
+    out.print(
+        f"*: no other precision is as good in overlap@10, speed and size. Speed: fp32@onnx = 1, {tokens}, "
+        f"{config.latency.threads} thread(s), a short trial; the gate is pytest --precision."
+    )
+    for row in rows:
+        for text in (row.error,) if row.error else row.failed:
+            out.print(f"{row.precision} {row.model} {row.suite}: {text}", markup=False)
+    if args.json:
+        try:
+            write_atomic(args.json, dump_json(to_json(rows)))
+        except OSError as e:
+            raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
+    return 3 if any(row.error for row in rows) else 0

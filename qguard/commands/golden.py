@@ -1,0 +1,100 @@
+"""``qguard golden``: what is recorded, with its reason."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qguard.commands import add_selection, harness_of, selected
+from qguard.errors import QguardError, UsageProblem
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its actions and their options."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for action, run, text in (
+        ("update", _update, "show what moves, and record goldens that changed"),
+        ("check", _check, "every golden is whole, current and used, and nothing else lies beside it"),
+        ("show", _show, "print what the goldens hold"),
+    ):
+        sub = actions.add_parser(action, help=text)
+        add_selection(sub)
+        if action == "update":
+            sub.add_argument("--reason", default="", help="why; for the reviewers")
+            sub.add_argument("--dry-run", action="store_true", help="show what moves and what would be refused; store nothing")
+            sub.add_argument(
+                "--accept-change", action="append", default=[], metavar="PART",
+                help="this change is intended, of weights, tokenizer, pipeline, stack or quality; may be repeated",
+            )  # fmt: skip
+            sub.add_argument("--golden-update-in-ci", action="store_true")
+        if action == "show":
+            sub.add_argument("--json", action="store_true", help="the manifests")
+            sub.add_argument("--texts", action="store_true", help="also one line for each text")
+        sub.set_defaults(run=run)
+
+
+def _update(args: argparse.Namespace) -> int:
+    from qguard import golden
+
+    if not args.dry_run:
+        golden.refuse_in_ci(args.golden_update_in_ci)
+    harness = harness_of(args)
+    status = 0
+    for model, suite in selected(harness):
+        print(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
+        try:
+            review = golden.record(
+                harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason,
+                accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: print(r.words, flush=True),
+            )  # fmt: skip
+        except UsageProblem:
+            raise
+        except QguardError as e:  # one refusal does not keep the other goldens from being recorded
+            print(f"qguard: {e}", file=sys.stderr)
+            status = e.exit_code
+            continue
+        done = "would be written (--dry-run)" if args.dry_run else "written"
+        print(f"{model}/{suite}: {done if review.changed else 'unchanged'}")
+    return status
+
+
+def _check(args: argparse.Namespace) -> int:
+    from qguard import accepted
+    from qguard.golden import audit, golden_folder
+
+    harness = harness_of(args)
+    which = list(selected(harness))
+    config = harness.config
+    root = config.golden_root
+    calibration = config.vectors.calibration
+    suites = {*config.suites, *config.suite, *([calibration] if calibration else [])}
+    findings: list[audit.Finding] = []
+    if not args.model and not args.suite:
+        which += [(m, calibration) for m in config.models if calibration and (m, calibration) not in which]
+        findings += audit.stray(root, {(m, s) for m in config.models for s in suites})
+    for model, suite in which:
+        folder = golden_folder(root, model, suite)
+        try:
+            golden = harness.golden(model, suite)
+            findings += audit.unfit(golden, accepted.read(folder)["scores"])
+            print(
+                f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})"
+            )
+        except UsageProblem:
+            raise
+        except QguardError as e:
+            findings.append(audit.Finding(f"{model}/{suite}", str(e), e.exit_code))
+        findings += audit.unsigned(root, folder)
+    for finding in findings:
+        print(finding, file=sys.stderr)
+    return max((f.exit_code for f in findings), default=0)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from qguard import golden
+
+    harness = harness_of(args)
+    for model, suite in selected(harness):
+        found = golden.read(golden.golden_folder(harness.config.golden_root, model, suite))
+        print(golden.describe(found) if args.json else golden.words(found, args.texts))
+    return 0

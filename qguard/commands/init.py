@@ -1,0 +1,80 @@
+"""``qguard init``: from a model reference to a configuration and a first golden."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qguard.commands import tolerances
+from qguard.errors import UsageProblem
+from qguard.pipeline import POOLING_MODES
+
+INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
+[tool.qguard]
+suites = ["core"]        # built in; add your own under [tool.qguard.suite.NAME]
+precisions = [{precision}]    # what --precision all stands for
+golden = "golden"        # recorded fp32 outputs; commit this folder
+
+[tool.qguard.models]
+{name} = {model}
+
+# [tool.qguard.suite.contracts]       # a .jsonl file of texts or pairs, or a folder
+# path = "eval/contracts.jsonl"
+# [tool.qguard.gates.int8]            # override a default gate; [*] bounds each slice
+# "ranking.overlap@10" = ">= 0.9"
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
+    parser.add_argument("--name", help="name of the model in the configuration")
+    parser.add_argument(
+        "--precision", metavar="NAME[@RUNTIME]", help="also derive its gates, as qguard tolerances does (a minute)"
+    )
+    only = parser.add_argument_group("a model that comes as ONNX alone, where its folder does not say it")
+    only.add_argument("--tokenizer", metavar="REF", help="hub id, folder, or package:NAME/PATH with a tokenizer.json")
+    only.add_argument("--pooling", choices=POOLING_MODES)
+    only.add_argument("--normalize", action="store_true", default=None, help="embeddings are scaled to unit length")
+    only.add_argument("--max-seq-length", type=int, metavar="TOKENS", help="longest input, special tokens included")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the configuration and record a first golden of the suite ``core``."""
+    import json
+    import re
+
+    from qguard import golden
+    from qguard.config import load_config
+    from qguard.harness import Harness
+    from qguard.models import resolve
+    from qguard.precisions import parse_precision
+
+    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", args.ref.removeprefix("package:").rstrip("/").split("/")[-1]).strip("-")
+    keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
+    settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
+    if args.precision:
+        parse_precision(args.precision)
+    resolve(name, args.ref, None, settings)  # a wrong reference leaves nothing behind
+    file = Path("pyproject.toml")
+    old = file.read_text(encoding="utf-8") if file.exists() else ""
+    if "[tool.qguard" in old:
+        raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
+    table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
+    model, precision = f"{{ {table} }}" if settings else json.dumps(args.ref), args.precision or "int8"
+    text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
+    file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
+    print(f"pyproject.toml: [tool.qguard] written for {name}")
+    harness = Harness(load_config(Path()))
+    review = golden.record(
+        harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init",
+        show=lambda r: None if r.new else print(r.words),
+    )  # fmt: skip
+    print(f"golden/{name}/core: {'written' if review.changed else 'unchanged'}")
+    if args.precision:
+        reason = "first gates, by qguard init"
+        tolerances.run(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))
+    else:
+        print(f"gates are those of all-MiniLM-L6-v2; for your own: qguard tolerances --precision {precision} --write")
+    print(f"next: pytest --precision {precision}")
+    return 0

@@ -1,0 +1,41 @@
+"""``qguard quantize``: the artifact that the gate judges, as files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from qguard.commands import add_selection, harness_of
+from qguard.errors import UsageProblem
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty; or an artifact, with --force")
+    parser.add_argument("--force", action="store_true", help="replace the artifact in DIR")
+    parser.add_argument("--calibration", metavar="SUITE|PATH", help="texts of your domain, for a calibrated precision")
+    parser.add_argument("--samples", type=int, help="texts to draw from them (default 300)")
+    parser.add_argument("--seed", type=int, help="of the draw (default 0)")
+    add_selection(parser, suite=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the artifact, and write it."""
+    from qguard.precisions import parse_precision
+    from qguard.quantize import calibrated, check_target, describe, write
+
+    check_target(args.out, args.force)
+    harness = harness_of(args)
+    config = harness.config
+    if len(config.models) > 1:
+        raise UsageProblem(f"several models are configured; give --model, one of {', '.join(config.models)}")
+    (name,) = config.models
+    precision = parse_precision(args.precision, config.own_precisions)
+    precision = calibrated(precision, config, args.calibration, args.samples, args.seed)
+    for suite in config.suites if precision.sample else ():
+        harness.refuse_overlap(precision, name, suite)
+    artifact = harness.artifact(precision, name)
+    write(artifact, args.out, force=args.force)
+    print(describe(artifact, harness.model(name), precision, args.out))
+    return 0

@@ -1,0 +1,45 @@
+"""``qguard tolerances``: gates from the data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from qguard.commands import add_selection, harness_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--precision", metavar="NAME[@RUNTIME],…", default="all", help="default: every configured one")
+    parser.add_argument("--write", action="store_true", help="put the gates into the configuration file")
+    parser.add_argument("--reason", default="", help="why gates become looser; for the reviewers")
+    add_selection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Propose gates, and write them where asked to."""
+    from rich.console import Console
+
+    from qguard import tolerances
+    from qguard.precisions import parse_precisions
+    from qguard.tolerances.toml import header, line, write_table
+
+    harness = harness_of(args)
+    config = harness.config
+    file = args.config / "pyproject.toml" if args.config.is_dir() else args.config
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    for precision in parse_precisions(args.precision, config.precisions, config.own_precisions):
+        name = tolerances.name_of(precision)
+        found = tolerances.proposals_for(harness, precision, lambda done: print(done, file=sys.stderr))
+        out.print(f"{precision}: margins from repeated runs and from a bootstrap over items", markup=False)
+        out.print(tolerances.table(found))
+        for idle in (p.idle for p in found if p.idle):
+            out.print(idle, markup=False)
+        lines = tolerances.lines_for(found, args.reason)
+        text = "\n".join([header(("tool", "qguard", "gates", name)), *(line(k, *v) for k, v in lines.items())])
+        out.print(text if lines else "every gate is as the data would have it", markup=False, soft_wrap=True)
+        if args.write and lines:
+            tolerances.refuse_unexplained(found, args.reason)
+            write_table(file, name, lines)
+            out.print(f"{file.name}: {len(lines)} gates of {name} written", markup=False)
+    return 0
