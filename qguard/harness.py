@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
-from qguard.gates import Check, Gate, gates_for, judge, parse_bound, speedup_of
+from qguard.gates import Check, Gate, gates_for, judge
 from qguard.golden import Golden
 from qguard.metrics import FAMILIES, TASK, Comparison, Measured, measure
 from qguard.models import Model, installed, resolve
@@ -24,7 +23,7 @@ from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
 if TYPE_CHECKING:
     from qguard.accepted.scores import Scope
     from qguard.drift import Cause
-    from qguard.latency.check import Bucket
+    from qguard.latency.timing import Timing
     from qguard.search import VectorFile
 
 
@@ -86,14 +85,25 @@ class Harness:
         plain = {p.plain for p in precisions}
         if self.artifact_path is not None and len(plain) * len(self.config.models) > 1:
             raise UsageProblem("--artifact judges one artifact: give one --precision and one --qguard-model")
-        compared = self.baseline_path is not None or self.baseline_python is not None
-        if compared and precisions and all(p.vectors != FLOAT for p in precisions):
+        if self.has_baseline and precisions and all(p.vectors != FLOAT for p in precisions):
             raise UsageProblem(
                 f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
                 f"give --precision {precisions[0].plain},{precisions[0]}"
             )
         self._refuse_idle_gates(precisions)
         return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether something deployed is given to compare latency with."""
+        return self.baseline_path is not None or self.baseline_python is not None
+
+    @property
+    def timing(self) -> Timing:
+        """What is timed of each precision, and against what."""
+        from qguard.latency.timing import Timing
+
+        return Timing(self)
 
     def _refuse_idle_gates(self, precisions: list[Precision]) -> None:
         """A gate of the project on task quality needs a suite with such labels: it would hold in silence."""
@@ -356,7 +366,7 @@ class Harness:
         name = f"fp32@{runtime}"
         if target.precision.base == "fp32" and self.artifact_path is None:
             return name, self.embeddings(target)[rows]  # the candidate is what would be run
-        fp32, device = self._fp32(target.model, runtime), self.config.device
+        fp32, device = self.fp32(target.model, runtime), self.config.device
 
         def make() -> Encoder:
             return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, device)
@@ -371,105 +381,13 @@ class Harness:
 
         return self._once(("cause", target), lambda: find_cause(self, target))  # type: ignore[no-any-return]
 
-    def buckets(self, precision: Precision) -> list[Bucket]:
-        """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
+    def deployed(self, model: str) -> Artifact | None:
+        """``--baseline-artifact``, opened; ``None`` where only another interpreter is given."""
+        path, base = self.baseline_path, self.model(model)
+        return self._once(("baseline", model), lambda: open_artifact(path, base)) if path else None
 
-        Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision.
-        """
-        from qguard.latency.check import Bucket
-
-        latency = self.config.latency
-        compared = self.baseline_path is not None or self.baseline_python is not None
-        if latency.mode == "off" or precision.vectors != FLOAT or not (self._speedup(precision) or compared):
-            return []
-        return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
-
-    def _speedup(self, precision: Precision) -> Gate | None:
-        promised = speedup_of(f"{precision.base}@{precision.runtime}")
-        bound = None if precision.base == "fp32" else self.config.latency.speedup or promised
-        return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
-
-    def latency_gates(self, precisions: list[Precision]) -> int:
-        """How many latency gates a run with these precisions has; the chance of a false alarm is shared among them."""
-        per = [len(self.buckets(p)) * (bool(self._speedup(p)) + (self.baseline_path is not None)) for p in precisions]
-        return max(1, sum(per) * len(self.config.models))
-
-    def latency(self, target: Target, bucket: Bucket, gates: int) -> list[tuple[Check, dict[str, Any], list[float]]]:
-        """The latency trials of one bucket: check, facts and the candidate's timed runs (seconds) of each.
-
-        Raises:
-            MeasurementProblem: when the timed outputs are not the judged ones, or nothing could be timed.
-        """
-        from qguard.latency import check as latency
-
-        settings, precision, base = self.config.latency, target.precision, self.model(target.model)
-        device = self.config.device
-        batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
-        artifact = self.artifact(precision, target.model)
-        candidate = latency.spec_of(artifact, precision, settings.threads, device=device)
-        latency.same_outputs(candidate, batch, self.encoder(precision, target.model))
-        todo = []
-        if speedup := self._speedup(precision):
-            fp32 = self._fp32(target.model, candidate.runtime)
-            gate = speedup if settings.mode == "gate" else None
-            baseline = latency.spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads, device=device)
-            todo.append(latency.Comparison("latency.speedup", gate, baseline, candidate))
-        if self.baseline_path is not None or self.baseline_python is not None:
-            path = self.baseline_path
-            deployed = self._once(("baseline", target.model), lambda: open_artifact(path, base)) if path else artifact
-            limit = Gate("latency.regression", None, *parse_bound("latency.regression", settings.regression))
-            gated = settings.mode == "gate" and bucket.tokens >= latency.GATED_TOKENS
-            # with another interpreter both arms run in workers, so that only the environments differ
-            python = self.baseline_python
-            arms = (
-                latency.spec_of(deployed, precision, settings.threads, python, device),
-                latency.spec_of(artifact, precision, settings.threads, sys.executable if python else None, device),
-            )
-            todo.append(latency.Comparison("latency.regression", limit if gated else None, *arms))
-        out = []
-        for comparison in todo:
-            check, facts, trial = latency.compare(
-                comparison, bucket, batch, target.suite, gates=gates, threads=settings.threads, budget=settings.budget
-            )
-            out.append((check, facts, trial.runs))
-            if moved := self._trend(target, facts):
-                out.append((moved, {}, []))
-        return out
-
-    def _trend(self, target: Target, facts: dict[str, Any]) -> Check | None:
-        """``latency.trend``: slowdown against the ratio accepted on an equal fingerprint; gated only if configured."""
-        from qguard import accepted
-
-        folder = goldens.golden_folder(self.config.golden_root, target.model, target.suite)
-        found = accepted.trend(folder, f"{target.precision.name}@{target.precision.runtime}", facts)
-        if found is None:
-            return None
-        slowdown, entry = found
-        facts["accepted"] = {k: entry[k] for k in ("ratio", "interval", "date")} | {"slowdown": slowdown}
-        words = f"{facts['metric']}[{facts['bucket']}] {facts['ratio']:.2f}, accepted {entry['ratio']:.2f} on {entry['date']}"
-        if not 1 / (1 + accepted.MOVED) <= slowdown <= 1 + accepted.MOVED:
-            words += f": moved by more than {accepted.MOVED:.0%} on an equal machine"
-        measured = Measured("latency.trend", facts["bucket"], slowdown, facts["pairs"], False, (words,))
-        bound = self.config.latency.trend if self.config.latency.mode == "gate" else None
-        gates = [Gate("latency.trend", "*", *parse_bound("latency.trend", bound))] if bound else []
-        return judge([measured], gates, target.suite)[0]
-
-    def memory(self, target: Target, bucket: Bucket) -> list[Check]:
-        """``memory.ratio``: peak memory of a process that runs the candidate, over fp32 in the same runtime and device."""
-        from qguard.latency.check import spec_of
-        from qguard.latency.memory import NAME, peak_bytes
-
-        threads, device = self.config.latency.threads, self.config.device
-        batch = bucket.fill(self.golden(target.model, target.suite).token_ids)
-        candidate = spec_of(self.artifact(target.precision, target.model), target.precision, threads, device=device)
-        baseline = self._fp32(target.model, candidate.runtime)
-        fp32 = spec_of(baseline, Precision("fp32", candidate.runtime), threads, device=device)
-        peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
-        words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
-        measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
-        return judge([measured], self.gates(target.precision), target.suite)
-
-    def _fp32(self, model: str, runtime: str) -> Artifact:
+    def fp32(self, model: str, runtime: str) -> Artifact:
+        """fp32 as an artifact of a runtime: what candidates of that runtime are timed against."""
         return self._once(("fp32", runtime, model), lambda: Precision("fp32", runtime).build(self.model(model)))  # type: ignore[no-any-return]
 
     def facts(self, target: Target) -> dict[str, Any]:

@@ -351,9 +351,9 @@ def test_a_gate_that_would_never_be_judged_is_refused(tmp_path, name, metric):
 
 def test_latency_is_measured_with_float_vectors_only(harness):
     plain, stored = parse_precision("int8"), parse_precision("int8+binary")
-    assert harness.buckets(plain)
-    assert not harness.buckets(stored)
-    assert harness.latency_gates([plain, stored]) == harness.latency_gates([plain])
+    assert harness.timing.buckets(plain)
+    assert not harness.timing.buckets(stored)
+    assert harness.timing.gates([plain, stored]) == harness.timing.gates([plain])
     compared = Harness(harness.config, baseline_python="python")
     with pytest.raises(UsageProblem, match=r"give --precision int8,int8\+binary"):
         compared.targets([stored])

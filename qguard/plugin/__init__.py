@@ -204,7 +204,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         state = metafunc.config.stash.get(STATE, None)
         targets = state.targets if state else []
         if "qguard_bucket" in metafunc.fixturenames:
-            both = [(t, b) for t in targets if state for b in state.harness.buckets(t.precision)]
+            both = [(t, b) for t in targets if state for b in state.harness.timing.buckets(t.precision)]
             metafunc.parametrize(("qguard_target", "qguard_bucket"), both, ids=[f"{t}-{b}" for t, b in both], scope="session")
             return
         mark = metafunc.definition.get_closest_marker("qguard")

@@ -91,10 +91,10 @@ class GateKeeper:
             if benchmark is not None and not benchmark.enabled:
                 self._unmeasured(record, _DISABLED)
             precisions = [t.precision for t in config.stash[STATE].targets] if STATE in config.stash else [target.precision]
-            gates = self._harness.latency_gates(list(dict.fromkeys(precisions)))
-            trials = self._harness.latency(target, bucket, gates)
-            last = bucket == self._harness.buckets(target.precision)[-1]
-            memory = self._harness.memory(target, bucket) if last else []
+            gates = self._harness.timing.gates(list(dict.fromkeys(precisions)))
+            trials = self._harness.timing.trials(target, bucket, gates)
+            last = bucket == self._harness.timing.buckets(target.precision)[-1]
+            memory = self._harness.timing.memory(target, bucket) if last else []
         checks = [check for check, _, _ in trials] + memory
         record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
         record["done"] = not any(undecided(c) for c in checks)

@@ -30,7 +30,7 @@ class State:
                 **as_json(t),
                 "also": [
                     *(["test_task_quality"] if self.harness.labelled(t.suite) else []),
-                    *(f"test_latency[{b}]" for b in self.harness.buckets(t.precision)),
+                    *(f"test_latency[{b}]" for b in self.harness.timing.buckets(t.precision)),
                 ],
             }
             for t in self.targets
