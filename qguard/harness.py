@@ -327,7 +327,7 @@ class Harness:
 
     def _accepted(self, target: Target, family: str, measured: list[Measured]) -> list[Check]:
         """Values that have an accepted score, held against it."""
-        if family not in FAMILIES:
+        if family not in (*FAMILIES, TASK):
             return []
         from qguard.accepted.scores import judge_scores
 
@@ -343,8 +343,8 @@ class Harness:
         return Scope.of(target.precision, self.config.device if runtime == "torch" else "cpu", hashes)
 
     def standard_errors(self, target: Target, family: str) -> dict[str, float]:
-        """Standard error of each whole-suite value of an accuracy family, by metric."""
-        from qguard.metrics.noise import standard_errors
+        """Standard error of each whole-suite value of a family over the suite's items, by metric."""
+        from qguard.metrics import standard_errors
 
         found = self._once(("standard errors", target, family), lambda: standard_errors(self.comparison(target), family))
         return dict(found)

@@ -161,7 +161,7 @@ def test_a_first_golden_of_a_wrong_pooling_is_refused_by_the_labels(labelled, cl
     project(labelled, tmp_path, cls_model)
     assert main(["golden", "update", "--config", str(tmp_path), "--reason", "first"]) == 3
     err = capsys.readouterr().err
-    assert "[pipeline] the labels contradict the declared pooling 'cls': nDCG@10 of 40 judged queries is 0." in err
+    assert "[pipeline] the labels contradict the declared pooling 'cls': ndcg@10 of 40 labelled queries is 0." in err
     assert "with the same weights pooled by 'mean'" in err
     assert not (tmp_path / "golden").exists()
 
@@ -190,7 +190,7 @@ def test_a_golden_whose_labels_fall_needs_quality_named(labelled, pooled, minilm
     new = {**manifest, "hashes": {**hashes, "pipeline": "1" * 64}, "pipeline": {"pooling": ["cls"]}}
     found = review("minilm/own", old, minilm, suite, vectors["cls"], ids, new)
     assert found.parts == ("pipeline", "quality")
-    with pytest.raises(GoldenProblem, match=r"not updated: \[quality\] the labels say .* became worse: nDCG@10 of 40"):
+    with pytest.raises(GoldenProblem, match=r"not updated: \[quality\] the labels say .* became worse: ndcg@10 of 40"):
         refuse_unnamed(found, "", ("pipeline",), "minilm", "own")
     refuse_unnamed(found, "", ("pipeline", "quality"), "minilm", "own")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from qguard.errors import RegressionProblem
 from qguard.harness import Harness
-from qguard.metrics import FAMILIES
+from qguard.metrics import families_of
 from qguard.precisions import Precision
 
 
@@ -30,10 +30,11 @@ def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[st
     for target in harness.targets(precisions):
         say(str(target))
         harness.token_ids(target)
-        checks = [c for name in ("artifact", *FAMILIES, "invariance") for c in harness.checks(target, name)]
+        families = families_of(harness.suite(target.suite))
+        checks = [c for name in ("artifact", *families, "invariance") for c in harness.checks(target, name)]
         fell = [c for c in checks if c.outcome == "fail"]
         failed += [f"{target.precision} {c.label} {c.value:.4g}, gate {c.bound}" for c in fell if not c.accepted]
-        errors = {k: v for name in FAMILIES for k, v in harness.standard_errors(target, name).items()}
+        errors = {k: v for name in families for k, v in harness.standard_errors(target, name).items()}
         p = target.precision
         runs.append(
             {

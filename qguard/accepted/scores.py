@@ -12,8 +12,8 @@ from qguard.accepted.stored import read
 from qguard.cpu import cpu_class
 from qguard.errors import GoldenProblem
 from qguard.gates import Check
-from qguard.metrics import FAMILIES, Measured, family
-from qguard.metrics.noise import Z
+from qguard.metrics import Measured, all_metrics
+from qguard.metrics.bootstrap import Z
 from qguard.precisions import Precision
 from qguard.vectors import FLOAT
 
@@ -57,7 +57,7 @@ class Scope:
 
 def directions() -> dict[str, bool]:
     """Metric → whether higher is better, of all metrics over a suite's items."""
-    return {m.name: m.higher_is_better for name in FAMILIES for m in family(name)[1]}
+    return {m.name: m.higher_is_better for m in all_metrics() if not m.of_fp32}
 
 
 def noise(entry: Mapping[str, Any]) -> float:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.metrics.noise import Z, paired_standard_error
-from qguard.metrics.ranking import top_k
-from qguard.metrics.similarity import METRICS
+from qguard.metrics import TASK, Comparison, Rows
+from qguard.metrics.bootstrap import Z, seed_of, standard_error
+from qguard.metrics.task import labelled_items
 from qguard.suites import Suite
 
 LEAST = 20  # labelled items; fewer say nothing
-K = 10
-_spearman = next(m.reduce for m in METRICS if m.name == "similarity.spearman")
 
 
 @dataclass(frozen=True)
@@ -50,36 +48,19 @@ def compare_quality(suite: Suite, before: NDArray[Any], after: NDArray[Any]) -> 
         before: Vectors (texts, dim).
         after: Vectors of the same texts; the dimension may differ.
     """
+    sampled = replace(suite, corpus=None)  # of a large suite the texts whose vectors are stored
     out = []
-    for (name, reduce, a), (_, _, b) in zip(_scores(suite, before), _scores(suite, after), strict=True):
-        noise = Z * paired_standard_error(a, b, reduce)
-        out.append(Quality(name, float(reduce(a)), float(reduce(b)), noise, len(a)))
+    for (old, metrics), (new, _) in zip(*(labelled_items(Comparison.of(sampled, v, v)) for v in (before, after)), strict=True):
+        if len(old.rows) < LEAST:
+            continue
+        reduce = next(m for m in metrics if m.of_fp32).reduce
+        width = old.rows.shape[1]
+
+        def fell(r: Rows, reduce: Callable[[Rows], Rows] = reduce, width: int = width) -> Rows:
+            return reduce(r[..., width:]) - reduce(r[..., :width])
+
+        seed = seed_of(suite.sha256, TASK, None)
+        noise = Z * standard_error(fell, np.hstack((old.rows, new.rows)), seed)
+        name = f"{metrics[0].name.removeprefix('task.')} of {len(old.rows)} labelled {old.noun}"
+        out.append(Quality(name, float(reduce(old.rows)), float(reduce(new.rows)), noise, len(old.rows)))
     return out
-
-
-def _scores(suite: Suite, vectors: NDArray[Any]) -> Iterator[tuple[str, Callable[[Any], Any], NDArray[np.float64]]]:
-    wide = vectors.astype(np.float64)
-    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    pairs = [p for p in suite.pairs if p.score is not None]
-    if len(pairs) >= LEAST and len({p.score for p in pairs}) > 1:
-        cosine = (unit[[p.a for p in pairs]] * unit[[p.b for p in pairs]]).sum(1)
-        name = f"Spearman of {len(pairs)} labelled pairs"
-        yield name, _spearman, np.stack((cosine, np.asarray([p.score for p in pairs], np.float64)), axis=1)
-    judged = [q for q, relevant in suite.qrels.items() if any(g > 0 for g in relevant.values())]
-    if len(judged) >= LEAST:
-        name = f"nDCG@{K} of {len(judged)} judged queries"
-        yield name, lambda r: r[..., 0].mean(-1), _ndcg(suite, unit, judged)
-
-
-def _ndcg(suite: Suite, unit: NDArray[np.float64], queries: list[int]) -> NDArray[np.float64]:
-    """nDCG (Järvelin and Kekäläinen 2002) with the grade as gain, cut at :data:`K`, per query (n, 1)."""
-    k = min(K, len(suite.documents))
-    discount = 1 / np.log2(np.arange(2, K + 2))
-    order, _ = top_k(unit[[suite.queries[q] for q in queries]], unit[list(suite.documents)], k)
-    rows = []
-    for found, query in zip(order, queries, strict=True):
-        grades = suite.qrels[query]
-        gains = np.asarray([max(0.0, grades.get(int(d), 0.0)) for d in found])
-        best = np.sort([g for g in grades.values() if g > 0])[::-1][:K]
-        rows.append([(gains * discount[:k]).sum() / (best * discount[: len(best)]).sum()])
-    return np.asarray(rows, np.float64)

@@ -52,6 +52,7 @@ class Metric:
         worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
         min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
         vectors: The kinds of stored vectors that it exists for.
+        of_fp32: It says nothing of the candidate.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Metric:
     worst: Callable[[Rows], Rows] | None = None
     min_items: int = 1
     vectors: tuple[str, ...] = (FLOAT, *KINDS)
+    of_fp32: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]
     return module.items, module.METRICS
 
 
-def _all_metrics() -> list[Metric]:
+def all_metrics() -> list[Metric]:
+    """Every metric over the items of a suite."""
     from qguard.metrics.task import METRICS
 
     return [*(m for f in FAMILIES for m in family(f)[1]), *METRICS]
@@ -161,7 +164,7 @@ def metric_names(vectors: str | None = None) -> list[str]:
     from qguard.metrics.artifact import NAMES
     from qguard.metrics.invariance import METRICS
 
-    found = [m.name for m in _all_metrics() if vectors is None or vectors in m.vectors]
+    found = [m.name for m in all_metrics() if vectors is None or vectors in m.vectors]
     found += [m.name for m in METRICS]
     # processes are measured with the plain precision only: vectors are quantized after them
     return [*found, *NAMES, *([NAME] if vectors in (None, FLOAT) else [])]
@@ -171,7 +174,7 @@ def has_interval(name: str) -> bool:
     """Whether a metric is a sample of items whose interval exists: no count in a file, no minimum or maximum."""
     from qguard.metrics.statistics import Quantile
 
-    found = next((m for m in _all_metrics() if m.name == name), None)
+    found = next((m for m in all_metrics() if m.name == name), None)
     return found is not None and not (isinstance(found.reduce, Quantile) and found.reduce.q in (0, 1))
 
 
@@ -181,14 +184,29 @@ def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]
     Raises:
         MeasurementProblem: when the suite has too few items, or a value is not finite.
     """
+    return [m for items, metrics in _parts(comparison, name) for m in reduced(items, metrics, comparison.suite, worst)]
+
+
+def standard_errors(comparison: Comparison, name: str) -> dict[str, float]:
+    """Metric → standard error of its value over the whole suite, of the candidate's metrics of one family or :data:`TASK`."""
+    from qguard.metrics.bootstrap import seed_of, standard_error
+
+    seed = seed_of(comparison.suite.sha256, name, None)
+    return {
+        m.name: standard_error(m.reduce, items.rows, seed)
+        for items, metrics in _parts(comparison, name)
+        for m in metrics
+        if len(items.rows) >= m.min_items and not m.of_fp32
+    }
+
+
+def _parts(comparison: Comparison, name: str) -> list[tuple[Items, tuple[Metric, ...]]]:
     if name == TASK:
         from qguard.metrics.task import parts
 
-        found = parts(comparison)
-    else:
-        find, metrics = family(name)
-        found = [(find(comparison), tuple(m for m in metrics if comparison.kind in m.vectors))]
-    return [m for items, metrics in found for m in reduced(items, metrics, comparison.suite, worst)]
+        return parts(comparison)
+    find, metrics = family(name)
+    return [(find(comparison), tuple(m for m in metrics if comparison.kind in m.vectors))]
 
 
 def reduced(items: Items, metrics: Sequence[Metric], suite: Suite, worst: int = 5) -> list[Measured]:

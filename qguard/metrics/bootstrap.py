@@ -31,7 +31,7 @@ DECIDING = 3.0  # items that must decide a value, see _deciding; fewer say littl
 BLOCK = 1 << 18  # cells of a block of resamples: its counts stay in the second-level cache
 KEPT = 1 << 22  # cells of the counts that are kept for the other metrics of the family
 _NORMAL = NormalDist()
-_Z = _NORMAL.inv_cdf((1 + LEVEL) / 2)
+Z = _NORMAL.inv_cdf((1 + LEVEL) / 2)
 # standard errors between a value that a gate lets through 19 times of 20 and one that it stops 4 times of 5
 DETECTABLE = _NORMAL.inv_cdf(0.95) + _NORMAL.inv_cdf(0.80)
 
@@ -99,6 +99,16 @@ def uncertainty(reduce: Callable[[Rows], Rows], rows: Rows, seed: int, noun: str
     value, z = float(reduce(rows)), _wider(n)
     ends = _on_fishers_scale(value, samples, z) if isinstance(reduce, Spearman) else _bca(value, samples, left_out, z)
     return Uncertainty(*ends, float(samples.std(ddof=1)))
+
+
+def standard_error(reduce: Callable[[Rows], Rows], rows: Rows, seed: int) -> float:
+    """Standard deviation of a metric over resampled rows (Efron 1979), at least 0, in the metric's unit; the same in every run.
+
+    Rough where :func:`uncertainty` gives an exact interval or none (quantiles, extremes), but it exists.
+    """
+    samples = replicates(reduce, rows, seed)
+    samples = samples[np.isfinite(samples)]
+    return float(samples.std(ddof=1)) if len(samples) > 1 else 0.0
 
 
 def seed_of(suite: str, family: str, part: str | None) -> int:
@@ -190,7 +200,7 @@ def _deciding(left_out: Rows) -> float:
 def _wider(n: int) -> float:
     """Standard errors to each end: the t quantile, and the bootstrap's variance times n / (n - 1) (Hesterberg 2015, 3.2)."""
     v = n - 1
-    t = _Z + (_Z**3 + _Z) / (4 * v) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * v * v)  # Cornish and Fisher
+    t = Z + (Z**3 + Z) / (4 * v) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * v * v)  # Cornish and Fisher
     return t * math.sqrt(n / v)
 
 
@@ -265,7 +275,7 @@ def _of_nothing_lost(best: float, n: int, noun: str) -> Uncertainty:
 
 
 def _exact(low: float, high: float, note: str) -> Uncertainty:
-    return Uncertainty(low, high, (high - low) / (2 * _Z), note)
+    return Uncertainty(low, high, (high - low) / (2 * Z), note)
 
 
 def _mirrored(u: Uncertainty) -> Uncertainty:

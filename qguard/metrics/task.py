@@ -45,17 +45,23 @@ def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
     Raises:
         MeasurementProblem: for a suite without labels, and where a score does not exist or retention of it says nothing.
     """
-    found: list[tuple[Items, tuple[Metric, ...]]] = []
-    if metrics := _of_pairs(c.suite):
-        found.append((_pairs(c, [p for p in c.suite.pairs if p.score is not None]), metrics))
-    if c.suite.qrels:
-        found.append((_queries(c), _of_queries(c.suite)))
+    found = labelled_items(c)
     if not found:
         raise MeasurementProblem(
             f"suite {c.suite.name!r} has no labels: task quality needs pairs with a score or label, or queries with judgements"
         )
     for items, metrics in found:
         _defined(c, items.rows, metrics)
+    return found
+
+
+def labelled_items(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
+    """As :func:`parts`, whatever the scores are."""
+    found: list[tuple[Items, tuple[Metric, ...]]] = []
+    if metrics := _of_pairs(c.suite):
+        found.append((_pairs(c, [p for p in c.suite.pairs if p.score is not None]), metrics))
+    if c.suite.qrels:
+        found.append((_queries(c), _of_queries(c.suite)))
     return found
 
 
@@ -132,7 +138,7 @@ def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
                 "a constant exists"
             )
     for metric in metrics:
-        if not metric.name.endswith(FP32) or len(rows) < metric.min_items:
+        if not metric.of_fp32 or len(rows) < metric.min_items:
             continue
         if (value := float(metric.reduce(rows))) <= 0:
             raise MeasurementProblem(
@@ -155,7 +161,7 @@ def _forms(name: str, scores: tuple[Statistic, Statistic], worst: Any = None, le
     fp32, candidate = scores
     return (
         Metric(f"task.{name}", candidate, True, min_items=least),
-        Metric(f"task.{name}{FP32}", fp32, True, min_items=least),
+        Metric(f"task.{name}{FP32}", fp32, True, min_items=least, of_fp32=True),
         Metric(f"task.{name}{RETENTION}", Retention(candidate, fp32), True, worst, least),
     )
 

@@ -43,7 +43,7 @@ class GateKeeper:
 
     def judge(self, target: Target, family: str) -> list[Check]:
         """All checks of a metric family; fails the test when a gate does not hold."""
-        from qguard.metrics import FAMILIES
+        from qguard.metrics import FAMILIES, TASK
         from qguard.report.terminal import failure_text
 
         record = self._record(target)
@@ -55,10 +55,10 @@ class GateKeeper:
                 if c.bound:
                     label = f"{c.label} (accepted)" if c.accepted else c.label
                     self._item.user_properties.append((label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
-            if family in FAMILIES and self._item.config.getoption("qguard_report"):
+            if family in (*FAMILIES, TASK) and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = self._harness.standard_errors(target, family)
             if any(c.outcome == "fail" for c in checks):
-                cause = self._harness.cause(target).words if family in FAMILIES else ""
+                cause = self._harness.cause(target).words if family in (*FAMILIES, TASK) else ""
                 record["cause"] = cause
                 changed = [] if family == "artifact" else self._harness.changed(target)
                 holds = self._harness.holds(target)
