@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from qguard.encoders import Floats, cores
 from qguard.errors import MeasurementProblem
 
-BLOCK = 2048  # documents; with 1,000 queries their scores are 8 MB, near a core's cache
+BLOCK = 1024  # documents; with 1,000 queries their scores are 4 MB, near a core's cache
 QUERIES = 1024  # at most so many side by side
 
 
@@ -130,7 +130,7 @@ class _Best:
 
     def blocks(self) -> Iterator[range]:
         """Few documents first: they set the floor that most others stay below."""
-        start, size = 0, min(256, BLOCK)
+        start, size = 0, min(64, BLOCK)
         while start < self.rows:
             yield range(start, min(start + size, self.rows))
             start, size = start + size, min(2 * size, BLOCK)
@@ -140,11 +140,11 @@ class _Best:
         from threadpoolctl import threadpool_limits
 
         blocks, own = self.blocks(), self.own
+        transposed = np.ascontiguousarray(self.queries.T)  # the layout whose product is fastest in OpenBLAS
         next_block = threading.Lock()
 
         def work() -> None:
-            product = np.empty((len(self.queries), BLOCK), np.float32)
-            above = np.empty((len(self.queries), BLOCK), bool)
+            product = np.empty((BLOCK, len(self.queries)), np.float32)
             buffer = np.empty((BLOCK, self.dim), np.float32)
             while True:
                 with next_block:
@@ -158,12 +158,11 @@ class _Best:
                 longest = float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max()))
                 if not np.isfinite(longest):
                     raise MeasurementProblem(f"documents {block.start} to {block.stop} hold vectors that are NaN or infinite")
-                scores = np.matmul(self.queries, vectors.T, out=product[:, : len(block)])
+                scores = np.matmul(vectors, transposed, out=product[: len(block)])
                 if own is not None:
                     mine = np.flatnonzero((own >= block.start) & (own < block.stop))
-                    scores[mine, own[mine] - block.start] = -np.inf
-                hits = np.flatnonzero(np.greater_equal(scores, self.floor[:, None], out=above[:, : len(block)]))
-                self.add(hits // len(block), hits % len(block), scores, block.start, longest)
+                    scores[own[mine] - block.start, mine] = -np.inf
+                self.add(scores, block.start, longest)
                 if advance is not None:
                     advance(len(block))
 
@@ -172,15 +171,17 @@ class _Best:
             for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
 
-    def add(self, query: Any, column: Any, scores: Floats, start: int, longest: float) -> None:
-        """Keep hits; once they are many, raise the floor and drop what fell below it."""
-        values = scores[query, column]
-        if self.own is not None:  # what is itself scores -inf, which is no lower than a floor that was never raised
-            other = values > -np.inf
-            query, column, values = query[other], column[other], values[other]
+    def add(self, scores: Floats, start: int, longest: float) -> None:
+        """Keep hits of a block's scores (documents, queries); once they are many, raise the floor and drop what fell below it."""
+        floor = self.floor
+        some = np.flatnonzero(scores.max(0) >= floor)  # of most queries no document of a block is a hit
+        chosen = scores[:, some]
+        # what is itself scores -inf, which is no lower than a floor that was never raised
+        document, column = np.nonzero((chosen >= floor[some]) & (chosen > -np.inf))
+        query, values = some[column], chosen[document, column]
         with self.lock:
             self.longest = max(self.longest, longest)
-            self.kept.append((query, column + start, values))
+            self.kept.append((query, document + start, values))
             self.fresh += len(query)
             if self.fresh >= 2 * len(self.queries):
                 self.compact()
