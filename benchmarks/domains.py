@@ -64,4 +64,5 @@ def main() -> None:
             print(f"{name:<15}" + "".join(cells), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

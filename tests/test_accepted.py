@@ -17,7 +17,7 @@ from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
 from qguard.harness import Harness
-from qguard.metrics.noise import paired_standard_error, standard_error
+from qguard.metrics.bootstrap import standard_error
 from qguard.precisions import parse_precision
 from qguard.report.terminal import failure_text
 from tests.goldens import project
@@ -167,9 +167,10 @@ def test_the_standard_error_is_that_of_the_mean_and_the_same_in_every_run():
     rows = np.random.default_rng(1).normal(0, 2, (400, 1))
 
     def mean(r):
-        return r[:, 0].mean()
+        return r[..., 0].mean(-1)
 
-    found = standard_error(rows, mean)
+    found = standard_error(mean, rows, 0)
     assert abs(found / (rows.std(ddof=1) / 20) - 1) < 0.1
-    assert found == standard_error(rows, mean)
-    assert paired_standard_error(rows, rows + 1, mean) < 1e-12
+    assert found == standard_error(mean, rows, 0)
+    paired = np.hstack((rows, rows + 1))
+    assert standard_error(lambda r: r[..., 1].mean(-1) - r[..., 0].mean(-1), paired, 0) < 1e-12
