@@ -1,6 +1,6 @@
 """What a precision loses in each domain, with intervals: the domains are the slices of one suite.
 
-usage: python benchmarks/slices.py PRECISION legal=FILE.jsonl[,FILE.jsonl] social=FILE.jsonl …    texts as in benchmarks/domains.py
+usage: python benchmarks/slices.py PRECISION legal=FILE.jsonl[,FILE.jsonl] social=FILE.jsonl …   texts as in benchmarks/domains.py
 
 2,000 distinct texts of each domain; every text looks for its neighbours among those of all. fp32 is run here, in ONNX Runtime.
 """
