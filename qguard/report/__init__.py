@@ -1,12 +1,18 @@
-"""Reports: one verdict, written as JSON or shown in the terminal. A new format is one file here."""
+"""Reports: one verdict, written as files or shown in the terminal. A new format is one file here and one line in FORMATS."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from qguard import __version__
+from qguard.errors import UsageProblem
+from qguard.files import write_atomic
 
 SCHEMA = 1
+# suffix → module here whose render(report) gives the file's bytes
+FORMATS = {".json": "as_json"}
 GATES = (
     "test_golden_is_current",
     "test_artifact_is_quantized",
@@ -50,3 +56,23 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     verdicts = {r["verdict"] for r in runs}
     verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"
     return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs}
+
+
+def check_format(path: Path) -> None:
+    """Refuse a report file that nothing here can write.
+
+    Raises:
+        UsageProblem: for an unknown suffix.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageProblem(f"report {path}: expected a file that ends in {', '.join(FORMATS)}")
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """Write a report in the format of the file's suffix, atomically.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
+    check_format(path)
+    write_atomic(path, import_module(f"qguard.report.{FORMATS[path.suffix]}").render(report))
