@@ -1,0 +1,77 @@
+"""Diagnosis: where an artifact loses what its gates miss. First the stage, then the layer, then which layers to exclude.
+
+``names``, ``opened`` and ``sites`` find what the artifact and the fp32 export both compute; ``stages``, ``activations`` and
+``exclusion`` measure; ``report`` says it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qguard.errors import UsageProblem
+from qguard.vectors import FLOAT
+
+if TYPE_CHECKING:
+    from qguard.diagnosis.activations import LayerError
+    from qguard.diagnosis.exclusion import Exclusion
+    from qguard.diagnosis.stages import Stage
+    from qguard.precisions import Precision
+
+TEXTS = 64
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        precision, model, suite: What was diagnosed.
+        texts: How many texts of the suite layers and costs were measured on.
+        failing: Gates that do not hold, in words; empty where none was judged.
+        stages: In the order of the pipeline.
+        layers: The largest own error first; empty where layers could not be aligned.
+        exclusion: What leaving layers in fp32 gives; ``None`` where it was not tried.
+        notes: What could not be done, and why.
+        conclusion: One paragraph that begins with the answer.
+        fault: A stage is wrong, a layer is damaged, or a gate does not hold.
+    """
+
+    precision: str
+    model: str
+    suite: str
+    texts: int
+    failing: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    layers: tuple[LayerError, ...]
+    exclusion: Exclusion | None
+    notes: tuple[str, ...]
+    conclusion: str
+    fault: bool
+
+
+def diagnosable(precision: Precision) -> bool:
+    """Whether ``qguard diagnose`` can open what this precision deploys: an ONNX file that ONNX Runtime runs."""
+    return precision.runtime == "onnx" and precision.vectors == FLOAT and precision.base != "fp32"
+
+
+def refuse(precision: Precision) -> None:
+    """Say what can be diagnosed.
+
+    Raises:
+        UsageProblem: for a precision that cannot.
+    """
+    if diagnosable(precision):
+        return
+    from qguard.precisions import DEFAULT_RUNTIME, RECIPES
+
+    known = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r == "onnx" and n != "fp32")
+    if precision.vectors != FLOAT:
+        why = f"vectors are quantized after the model ran; diagnose the model with --precision {precision.plain}"
+    elif precision.base == "fp32":
+        why = "nothing in it is quantized; compare two fp32 runs with: qguard golden check"
+    else:
+        why = f"it runs in {precision.runtime}, and layers are read from ONNX files that ONNX Runtime runs"
+    raise UsageProblem(
+        f"{precision} cannot be diagnosed: {why}. Supported: {', '.join(known)}; --artifact: any ONNX file of these"
+    )
