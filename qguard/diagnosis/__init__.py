@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qguard.diagnosis.activations import LayerError
     from qguard.diagnosis.exclusion import Exclusion
     from qguard.diagnosis.stages import Stage
+    from qguard.harness import Harness, Target
     from qguard.precisions import Precision
 
 TEXTS = 64
@@ -53,6 +54,14 @@ class Diagnosis:
 def diagnosable(precision: Precision) -> bool:
     """Whether ``qguard diagnose`` can open what this precision deploys: an ONNX file that ONNX Runtime runs."""
     return precision.runtime == "onnx" and precision.vectors == FLOAT and precision.base != "fp32"
+
+
+def command(harness: Harness, target: Target) -> str:
+    """``qguard diagnose`` for a target that failed a gate; empty where it cannot open the artifact."""
+    if not diagnosable(target.precision) or harness.artifact(target.precision, target.model).file is None:
+        return ""
+    given = f" --artifact {harness.artifact_path}" if harness.artifact_path else ""
+    return f"qguard diagnose --precision {target.precision}{given} --model {target.model} --suite {target.suite}"
 
 
 def refuse(precision: Precision) -> None:
