@@ -28,6 +28,7 @@ from qguard.diagnosis.activations import layer_errors
 from qguard.diagnosis.examination import Examination
 from qguard.diagnosis.report import to_json
 from qguard.diagnosis.sites import Net, align
+from qguard.diagnosis.verdict import ranked
 from qguard.harness import Harness, Target
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
@@ -118,10 +119,11 @@ def layers() -> None:
             onnx.save(model, str(file))
             candidate = Net.read(file)
             found = layer_errors(fp32, candidate, align(fp32, candidate), ids, examination.pad_id)
-            first = max(found, key=lambda x: x.own)
+            first = ranked(found, precision.recipe)[0]
             of[what] += 1
             right[what] += first.layer == layer
             tops.setdefault(what, []).append(first.part)
+            print(f"{layer}, {what}: {first.layer} {first.own:.4f} {first.part}", file=sys.stderr, flush=True)
             if first.layer != layer:
                 own = next(x.own for x in found if x.layer == layer)
                 wrong.append(f"{layer}, {what}: named {first.layer} ({first.own:.4f}; its own {own:.4f})")

@@ -31,7 +31,7 @@ class Diagnosis:
         texts: How many texts of the suite layers and costs were measured on.
         failing: Gates that do not hold, in words; empty where none was judged.
         stages: In the order of the pipeline.
-        layers: The largest own error first; empty where layers could not be aligned.
+        layers: That furthest beyond what its element type explains first; empty where layers could not be aligned.
         exclusion: What leaving layers in fp32 gives; ``None`` where it was not tried.
         notes: What could not be done, and why.
         conclusion: One paragraph that begins with the answer.

@@ -165,11 +165,11 @@ def layer_errors(
     from qguard.encoders import padded
 
     theirs = Runner(candidate, [s.candidate for s in sites], exact=exact)
-    usable = _usable(theirs, Runner(fp32, [s.fp32 for s in sites]), sites, ids[0], pad_id)
+    mine = _kept(fp32, sites, fed=False)
+    usable = _usable(theirs, mine, sites, ids[0], pad_id)
     if not usable:
         raise ArtifactProblem("no tensor of the artifact has the type and shape of its counterpart in the fp32 export")
-    mine = Runner(fp32, [s.fp32 for s in usable])
-    fed = Runner(fp32, [s.fp32 for s in usable], [s.fp32 for s in usable])
+    fed = _kept(fp32, usable, fed=True)
     total: dict[str, _Sums] = {}
     own: dict[str, _Sums] = {}
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
@@ -186,6 +186,16 @@ def layer_errors(
         advance()
     heads = _heads(fp32)
     return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
+
+
+def _kept(fp32: Net, sites: Sequence[Site], *, fed: bool) -> Runner:
+    """The fp32 graph, loaded once for all artifacts that it is compared with."""
+    names = tuple(s.fp32 for s in sites)
+    key = names, fed
+    if key not in fp32.loaded:
+        fp32.loaded[key] = Runner(fp32, names, names if fed else ())
+    found: Runner = fp32.loaded[key]
+    return found
 
 
 def _tokens(values: Array, mask: Array) -> Array:

@@ -18,7 +18,7 @@ from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_erro
 from qguard.diagnosis.exclusion import Exclusion, Surgery, Unit, costs, fewest
 from qguard.diagnosis.sites import ATTENTION, NORM, Net, Site, align
 from qguard.diagnosis.stages import Seen, Stage
-from qguard.diagnosis.verdict import conclude, obstacle
+from qguard.diagnosis.verdict import conclude, obstacle, ranked
 from qguard.encoders import Encoder, Floats, padded
 from qguard.encoders.onnx import OnnxRuntime, exact_products
 from qguard.encoders.pooling import Head
@@ -121,12 +121,12 @@ class Examination:
                 exclusion = self.exclude(rows)
             except ArtifactProblem as e:
                 notes.append(f"no layer could be excluded: {e}")
-        ranked = tuple(sorted(layers, key=lambda x: -x.own))
         failing = (*(f"{c.label} {c.judged:.4f}, gate {c.bound}" for c in failed), *others)
         recipe = self.target.precision.recipe
-        conclusion, fault = conclude(found, ranked, failing, exclusion, recipe, self.artifact, judged=bool(checks))
+        worst = tuple(ranked(layers, recipe))
+        conclusion, fault = conclude(found, worst, failing, exclusion, recipe, self.artifact, judged=bool(checks))
         names = str(self.target.precision), self.target.model, self.target.suite
-        return Diagnosis(*names, len(rows), failing, tuple(found), ranked, exclusion, tuple(notes), conclusion, fault)
+        return Diagnosis(*names, len(rows), failing, tuple(found), worst, exclusion, tuple(notes), conclusion, fault)
 
     def accuracy(self, vectors: Floats) -> list[Check]:
         """All checks of accuracy on the whole suite."""

@@ -45,10 +45,11 @@ class Net:
 
     Attributes:
         model: ``onnx.ModelProto`` with all its data.
+        loaded: What was made to run it, for the next time.
     """
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model, self.loaded = model, dict[Any, Any]()
         self.nodes = list(model.graph.node)
         self.made = {name: node for node in self.nodes for name in node.output if name}
         self.stored = {t.name: t for t in model.graph.initializer}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from qguard.artifact import Artifact
 from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
-from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, NORM
+from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
 from qguard.diagnosis.stages import Stage
 from qguard.gates import Check
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
@@ -17,6 +18,7 @@ from qguard.precisions import Recipe
 EXPLAINED = {"I8": 0.08, "I4": 0.3, "F16": 0.005, "BF16": 0.02}
 # what a file does not quantize computes what fp32 computes
 EXACT = 0.01
+FAR = 5.0  # times the median of linear layers: a per-tensor file has a large error in all of them
 _WHY = {
     "artifact.granularity": "a property of the file, which no exclusion changes: quantize it again, per channel",
     "artifact.weight_error": "weights far from fp32's, in every layer that keeps a scale per tensor: quantize again, per channel",
@@ -33,10 +35,22 @@ def obstacle(check: Check) -> str:
     return f"{check.label} {check.judged:.4f}, gate {check.bound}" + (f" ({why})" if why else "")
 
 
+def excess(error: LayerError, recipe: Recipe) -> float:
+    """A layer's own error over what its element type explains; what is not quantized has none to explain."""
+    exact = error.kind in (BIAS, NORM, ATTENTION, ACTIVATION)
+    return error.own / (EXACT if exact else EXPLAINED.get(recipe.weights, EXACT))
+
+
+def ranked(layers: Sequence[LayerError], recipe: Recipe) -> list[LayerError]:
+    """The layers, the one that is furthest beyond what its element type explains first."""
+    return sorted(layers, key=lambda x: -excess(x, recipe))
+
+
 def damaged(layers: Sequence[LayerError], recipe: Recipe) -> list[LayerError]:
-    """Layers whose own error is more than their element type explains, the worst first."""
-    limit = EXPLAINED.get(recipe.weights, EXACT)
-    return [x for x in layers if x.own > (EXACT if x.kind in (BIAS, NORM, ATTENTION, ACTIVATION) else limit)]
+    """Layers whose own error is more than their element type explains, and far more than most others have, the worst first."""
+    usual = FAR * median([x.own for x in layers if x.kind == LINEAR] or [0.0])
+    beyond = [x for x in ranked(layers, recipe) if excess(x, recipe) > 1]
+    return [x for x in beyond if x.kind != LINEAR or x.own > usual]
 
 
 def named(error: LayerError) -> str:
