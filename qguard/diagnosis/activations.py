@@ -36,8 +36,11 @@ class _Sums:
 
     @classmethod
     def of(cls, x: Array, y: Array) -> _Sums:
-        a, b = x.reshape(-1, x.shape[-1]).astype(np.float64), y.reshape(-1, y.shape[-1]).astype(np.float64)
-        return cls((a * a).sum(0), (b * b).sum(0), (a * b).sum(0), ((a - b) ** 2).sum(0))
+        """Of one batch; in float32, whose rounding is far below any error that is looked for."""
+        a, b = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        difference = a - b
+        pairs = ((a, a), (b, b), (a, b), (difference, difference))
+        return cls(*(np.einsum("tc,tc->c", left, right).astype(np.float64) for left, right in pairs))
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(self.xx + other.xx, self.yy + other.yy, self.xy + other.xy, self.dd + other.dd)
