@@ -2,9 +2,10 @@
 
 usage: python benchmarks/diagnose.py [layers|parts|stages|per-tensor]    all without an argument
 
-Layers: each of the 70 layers of MiniLM's int8 artifact that have parameters is damaged in turn as a whole, and the diagnosis
-(16 texts of core) must rank it first. Parts: the same for a third of its channels, and for one head of each projection. Stages: pooling, mask, normalisation and tokenizer faults.
-Per-tensor: ONNX Runtime's dynamic quantization of the fp32 export with one scale a tensor.
+Layers: each layer of MiniLM's int8 artifact that has parameters is damaged in turn as a whole, and the diagnosis (16 texts of
+core) must rank it first. Parts: the same for a third of its channels, and for one head of each projection. Stages: pooling,
+mask, normalisation and tokenizer faults. Per-tensor: ONNX Runtime's dynamic quantization of the fp32 export with one scale a
+tensor; what is excluded, what it costs, what stands in the way.
 """
 
 import json

@@ -139,7 +139,7 @@ class Surgery:
         for node in part:
             new = onnx.NodeProto()
             new.CopyFrom(node)
-            new.name = f"{node.name}/fp32"
+            new.name = f"fp32/{node.name or node.output[0]}"
             own = {name: f"fp32/{name}" for name in (*node.input, *node.output) if name in inner}
             reads = {name: self._ends[name] for name in node.input if name in self._ends}
             if self._half:
