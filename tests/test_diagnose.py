@@ -240,7 +240,7 @@ def test_per_tensor_weights_cost_in_every_layer(fp32_onnx, minilm, token_ids, tm
 
     found = costs(surgery, score, tmp_path)
     assert [c.cosine for c in found] == sorted((c.cosine for c in found), reverse=True)
-    assert found[0].cosine > 0.002
+    assert found[0].cosine > 0.0005
     assert {n for c in found for n in c.unit.nodes} >= {"Attention_0"}
 
 
