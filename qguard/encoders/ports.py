@@ -48,11 +48,15 @@ class Feeds:
         return feeds
 
 
-def _role(name: str, file: Path) -> str:
+def role_of(name: str) -> str | None:
+    """What an input takes: ``input_ids attention_mask token_type_ids position_ids``; ``None`` where its name does not say."""
     low = name.lower()
-    for key, role in _ROLES:
-        if key in low:
-            return role
+    return next((role for key, role in _ROLES if key in low), None)
+
+
+def _role(name: str, file: Path) -> str:
+    if role := role_of(name):
+        return role
     raise ArtifactProblem(f"{file.name} has an input {name!r} that is none of token ids, attention mask, token types, positions")
 
 

@@ -43,6 +43,7 @@ class GateKeeper:
 
     def judge(self, target: Target, family: str) -> list[Check]:
         """All checks of a metric family; fails the test when a gate does not hold."""
+        from qguard.diagnosis import command
         from qguard.metrics import FAMILIES, TASK
         from qguard.report.terminal import failure_text
 
@@ -63,7 +64,9 @@ class GateKeeper:
                 changed = [] if family == "artifact" else self._harness.changed(target)
                 holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
-                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds, fp32, cause), pytrace=False)
+                diagnose = "" if cause and self._harness.cause(target).kind == "stack" else command(self._harness, target)
+                text = failure_text(str(target.precision), target.suite, checks, changed, holds, fp32, cause, diagnose)
+                pytest.fail(text, pytrace=False)
         return checks
 
     def _uncaptured(self, target: Target) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ def failure_text(
     holds: str = "",
     fp32: str = "fp32@torch",
     cause: str = "",
+    diagnose: str = "",
 ) -> str:
     """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next.
 
@@ -27,6 +28,7 @@ def failure_text(
         holds: What the artifact's files compute; see :func:`qguard.metrics.artifact.summary`.
         fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that is nothing else.
         cause: Drift of the stack or loss by quantization, in words; see :func:`qguard.drift.find_cause`.
+        diagnose: The command that says which stage and layer lose it, where there is one.
     """
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.accepted is not None, c.slice is not None))
     first = failed[0]
@@ -63,6 +65,8 @@ def failure_text(
         lines += ["", f"would pass at: {first.label} {op} {first.judged:.4f}   ([tool.qguard.gates.{key}])"]
     if not first.name.startswith("artifact.") and (plus or not cause):
         lines.append(question)
+    if diagnose and not first.name.startswith("artifact."):
+        lines.append(f"where is it lost? {diagnose}")
     return "\n".join(lines)
 
 

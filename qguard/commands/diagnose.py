@@ -1,0 +1,51 @@
+"""``qguard diagnose``: the stage, then the layer, that loses what a gate misses, and which layers to exclude."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qguard.commands import add_selection, harness_of, selected
+from qguard.diagnosis import TEXTS
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
+    parser.add_argument("--artifact", type=Path, metavar="PATH", help="a folder or .onnx file of any tool; else qguard's own")
+    parser.add_argument("--texts", type=int, default=TEXTS, help=f"texts that layers are measured on (default {TEXTS})")
+    parser.add_argument("--layers-only", action="store_true", help="stages and layers alone: no gates, nothing excluded")
+    parser.add_argument("--all", action="store_true", help="list every layer")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
+    add_selection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Diagnose one artifact on one suite; 1 where something is wrong."""
+    from rich.console import Console
+
+    from qguard.diagnosis import refuse
+    from qguard.diagnosis.report import show, to_json
+    from qguard.errors import UsageProblem
+    from qguard.files import dump_json, write_atomic
+    from qguard.harness import Target
+    from qguard.precisions import parse_precision
+
+    if args.texts < 2:
+        raise UsageProblem(f"--texts: expected 2 or more, found {args.texts}")
+    harness = harness_of(args)
+    harness.artifact_path = args.artifact
+    precision = parse_precision(args.precision, harness.config.own_precisions)
+    refuse(precision)
+    pairs = list(selected(harness))
+    if len({model for model, _ in pairs}) > 1:
+        raise UsageProblem(f"several models are configured; give --model, one of {', '.join(harness.config.models)}")
+    from qguard.diagnosis.examination import Examination
+
+    model, suite = pairs[0]
+    found = Examination(harness, Target(precision, model, suite), args.texts).run(layers_only=args.layers_only)
+    if args.json:
+        write_atomic(args.json, dump_json(to_json(found)))
+    show(found, Console(highlight=False, width=None if sys.stdout.isatty() else 160), args.all)
+    return int(found.fault)

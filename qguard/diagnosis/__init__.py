@@ -1,0 +1,86 @@
+"""Diagnosis: where an artifact loses what its gates miss. First the stage, then the layer, then which layers to exclude.
+
+``names``, ``opened`` and ``sites`` find what the artifact and the fp32 export both compute; ``stages``, ``activations`` and
+``exclusion`` measure; ``report`` says it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qguard.errors import UsageProblem
+from qguard.vectors import FLOAT
+
+if TYPE_CHECKING:
+    from qguard.diagnosis.activations import LayerError
+    from qguard.diagnosis.exclusion import Exclusion
+    from qguard.diagnosis.stages import Stage
+    from qguard.harness import Harness, Target
+    from qguard.precisions import Precision
+
+TEXTS = 64
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        precision, model, suite: What was diagnosed.
+        texts: How many texts of the suite layers and costs were measured on.
+        failing: Gates that do not hold, in words; empty where none was judged.
+        stages: In the order of the pipeline.
+        layers: That furthest beyond what its element type explains first; empty where layers could not be aligned.
+        exclusion: What leaving layers in fp32 gives; ``None`` where it was not tried.
+        notes: What could not be done, and why.
+        conclusion: One paragraph that begins with the answer.
+        fault: A stage is wrong, a layer is damaged, or a gate does not hold.
+    """
+
+    precision: str
+    model: str
+    suite: str
+    texts: int
+    failing: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    layers: tuple[LayerError, ...]
+    exclusion: Exclusion | None
+    notes: tuple[str, ...]
+    conclusion: str
+    fault: bool
+
+
+def diagnosable(precision: Precision) -> bool:
+    """Whether ``qguard diagnose`` can open what this precision deploys: an ONNX file that ONNX Runtime runs."""
+    return precision.runtime == "onnx" and precision.vectors == FLOAT and precision.base != "fp32"
+
+
+def command(harness: Harness, target: Target) -> str:
+    """``qguard diagnose`` for a target that failed a gate; empty where it cannot open the artifact."""
+    if not diagnosable(target.precision) or harness.artifact(target.precision, target.model).file is None:
+        return ""
+    given = f" --artifact {harness.artifact_path}" if harness.artifact_path else ""
+    return f"qguard diagnose --precision {target.precision}{given} --model {target.model} --suite {target.suite}"
+
+
+def refuse(precision: Precision) -> None:
+    """Say what can be diagnosed.
+
+    Raises:
+        UsageProblem: for a precision that cannot.
+    """
+    if diagnosable(precision):
+        return
+    from qguard.precisions import DEFAULT_RUNTIME, RECIPES
+
+    known = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r == "onnx" and n != "fp32")
+    if precision.vectors != FLOAT:
+        why = f"vectors are quantized after the model ran; diagnose the model with --precision {precision.plain}"
+    elif precision.base == "fp32":
+        why = "nothing in it is quantized; compare two fp32 runs with: qguard golden check"
+    else:
+        why = f"it runs in {precision.runtime}, and layers are read from ONNX files that ONNX Runtime runs"
+    raise UsageProblem(
+        f"{precision} cannot be diagnosed: {why}. Supported: {', '.join(known)}; --artifact: any ONNX file of these"
+    )

@@ -1,0 +1,261 @@
+"""Error per layer: what the artifact's layers hold against fp32's, and what each of them adds by itself.
+
+The fp32 graph is run twice. Once as it is. And once with every layer fed what the artifact's own layer was fed: what then
+differs is the layer's own error, and a layer that only inherits another's shows none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.diagnosis.sites import LINEAR, Net, Site
+from qguard.encoders.onnx import EXACT
+from qguard.errors import ArtifactProblem
+
+Array = NDArray[Any]
+BATCH = 8
+PADDING = 8  # tokens of padding in every batch: a dropped mask must show
+WORST = 1e6  # relative error of a layer whose values are not finite
+FEW = 0.6  # share of channels up to which an error sits in some of them
+FAR = 6.0  # times the median channel's error: such a channel stands out
+
+
+@dataclass
+class _Sums:
+    """Running sums over tokens: of fp32's values, the artifact's, their products, and the squares of their difference."""
+
+    xx: Array
+    yy: Array
+    xy: Array
+    dd: Array
+
+    @classmethod
+    def of(cls, x: Array, y: Array) -> _Sums:
+        """Of one batch; in float32, whose rounding is far below any error that is looked for."""
+        a, b = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        difference = a - b
+        pairs = ((a, a), (b, b), (a, b), (difference, difference))
+        return cls(*(np.einsum("tc,tc->c", left, right).astype(np.float64) for left, right in pairs))
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.xx + other.xx, self.yy + other.yy, self.xy + other.xy, self.dd + other.dd)
+
+    @property
+    def relative(self) -> float:
+        found = float(np.sqrt(self.dd.sum() / max(self.xx.sum(), 1e-300)))
+        return min(found, WORST) if np.isfinite(found) else WORST
+
+    @property
+    def cosine(self) -> float:
+        found = float(self.xy.sum() / np.sqrt(max(self.xx.sum() * self.yy.sum(), 1e-300)))
+        return found if np.isfinite(found) else 0.0
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far one layer's output lies from fp32's, over all tokens and channels of the sample.
+
+    Attributes:
+        layer, kind, node: See :class:`~qguard.diagnosis.sites.Site`.
+        sqnr: Signal to quantization noise, ``10 log10(sum x^2 / sum (x - y)^2)`` in dB; fp32's ``x`` and the artifact's ``y``.
+        cosine: Of both, in [-1, 1].
+        error: ``|x - y| / |x|`` (Frobenius).
+        own: The same against fp32's layer on the artifact's own input: what this layer adds.
+        own_sqnr: ``own`` in dB.
+        channels: Output channels that hold the own error, where it sits in few; else empty.
+        part: What these are, in words.
+    """
+
+    layer: str
+    kind: str
+    node: str
+    sqnr: float
+    cosine: float
+    error: float
+    own: float
+    own_sqnr: float
+    channels: tuple[int, ...] = field(default=(), repr=False)
+    part: str = ""
+
+
+def decibels(relative: float) -> float:
+    """SQNR of a relative error, at most 150 dB: below that lies float32's own rounding."""
+    return float(min(150.0, -20 * np.log10(max(relative, 1e-12))))
+
+
+class Runner:
+    """Runs inner tensors of a graph.
+
+    Args:
+        net: The graph.
+        names: Tensors to give.
+        given: Tensors that are fed in place of what the graph computes.
+        exact: Run with :data:`qguard.encoders.onnx.EXACT`.
+
+    Raises:
+        ArtifactProblem: when ONNX Runtime cannot load the graph.
+    """
+
+    def __init__(self, net: Net, names: Sequence[str], given: Sequence[str] = (), exact: bool = False) -> None:
+        import onnx
+        import onnxruntime as ort
+
+        model = onnx.ModelProto()
+        model.CopyFrom(net.model)
+        graph, self.names, self.given = model.graph, list(dict.fromkeys(names)), set(given)
+        del graph.output[:]
+        graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in self.names)
+        del graph.value_info[:]
+        for node in graph.node:
+            for i, name in enumerate(node.input):
+                if name in self.given:
+                    node.input[i] = f"{name}/given"
+        graph.input.extend(
+            onnx.helper.make_tensor_value_info(f"{n}/given", onnx.TensorProto.FLOAT, None) for n in sorted(self.given)
+        )
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if exact:
+            options.add_session_config_entry(EXACT, "1")
+        # every wanted tensor must exist: what is fused away cannot be given
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as e:
+            raise ArtifactProblem(f"ONNX Runtime cannot run the opened graph: {str(e).strip()[:300]}") from e
+        self.inputs = {i.name: i.type for i in self.session.get_inputs()}
+
+    def __call__(self, ids: Array, mask: Array, given: dict[str, Array] | None = None) -> dict[str, Array]:
+        """The tensors by name, float32, for padded token ids and their mask (batch, length)."""
+        from pathlib import Path
+
+        from qguard.encoders.ports import Feeds
+
+        own = {n: t for n, t in self.inputs.items() if not n.endswith("/given")}
+        feeds = Feeds(own, Path("graph"))(ids, mask)
+        feeds |= {n: given[n.removesuffix("/given")] for n in self.inputs if given is not None and n.endswith("/given")}
+        return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
+
+
+def layer_errors(
+    fp32: Net,
+    candidate: Net,
+    sites: Sequence[Site],
+    ids: Sequence[Sequence[int]],
+    pad_id: int = 0,
+    exact: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> list[LayerError]:
+    """The error of every site, in the order of the graph.
+
+    Args:
+        fp32: The fp32 graph, opened.
+        candidate: The artifact's, opened.
+        sites: What both compute.
+        ids: Token ids of n texts.
+        pad_id: What fills short rows.
+        exact: The artifact is to be run with :data:`qguard.encoders.onnx.EXACT`.
+        advance: Called after each batch.
+
+    Raises:
+        ArtifactProblem: when one of the graphs does not run, or nothing could be compared.
+    """
+    from qguard.encoders import padded
+
+    theirs = Runner(candidate, [s.candidate for s in sites], exact=exact)
+    mine = _kept(fp32, sites, fed=False)
+    usable = _usable(theirs, mine, sites, ids[0], pad_id)
+    if not usable:
+        raise ArtifactProblem("no tensor of the artifact has the type and shape of its counterpart in the fp32 export")
+    fed = _kept(fp32, usable, fed=True)
+    total: dict[str, _Sums] = {}
+    own: dict[str, _Sums] = {}
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    for start in range(0, len(order), BATCH):
+        inputs, mask = padded([ids[i] for i in order[start : start + BATCH]], pad_id, PADDING)
+        y = theirs(inputs, mask)
+        x = mine(inputs, mask)
+        values = {s.fp32: y[s.candidate].astype(np.float32).reshape(x[s.fp32].shape) for s in usable}
+        alone = fed(inputs, mask, values)
+        for s in usable:
+            for sums, reference in ((total, x), (own, alone)):
+                found = _Sums.of(_tokens(reference[s.fp32], mask), _tokens(values[s.fp32], mask))
+                sums[s.fp32] = sums[s.fp32] + found if s.fp32 in sums else found
+        advance()
+    heads = _heads(fp32)
+    return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
+
+
+def _kept(fp32: Net, sites: Sequence[Site], *, fed: bool) -> Runner:
+    """The fp32 graph, loaded once for all artifacts that it is compared with."""
+    names = tuple(s.fp32 for s in sites)
+    key = names, fed
+    if key not in fp32.loaded:
+        fp32.loaded[key] = Runner(fp32, names, names if fed else ())
+    found: Runner = fp32.loaded[key]
+    return found
+
+
+def _tokens(values: Array, mask: Array) -> Array:
+    """The rows of tokens, without padding; a table of positions as it is."""
+    return values[mask.astype(bool)] if values.shape[:2] == mask.shape else values
+
+
+def _usable(theirs: Runner, mine: Runner, sites: Sequence[Site], ids: Sequence[int], pad_id: int) -> list[Site]:
+    """Sites whose tensors are floats of equal size."""
+    row, mask = np.asarray([ids, ids], np.int64), np.ones((2, len(ids)), np.int64)
+    y, x = theirs(row, mask), mine(row, mask)
+    return [s for s in sites if y[s.candidate].dtype.kind == "f" and y[s.candidate].size == x[s.fp32].size]
+
+
+def _heads(net: Net) -> int:
+    nodes = (n for n in net.nodes if n.op_type in ("MultiHeadAttention", "Attention"))
+    return next((int(a.i) for n in nodes for a in n.attribute if a.name == "num_heads"), 0)
+
+
+def _error(site: Site, total: _Sums, own: _Sums, heads: int) -> LayerError:
+    channels = standing_out(own.dd, own.xx)
+    part = words(channels, len(own.dd), heads if site.kind == LINEAR and site.layer.rsplit("/", 1)[-1] in _PROJECTED else 0)
+    numbers = (decibels(total.relative), total.cosine, total.relative, own.relative, decibels(own.relative))
+    return LayerError(site.layer, site.kind, site.node, *numbers, channels, part)
+
+
+_PROJECTED = ("query", "key", "value")
+
+
+def standing_out(error: Array, energy: Array) -> tuple[int, ...]:
+    """Channels that hold the error, where these are few: each far above the median, together most of it.
+
+    Args:
+        error: Squared error of each channel.
+        energy: Squared values of each channel; an error of a thousandth of them is float32's rounding.
+    """
+    if error.sum() <= 1e-6 * energy.sum():
+        return ()
+    far = np.flatnonzero(error > FAR**2 * max(float(np.median(error)), 1e-9 * float(energy.mean())))
+    few = 0 < len(far) <= FEW * len(error)
+    return tuple(int(i) for i in far) if few and error[far].sum() > 0.8 * error.sum() else ()
+
+
+def words(channels: Sequence[int], width: int, heads: int = 0) -> str:
+    """Channels as ranges, or as the attention heads that they fill."""
+    if not channels:
+        return ""
+    size = width // heads if heads else 0
+    if size:
+        hit = sorted({c // size for c in channels})
+        if len(channels) >= 0.5 * size * len(hit):
+            return f"head{'s' if len(hit) > 1 else ''} {', '.join(map(str, hit))}"
+    runs: list[list[int]] = []
+    for c in channels:
+        if runs and c == runs[-1][1] + 1:
+            runs[-1][1] = c
+        else:
+            runs.append([c, c])
+    shown = ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs[:4])
+    return f"{len(channels)} of {width} channels: {shown}{' …' if len(runs) > 4 else ''}"

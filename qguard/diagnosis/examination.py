@@ -1,0 +1,257 @@
+"""The examination: every step of a diagnosis over one target, in the order in which a person would look."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qguard import drift
+from qguard.artifact import Artifact
+from qguard.diagnosis import Diagnosis, stages
+from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_errors
+from qguard.diagnosis.exclusion import Exclusion, Surgery, Unit, costs, fewest
+from qguard.diagnosis.sites import ATTENTION, NORM, Net, Site, align
+from qguard.diagnosis.stages import Seen, Stage
+from qguard.diagnosis.verdict import conclude, obstacle, ranked
+from qguard.encoders import Encoder, Floats, padded
+from qguard.encoders.onnx import OnnxRuntime, exact_products
+from qguard.encoders.pooling import Head
+from qguard.encoders.tokenizer import TextTokenizer
+from qguard.errors import ArtifactProblem, QguardError
+from qguard.gates import Check, judge
+from qguard.harness import Harness, Target
+from qguard.metrics import Comparison, families_of, measure
+from qguard.metrics.ranking import K, top_k
+from qguard.progress import progress
+
+SEEN = 16  # texts whose hidden states are compared stage by stage
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Examination:
+    """One target under examination.
+
+    Attributes:
+        harness: Holds model, golden and artifact.
+        target: Precision, model and suite.
+        texts: How many texts layers and costs are measured on, at least 2.
+    """
+
+    harness: Harness
+    target: Target
+    texts: int
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """What is diagnosed.
+
+        Raises:
+            ArtifactProblem: for an artifact that is no ONNX file.
+        """
+        found = self.harness.artifact(self.target.precision, self.target.model)
+        if found.file is None:
+            raise ArtifactProblem("diagnose opens ONNX files; this artifact holds safetensors, which torch runs")
+        return found
+
+    @property
+    def file(self) -> Path:
+        """The artifact's ONNX file."""
+        assert self.artifact.file is not None
+        return self.artifact.file
+
+    @cached_property
+    def own_ids(self) -> list[list[int]]:
+        """Token ids of the suite by the artifact's own tokenizer."""
+        suite, a = self.harness.suite(self.target.suite), self.artifact
+        return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        """Token ids of the suite as fp32 had them."""
+        return [list(row) for row in self.harness.golden(self.target.model, self.target.suite).token_ids]
+
+    @cached_property
+    def pad_id(self) -> int:
+        """What fills short rows."""
+        return TextTokenizer.open(self.artifact.folder / self.artifact.pipeline.transformer, self.artifact.pipeline).pad_id
+
+    @cached_property
+    def nets(self) -> tuple[Net, Net, list[Site]]:
+        """fp32 export and artifact with fused operators taken apart, and what both compute."""
+        fp32 = self.harness.fp32(self.target.model, "onnx").file
+        assert fp32 is not None
+        mine, theirs = Net.read(fp32), Net.read(self.file)
+        return mine, theirs, align(mine, theirs)
+
+    def run(self, *, layers_only: bool = False) -> Diagnosis:
+        """All of it; ``layers_only`` leaves out the gates of the whole suite and the exclusion of layers."""
+        golden = self.harness.golden(self.target.model, self.target.suite)
+        notes: list[str] = []
+        checks: list[Check] = []
+        rows = np.linspace(0, len(self.ids) - 1, min(self.texts, len(self.ids))).astype(int).tolist()
+        if not layers_only:
+            try:
+                with progress("judging the suite", 1) as advance:
+                    vectors = self.harness.encoder(self.target.precision, self.target.model).encode_ids(self.own_ids)
+                    advance()
+                suite = self.harness.suite(self.target.suite)
+                rows = drift.sample(Comparison.of(suite, golden.vectors, vectors), self.texts)
+                checks = self.accuracy(vectors)
+            except QguardError as e:
+                notes.append(f"the suite could not be judged: {e}")
+        layers: list[LayerError] = []
+        try:
+            layers = self.layers([self.ids[i] for i in rows])
+        except ArtifactProblem as e:
+            notes.append(str(e))
+        found = self.stages([self.ids[i] for i in rows], layers)
+        failed = [c for c in checks if c.outcome == "fail"]
+        others = () if layers_only else self.others(self.harness, self.target)
+        wrong = [s for s in found if s.fault]
+        exclusion = None
+        if failed and not wrong:
+            try:
+                exclusion = self.exclude(rows)
+            except ArtifactProblem as e:
+                notes.append(f"no layer could be excluded: {e}")
+        failing = (*(f"{c.label} {c.judged:.4f}, gate {c.bound}" for c in failed), *others)
+        recipe = self.target.precision.recipe
+        worst = tuple(ranked(layers, recipe))
+        conclusion, fault = conclude(found, worst, failing, exclusion, recipe, self.artifact, judged=bool(checks))
+        names = str(self.target.precision), self.target.model, self.target.suite
+        return Diagnosis(*names, len(rows), failing, tuple(found), worst, exclusion, tuple(notes), conclusion, fault)
+
+    def accuracy(self, vectors: Floats) -> list[Check]:
+        """All checks of accuracy on the whole suite."""
+        compared = self.harness.compared(self.target, vectors)
+        families = families_of(self.harness.suite(self.target.suite))
+        gates = self.harness.gates(self.target.precision)
+        measured = [m for f in families for m in measure(compared, f)]
+        if all(g.on == "value" for g in gates):  # no gate asks for an interval
+            measured = [replace(m, uncertainty=None) for m in measured]
+        return judge(measured, gates, self.target.suite)
+
+    def others(self, harness: Harness, target: Target) -> tuple[str, ...]:
+        """Gates on the file and on invariance that do not hold, with what stands behind them."""
+        found: list[str] = []
+        for family in ("artifact", "invariance"):
+            try:
+                found += [obstacle(c) for c in harness.checks(target, family) if c.outcome == "fail"]
+            except QguardError as e:
+                found.append(f"{family}: {e}")
+        return tuple(dict.fromkeys(found))
+
+    def layers(self, ids: Sequence[Sequence[int]]) -> list[LayerError]:
+        """The error of every layer, in the order of the graph."""
+        fp32, candidate, sites = self.nets
+        with progress("errors of layers", -(-len(ids) // BATCH)) as advance:
+            return layer_errors(fp32, candidate, sites, ids, self.pad_id, exact_products(self.file), advance)
+
+    def stages(self, ids: Sequence[Sequence[int]], layers: Sequence[LayerError]) -> list[Stage]:
+        """Every stage of the pipeline."""
+        model, artifact = self.harness.model(self.target.model), self.artifact
+        found = [stages.tokens(self.ids, self.own_ids, artifact, model)]
+        runtime = OnnxRuntime(self.file)
+        fp32 = self.harness.fp32(self.target.model, "onnx").file
+        assert fp32 is not None
+        reference = OnnxRuntime(fp32)
+        inside = self._hidden(runtime)
+        seen = []
+        ids = list(ids)[:: max(1, len(ids) // SEEN)][:SEEN]
+        for start in range(0, len(ids), BATCH):
+            batch = padded(ids[start : start + BATCH], self.pad_id, PADDING)
+            out = runtime(*batch)
+            states = out if out.ndim == 3 else inside(*batch) if inside else None
+            if states is None:
+                why = "the file gives finished vectors, and its hidden states could not be found in it"
+                return [*found, *stages.declared(model.pipeline, artifact.pipeline), Stage(stages.HIDDEN, False, why)]
+            seen.append(Seen(batch[1], reference(*batch), states, out, out.ndim == 2))
+        short = [padded([row], self.pad_id) for row in ids[: stages.FIRST]]
+        long = [padded([row], self.pad_id, 2 * PADDING) for row in ids[: stages.FIRST]]
+        alone, behind = ([self._states(runtime, inside, b) for b in batches] for batches in (short, long))
+        cores = [x.own for x in layers if x.kind == ATTENTION]
+        found.append(stages.padding(alone, behind, cores))
+        return [*found, stages.hidden(seen), *stages.after(seen, model, artifact)]
+
+    def _states(self, runtime: OnnxRuntime, inside: Any, batch: Any) -> Any:
+        out = runtime(*batch)
+        return (out if out.ndim == 3 else inside(*batch))[batch[1].astype(bool)]
+
+    def _hidden(self, runtime: OnnxRuntime) -> Any:
+        """A function that gives the hidden states of a file whose output is finished vectors; ``None`` if they are not found."""
+        try:
+            _, candidate, sites = self.nets
+        except ArtifactProblem:
+            return None
+        last = [s.candidate for s in sites if s.kind == NORM][-1:]
+        if not last:
+            return None
+        runner = Runner(candidate, last, exact=exact_products(self.file))
+        return lambda ids, mask: np.asarray(runner(ids, mask)[last[0]], np.float32)
+
+    def exclude(self, rows: Sequence[int]) -> Exclusion:
+        """Leave layers in fp32: each alone on the texts ``rows``, then more and more of the dearest on the whole suite.
+
+        Raises:
+            ArtifactProblem: when layers cannot be exchanged.
+        """
+        fp32 = self.harness.fp32(self.target.model, "onnx")
+        assert fp32.file is not None
+        surgery = Surgery(fp32.file, self.file)
+        golden = self.harness.golden(self.target.model, self.target.suite).vectors
+        wanted = _units(golden[list(rows)])
+        near = top_k(wanted, wanted, min(K, len(rows) - 1), exclude_self=True)[0]
+
+        def score(file: Path) -> tuple[float, float]:
+            found = _units(self._encoder(file).encode_ids([self.ids[i] for i in rows]))
+            now = top_k(found, found, near.shape[1], exclude_self=True)[0]
+            return float((wanted * found).sum(1).mean()), float((near[:, :, None] == now[:, None, :]).any(2).mean())
+
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work)
+            with progress("leaving layers in fp32", len(surgery.units)) as advance:
+                found = costs(surgery, score, folder, advance)
+
+            def holds(units: Sequence[Unit]) -> bool:
+                file = surgery.without(units, folder / "model.onnx")
+                checks = self.accuracy(self._encoder(file).encode_ids(self.ids))
+                advance()
+                return all(c.outcome != "fail" for c in checks)
+
+            with progress("how many are enough", int(np.ceil(np.log2(len(found)))) + 2) as advance:
+                chosen = fewest([c.unit for c in found], holds)
+            if not chosen:
+                return Exclusion(tuple(found))
+            mended = replace(self.artifact, file=surgery.without(chosen, folder / "model.onnx"))
+            size = (self.artifact.bytes, mended.bytes, fp32.bytes)
+            left = self.others(Harness(self.harness.config, mended.file), self.target)
+            return Exclusion(tuple(found), chosen, True, left, size, self._speed(fp32, mended))
+
+    def _encoder(self, file: Path) -> Encoder:
+        model = self.harness.model(self.target.model)
+        tokenizer = TextTokenizer.open(model.root, model.pipeline)
+        return Encoder(tokenizer, OnnxRuntime(file), Head.open(model.folder, model.pipeline))
+
+    def _speed(self, fp32: Artifact, mended: Artifact) -> tuple[float, float]:
+        """fp32's time over the artifact's, before and after, at 64 tokens: medians of runs in turn."""
+        from qguard.compare import BUCKETS, time_ratio
+        from qguard.latency.check import spec_of
+        from qguard.precisions import Precision
+
+        threads, bucket = self.harness.config.latency.threads, BUCKETS[0]
+        batch = bucket.fill(self.ids)
+        base = spec_of(fp32, Precision("fp32", "onnx"), threads)
+        before, after = (spec_of(a, self.target.precision, threads) for a in (self.artifact, mended))
+        return time_ratio(base, before, batch, bucket.tokens), time_ratio(base, after, batch, bucket.tokens)
+
+
+def _units(vectors: Floats) -> Any:
+    wide = vectors.astype(np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)

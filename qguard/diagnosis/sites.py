@@ -1,0 +1,214 @@
+"""Sites: tensors that the fp32 graph and the artifact both compute, with the layer that computes each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qguard.diagnosis.names import home, key, layer
+from qguard.diagnosis.opened import PROJECTIONS, opened
+from qguard.errors import ArtifactProblem
+from qguard.graph import read_graph
+
+TABLE, LINEAR, ATTENTION, BIAS, ACTIVATION, NORM = "embedding", "linear", "attention", "bias", "activation", "LayerNorm"
+_EMBED = ("EmbedLayerNormalization", "QEmbedLayerNormalization")
+_CORE = ("MultiHeadAttention", "Attention", "QAttention")
+_NORMS = ("LayerNormalization", "SkipLayerNormalization", *_EMBED)
+_GELU = ("Gelu", "FastGelu", "BiasGelu")
+_FORWARD = ("Cast", "Mul", "Identity")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor in both graphs.
+
+    Attributes:
+        layer: The layer's name, ``encoder/layer.0/output/dense``.
+        kind: One of the kinds of this module.
+        fp32: Its name in the fp32 graph.
+        candidate: Its name in the artifact's graph.
+        node: The operator of the fp32 graph that makes it; quantizers know the layer to leave out by this name.
+    """
+
+    layer: str
+    kind: str
+    fp32: str
+    candidate: str
+    node: str
+
+
+class Net:
+    """An ONNX model, indexed by names.
+
+    Attributes:
+        model: ``onnx.ModelProto`` with all its data.
+        loaded: What was made to run it, for the next time.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.loaded = model, dict[Any, Any]()
+        self.nodes = list(model.graph.node)
+        self.made = {name: node for node in self.nodes for name in node.output if name}
+        self.stored = {t.name: t for t in model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+                self.stored[node.output[0]] = node.attribute[0].t
+
+    @classmethod
+    def read(cls, file: Path, *, whole: bool = False) -> Net:
+        """The file, its fused operators taken apart unless it is wanted ``whole``.
+
+        Raises:
+            ArtifactProblem: see :func:`qguard.graph.read_graph`; also for external data that is damaged.
+        """
+        import onnx
+
+        read_graph(file)  # external data lies in the file's folder
+        try:
+            model = onnx.load(str(file))
+        except Exception as e:
+            raise ArtifactProblem(f"{file.name} cannot be read with its external data ({e})") from e
+        return cls(model if whole else opened(model))
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Key → tensor; of two tensors with one key the later, which is dequantized."""
+        return {key(name, node): name for node in self.nodes for name in node.output[:1] if name}
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return max((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+
+    def constant(self, name: str) -> Any:
+        """The stored matrix or table behind an input, through what dequantizes or moves it; ``None`` without."""
+        for _ in range(6):
+            if name in self.stored:
+                return self.stored[name]
+            node = self.made.get(name)
+            if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear", "Transpose", *_FORWARD):
+                return None
+            name = node.input[0]
+        return None
+
+    def kind(self, node: Any) -> str:
+        """What layer an operator of the fp32 graph ends; empty for none."""
+        if node.op_type in ("MatMul", "Gemm", "FusedMatMul") and self._is_matrix(node.input[1]):
+            return LINEAR
+        if node.op_type in ("Gather", "Slice", "Identity", "DequantizeLinear"):
+            source = self.made.get(node.input[0], node)
+            return TABLE if source.op_type in ("Gather", "Slice", *_FORWARD) and self._is_matrix(source.input[0]) else ""
+        if node.op_type in _CORE:
+            return ATTENTION
+        if node.op_type in _GELU:
+            return ACTIVATION
+        if node.op_type in _NORMS:
+            return NORM
+        if node.op_type != "Add":
+            return ""
+        if any(node.output[0].endswith(f"/{part}/Add_output_0") for part in PROJECTIONS):
+            return LINEAR
+        if any(i in self.made and self.made[i].op_type == "SimplifiedLayerNormalization" for i in node.input):
+            return NORM
+        return BIAS if any(self._is_product(i) for i in node.input) else ""
+
+    def _is_matrix(self, name: str) -> bool:
+        tensor = self.constant(name)
+        return tensor is not None and len(tensor.dims) == 2
+
+    def _is_product(self, name: str) -> bool:
+        node = self.made.get(name)
+        return node is not None and node.op_type in ("MatMul", "Gemm") and self._is_matrix(node.input[1])
+
+    def layers(self) -> Iterator[tuple[str, str, str, Any]]:
+        """(key, layer, kind, node) of each layer of an fp32 graph, in its order."""
+        biased = {node.input[0] for node in self.nodes if self.kind(node) == LINEAR and node.op_type == "Add"}
+        read = {node.input[0] for node in self.nodes if node.op_type in _FORWARD}
+        for node in self.nodes:
+            kind, out = self.kind(node), node.output[0]
+            if not kind or out in biased or (kind == TABLE and out in read):
+                continue
+            found = key(out, node)
+            name = home(found)
+            if kind == BIAS:
+                name = f"{name if name.endswith('dense') else name + '/dense'}.bias"
+            elif kind == NORM:
+                name = layer(self._beta(node)) or name
+            yield found, name, kind, node
+
+    def _beta(self, node: Any) -> str:
+        return next((i for i in reversed(node.input) if i in self.stored and len(self.stored[i].dims) == 1), "")
+
+
+def align(fp32: Net, candidate: Net) -> list[Site]:
+    """The sites of two graphs: by name where names agree, else linear layers by their order and shapes.
+
+    Raises:
+        ArtifactProblem: when neither tells which layer is which.
+    """
+    layers = list(fp32.layers())
+    sites = [
+        Site(name, kind, node.output[0], candidate.keys[k], node.name) for k, name, kind, node in layers if k in candidate.keys
+    ]
+    linear = [entry for entry in layers if entry[2] == LINEAR]
+    if 2 * sum(s.kind == LINEAR for s in sites) >= len(linear) > 0:
+        return sites
+    return _by_order(fp32, candidate, linear)
+
+
+def _by_order(fp32: Net, candidate: Net, linear: list[tuple[str, str, str, Any]]) -> list[Site]:
+    theirs = [(node, tensor) for node in candidate.nodes if (tensor := _weight(candidate, node)) is not None]
+    mine = [_weight(fp32, fp32.made[n.input[0]] if n.op_type == "Add" else n) for _, _, _, n in linear]
+    shapes = [sorted(t.dims) for t in mine], [sorted(t.dims) for _, t in theirs]
+    if not linear or shapes[0] != shapes[1]:
+        raise ArtifactProblem(
+            f"the artifact's layers cannot be aligned with the fp32 export's: no common names, and {len(theirs)} weight "
+            f"multiplications of other shapes or order against {len(linear)}; diagnose needs a file of the same architecture, "
+            "exported with names like encoder/layer.0/output/dense"
+        )
+    return [
+        Site(name, kind, node.output[0], _result(candidate, their, node.op_type == "Add"), node.name)
+        for (_, name, kind, node), (their, _) in zip(linear, theirs, strict=True)
+    ]
+
+
+def _weight(net: Net, node: Any) -> Any:
+    """The weight matrix that an operator multiplies with, ``None`` for other operators."""
+    at = {"MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMul": 1, "Gemm": 1, "QLinearMatMul": 3}
+    if node.op_type not in at:
+        return None
+    tensor = net.constant(node.input[at[node.op_type]])
+    return tensor if tensor is not None and len(tensor.dims) == 2 else None
+
+
+def _result(net: Net, node: Any, biased: bool) -> str:
+    """The float tensor of a product: behind casts and scales, and with its bias where that is wanted."""
+    name = str(node.output[0])
+    for _ in range(4):
+        user = next((n for n in net.nodes if name in n.input), None)
+        if user is None:
+            break
+        scaled = user.op_type == "Cast" or (user.op_type == "Mul" and node.op_type == "MatMulInteger")
+        other = [i for i in user.input if i != name]
+        adds = biased and user.op_type == "Add" and other and other[0] in net.stored and len(net.stored[other[0]].dims) == 1
+        if not scaled and not adds:
+            break
+        name = str(user.output[0])
+        if adds:
+            break
+    return name
+
+
+def segment(net: Net, name: str, until: set[str]) -> list[Any]:
+    """The operators behind a tensor up to the tensors of ``until``, in the graph's order."""
+    todo, found = [name], set()
+    while todo:
+        node = net.made.get(todo.pop())
+        if node is None or id(node) in found:
+            continue
+        found.add(id(node))
+        todo += [i for i in node.input if i and i not in until]
+    return [n for n in net.nodes if id(n) in found]

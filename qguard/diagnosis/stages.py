@@ -1,0 +1,190 @@
+"""The stage first: token ids, attention mask, hidden states, pooling, heads, normalisation; each compared by itself.
+
+What the artifact declares is compared with what the model declares. Then each stage is measured alone: everything after the
+hidden states is computed anew from the artifact's own hidden states, so that a wrong pooling is not taken for lost precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.artifact import Artifact
+from qguard.encoders.pooling import Head, pool
+from qguard.models import Model
+from qguard.pipeline import POOLING_MODES, Pipeline
+
+Array = NDArray[Any]
+TOKENS, MASK, HIDDEN, POOLED, DENSE, NORMALISED = "tokens", "mask", "hidden states", "pooling", "dense", "normalisation"
+SAME = 1e-3  # relative difference that float rounding explains
+FIRST = 4  # texts' hidden states that are compared with padding and without
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline.
+
+    Attributes:
+        name: One of the names of this module.
+        fault: Whether it is wrong, apart from lost precision.
+        words: What was found, and what mends a fault.
+        value: What was measured; ``None`` for what is only compared.
+    """
+
+    name: str
+    fault: bool
+    words: str
+    value: float | None = None
+
+
+def tokens(golden: Sequence[Sequence[int]], own: Sequence[Sequence[int]], artifact: Artifact, model: Model) -> Stage:
+    """The artifact's token ids against those of the golden."""
+    from qguard.golden.tokens import differing, token_change
+
+    changed = differing(golden, own)
+    share = 1 - len(changed) / len(golden)
+    if not changed:
+        return Stage(TOKENS, False, f"the artifact's tokenizer gives fp32's ids of all {len(golden)} texts", share)
+    ours, theirs = model.pipeline, artifact.pipeline
+    why = [
+        f"{what} is {b!r}, the model's {a!r}"
+        for what, a, b in (
+            ("max_seq_length", ours.max_seq_length, theirs.max_seq_length),
+            ("do_lower_case", ours.do_lower_case, theirs.do_lower_case),
+            ("prompts", dict(ours.prompts), dict(theirs.prompts)),
+            ("default_prompt", ours.default_prompt, theirs.default_prompt),
+        )
+        if a != b
+    ]
+    reason = "; ".join(why) or "its tokenizer.json is another one: copy the model's"
+    return Stage(TOKENS, True, f"{token_change(golden, own, model)}: {reason}", share)
+
+
+def declared(model: Pipeline, artifact: Pipeline) -> list[Stage]:
+    """Stages that the artifact's files declare otherwise than the model's."""
+    found = []
+    if model.pooling != artifact.pooling:
+        words = f"its files declare {_modes(artifact)} pooling, the model's {_modes(model)}: copy 1_Pooling/config.json"
+        found.append(Stage(POOLED, True, words))
+    if model.dense != artifact.dense:
+        words = f"the artifact declares {len(artifact.dense)} dense modules, the model {len(model.dense)}, or others: copy them"
+        found.append(Stage(DENSE, True, words))
+    if model.normalize != artifact.normalize:
+        said = "do not normalise" if model.normalize else "normalise"
+        words = f"the artifact's files {said}, the model's {'do' if model.normalize else 'do not'}: copy modules.json"
+        found.append(Stage(NORMALISED, True, words))
+    return found
+
+
+def _modes(pipeline: Pipeline) -> str:
+    return "+".join(pipeline.pooling)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What both sides gave for one padded batch.
+
+    Attributes:
+        mask: (batch, length).
+        fp32, candidate: Hidden states, float32 (batch, length, hidden).
+        vectors: The artifact's embeddings as they are deployed, before any head of qguard's if the file pools itself.
+        pooled: The file itself gives ``vectors``.
+    """
+
+    mask: Array
+    fp32: Array
+    candidate: Array
+    vectors: Array
+    pooled: bool
+
+
+def hidden(seen: Sequence[Seen]) -> Stage:
+    """How far the hidden states of all tokens lie from fp32's."""
+    far = near = 0.0
+    for s in seen:
+        x, y = (a[s.mask.astype(bool)].astype(np.float64) for a in (s.fp32, s.candidate))
+        far, near = far + float(((x - y) ** 2).sum()), near + float((x * x).sum())
+    error = float(np.sqrt(far / near))
+    finite = bool(np.isfinite(error))
+    words = f"they differ from fp32's by {error:.1%}" if finite else "they hold NaN or infinite values"
+    return Stage(HIDDEN, not finite, words, error if finite else None)
+
+
+def padding(alone: Sequence[Array], padded: Sequence[Array], cores: Sequence[float]) -> Stage:
+    """Whether padding is masked.
+
+    Args:
+        alone: Hidden states (tokens, hidden) of some texts, each by itself.
+        padded: The same behind padding, its rows left out.
+        cores: Own error of each layer's attention, given its queries, keys and values, on padded batches; where layers could
+            be aligned.
+
+    A file whose activation ranges are those of the batch changes with padding too; its attention does not.
+    """
+    x, y = (np.concatenate(a).astype(np.float64) for a in (alone, padded))
+    change = float(np.linalg.norm(x - y) / np.linalg.norm(x))
+    core = float(np.median(cores)) if len(cores) else None
+    if change <= SAME:
+        return Stage(MASK, False, "hidden states are the same with padding and without", change)
+    if (core is not None and core > 0.01) or (core is None and change > 0.3):
+        words = f"padding changes hidden states by {change:.0%}: attention sees it. The attention mask does not reach attention"
+        return Stage(MASK, True, f"{words}; export the model with attention_mask as an input", change)
+    why = "attention itself masks it; activation ranges are those of the batch" if core is not None else "ranges of the batch"
+    return Stage(MASK, False, f"padding changes hidden states by {change:.1%}: {why}", change)
+
+
+def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]:
+    """Pooling, dense modules and normalisation, by what reproduces the artifact's vectors from its own hidden states."""
+    head, own = Head.open(model.folder, model.pipeline), Head.open(artifact.folder, artifact.pipeline)
+    given, wanted = [], []
+    for s in seen:
+        given.append(s.vectors if s.pooled else own(s.candidate, s.mask))
+        wanted.append(head(s.candidate, s.mask))
+    x, y = (np.concatenate(a).astype(np.float64) if _widths(a) == 1 else None for a in (given, wanted))
+    said = declared(model.pipeline, artifact.pipeline)
+    if x is None or y is None or x.shape != y.shape:
+        return said or [Stage(POOLED, True, "the artifact's vectors have another dimension than the model's")]
+    pooling = float(_cosines(x, y).min())
+    norms = np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    off = float(np.abs(norms - 1).max())
+    found = [s for s in said if s.name != NORMALISED]
+    if pooling < 1 - SAME and not found:
+        found.append(_explained(seen, x, model.pipeline, pooling))
+    elif not found:
+        words = f"{_modes(model.pipeline)} of the artifact's own hidden states gives its vectors"
+        found.append(Stage(POOLED, False, words, pooling))
+    normalised = [s for s in said if s.name == NORMALISED]
+    if not normalised:
+        wrong = off > SAME and model.pipeline.normalize
+        words = "as declared"
+        if wrong:
+            words = f"norms differ from the model's by up to {off:.1%}: normalisation is missing from the file"
+        normalised = [Stage(NORMALISED, wrong, words, off)]
+    return [*found, *normalised]
+
+
+def _widths(arrays: Sequence[Array]) -> int:
+    return len({a.shape[1:] for a in arrays})
+
+
+def _explained(seen: Sequence[Seen], vectors: Array, pipeline: Pipeline, cosine: float) -> Stage:
+    """The pooling that gives the artifact's vectors, where one does."""
+    best = ("", -1.0)
+    for masked in (True, False):
+        for mode in POOLING_MODES if not pipeline.dense else ():
+            rows = [pool(s.candidate, s.mask if masked else np.ones_like(s.mask), mode) for s in seen]
+            found = float(_cosines(np.concatenate(rows).astype(np.float64), vectors).min())
+            if found > best[1]:
+                best = (mode if masked else f"{mode} over padding too", found)
+    words = f"its vectors are not {_modes(pipeline)} of its own hidden states (cosine down to {cosine:.4f})"
+    if best[1] >= 1 - SAME:
+        words += f", but {best[0]}"
+    return Stage(POOLED, True, f"{words}; export hidden states, or pool as the model does", cosine)
+
+
+def _cosines(a: Array, b: Array) -> Array:
+    return np.asarray((a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-300))

@@ -1,0 +1,104 @@
+"""The verdict: what the measurements of a diagnosis say, in words that begin with the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from qguard.artifact import Artifact
+from qguard.diagnosis.activations import LayerError
+from qguard.diagnosis.exclusion import Exclusion
+from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
+from qguard.diagnosis.stages import Stage
+from qguard.gates import Check
+from qguard.layers import LOOKUP, PER_TENSOR, read_layers
+from qguard.precisions import Recipe
+
+# A layer's own error that its element type explains, on real activations. MiniLM's int8 layers come to 0.005 to 0.04
+EXPLAINED = {"I8": 0.08, "I4": 0.3, "F16": 0.005, "BF16": 0.02}
+# what a file does not quantize computes what fp32 computes
+EXACT = 0.01
+FAR = 5.0  # times the median of linear layers: a per-tensor file has a large error in all of them
+_WHY = {
+    "artifact.granularity": "a property of the file, which no exclusion changes: quantize it again, per channel",
+    "artifact.weight_error": "weights far from fp32's, in every layer that keeps a scale per tensor: quantize again, per channel",
+    "artifact.quantized_ops": "excluded layers are float: state how many you accept as this gate's bound",
+    "artifact.quantized_bytes": "excluded layers are float: state how many you accept as this gate's bound",
+    "artifact.size_ratio": "what excluded layers cost: state the size that you accept as this gate's bound",
+    "invariance": "activation ranges are those of the batch, which excluding layers does not change: calibrate fixed ranges",
+}
+
+
+def obstacle(check: Check) -> str:
+    """A gate on the file or on invariance that does not hold, and what stands behind it."""
+    why = next((words for name, words in _WHY.items() if check.name.startswith(name)), "")
+    return f"{check.label} {check.judged:.4f}, gate {check.bound}" + (f" ({why})" if why else "")
+
+
+def excess(error: LayerError, recipe: Recipe) -> float:
+    """A layer's own error over what its element type explains; what is not quantized has none to explain."""
+    exact = error.kind in (BIAS, NORM, ATTENTION, ACTIVATION)
+    return error.own / (EXACT if exact else EXPLAINED.get(recipe.weights, EXACT))
+
+
+def ranked(layers: Sequence[LayerError], recipe: Recipe) -> list[LayerError]:
+    """The layers, the one that is furthest beyond what its element type explains first."""
+    return sorted(layers, key=lambda x: -excess(x, recipe))
+
+
+def damaged(layers: Sequence[LayerError], recipe: Recipe) -> list[LayerError]:
+    """Layers whose own error is more than their element type explains, and far more than most others have, the worst first."""
+    usual = FAR * median([x.own for x in layers if x.kind == LINEAR] or [0.0])
+    beyond = [x for x in ranked(layers, recipe) if excess(x, recipe) > 1]
+    return [x for x in beyond if x.kind != LINEAR or x.own > usual]
+
+
+def named(error: LayerError) -> str:
+    """A layer and the part of it that holds the error."""
+    return f"{error.layer}{f' ({error.part})' if error.part else ''}"
+
+
+def conclude(
+    stages: Sequence[Stage],
+    layers: Sequence[LayerError],
+    failing: Sequence[str],
+    exclusion: Exclusion | None,
+    recipe: Recipe,
+    artifact: Artifact,
+    *,
+    judged: bool,
+) -> tuple[str, bool]:
+    """The conclusion, and whether anything is wrong."""
+    if wrong := [s for s in stages if s.fault]:
+        first = wrong[0]
+        return f"It is the {first.name}: {first.words}. Excluding layers would not help; mend this first.", True
+    bad = damaged(layers, recipe)
+    worst = f"largest own error: {named(layers[0])}, {layers[0].own:.1%}" if layers else "layers could not be compared"
+    if bad and len(bad) <= max(2, len(layers) // 8):
+        what = ", ".join(named(x) for x in bad[:3])
+        worst = f"{what}: more than rounding explains ({bad[0].own:.1%} of its own). Compare its weights and scales with fp32's"
+    if exclusion is None or not exclusion.chosen:
+        if not failing:
+            held = "All gates hold" if judged else "No stage is wrong"
+            return f"{held}; {worst}.", bool(bad) and len(bad) <= 2
+        if exclusion is not None:
+            return f"No exclusion helps: with every layer in fp32 gates still fail. {_source(artifact)}; {worst}.", True
+        accuracy = "" if judged else "The gates were not judged. "
+        return f"{accuracy}What fails is no layer's loss of accuracy: {'; '.join(failing)}. {worst[0].upper()}{worst[1:]}.", True
+    chosen, all_units = exclusion.chosen, exclusion.costs
+    words = f"Excluding {len(chosen)} of {len(all_units)} layers turns the gates of accuracy green; {worst}."
+    if len(chosen) > len(all_units) / 2:
+        words += f" So many are no single layer's fault: {_source(artifact)}."
+    return words, True
+
+
+def _source(artifact: Artifact) -> str:
+    """What loses accuracy everywhere in a file, as its layers say."""
+    layers = [x for x in read_layers(artifact).layers if x.computes != LOOKUP and x.quantized]
+    if any(x.granularity == PER_TENSOR for x in layers):
+        return "weights have one scale a tensor: quantize per channel"
+    if any(x.activations.startswith("dynamic") for x in layers):
+        return "activation ranges are those of the batch: a static recipe fixes them"
+    if any(x.activations == "static" for x in layers):
+        return "look at the calibration: texts like those that judge, and enough of them"
+    return f"weights of {layers[0].bits if layers else 8} bits are too coarse for these gates"

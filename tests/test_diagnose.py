@@ -1,0 +1,298 @@
+"""A damaged layer, a wrong stage and the layers worth excluding are named, on the real model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from qguard.cli import main
+from qguard.config import load_config
+from qguard.diagnosis import command, diagnosable
+from qguard.diagnosis.activations import layer_errors, standing_out, words
+from qguard.diagnosis.examination import Examination
+from qguard.diagnosis.exclusion import Surgery, costs, fewest
+from qguard.diagnosis.sites import Net, align
+from qguard.diagnosis.verdict import ranked
+from qguard.encoders import open_encoder
+from qguard.errors import ArtifactProblem
+from qguard.harness import Harness, Target
+from qguard.precisions import parse_precision
+from qguard.precisions.dynamic import quantize
+from qguard.report.terminal import failure_text
+from tests import faults
+
+TARGET = Target(parse_precision("int8"), "minilm", "own")
+DENSE = "encoder/layer.3/output/dense"
+
+
+@pytest.fixture(scope="module")
+def fp32(fp32_onnx):
+    return Net.read(fp32_onnx)
+
+
+@pytest.fixture(scope="module")
+def project(small):
+    """``project(artifact)``: the small suite, and an artifact of one's own to judge."""
+    known = Harness(load_config(small))
+    known.golden("minilm", "own")
+    known.fp32("minilm", "onnx")
+
+    def project(artifact=None):
+        own = Harness(known.config, artifact)
+        own._kept.update(known._kept)  # model, suite, golden and fp32 are hashed once
+        return own
+
+    return project
+
+
+def with_tensor(source, target, name, change):
+    model = onnx.load(str(source))
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    value = numpy_helper.to_array(tensor).copy()
+    change(value)
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    onnx.save(model, str(target))
+    return target
+
+
+def times(factor, columns=slice(None)):
+    def change(value):
+        value[..., columns] *= factor
+
+    return change
+
+
+def worst_first(fp32, file, ids):
+    candidate = Net.read(file)
+    return ranked(layer_errors(fp32, candidate, align(fp32, candidate), ids), TARGET.precision.recipe)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "layer", "part"),
+    [
+        ("network.embeddings.word_embeddings.weight_scale", times(1.5), "embeddings/word_embeddings", ""),
+        ("network.encoder.layer.4.output.LayerNorm.weight", times(1.5), "encoder/layer.4/output/LayerNorm", ""),
+        ("Attention_2/weight_scale", times(0, slice(384 + 160, 384 + 192)), "encoder/layer.2/attention/self/key", "head 5"),
+        (f"/network/{DENSE}/MatMul/weight_scale", times(1.5, slice(128)), DENSE, "128 of 384 channels: 0 to 127"),
+        ("network.encoder.layer.0.intermediate.dense.bias", times(3), "encoder/layer.0/intermediate/dense.bias", None),
+    ],
+)
+def test_damaged_layer_is_named_and_those_behind_it_are_not(fp32, int8, token_ids, tmp_path, tensor, change, layer, part):
+    file = with_tensor(int8.file, tmp_path / "m.onnx", tensor, change)
+    first, second, *_ = worst_first(fp32, file, token_ids[:8])
+    assert first.layer == layer
+    assert part is None or first.part == part
+    assert first.own > 2 * second.own
+    assert first.own == pytest.approx(10 ** (-first.own_sqnr / 20), rel=1e-6)
+
+
+@pytest.mark.parametrize("artifact", ["int8", "dynamic", "static8"])
+def test_every_layer_of_a_healthy_artifact_is_aligned_and_none_is_far(request, fp32, artifact, token_ids):
+    found = worst_first(fp32, request.getfixturevalue(artifact).file, token_ids[:8])
+    assert len(found) == 82
+    assert max(x.own for x in found) < 0.12
+    # what is not quantized computes what fp32 computes, whatever it was fed
+    assert max(x.own for x in found if x.kind in ("attention", "activation", "LayerNorm")) < 0.01
+    assert all(x.error >= 0.9 * x.own for x in found if x.kind == "linear")
+
+
+def test_layers_without_common_names_are_aligned_by_order_and_shape(fp32, plain_onnx, token_ids, tmp_path):
+    quantize(plain_onnx, tmp_path / "named.onnx", per_channel=True)
+    model = onnx.load(str(tmp_path / "named.onnx"))
+    fixed = {i.name for i in model.graph.input} | {o.name for o in model.graph.output}
+    new: dict[str, str] = {}
+    for names in [n.input for n in model.graph.node] + [n.output for n in model.graph.node]:
+        for i, name in enumerate(names):
+            if name and name not in fixed:
+                names[i] = new.setdefault(name, f"t{len(new)}")
+    for tensor in model.graph.initializer:
+        tensor.name = new.get(tensor.name, tensor.name)
+    scale = next(
+        n.input[1] for n in model.graph.node if n.op_type == "Mul" and n.input[1] in {t.name for t in model.graph.initializer}
+    )
+    onnx.save(model, str(tmp_path / "renamed.onnx"))
+    candidate = Net.read(tmp_path / "renamed.onnx")
+    sites = align(fp32, candidate)
+    assert len(sites) == 36
+    assert scale in candidate.stored
+    assert max(x.own for x in layer_errors(fp32, candidate, sites, token_ids[:4])) < 0.1
+    del model.graph.node[len(model.graph.node) // 2 :]
+    onnx.save(model, str(tmp_path / "half.onnx"))
+    with pytest.raises(ArtifactProblem, match="cannot be aligned"):
+        align(fp32, Net.read(tmp_path / "half.onnx"))
+
+
+def test_channels_in_words():
+    error, energy = np.full(384, 1e-4), np.ones(384)
+    assert standing_out(error, energy) == ()
+    error[[3, 4, 5, 9]] = 0.5
+    assert words(standing_out(error, energy), 384) == "4 of 384 channels: 3 to 5, 9"
+    error[:] = 0.5
+    assert standing_out(error, energy) == ()  # all of them are no part
+
+
+@pytest.fixture
+def folder(int8, tmp_path):
+    """A copy of the int8 artifact that may differ from its provenance."""
+    copy = tmp_path / "artifact"
+    shutil.copytree(int8.folder, copy)
+    (copy / "qguard.json").unlink()
+    return copy
+
+
+def rewrite(file, change):
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+
+
+def cls_pooling(folder):
+    rewrite(folder / "1_Pooling" / "config.json", lambda c: {"pooling_mode": "cls"})
+
+
+def no_normalisation(folder):
+    rewrite(folder / "modules.json", lambda m: [x for x in m if not x["type"].endswith("Normalize")])
+
+
+def cased_tokenizer(folder):
+    rewrite(folder / "tokenizer.json", lambda t: {**t, "normalizer": {**t["normalizer"], "lowercase": False}})
+
+
+def mask_dropped(folder):
+    faults.mask_dropped(folder / "onnx" / "model.onnx", folder / "onnx" / "model.onnx")
+
+
+def pooled_over_padding(folder):
+    file = folder / "onnx" / "model.onnx"
+    model = onnx.load(str(file))
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["last_hidden_state"], ["sentence"], axes=[1], keepdims=0))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("sentence", 1, ["batch", 384]))
+    onnx.save(model, str(file))
+
+
+@pytest.mark.parametrize(
+    ("damage", "stage", "said"),
+    [
+        (cls_pooling, "pooling", "declare cls pooling, the model's mean"),
+        (pooled_over_padding, "pooling", "mean over padding too"),
+        (no_normalisation, "normalisation", "do not normalise"),
+        (cased_tokenizer, "tokens", "tokenizer.json is another one"),
+        (mask_dropped, "mask", "does not reach attention"),
+    ],
+)
+def test_wrong_stage_is_named_before_any_layer(project, folder, damage, stage, said):
+    damage(folder)
+    found = Examination(project(folder), TARGET, 8).run(layers_only=True)
+    first = next(s for s in found.stages if s.fault)
+    assert first.name == stage
+    assert said in first.words
+    assert found.conclusion.startswith(f"It is the {stage}: ")
+    assert found.fault
+    assert found.exclusion is None
+
+
+@pytest.mark.parametrize("artifact", ["int8", "dynamic", "static8"])
+def test_all_layers_left_in_fp32_give_fp32(request, minilm, fp32_onnx, artifact, tmp_path):
+    surgery = Surgery(fp32_onnx, request.getfixturevalue(artifact).file)
+    assert len(surgery.units) == 25
+    file = surgery.without(surgery.units, tmp_path / "m.onnx")
+    assert not any(surgery._quantized(n) for n in Net.read(file, whole=True).nodes)
+    texts = ["a cold morning at the ferry landing", "refunds are paid within a week", "ok"]
+    a, b = (open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", f).encode(texts) for f in (file, fp32_onnx))
+    assert (a * b).sum(1).min() > 0.9999
+
+
+def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, int8, tmp_path, monkeypatch):
+    file = with_tensor(int8.file, tmp_path / "m.onnx", f"/network/{DENSE}/MatMul/weight_scale", times(2.0))
+    # every unit takes a run of its own: those of one block show the same
+    before = Surgery.__init__
+
+    def few(self, *files):
+        before(self, *files)
+        self.units = [u for u in self.units if "layer.3" in u.layer]
+
+    monkeypatch.setattr(Surgery, "__init__", few)
+    found = Examination(project(file), TARGET, 24).run()
+    assert found.failing
+    assert found.exclusion.costs[0].unit.layer == DENSE
+    assert [u.layer for u in found.exclusion.chosen] == [DENSE]
+    assert found.exclusion.holds
+    assert any(line.startswith("artifact.quantized_ops 0.9583") for line in found.exclusion.left)
+    before, after, whole = found.exclusion.bytes
+    assert before < after < whole
+    assert min(found.exclusion.speed) > 0
+    assert found.conclusion.startswith("Excluding 1 of 4 layers turns the gates of accuracy green")
+
+
+def test_per_tensor_weights_cost_in_every_layer(fp32_onnx, minilm, token_ids, tmp_path):
+    quantize(fp32_onnx, tmp_path / "tensor.onnx", per_channel=False)
+    surgery = Surgery(fp32_onnx, tmp_path / "tensor.onnx")
+    surgery.units = surgery.units[1:4]
+    wanted = open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", fp32_onnx).encode_ids(token_ids)
+
+    def score(file):
+        encoder = open_encoder("onnx", minilm.folder, minilm.pipeline, "int8", file)
+        return float((encoder.encode_ids(token_ids) * wanted).sum(1).mean()), 0.0
+
+    found = costs(surgery, score, tmp_path)
+    assert [c.cosine for c in found] == sorted((c.cosine for c in found), reverse=True)
+    assert found[0].cosine > 0.0005
+    assert {n for c in found for n in c.unit.nodes} >= {"Attention_0"}
+
+
+def test_fewest_is_the_shortest_beginning_that_holds():
+    for need in range(1, 8):
+        asked = []
+
+        def holds(units, need=need, asked=asked):
+            asked.append(len(units))
+            return len(units) >= need
+
+        assert len(fewest(list("abcdefg"), holds)) == need
+        assert len(asked) <= 4
+    assert fewest(list("abc"), lambda units: False) == ()
+
+
+@pytest.mark.parametrize(
+    ("precision", "why"),
+    [
+        ("int8@openvino", "runs in openvino"),
+        ("bf16@torch", "runs in torch"),
+        ("int8+binary", "--precision int8"),
+        ("fp32", "nothing"),
+    ],
+)
+def test_unsupported_precision_is_refused_with_those_that_are_not(small, capsys, precision, why):
+    assert main(["diagnose", "--precision", precision, "--config", str(small)]) == 2
+    said = capsys.readouterr().err
+    assert why in said
+    assert "Supported: fp16@onnx, int4, int8, int8-dynamic, int8-static, int8-weight" in said
+
+
+def test_command_writes_json(small, tmp_path, capsys):
+    out = tmp_path / "found.json"
+    options = ["--layers-only", "--texts", "4", "--json", str(out), "--config", str(small)]
+    assert main(["diagnose", "--precision", "int8", *options]) == 0
+    found = json.loads(out.read_text())
+    assert found["schema"] == 1
+    assert len(found["layers"]) == 82
+    assert {"layer", "sqnr", "cosine", "error", "own", "own_sqnr", "channels"} <= found["layers"][0].keys()
+    assert [s["name"] for s in found["stages"]] == ["tokens", "mask", "hidden states", "pooling", "normalisation"]
+    assert found["layers"][0]["layer"] in capsys.readouterr().out
+
+
+def test_failing_gate_names_the_command(project, int8, tmp_path):
+    file = shutil.copyfile(int8.file, tmp_path / "m.onnx")
+    harness = project(file)
+    asked = command(harness, TARGET)
+    assert asked == f"qguard diagnose --precision int8 --artifact {file} --model minilm --suite own"
+    checks = [c for c in harness.checks(TARGET, "ranking") if c.bound and c.slice is None]
+    failed = [type(c)(**{**vars(c), "outcome": "fail"}) for c in checks]
+    assert failure_text("int8", "own", failed, [], cause="loss by quantization", diagnose=asked).endswith(
+        f"where is it lost? {asked}"
+    )
+    assert not diagnosable(parse_precision("int8@openvino"))
