@@ -86,6 +86,13 @@ class Repeat:
 def run_repeat(sound: Harness, precision: Precision, model: str, suites: Sequence[str], number: int) -> Repeat:
     """Judge the sound artifact on every suite under the condition of this number."""
     condition = Condition.of(number)
+    judge = judge_under(sound, precision, model, condition)
+    failures = [f for s in suites for f in judge_accuracy(judge, Target(precision, model, s)).failures]
+    return Repeat(number, model, str(condition), tuple(failures), os.getpid())
+
+
+def judge_under(sound: Harness, precision: Precision, model: str, condition: Condition) -> Judge:
+    """A judge of the sound artifact under a condition."""
 
     def served(encoder: Encoder) -> Encoder:
         artifact = sound.artifact(precision, model)
@@ -94,6 +101,4 @@ def run_repeat(sound: Harness, precision: Precision, model: str, suites: Sequenc
         runtime.workers = 1
         return Shuffled(Encoder(encoder.tokenizer, runtime, encoder.head), condition)
 
-    judge = Judge.on(sound, Candidate(), served)
-    failures = [f for s in suites for f in judge_accuracy(judge, Target(precision, model, s)).failures]
-    return Repeat(number, model, str(condition), tuple(failures), os.getpid())
+    return Judge.on(sound, Candidate(), served)

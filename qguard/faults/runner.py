@@ -128,18 +128,18 @@ def selftest(
     # those that calibrate anew take longest
     order = sorted(range(len(cases)), key=lambda i: not cases[i][1].make.startswith("recipe:"))
     timed = [i for i in order if cases[i][1].expected == "latency"]
-    with _processes(plan, jobs) as pool:
-        for i, result in _all(pool, _case, {i: cases[i] for i in order if i not in timed}, advance):
+    with processes(plan, jobs) as pool:
+        for i, result in each(pool, _case, {i: cases[i] for i in order if i not in timed}, advance):
             results[i] = result
     numbers = [(m, n) for m in plan.config.models for n in range(repeats)]
     done: dict[int, Repeat] = {}
     for start in range(0, len(numbers), jobs * ROUND):
         part = {i: numbers[i] for i in range(start, min(start + jobs * ROUND, len(numbers)))}
-        with _processes(plan, min(jobs, len(part))) as pool:
-            done |= dict(_all(pool, _repeat, part, advance))
+        with processes(plan, min(jobs, len(part))) as pool:
+            done |= dict(each(pool, _repeat, part, advance))
     if timed:
-        with _processes(plan, 1) as pool:
-            results |= dict(_all(pool, _case, {i: cases[i] for i in timed}, advance))
+        with processes(plan, 1) as pool:
+            results |= dict(each(pool, _case, {i: cases[i] for i in timed}, advance))
     ordered = tuple(results[i] for i in range(len(cases)))
     return Report(plan, tuple(faults), ordered, tuple(done[i] for i in range(len(numbers))), sound)
 
@@ -150,7 +150,8 @@ def steps(harness: Harness, faults: Sequence[Fault], repeats: int) -> int:
 
 
 @contextmanager
-def _processes(plan: Plan, jobs: int) -> Iterator[ProcessPoolExecutor]:
+def processes(plan: Plan, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of fresh processes, one thread each, in which :func:`worker` gives the plan and a sound harness."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when a process loads its libraries
     try:
@@ -168,7 +169,12 @@ def _processes(plan: Plan, jobs: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _all(pool: ProcessPoolExecutor, function: Any, items: dict[int, Any], advance: Callable[[], None]) -> Iterator[Any]:
+def each(pool: ProcessPoolExecutor, function: Any, items: dict[int, Any], advance: Callable[[], None]) -> Iterator[Any]:
+    """Key and result of ``function`` on each item, as they are done.
+
+    Raises:
+        MeasurementProblem: when a process was ended from outside.
+    """
     waiting = {pool.submit(function, item): i for i, item in items.items()}
     try:
         for future in as_completed(waiting):
@@ -190,13 +196,18 @@ def _start(plan: Plan) -> None:
             harness.golden(model, suite)
 
 
+def worker() -> tuple[Plan, Harness]:
+    """The plan and the sound harness of this worker process."""
+    return _STATE[0]
+
+
 def _case(case: tuple[str, Fault, str]) -> Result:
     model, fault, severity = case
-    plan, sound = _STATE[0]
+    plan, sound = worker()
     return judge_fault(sound, plan.precision, model, plan.suites, fault, severity)
 
 
 def _repeat(case: tuple[str, int]) -> Repeat:
     model, number = case
-    plan, sound = _STATE[0]
+    plan, sound = worker()
     return run_repeat(sound, plan.precision, model, plan.suites, number)
