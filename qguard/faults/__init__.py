@@ -57,7 +57,7 @@ class Fault:
 
 _ALL = (
     # what the file holds
-    Fault("scale-wrong", "the scale of a layer's weights is doubled", "artifact", "", "weights:scale",
+    Fault("scale-wrong", "the scale of a layer's weights is doubled", "embedding", "", "weights:scale",
           {"1 channel": (1, 1), "a tenth of a layer": (0.1, 1), "1 layer": (1.0, 1), "every layer": (1.0, 0)}),
     Fault("zero-point-wrong", "the zero point of a layer's weights is off", "artifact", "", "weights:zero_point",
           {"1 channel by 32": (1, 32), "1 layer by 2": (1.0, 2), "1 layer by 32": (1.0, 32)}),

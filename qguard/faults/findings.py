@@ -19,13 +19,15 @@ class Summary:
     """One fault of one model over its severities.
 
     Attributes:
-        smallest: The smallest severity from which on everything is caught; empty where the full fault is not.
+        smallest: The smallest severity from which on everything is caught, ``None`` where the full fault is not.
+        full: The largest severity that this model can have.
         missed: The largest that is not caught; empty where all are.
     """
 
     fault: Fault
     model: str
-    smallest: str
+    smallest: Result | None
+    full: Result
     missed: str
 
 
@@ -35,26 +37,16 @@ def summaries(report: Report) -> list[Summary]:
     for model in report.plan.config.models:
         for fault in report.faults:
             mine = [r for r in report.results if (r.model, r.fault) == (model, fault.name) and r.status != NOT_APPLICABLE]
-            if not mine:
-                continue
-            missed = [r.severity for r in mine if r.status != CAUGHT]
-            after = mine[max((i for i, r in enumerate(mine) if r.status != CAUGHT), default=-1) + 1 :]
-            found.append(Summary(fault, model, after[0].severity if after else "", missed[-1] if missed else ""))
+            if mine:
+                missed = [r.severity for r in mine if r.status != CAUGHT]
+                after = mine[max((i for i, r in enumerate(mine) if r.status != CAUGHT), default=-1) + 1 :]
+                found.append(Summary(fault, model, after[0] if after else None, mine[-1], missed[-1] if missed else ""))
     return found
 
 
 def holes(report: Report) -> list[tuple[Result, str]]:
-    """Faults that are not caught in full, each with the gate that would see it.
-
-    Full is the largest severity that this model can have.
-    """
-    out = []
-    for model in report.plan.config.models:
-        for fault in report.faults:
-            mine = [r for r in report.results if (r.model, r.fault) == (model, fault.name) and r.status != NOT_APPLICABLE]
-            if mine and mine[-1].status not in (CAUGHT, BROKEN):
-                out.append((mine[-1], closing(report, mine[-1])))
-    return out
+    """Faults that are not caught in full, each with the gate that would see it."""
+    return [(s.full, closing(report, s.full)) for s in summaries(report) if s.full.status not in (CAUGHT, BROKEN)]
 
 
 def closing(report: Report, result: Result) -> str:
@@ -105,6 +97,11 @@ def _words(failure: Failure) -> tuple[str, str, str, str]:
     return failure.check, f"{failure.value:.4g}", failure.bound or failure.words, margin
 
 
+def _short(result: Result) -> str:
+    first = result.failures[0]
+    return f"{first.gate}: an error" if first.value is None else f"{first.check} {first.value:.4g}, gate {first.bound}"
+
+
 def tables(report: Report, style: Any = None) -> list[tuple[str, Any]]:
     """Titles and tables of rich.
 
@@ -129,9 +126,12 @@ def tables(report: Report, style: Any = None) -> list[tuple[str, Any]]:
         else:
             row = [*_words(r.failures[0]), ", ".join(f.gate for f in r.failures[1:])]
         cases.add_row(*(_plain(cell) for cell in [*head, *row]))
-    damage = table(*(["model"] if several else []), "fault", "what goes wrong", "smallest caught", "largest missed", "seen in")
+    heads = ("fault", "what goes wrong", "smallest caught", "by", "largest missed", "in full", "seen in")
+    damage = table(*(["model"] if several else []), *heads)
     for s in summaries(report):
-        cells = [s.fault.name, s.fault.what, s.smallest, s.missed, s.fault.seen]
+        smallest = ["", ""] if s.smallest is None else [s.smallest.severity, _short(s.smallest)]
+        full = _short(s.full) if s.full.status == CAUGHT else f"({s.full.status})"
+        cells = [s.fault.name, s.fault.what, *smallest, s.missed, "as before" if s.smallest is s.full else full, s.fault.seen]
         damage.add_row(*(_plain(cell) for cell in [*([s.model] if several else []), *cells]))
     found = [("every fault, and the check that fails first", cases), ("the smallest damage that this gate sees", damage)]
     absent = table("fault", "why it cannot be made here")
@@ -187,7 +187,12 @@ def to_json(report: Report) -> dict[str, Any]:
         "exit_code": exit_code(report),
         "results": [asdict(r) for r in report.results],
         "damage": [
-            {"fault": s.fault.name, "model": s.model, "smallest_caught": s.smallest, "largest_missed": s.missed}
+            {
+                "fault": s.fault.name,
+                "model": s.model,
+                "smallest_caught": s.smallest and s.smallest.severity,
+                "largest_missed": s.missed,
+            }
             for s in summaries(report)
         ],
         "repeats": [asdict(r) for r in report.repeats],
