@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from qguard.progress import progress
 
     faults = chosen(args.fault)
-    for name, value, least in (("--repeats", args.repeats, 0), ("--jobs", args.jobs or 1, 1)):
+    for name, value, least in (("--repeats", args.repeats, 0), ("--jobs", 1 if args.jobs is None else args.jobs, 1)):
         if value < least:
             raise UsageProblem(f"{name}: expected {least} or more, found {value}")
     harness = harness_of(args)

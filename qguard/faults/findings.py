@@ -53,6 +53,8 @@ def closing(report: Report, result: Result) -> str:
     """The gate that would see a fault which was missed, or that there is none."""
     if result.reason:
         return result.reason
+    if any(f.name == result.fault and f.expected == "latency" for f in report.faults):
+        return 'a gate that would see it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
     precision = report.plan.precision
     for gate in gates_for(precision, {}):
         value = result.values.get(gate.metric)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,13 +177,14 @@ def judge_fault(sound: Harness, precision: Precision, model: str, suites: Sequen
     """
     start = time.monotonic()
     result = Result(fault.name, severity, model, MISSED, suites[0])
-    with tempfile.TemporaryDirectory(prefix="qguard-selftest-") as work:
+    with tempfile.TemporaryDirectory(prefix="qguard-selftest-") as work, warnings.catch_warnings():
         try:
             candidate = fault.inject(Site(sound, precision, model, tuple(suites), Path(work)), severity)
             if candidate.stored is not None:
                 precision = replace(precision, vectors="int8")
                 _refuse_unsound(sound, precision, model, suites)
             judge = Judge.on(sound, candidate)
+            warnings.simplefilter("ignore", RuntimeWarning)  # infinite values are what some faults are about
             for suite in suites:
                 target = Target(precision, model, suite)
                 verdict = (judge_latency if candidate.deployed else judge_accuracy)(judge, target)
