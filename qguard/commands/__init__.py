@@ -16,6 +16,7 @@ COMMANDS = {
     "init": "write a commented configuration and a first golden",
     "compare": "several precisions in one table: accuracy, size, speed, verdict",
     "quantize": "write the quantized model into a folder, to be deployed",
+    "selftest": "inject faults into the model and show which of them the gate catches",
     "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
     "diagnose": "where an artifact loses accuracy: the stage, the layer, and which layers to exclude",
     "calibrate": "what this machine can tell apart in latency",

@@ -36,6 +36,7 @@ class Layer:
         activations: How the other operand is quantized: ``static``, ``dynamic per-tensor``, ``dynamic`` or empty.
         bytes: Of the stored tensor.
         read: The stored values and the same as float32, each (inputs, outputs); ``None`` where they cannot be read.
+        scale, zero: Names of the tensors that dequantize the stored one, empty where the file has none or none was found.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Layer:
     activations: str
     bytes: int
     read: Callable[[], tuple[Any, Any]] | None = None
+    scale: str = ""
+    zero: str = ""
 
     @property
     def quantized(self) -> bool:

@@ -221,7 +221,7 @@ class Graph:
         readable = len(tensor.dims) == 2 and weight.axis is not None and computes != LOOKUP
         return Layer(
             name, names, node.op_type, weight.name, element, bits, granularity, computes, activations, size,
-            read if readable else None,
+            read if readable else None, weight.scale, weight.zero,
         )  # fmt: skip
 
     def _granularity(self, weight: _Weight) -> str:
@@ -261,7 +261,7 @@ class Graph:
         return Layer(
             name, tuple(dict.fromkeys([name, node.name, tensor.name])), node.op_type, tensor.name, f"I{bits}", bits,
             f"block {block}", "integer" if integer else "float", "dynamic" if integer else "", _count(tensor),
-            read if bits in (4, 8) else None,
+            read if bits in (4, 8) else None, *[*node.input[2:4], ""][:2],
         )  # fmt: skip
 
     def _array(self, name: str) -> Any:

@@ -1,0 +1,58 @@
+"""``qguard selftest``: does the gate bite?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from qguard.commands import add_selection, harness_of
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--precision", metavar="NAME[@RUNTIME]", default="", help="default: the first configured one")
+    parser.add_argument("--artifact", type=Path, metavar="PATH", help="the sound artifact, instead of building it here")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one; repeatable")
+    parser.add_argument("--repeats", type=int, default=20, help="clean repeats (default 20)")
+    parser.add_argument("--jobs", type=int, help="processes, one thread each (default: one a core)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    add_selection(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inject every fault, judge each, and say what the gate does not see."""
+    from rich.box import MARKDOWN
+    from rich.console import Console
+
+    from qguard.encoders import cores
+    from qguard.errors import MeasurementProblem, UsageProblem
+    from qguard.faults import chosen, findings, runner
+    from qguard.files import dump_json, write_atomic
+    from qguard.precisions import parse_precision
+    from qguard.progress import progress
+
+    faults = chosen(args.fault)
+    for name, value, least in (("--repeats", args.repeats, 0), ("--jobs", 1 if args.jobs is None else args.jobs, 1)):
+        if value < least:
+            raise UsageProblem(f"{name}: expected {least} or more, found {value}")
+    harness = harness_of(args)
+    harness.artifact_path = args.artifact
+    precision = parse_precision(args.precision or harness.config.precisions[0], harness.config.own_precisions)
+    with progress("selftest", runner.steps(harness, faults, args.repeats)) as advance:
+        report = runner.selftest(harness, precision, faults, args.repeats, args.jobs or cores(), advance)
+    terminal = sys.stdout.isatty()
+    out = Console(highlight=False, width=None if terminal else 320)
+    for title, table in findings.tables(report, None if terminal else MARKDOWN):
+        if table.row_count:
+            out.print(f"\n{title}\n", markup=False)
+            out.print(table)
+    out.print("")
+    for line in findings.lines(report):
+        out.print(line, markup=False, soft_wrap=True)
+    if args.json:
+        try:
+            write_atomic(args.json, dump_json(findings.to_json(report)))
+        except OSError as e:
+            raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
+    return findings.exit_code(report)

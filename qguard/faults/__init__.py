@@ -1,0 +1,175 @@
+"""Faults: what has gone wrong for somebody when a model was quantized, stored or served, made again in the user's own model.
+
+A new fault is one function in its family's file and one line in :data:`FAULTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qguard.faults.site import Candidate, Site
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong, in several degrees.
+
+    Attributes:
+        name: Stable, in kebab case.
+        what: In one line.
+        expected: The part of the gate that is meant to see it: ``golden`` (the current golden and the token ids), a metric
+            family, or ``latency``.
+        seen: Where it happened to somebody; empty for bit rot and the like.
+        make: ``module:function`` below this package; takes a :class:`~qguard.faults.site.Site` and a severity's value.
+        severities: Label → value, from the smallest to the full fault, which every gate should see.
+    """
+
+    name: str
+    what: str
+    expected: str
+    seen: str
+    make: str
+    severities: Mapping[str, Any] = field(default_factory=lambda: {"full": None})
+
+    @property
+    def full(self) -> str:
+        """The largest severity."""
+        return list(self.severities)[-1]
+
+    def inject(self, site: Site, severity: str) -> Candidate:
+        """Real files (or a real runtime) with the fault in them.
+
+        Args:
+            site: The sound artifact and an empty folder to work in.
+            severity: A key of :attr:`severities`.
+
+        Raises:
+            NotApplicable: where this model or precision cannot have the fault; the message says why.
+        """
+        module, _, function = self.make.partition(":")
+        made: Candidate = getattr(import_module(f"qguard.faults.{module}"), function)(site, self.severities[severity])
+        return made
+
+
+_ALL = (
+    # what the file holds
+    Fault("scale-wrong", "the scale of a layer's weights is doubled", "embedding", "", "weights:scale",
+          {"1 channel": (1, 1), "a tenth of a layer": (0.1, 1), "1 layer": (1.0, 1), "every layer": (1.0, 0)}),
+    Fault("zero-point-wrong", "the zero point of a layer's weights is off", "artifact", "", "weights:zero_point",
+          {"1 channel by 32": (1, 32), "1 layer by 2": (1.0, 2), "1 layer by 32": (1.0, 32)}),
+    Fault("weight-bits-flipped", "bits of the stored weights are flipped", "artifact", "", "weights:flip_bits",
+          {"1 bit": 1, "100 bits": 100, "1 byte in 1000": 0.001, "1 byte in 50": 0.02}),
+    Fault("head-zeroed", "attention heads give zero", "artifact", "", "weights:zero_heads",
+          {"1 head": (1, 1), "1 head of each layer": (1, 0), "1 layer": (0, 1), "every layer": (0, 0)}),
+    Fault("embedding-rows-swapped", "rows of the word embeddings are swapped", "ranking", "", "weights:swap_rows",
+          {"2 rare words": "rare", "2 common words": "common", "every word with the next": "all"}),
+    Fault("weights-of-another-revision", "the weights are not those that the golden was recorded from", "artifact", "",
+          "weights:noise", {"1 % noise": 0.01, "4 % noise": 0.04, "20 % noise": 0.2, "unrelated": None}),
+    Fault("granularity-lost", "one scale for a whole matrix where each output channel had its own", "artifact",
+          "onnxruntime#12072, #21000", "recipe:per_tensor",
+          {"1 layer": (1, False), "every layer": (0, False), "every layer, written per channel": (0, True)}),
+    Fault("quantized-in-name-only", "the file computes in fp32", "artifact", "quant-regress", "recipe:no_op",
+          {"1 layer": True, "the fp32 file": False}),
+    Fault("opset-too-old", "a scale is one number in the operator set that the file declares", "artifact",
+          "neural-compressor#819", "graph:opset", {"opset 10": 10}),
+    # how it was calibrated
+    Fault("calibrated-on-few-texts", "activation ranges and rounding rest on too few texts", "ranking", "", "recipe:few_texts",
+          {"100 texts": 100, "10 texts": 10, "1 text": 1}),
+    Fault("calibrated-on-foreign-texts", "the calibration texts are none that anybody writes", "ranking", "pytorch#45185",
+          "recipe:foreign_texts", {"numbers and random words": "mixed", "random words": "words", "numbers": "digits"}),
+    Fault("range-clipped", "activation ranges are too narrow, as percentile calibration makes them", "embedding",
+          "onnxruntime#10571", "ranges:narrow",
+          {"1 layer, a half": (1, 2), "every layer, a half": (0, 2), "every layer, an eighth": (0, 8)}),
+    Fault("mask-sentinel-in-range", "the mask's sentinel was calibrated with the values", "artifact", "Olive#1597",
+          "ranges:sentinel", {"-10000 in 1 layer": (1, 1e4), "-3.4e38 in every layer": (0, 3.4e38)}),
+    Fault("range-of-the-batch", "activation ranges are taken over the batch, so that neighbours move a vector", "invariance",
+          "onnxruntime#10111, #8625", "ranges:dynamic",
+          {"1 layer": 1, "every layer": 0}),
+    # how the graph computes
+    Fault("mask-dropped", "attention sees padding", "invariance", "text-embeddings-inference#882", "graph:drop_mask",
+          {"1 layer": 1, "every layer": 0}),
+    Fault("layer-norm-changed", "a fusion changes LayerNorm", "embedding", "onnxruntime#17689", "graph:layer_norm",
+          {"epsilon 1e-5": ("epsilon", 1e-5), "epsilon 0.01": ("epsilon", 0.01), "epsilon 1": ("epsilon", 1.0),
+           "weights left out": ("weight", 0)}),
+    Fault("gelu-changed", "a fusion replaces GELU", "embedding", "onnxruntime#11576", "graph:gelu",
+          {"the tanh form": "FastGelu", "the sigmoid form": "QuickGelu", "ReLU": "Relu"}),
+    Fault("layers-removed", "fast, and wrong: the last layers are gone", "artifact", "pytorch#127402", "graph:remove_layers",
+          {"the last layer": 1, "the last half": 0.5}),
+    Fault("overflow", "values beyond 16-bit floats become infinite", "embedding", "onnxruntime#32600", "graph:overflow",
+          {"1 text in 100": 0.01, "1 text in 10": 0.1, "every text": 1.0}),
+    # what surrounds it
+    Fault("pooling-wrong", "another pooling than the model's", "embedding", "fastembed#384", "pipeline:pooling",
+          {"weighted mean": "weightedmean", "max": "max", "first token, or the mean": "cls"}),
+    Fault("normalize-missing", "the last module is left out of the export", "embedding", "sentence-transformers#3258",
+          "pipeline:normalize"),
+    Fault("dense-missing", "a Dense head is skipped", "embedding", "", "pipeline:dense"),
+    Fault("length-cut", "max_seq_length is smaller than the model's", "golden", "text-embeddings-inference#146",
+          "pipeline:length", {"1 token less than the longest text": 0, "half of it": 0.5, "an eighth of it": 0.125}),
+    Fault("prompt-missing", "the prompts of queries and documents are gone", "golden", "embed-parity", "pipeline:no_prompts"),
+    Fault("prompt-added", "a prompt that the model was not trained with", "golden", "", "pipeline:prompt",
+          {"'query: '": "query: "}),
+    Fault("case-kept", "the tokenizer no longer lower-cases, or now does", "golden", "mteb#5377", "tokenizer:case"),
+    Fault("accents-kept", "the tokenizer no longer strips accents, or now does", "golden", "", "tokenizer:accents"),
+    Fault("special-token-wrong", "the special tokens around a text are others", "golden", "", "tokenizer:special",
+          {"another last token": "other", "no special tokens": "none"}),
+    Fault("vocabulary-swapped", "two words of the tokenizer's vocabulary changed places", "golden", "", "tokenizer:swap",
+          {"2 words of no text": "unused", "2 rare words": "rare", "2 common words": "common"}),
+    # how it is served
+    Fault("padded-left", "padding is put before the text, and shifts positions", "invariance", "text-embeddings-inference#648",
+          "runtime:padded_left", {"1 batch in 8": 8, "every batch": 1}),
+    Fault("rows-mixed-up", "vectors come back in another order than the texts", "embedding", "", "runtime:mixed_up",
+          {"2 texts of 1 batch in 8": (8, 2), "2 texts of every batch": (1, 2), "every batch reversed": (1, 0)}),
+    Fault("computed-in-low-precision", "what comes out has been rounded", "embedding", "", "runtime:rounded",
+          {"8 bits of mantissa": 7, "3 bits": 2, "the power of two alone": 0}),
+    Fault("vector-ranges-of-few-texts", "ranges of int8 vectors come from too few texts", "embedding",
+          "sentence-transformers#2837", "vectors:few", {"200 texts": 200, "32 texts": 32, "1 text": 1}),
+    Fault("vector-codes-wrap", "int8 vectors wrap around beyond their range", "embedding", "sentence-transformers#2865",
+          "vectors:wrap", {"ranges of 200 texts": 200, "ranges of 32 texts": 32}),
+    # files
+    Fault("artifact-truncated", "the ONNX file is not whole", "golden", "", "files:truncated",
+          {"the last byte": -1, "a half": 0.5, "empty": 0}),
+    Fault("artifact-flipped", "one bit of a file that was built and sealed", "golden", "", "files:flipped", {"1 bit": None}),
+    Fault("golden-missing", "no golden was committed", "golden", "", "goldens:missing"),
+    Fault("golden-truncated", "the golden is not whole", "golden", "", "goldens:truncated",
+          {"the last byte": -1, "a half": 0.5, "empty": 0}),
+    Fault("golden-edited", "the golden was edited by hand", "golden", "", "goldens:edited",
+          {"1 digit of a vector": "data", "1 word of the manifest": "manifest"}),
+    Fault("golden-of-something-else", "the golden belongs to another suite or model", "golden", "", "goldens:foreign",
+          {"another suite": "suite", "another tokenizer": "tokenizer", "other weights": "weights"}),
+    Fault("golden-too-coarse", "the golden was stored with too few digits", "ranking", "ik_llama.cpp#325", "goldens:coarse",
+          {"16 bits": "half", "3 decimals": 3, "2 decimals": 2, "1 decimal": 1}),
+    Fault("golden-from-a-broken-pipeline", "the golden was recorded with another pooling than the artifact's", "embedding",
+          "fastembed PR#445, PR#436", "goldens:broken", {"weighted mean": "weightedmean", "first token, or the mean": "cls"}),
+    # speed
+    Fault("slower", "the model takes longer than the deployed one", "latency", "onnxruntime#10267, #6695", "slow:slower",
+          {"5 %": 0.05, "10 %": 0.1, "30 %": 0.3, "100 %": 1.0}),
+)  # fmt: skip
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in _ALL}
+
+# What happened to others and cannot be made here, with the reason; reported, never silently left out.
+ELSEWHERE = {
+    "saturation": "products of 8 bits that saturate need an x86 CPU without VNNI (onnxruntime#5849, #6004, #14642); the gate "
+    "reads artifact.saturation from the file, and bounds it on such a CPU",
+    "broken-kernel": "a kernel that is wrong on one accelerator alone needs that accelerator (transformers.js#1728): run the "
+    "gate there",
+    "scoring-in-low-precision": "the gate itself computes scores, in float64, from the vectors that it is given; no file or "
+    "setting lowers that (sentence-transformers#3924)",
+}
+
+
+def chosen(names: list[str]) -> list[Fault]:
+    """The faults of these names, all of them for none.
+
+    Raises:
+        UsageProblem: for an unknown name, with the nearest ones.
+    """
+    from qguard.errors import unknown
+
+    for name in names:
+        if name not in FAULTS:
+            raise unknown("fault", name, FAULTS)
+    return [FAULTS[name] for name in dict.fromkeys(names)] if names else list(FAULTS.values())

@@ -1,0 +1,130 @@
+"""Faults of the golden: damaged, edited, foreign, coarse, recorded from a broken pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qguard import golden as goldens
+from qguard.faults.files import cut
+from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.golden import Golden
+
+MANIFEST = "manifest.json"
+
+
+def _copied(site: Site) -> Iterator[Path]:
+    """The folder of each suite's golden, in a copy of the folder of all goldens."""
+    for suite in site.suites:
+        source = goldens.golden_folder(site.harness.config.golden_root, site.model, suite)
+        target = goldens.golden_folder(site.work / "golden", site.model, suite)
+        shutil.copytree(source, target)
+        yield target
+
+
+def _data(folder: Path) -> Path:
+    return folder / str(goldens.read(folder).manifest["data_file"])
+
+
+def missing(site: Site, _: None) -> Candidate:
+    """Nothing was committed."""
+    (site.work / "golden").mkdir()
+    return Candidate(golden=site.work / "golden")
+
+
+def truncated(site: Site, share: float) -> Candidate:
+    """Shorten the data file; see :func:`qguard.faults.files.cut`."""
+    for folder in _copied(site):
+        cut(_data(folder), share)
+    return Candidate(golden=site.work / "golden")
+
+
+def edited(site: Site, what: str) -> Candidate:
+    """Edit by hand.
+
+    Args:
+        site: Where.
+        what: ``data``: one byte of a vector; ``manifest``: one word.
+    """
+    for folder in _copied(site):
+        if what == "manifest":
+            path = folder / MANIFEST
+            path.write_text(path.read_text(encoding="utf-8").replace('"reason": "', '"reason": "x', 1), encoding="utf-8")
+            continue
+        path = _data(folder)
+        with path.open("r+b") as f:
+            f.seek(-4, 2)
+            f.write(bytes(4))
+    return Candidate(golden=site.work / "golden")
+
+
+def _stored(site: Site, change: Callable[[Golden], Any], hashes: dict[str, str] | None = None) -> Candidate:
+    """Goldens with other vectors, whole and sealed: nothing but their content can tell.
+
+    Args:
+        site: Where.
+        change: Given a golden, its new vectors.
+        hashes: Of the manifest, where they change.
+    """
+    from safetensors.numpy import load, save
+
+    for folder in _copied(site):
+        old = goldens.read(folder)
+        arrays = load(_data(folder).read_bytes())
+        arrays["vectors"] = np.ascontiguousarray(change(old), np.float32)
+        data = save(arrays)
+        manifest = {**old.manifest, "data_sha256": hashlib.sha256(data).hexdigest()}
+        manifest["hashes"] = {**manifest["hashes"], **(hashes or {})}
+        goldens.store(folder, data, manifest, old.summary)
+    return Candidate(golden=site.work / "golden")
+
+
+def foreign(site: Site, part: str) -> Candidate:
+    """A golden of another suite, tokenizer or model lies under this name."""
+    return _stored(site, lambda g: np.roll(g.vectors, 1, 0), {part: hashlib.sha256(part.encode()).hexdigest()})
+
+
+def coarse(site: Site, digits: Any) -> Candidate:
+    """Round the vectors.
+
+    Args:
+        site: Where.
+        digits: Decimals, or ``half`` for 16-bit floats.
+    """
+
+    def rounded(golden: Golden) -> Any:
+        v = golden.vectors
+        if digits == "half":
+            return v.astype(np.float16).astype(np.float32)
+        found = np.round(v, digits)
+        found[~found.any(1), 0] = 10.0**-digits  # all zeros would be refused, and is not what is meant
+        return found
+
+    return _stored(site, rounded)
+
+
+def broken(site: Site, mode: str) -> Candidate:
+    """Record from fp32 with another pooling.
+
+    Args:
+        site: Where.
+        mode: See :func:`qguard.faults.pipeline.pooling`.
+    """
+    from dataclasses import replace
+
+    from qguard.encoders import open_encoder
+
+    base = site.base
+    own = base.pipeline.pooling
+    mode = "mean" if own == (mode,) else mode
+    if len(own) > 1 or own == (mode,):
+        raise NotApplicable("several poolings are concatenated")
+    fp32 = site.harness.fp32(site.model, "onnx" if site.artifact.file else "torch")
+    pipeline = replace(base.pipeline, pooling=(mode,))
+    encoder = open_encoder(fp32.runtime("onnx"), fp32.folder, pipeline, "fp32", fp32.file, site.harness.config.device)
+    return _stored(site, lambda g: encoder.encode_ids(g.token_ids))

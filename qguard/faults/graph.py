@@ -1,0 +1,196 @@
+"""Faults of the graph: the mask, what fusions replace, layers that are gone, overflow, the operator set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.surgery import Surgery
+
+_NORMS = {
+    "SimplifiedLayerNormalization": 1,
+    "LayerNormalization": 1,
+    "SkipLayerNormalization": 2,
+    "SkipSimplifiedLayerNormalization": 2,
+    "EmbedLayerNormalization": 5,
+}  # operator → the input that holds its weight
+_ATTENTION = ("Attention", "QAttention", "MultiHeadAttention")
+
+
+def opset(site: Site, version: int) -> Candidate:
+    """Declare an older operator set.
+
+    Args:
+        site: Where.
+        version: Of ONNX's own operators.
+    """
+    from qguard.layers import read_layers
+
+    if site.artifact.file is None or version >= read_layers(site.artifact).needs_opset:
+        raise NotApplicable("no scale of the file depends on the operator set: its integer operators state their own")
+    for entry in site.surgery.model.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = version
+    return site.operated()
+
+
+def drop_mask(site: Site, count: int) -> Candidate:
+    """Replace the mask by one that is 1 everywhere.
+
+    Args:
+        site: Where.
+        count: Attention layers (0: the whole graph).
+    """
+    from onnx import TensorProto, helper
+
+    surgery = site.surgery
+    mask = next((i.name for i in surgery.graph.input if "mask" in i.name), "")
+    if not mask or not surgery.users(mask):
+        raise NotApplicable("the graph takes no attention mask")
+    kind = next(i.type.tensor_type.elem_type for i in surgery.graph.input if i.name == mask)
+    zero = surgery.put("fault/zero", np.zeros((), helper.tensor_dtype_to_np_dtype(kind)))
+    readers: list[Any] = surgery.users(mask)
+    name, element = mask, kind
+    if count:
+        fused = surgery.nodes(*_ATTENTION)
+        if not fused:
+            raise NotApplicable("attention is not one operator in the file, whose mask could be taken away")
+        readers = fused[len(fused) // 2 :][:count]
+        near = [n for n in readers[0].input if n == mask or ((m := surgery.maker(n)) is not None and mask in m.input)]
+        if not near:
+            raise NotApplicable("the mask of one attention operator was not found")
+        name = near[0]
+        cast = surgery.maker(name)
+        element = next((a.i for a in cast.attribute if a.name == "to"), kind) if cast is not None else kind
+    for node in readers:
+        for i, old in enumerate(node.input):
+            node.input[i] = "fault/all" if old == name else old
+    rest = list(surgery.graph.node)
+    del surgery.graph.node[:]
+    surgery.graph.node.extend([
+        helper.make_node("GreaterOrEqual", [mask, zero], ["fault/true"]),
+        helper.make_node("Cast", ["fault/true"], ["fault/all"], to=element or TensorProto.INT64),
+        *rest,
+    ])  # fmt: skip
+    return site.operated()
+
+
+def layer_norm(site: Site, how: tuple[str, float]) -> Candidate:
+    """Another epsilon, or no weight.
+
+    Args:
+        site: Where.
+        how: ``epsilon`` and its value, or ``weight``.
+    """
+    surgery = site.surgery
+    what, value = how
+    nodes = surgery.nodes(*_NORMS)
+    if not nodes:
+        raise NotApplicable("the graph holds no LayerNorm operator")
+    for node in nodes:
+        if what == "epsilon":
+            found = [a for a in node.attribute if a.name == "epsilon"]
+            if found:
+                found[0].f = value
+            continue
+        name = node.input[_NORMS[node.op_type]]
+        if surgery.holds(name):
+            surgery.put(name, np.ones_like(surgery.value(name)))
+    return site.operated()
+
+
+def gelu(site: Site, form: str) -> Candidate:
+    """Another function in place of GELU, after the same bias.
+
+    Args:
+        site: Where.
+        form: ``FastGelu``, ``QuickGelu`` or ``Relu``.
+    """
+    from onnx import helper
+
+    surgery = site.surgery
+    nodes = surgery.nodes("BiasGelu", "Gelu")
+    if not nodes:
+        raise NotApplicable("the graph holds no GELU operator")
+    domain = {} if form == "Relu" else {"domain": "com.microsoft"}
+    for node in nodes:
+        x, out = node.input[0], node.output[0]
+        made = []
+        if len(node.input) > 1:
+            made.append(helper.make_node("Add", list(node.input), [f"{out}/biased"], f"{node.name}/bias"))
+            x = f"{out}/biased"
+        surgery.replace(node, [*made, helper.make_node(form, [x], [out], node.name, **domain)])
+    _import(surgery, "com.microsoft")
+    return site.operated()
+
+
+def _import(surgery: Surgery, domain: str) -> None:
+    from onnx import helper
+
+    if not any(o.domain == domain for o in surgery.model.opset_import):
+        surgery.model.opset_import.append(helper.make_opsetid(domain, 1))
+
+
+def remove_layers(site: Site, count: float) -> Candidate:
+    """End the graph at the hidden state before one of its last attention layers.
+
+    Args:
+        site: Where.
+        count: Layers to remove; below 1 their share.
+    """
+    from onnx import helper
+
+    surgery = site.surgery
+    fused = surgery.nodes(*_ATTENTION)
+    if len(fused) < 2:
+        raise NotApplicable("attention is not one operator in the file, which would mark its layers")
+    number = int(count) if count >= 1 else int(count * len(fused))
+    name = fused[len(fused) - number].input[0]
+    # back to the stream that attention and the residual sum both read
+    while len(surgery.users(name)) < 2 or surgery.maker(name).op_type.endswith("QuantizeLinear"):
+        node = surgery.maker(name)
+        if node is None:
+            raise NotApplicable("the hidden state before a layer was not found")
+        name = node.input[0]
+    out = surgery.output()
+    surgery.rename_output(out)
+    surgery.append([helper.make_node("Identity", [name], [out], "fault/early")])
+    surgery.drop_unused()
+    return site.operated()
+
+
+def overflow(site: Site, share: float) -> Candidate:
+    """The output passes through 16-bit floats at a scale at which the largest values of some texts overflow.
+
+    Args:
+        site: Where.
+        share: Of the texts.
+    """
+    from onnx import TensorProto, helper
+
+    encoder = site.harness.encoder(site.precision, site.model)
+    ids = site.harness.golden(site.model, site.suites[0]).token_ids
+    rows = [ids[i] for i in range(0, len(ids), max(1, len(ids) // 200))]
+    largest = sorted(float(np.abs(encoder.runtime(*_alone(row))).max()) for row in rows)
+    at = min(int(len(largest) * (1 - share)), len(largest) - 1)
+    limit = largest[at] * (0.5 if share >= 1 else 0.999)
+    surgery = site.surgery
+    out = surgery.output()
+    inner = surgery.rename_output(out)
+    up = surgery.put("fault/up", np.float32(65504 / limit))
+    down = surgery.put("fault/down", np.float32(limit / 65504))
+    surgery.append([
+        helper.make_node("Mul", [inner, up], ["fault/large"]),
+        helper.make_node("Cast", ["fault/large"], ["fault/half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["fault/half"], ["fault/float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["fault/float", down], [out]),
+    ])  # fmt: skip
+    return site.operated()
+
+
+def _alone(row: list[int]) -> tuple[Any, Any]:
+    from qguard.encoders import padded
+
+    return padded([row])

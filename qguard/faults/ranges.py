@@ -1,0 +1,68 @@
+"""Faults of the activations' ranges: too narrow, with a sentinel in them, of the batch instead of fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qguard.faults.site import Candidate, NotApplicable, Site
+
+
+def _quantized(site: Site, count: int) -> list[Any]:
+    """Nodes that quantize an activation with a stored scale, from the middle of the model on; all for 0."""
+    surgery = site.surgery
+    found = [n for n in surgery.nodes("QuantizeLinear") if surgery.holds(n.input[1]) and not surgery.holds(n.input[0])]
+    if not found:
+        raise NotApplicable("no activation of the file has a stored range")
+    return found[len(found) // 2 :][:count] if count else found
+
+
+def narrow(site: Site, how: tuple[int, int]) -> Candidate:
+    """Divide ranges: what lies outside is clipped.
+
+    Args:
+        site: Where.
+        how: Layers (0: all), and by how much.
+    """
+    count, by = how
+    for name in {node.input[1] for node in _quantized(site, count)}:
+        value = site.surgery.value(name)
+        site.surgery.put(name, (value / by).astype(value.dtype))
+    return site.operated()
+
+
+def sentinel(site: Site, how: tuple[int, float]) -> Candidate:
+    """Ranges that also hold a mask's sentinel, as calibration over all operators makes them.
+
+    Args:
+        site: Where.
+        how: Layers (0: all), and the sentinel without its sign.
+    """
+    count, widest = how
+    for name in {node.input[1] for node in _quantized(site, count)}:
+        value = site.surgery.value(name)
+        site.surgery.put(name, np.full_like(value, widest / 255))
+    return site.operated()
+
+
+def dynamic(site: Site, count: int) -> Candidate:
+    """Ranges taken over the batch when the model runs, in place of the stored ones.
+
+    Args:
+        site: Where.
+        count: Layers (0: all).
+    """
+    from onnx import helper
+
+    surgery = site.surgery
+    for node in _quantized(site, count):
+        out = node.output[0]
+        scale, zero = f"{out}/batch_scale", f"{out}/batch_zero"
+        if len(node.input) < 3 or surgery.value(node.input[2]).dtype != np.uint8 or surgery.value(node.input[1]).size > 1:
+            raise NotApplicable("activations are not quantized to unsigned 8 bits with one scale, as ranges of the batch are")
+        for user in surgery.users(out):
+            for i, name in enumerate(user.input):
+                user.input[i] = {node.input[1]: scale, node.input[2]: zero}.get(name, name)
+        surgery.replace(node, [helper.make_node("DynamicQuantizeLinear", [node.input[0]], [out, scale, zero], node.name)])
+    return site.operated()

@@ -1,0 +1,107 @@
+"""Faults of the artifact's tokenizer, with the weights as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qguard.faults.site import Candidate, NotApplicable, Site
+
+
+def _edit(site: Site, change: Callable[[dict[str, Any]], None]) -> Candidate:
+    inner = site.base.pipeline.transformer
+    path, value = site.config(f"{inner}/tokenizer.json" if inner else "tokenizer.json")
+    change(value)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return site.sealed()
+
+
+def _normalizers(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    top = value.get("normalizer") or {}
+    yield from (n for n in [top, *top.get("normalizers", ())] if n)
+
+
+def case(site: Site, _: None) -> Candidate:
+    """Turn lower-casing off where it is on, and the reverse."""
+
+    def change(value: dict[str, Any]) -> None:
+        for n in _normalizers(value):
+            if "lowercase" in n:
+                n["lowercase"] = not n["lowercase"]
+                # accents follow the case unless it is said otherwise, and are another fault
+                n["strip_accents"] = (not n["lowercase"]) if n.get("strip_accents") is None else n["strip_accents"]
+                return
+            if n.get("type") == "Lowercase":
+                n.clear()
+                n |= {"type": "NFC"}
+                return
+        old = value.get("normalizer")
+        lower = {"type": "Lowercase"}
+        value["normalizer"] = {"type": "Sequence", "normalizers": [old, lower]} if old else lower
+
+    return _edit(site, change)
+
+
+def accents(site: Site, _: None) -> Candidate:
+    """Keep accents where they are stripped, and the reverse."""
+
+    def change(value: dict[str, Any]) -> None:
+        for n in _normalizers(value):
+            if "strip_accents" in n:
+                now = n["lowercase"] if n["strip_accents"] is None else n["strip_accents"]
+                n["strip_accents"] = not now
+                return
+        raise NotApplicable("the tokenizer does not treat accents")
+
+    return _edit(site, change)
+
+
+def special(site: Site, how: str) -> Candidate:
+    """Other special tokens around a text.
+
+    Args:
+        site: Where.
+        how: ``other``: another token at the end; ``none``.
+    """
+
+    def change(value: dict[str, Any]) -> None:
+        after = value.get("post_processor") or {}
+        if how == "none":
+            if not after:
+                raise NotApplicable("the tokenizer adds no special tokens")
+            value["post_processor"] = None
+            return
+        if after.get("type") == "TemplateProcessing" and len(after.get("special_tokens", ())) > 1:
+            first, *_, last = after["special_tokens"].values()
+            last["ids"], last["tokens"] = first["ids"], first["tokens"]
+        elif "sep" in after and "cls" in after:
+            after["sep"] = after["cls"]
+        else:
+            raise NotApplicable("the tokenizer adds no special token at the end whose place another could take")
+
+    return _edit(site, change)
+
+
+def swap(site: Site, kind: str) -> Candidate:
+    """Two words change places.
+
+    Args:
+        site: Where.
+        kind: Which, see :meth:`Site.two_words`.
+    """
+
+    def change(value: dict[str, Any]) -> None:
+        vocabulary = value["model"].get("vocab")
+        if not vocabulary:
+            raise NotApplicable("the tokenizer has no vocabulary")
+        a, b = site.two_words(kind, len(vocabulary))
+        if isinstance(vocabulary, list):
+            vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+            return
+        words = {i: w for w, i in vocabulary.items() if i in (a, b)}
+        if len(words) < 2:
+            raise NotApplicable("the two words are not in the vocabulary")
+        vocabulary[words[a]], vocabulary[words[b]] = b, a
+
+    return _edit(site, change)

@@ -1,0 +1,57 @@
+"""Faults of quantized vectors: the int8 codes of the embeddings, judged as ``PRECISION+int8``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.metrics import Comparison
+from qguard.vectors import FLOAT, LEAST_CALIBRATION, Vectors
+
+KIND = "int8"
+
+
+def _checked(site: Site, texts: int) -> None:
+    if site.precision.vectors not in (FLOAT, KIND):
+        raise NotApplicable(f"{site.precision} stores no int8 vectors")
+    for name in site.suites:
+        suite = site.harness.suite(name)
+        have = len(suite.documents) or len(suite.texts)
+        if have < max(LEAST_CALIBRATION, texts + 1):
+            raise NotApplicable(f"suite {name!r} has {have} texts to take ranges from")
+
+
+def _ranges(found: Comparison, texts: int) -> Any:
+    rows = list(found.suite.documents or range(len(found.suite.texts)))[:texts]
+    golden = found.golden[rows].astype(np.float32)
+    return np.stack((golden.min(0), golden.max(0)))
+
+
+def few(site: Site, texts: int) -> Candidate:
+    """Take ranges from the first texts alone."""
+    _checked(site, texts)
+
+    def stored(found: Comparison) -> Comparison:
+        assert found.vectors is not None
+        vectors = Vectors.of(found.vectors.floats, found.kind, _ranges(found, texts))
+        return replace(found, candidate=vectors.dequantized(), vectors=vectors)
+
+    return Candidate(stored=stored)
+
+
+def wrap(site: Site, texts: int) -> Candidate:
+    """Take ranges from the first texts, and let what lies outside them wrap around."""
+    _checked(site, texts)
+
+    def stored(found: Comparison) -> Comparison:
+        assert found.vectors is not None
+        ranges = _ranges(found, texts)
+        steps = np.where(ranges[1] > ranges[0], (ranges[1] - ranges[0]) / np.float32(255), np.float32(1))
+        codes = np.floor((found.vectors.floats - ranges[0]) / steps).astype(np.int64) & 255
+        vectors = Vectors(found.kind, (codes - 128).astype(np.int8), found.vectors.floats, ranges)
+        return replace(found, candidate=vectors.dequantized(), vectors=vectors)
+
+    return Candidate(stored=stored)

@@ -1,0 +1,171 @@
+"""Faults of the stored weights: scales, zero points, bits, heads, rows, other weights altogether."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from qguard.errors import ArtifactProblem
+from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.surgery import Surgery, some
+from qguard.files import read_json
+
+# the projection behind the heads: its inputs are the heads' outputs, side by side
+_PROJECTION = re.compile(r"attention[./]output[./]dense|out_proj|o_proj|attn[./]o|attention[./]out_lin")
+
+
+def _channels(share: float, outputs: int) -> int:
+    return int(share) if share >= 1 and not isinstance(share, float) else max(1, int(share * outputs))
+
+
+def scale(site: Site, how: tuple[Any, int]) -> Candidate:
+    """Double the scale of channels.
+
+    Args:
+        site: Where.
+        how: Channels of a layer (their number, or a share as a float), and layers (0: all).
+    """
+    share, count = how
+    surgery = site.surgery
+    for layer in some(surgery.quantized, count):
+        value = surgery.vector(layer.scale, layer)
+        value[: _channels(share, len(value))] *= 2
+        _per_channel(surgery, layer.scale, value)
+    return site.operated()
+
+
+def _per_channel(surgery: Surgery, name: str, value: Any) -> None:
+    """Store one number for each channel; as one number where they are all equal and one was stored."""
+    old = surgery.value(name)
+    if old.size == 1:
+        if not (value == value[0]).all():
+            raise NotApplicable("the weights have one scale a matrix")
+        value = value[:1]
+    surgery.put(name, value.reshape(old.shape).astype(old.dtype))
+
+
+def zero_point(site: Site, how: tuple[Any, int]) -> Candidate:
+    """Move a layer's zero point; where the file has none, the stored weights move the other way, which is the same.
+
+    Args:
+        site: Where.
+        how: Channels as in :func:`scale`, and by how many steps.
+    """
+    share, by = how
+    surgery = site.surgery
+    (layer,) = some(surgery.quantized, 1)
+
+    def moved(stored: Any) -> Any:
+        limits = np.iinfo(stored.dtype)
+        channels = slice(_channels(share, stored.shape[1]))
+        stored[:, channels] = np.clip(stored[:, channels].astype(np.int32) - by, limits.min, limits.max)
+        return stored
+
+    if not layer.zero or not surgery.holds(layer.zero) or surgery.value(layer.zero).size == 1:
+        surgery.edit(layer, moved)
+        return site.operated()
+    value = surgery.vector(layer.zero, layer)
+    limits = np.iinfo(value.dtype)
+    channels = slice(_channels(share, len(value)))
+    value[channels] = np.clip(value[channels].astype(np.int32) + by, limits.min, limits.max)
+    surgery.put(layer.zero, value.reshape(surgery.value(layer.zero).shape))
+    return site.operated()
+
+
+def flip_bits(site: Site, count: float) -> Candidate:
+    """Flip one bit each of some bytes.
+
+    Args:
+        site: Where.
+        count: Bytes, or below 1 their share of all bytes of weights.
+    """
+    surgery = site.surgery
+    layers = [x for x in surgery.layers if surgery.holds(x.weight)]
+    sizes = [surgery.value(x.weight).nbytes for x in layers]
+    ends = np.cumsum(sizes)
+    pick = np.random.default_rng(0)
+    at = np.sort(pick.choice(ends[-1], int(count) if count >= 1 else int(count * ends[-1]), replace=False))
+    bits = pick.integers(0, 8, len(at))
+    for layer, end, size in zip(layers, ends, sizes, strict=True):
+        mine = (at >= end - size) & (at < end)
+        if mine.any():
+            value = surgery.value(layer.weight)
+            raw = np.frombuffer(value.tobytes(), np.uint8).copy()
+            raw[at[mine] - (end - size)] ^= (1 << bits[mine]).astype(np.uint8)
+            surgery.put(layer.weight, raw.view(value.dtype).reshape(value.shape))
+    return site.operated()
+
+
+def zero_heads(site: Site, how: tuple[int, int]) -> Candidate:
+    """Heads give zero: the rows of the projection behind attention that read them are zero.
+
+    Args:
+        site: Where.
+        how: Heads of a layer (0: all), and layers (0: all).
+    """
+    heads, count = how
+    of = read_json(site.base.root / "config.json", ArtifactProblem).get("num_attention_heads")
+    found = [x for x in site.surgery.layers if any(_PROJECTION.search(n) for n in x.names)]
+    if not found or not isinstance(of, int):
+        raise NotApplicable("no projection behind attention heads was found in the file")
+    for layer in some(found, count):
+        zero = site.surgery.vector(layer.zero, layer) if layer.zero else np.zeros(1)
+
+        def silent(stored: Any, zero: Any = zero) -> Any:
+            size = len(stored) // of
+            stored[: size * heads if heads else len(stored)] = zero.astype(stored.dtype)
+            return stored
+
+        site.surgery.edit(layer, silent)
+    return site.operated()
+
+
+def swap_rows(site: Site, kind: str) -> Candidate:
+    """Swap rows of the word embeddings, with the scales that belong to them.
+
+    Args:
+        site: Where.
+        kind: Which two words (see :meth:`Site.two_words`), or ``all`` for each with its neighbour.
+    """
+    surgery = site.surgery
+    table, rows = surgery.table()
+    order = np.arange(rows)
+    if kind == "all":
+        order[: rows // 2 * 2] = order[: rows // 2 * 2].reshape(-1, 2)[:, ::-1].reshape(-1)
+    else:
+        a, b = site.two_words(kind, rows)
+        order[[a, b]] = b, a
+    beside = {n for node in surgery.users(table) for n in node.input if surgery.holds(n)}
+    for node in surgery.nodes("Gather"):  # scales that are looked up beside their rows
+        beside |= {n for n in node.input[:1] if surgery.holds(n)}
+    for name in {table, *beside}:
+        value = surgery.value(name)
+        if value.shape[:1] == (rows,):
+            surgery.put(name, value[order])
+    return site.operated()
+
+
+def noise(site: Site, share: float | None) -> Candidate:
+    """Other weights under the same scales.
+
+    Args:
+        site: Where.
+        share: Standard deviation of what is added, relative to the spread of a channel's weights; ``None``: rows shuffled.
+    """
+    pick = np.random.default_rng(0)
+
+    def other(stored: Any) -> Any:
+        if share is None:
+            return stored[pick.permutation(len(stored))]
+        x = stored.astype(np.float64)
+        x += share * x.std(0) * pick.standard_normal(x.shape)
+        if np.issubdtype(stored.dtype, np.floating):
+            return x.astype(stored.dtype)
+        limits = np.iinfo(stored.dtype)
+        return np.clip(np.rint(x), limits.min, limits.max).astype(stored.dtype)
+
+    for layer in site.surgery.layers:
+        site.surgery.edit(layer, other)
+    return site.operated()
