@@ -43,9 +43,7 @@ class GateKeeper:
 
     def judge(self, target: Target, family: str) -> list[Check]:
         """All checks of a metric family; fails the test when a gate does not hold."""
-        from qguard.diagnosis import command
         from qguard.metrics import FAMILIES, TASK
-        from qguard.report.terminal import failure_text
 
         record = self._record(target)
         with _spoken(record), self._uncaptured(target):
@@ -59,6 +57,9 @@ class GateKeeper:
             if family in (*FAMILIES, TASK) and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = self._harness.standard_errors(target, family)
             if any(c.outcome == "fail" for c in checks):
+                from qguard.diagnosis import command
+                from qguard.report.terminal import failure_text
+
                 cause = self._harness.cause(target).words if family in (*FAMILIES, TASK) else ""
                 record["cause"] = cause
                 changed = [] if family == "artifact" else self._harness.changed(target)
