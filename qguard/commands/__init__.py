@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "several precisions in one table: accuracy, size, speed, verdict",
     "quantize": "write the quantized model into a folder, to be deployed",
     "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
+    "hunt": "the texts and pairs of a corpus, and of mutations of it, that a quantization hurts most",
     "calibrate": "what this machine can tell apart in latency",
     "golden": "record, check or show fp32 goldens",
     "accept": "store passing scores and latency ratios; what falls below them later fails",

@@ -60,10 +60,11 @@ class GateKeeper:
             if any(c.outcome == "fail" for c in checks):
                 cause = self._harness.cause(target).words if family in FAMILIES else ""
                 record["cause"] = cause
-                changed = [] if family == "artifact" else self._harness.changed(target)
+                changed = [] if family in ("artifact", "robustness") else self._harness.changed(target)
                 holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
-                pytest.fail(failure_text(str(target.precision), target.suite, checks, changed, holds, fp32, cause), pytrace=False)
+                of = "generated text" if family == "robustness" else target.suite
+                pytest.fail(failure_text(str(target.precision), of, checks, changed, holds, fp32, cause), pytrace=False)
         return checks
 
     def _uncaptured(self, target: Target) -> AbstractContextManager[None]:
