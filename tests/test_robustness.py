@@ -158,7 +158,7 @@ def test_a_replay_that_is_not_there_is_refused(small, tmp_path):
     shutil.copytree(small, tmp_path / "p")
     with (tmp_path / "p" / "pyproject.toml").open("a") as file:
         file.write('[tool.qguard.robustness]\nreplay = "hart"\n')
-    with pytest.raises(UsageProblem, match="robustness.replay 'hart': no file or folder of that name"):
+    with pytest.raises(UsageProblem, match=r"robustness\.replay 'hart': no file or folder of that name"):
         load_config(tmp_path / "p")
 
 
