@@ -1,10 +1,11 @@
 """The worst of each property over generated texts, by precision: what the default gates are set from.
 
-Run in the project's root: python benchmarks/robustness.py int8,fp16@torch,… [SEEDS] [EXAMPLES]. Nothing is gated, kept or replayed.
+Run in the project's root: python benchmarks/robustness.py int8,fp16@torch,… [SEEDS] [EXAMPLES]; nothing is gated or kept.
 """
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from qguard.config import load_config
@@ -32,7 +33,7 @@ for precision in parse_precisions(names, (), harness.config.own_precisions):
         tried += found.tried
         lows.append(min(t.values[COSINE] for t in found.tried))
     seconds = (time.monotonic() - start) / seeds
-    values = {m.name: m for m in reduced(tried, lambda text: describe(text, probe.tokenizer))}
+    values = {m.name: m for m in reduced(tried, partial(describe, tokenizer=probe.tokenizer))}
     cells = [f"{values[name].value:.6g}" if name in values else "" for name in PROPERTIES]
     print(f"| {precision} | {seeds} | {values[COSINE].items} | " + " | ".join(cells) + f" | {seconds:.1f} |", flush=True)
     print(f"{precision}: lowest cosine by seed " + " ".join(f"{x:.4f}" for x in lows), file=sys.stderr)
