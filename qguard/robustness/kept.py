@@ -30,7 +30,7 @@ def read_kept(file: Path) -> list[str]:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         texts = [row["text"] for row in rows]
         "".join(texts).encode()
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
     return texts[:MOST]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qguard.encoders import Encoder
 from qguard.encoders.tokenizer import TextTokenizer
@@ -13,6 +14,8 @@ from qguard.errors import MeasurementProblem
 from qguard.metrics import Rows
 from qguard.robustness.metrics import COSINE, Tried
 
+LONG = 48  # tokens: a longer text is a batch of its own, or all others would be padded to its length
+TURNED = 256  # padded tokens: a larger batch is not encoded a second time in reverse
 PADDING = 16  # tokens of padding that a text alone gets beyond its own, where the model has room for them
 
 
@@ -33,12 +36,13 @@ class Probe:
     tokenizer: TextTokenizer
     normalize: bool
     longest: int
+    _exact: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __call__(self, texts: Sequence[str]) -> list[Tried]:
         """The values of each text; texts without any token are left out, for nothing is embedded.
 
-        Two texts of the batch, the shortest and the last, are also encoded alone, with padding, and alone again: the
-        shortest has the most padding in the batch, and the last is any.
+        Texts of up to :data:`LONG` tokens make one batch, each longer one another. Two of the batch, the shortest, which has
+        the most padding in it, and the last, are also encoded alone, with more padding, and once more.
 
         Raises:
             MeasurementProblem: when fp32 itself gives no vector to compare with.
@@ -50,39 +54,59 @@ class Probe:
             return []
         texts, base, own = [texts[i] for i in kept], [base[i] for i in kept], [own[i] for i in kept]
         n = len(texts)
-        alone = sorted({min(range(n), key=lambda i: (len(own[i]), i)), n - 1})
-        # one call, so that a runtime computes these batches side by side: the batch, it reversed, and texts alone, twice
-        rows = [*own, *own, *(own[i] for i in alone), own[alone[0]]]
-        singles = [[i] for i in range(2 * n, len(rows))]
-        found = self.candidate.encode_batches(rows, [list(range(n)), list(range(2 * n - 1, n - 1, -1)), *singles])
-        found = np.asarray(found, np.float64)
-        batch, reverse, single, again = found[:n], found[n : 2 * n], found[2 * n : -1], found[-1:]
-        exact = np.asarray(self.fp32.encode_batches(base, [list(range(n))]), np.float64)
-        broken = ~np.isfinite(exact).all(1) | ~exact.any(1)
-        if broken.any():
-            raise MeasurementProblem(f"fp32 itself gives NaN, infinity or zeros for {texts[int(broken.argmax())][:60]!r}")
-        bad = ~np.isfinite(batch).all(1) | ~batch.any(1)
+        batch = [i for i in range(n) if len(own[i]) <= LONG]
+        long = [i for i in range(n) if len(own[i]) > LONG]
+        mixed = batch or long[:1]
+        alone = sorted({min(mixed, key=lambda i: (len(own[i]), i)), mixed[-1]})
+        padded = len(batch) * max((len(own[i]) for i in batch), default=0)
+        reverse = batch[::-1] if len(batch) > 1 and padded <= TURNED else []
+        vectors = self._encoded(own, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
+        plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
+        bad = ~np.isfinite(plain).all(1) | ~plain.any(1)
         values: list[dict[str, float]] = [
-            {
-                "robustness.token_mismatches": float(base[i] != own[i]),
-                "robustness.broken_vectors": float(bad[i]),
-                COSINE: cosine,
-                "robustness.order_cosine_min": order,
-            }
-            for i, (cosine, order) in enumerate(zip(_cosine(batch, exact), _cosine(batch, reverse), strict=True))
+            {"robustness.token_mismatches": float(base[i] != own[i]), "robustness.broken_vectors": float(bad[i]), COSINE: cosine}
+            for i, cosine in enumerate(_cosine(plain, self._of_fp32(texts, base)))
         ]
+
+        def put(name: str, where: Sequence[int], found: Sequence[float]) -> None:
+            for i, value in zip(where, found, strict=True):
+                values[i][f"robustness.{name}"] = value
+
         if self.normalize:
-            for i, norm in enumerate(np.linalg.norm(batch, axis=1)):
-                values[i]["robustness.norm_error"] = float(abs(norm - 1))
-        if n > 1:
-            for i, cosine in zip(alone, _cosine(single, batch[alone]), strict=True):
-                values[i]["robustness.batch_cosine_min"] = cosine
-        values[alone[0]]["robustness.repeat_cosine_min"] = _cosine(again, single[:1])[0]
-        for k, i in enumerate(alone):
-            if room := min(PADDING, self.longest - len(own[i])):
-                padded = np.asarray(self.candidate.encode_batches([own[i]], [[0]], room), np.float64)
-                values[i]["robustness.padding_cosine_min"] = _cosine(padded, single[k : k + 1])[0]
+            put("norm_error", range(n), [float(abs(x - 1)) for x in np.linalg.norm(plain, axis=1)])
+        put("order_cosine_min", reverse, _cosine(turned, plain[reverse]) if reverse else [])
+        if len(batch) > 1:
+            put("batch_cosine_min", alone, _cosine(single[:-1], plain[alone]))
+        put("repeat_cosine_min", alone[:1], _cosine(single[-1:], single[:1]))
+        if room := min(PADDING, self.longest - max(len(own[i]) for i in alone)):
+            more = self.candidate.encode_batches([own[i] for i in alone], [[k] for k in range(len(alone))], room)
+            put("padding_cosine_min", alone, _cosine(np.asarray(more, np.float64), single[:-1]))
         return [Tried(t, v) for t, v in zip(texts, values, strict=True)]
+
+    def _encoded(self, ids: Sequence[list[int]], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Rows:
+        """The candidate's vectors in one call, so that a runtime computes batches side by side.
+
+        Returns:
+            float64: of each text in its batch, in the order of the texts; of ``reverse``, one batch; of ``alone``.
+        """
+        n, m = len(ids), len(reverse)
+        rows = [*ids, *(ids[i] for i in reverse), *(ids[i] for i in alone)]
+        turned = [list(range(n, n + m))] if m else []
+        singles = [[i] for i in range(n + m, len(rows))]
+        return np.asarray(self.candidate.encode_batches(rows, [*batches, *turned, *singles]), np.float64)
+
+    def _of_fp32(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Rows:
+        """fp32's vectors (n, dim), each text encoded once: a search comes back to the same texts."""
+        new = list({t: i for i, t in enumerate(texts) if t not in self._exact}.values())
+        if new:
+            found = np.asarray(self.fp32.encode_batches([ids[i] for i in new], [[k] for k in range(len(new))]), np.float64)
+            broken = ~np.isfinite(found).all(1) | ~found.any(1)
+            if broken.any():  # nothing to compare with
+                raise MeasurementProblem(
+                    f"fp32 itself gives NaN, infinity or zeros for {texts[new[int(broken.argmax())]][:60]!r}"
+                )
+            self._exact.update((texts[i], vector) for i, vector in zip(new, found, strict=True))
+        return np.stack([self._exact[t] for t in texts])
 
 
 def _cosine(a: Rows, b: Rows) -> list[float]:

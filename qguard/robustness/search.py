@@ -10,7 +10,7 @@ from qguard.errors import MeasurementProblem, QguardError
 from qguard.gates import Gate
 from qguard.robustness.metrics import COSINE, Tried
 
-BATCH = 6  # texts of a batch, most of them short
+BATCH = 8  # texts of a batch, most of them short
 SHRINKING = 10.0  # seconds; what is not yet minimal by then is shown as it is
 
 Look = Callable[[Sequence[str]], list[Tried]]
