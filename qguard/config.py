@@ -351,10 +351,14 @@ def load_config(path: Path) -> Config:
         raise UsageProblem(f"no configuration file at {path}")
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:  # not UTF-8, not TOML, or a number of more digits than Python reads
         raise UsageProblem(f"{file.name} cannot be read: {e}") from e
     own = "tool" in data or file.name == "pyproject.toml"
-    table = data.get("tool", {}).get("qguard", {}) if own else data
+    table: Any = data
+    for key in ("tool", "qguard") if own else ():
+        table = table.get(key, {})
+        if not isinstance(table, dict):
+            raise UsageProblem(f"{file.name}: expected a table [tool.qguard], found {key} = {table!r}")
     if "folder" in table:
         raise unknown("configuration key", "folder", set(Config.model_fields) - {"folder"})
     try:

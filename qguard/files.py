@@ -39,7 +39,7 @@ def read_json(path: Path, problem: type[QguardError]) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise problem(f"cannot read {path}: {e.strerror or e}") from e
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # not UTF-8, not JSON, or a number of more digits than Python reads
         raise problem(f"{path} is not valid JSON ({e})") from e
     if not isinstance(value, dict):
         raise problem(f"{path}: expected a JSON object, found {type(value).__name__}")

@@ -297,7 +297,7 @@ def test_task_quality_equals_a_slow_reference(c):
                 totals["map"] += sum(k / i for k, i in enumerate(relevant, 1)) / len(relevant)
         for name, total in totals.items():
             assert found[name + end] == pytest.approx(total / 2, abs=1e-6), name
-    for name in ("ndcg@10", "spearman"):
+    for name in {"ndcg@10", "spearman", "average_precision"} & set(found):
         assert found[f"{name}_retention"] == pytest.approx(found[name] / found[f"{name}_fp32"])
         if np.array_equal(c.golden, c.candidate):
             assert found[f"{name}_retention"] == pytest.approx(1)
