@@ -168,6 +168,25 @@ def _task(pairs: float, retrieval: float) -> dict[str, str]:
     }
 
 
+def _robust(cosine: float, batch: float = 0.9999) -> dict[str, str]:
+    """Generated texts (docs/robustness.md): the worst of some hundred, so looser than the same values of a suite.
+
+    Args:
+        cosine: To fp32: about three times as far from 1 as the worst text of benchmarks/robustness.py.
+        batch: Between alone, in a batch and with padding; the same, where activation ranges are those of the batch.
+    """
+    return {
+        "robustness.token_mismatches": "<= 0",  # one text that is read differently is a bug, not noise
+        "robustness.broken_vectors": "<= 0",  # so is one NaN
+        "robustness.norm_error": "<= 0.001",  # a normalised model stays normalised
+        "robustness.cosine_min": f">= {cosine}",
+        "robustness.batch_cosine_min": f">= {batch}",
+        "robustness.padding_cosine_min": f">= {batch}",
+        "robustness.order_cosine_min": ">= 0.9999",  # the range of a batch does not depend on its order
+        "robustness.repeat_cosine_min": ">= 0.9999",  # but for the order of float sums the same input gives the same vector
+    }
+
+
 # int8 and uint8 vectors, dequantized: the same steps, so the same bounds
 _SCALAR = {
     "embedding.size_ratio": "<= 0.25",  # one byte a value

@@ -174,14 +174,15 @@ def pairs_of_near_duplicates(draw: st.DrawFn, size: int = 10) -> tuple[str, str]
     return text, draw(near_duplicates(text))
 
 
-def batches(min_size: int = 1, max_size: int = 8, near: Sequence[str] = ()) -> st.SearchStrategy[list[str]]:
+def batches(min_size: int = 1, max_size: int = 8, size: int = 10, near: Sequence[str] = ()) -> st.SearchStrategy[list[str]]:
     """Texts as a server gets them together: of different lengths and scripts, near-duplicates among them.
 
     Args:
         min_size: Fewest texts.
         max_size: Most texts, before near-duplicates of one of them join.
-        near: As of :func:`texts`.
+        size: As of :func:`texts`; so is ``near``.
+        near: Texts to give near-duplicates of.
     """
-    plain = st.lists(texts(near=near), min_size=min_size, max_size=max_size, unique=True)
+    plain = st.lists(texts(size, near=near), min_size=min_size, max_size=max_size, unique=True)
     doubled = plain.flatmap(lambda b: near_duplicates(b[0]).map(lambda t: [*b, t]) if b else st.just(b))
     return _often((4, plain), (1, doubled))

@@ -14,6 +14,7 @@ from qguard.metrics import Rows
 
 ELITE = 48  # worst texts, and worst pairs, that are mutated further
 LINEAGE = 4  # of them descend from one text of the corpus, at most: else all would soon be one text's
+PAIRS = 8 * ELITE  # that are remembered
 ROOM = 24_000  # mutations that are kept to be paired with others
 
 Encode = Callable[[Sequence[str]], tuple[Floats, Floats]]
@@ -43,6 +44,7 @@ class Pool:
     _fp32: Floats | None = None
     _candidate: Floats | None = None
     _seen: set[str] = field(default_factory=set)
+    _keys: set[bytes] = field(default_factory=set)
 
     def is_new(self, text: str) -> bool:
         """Whether a text was never tried, and says anything."""
@@ -62,6 +64,16 @@ class Pool:
             if bad.any():
                 raise MeasurementProblem(f"{name} gives NaN, infinity or only zeros for {texts[int(bad.argmax())][:200]!r}")
         new = [unit(v) for v in encoded]
+        # a text that fp32 tells from no other, as a case that the tokenizer drops, is found already
+        keys = [row.tobytes() for row in np.round(new[0], 4) + np.float32(0)]
+        kept = [i for i, key in enumerate(keys) if self.corpus == 0 or (key not in self._keys and key not in keys[:i])]
+        self._seen.update(texts)
+        self.tried += len(texts)
+        self._keys.update(keys)
+        if not kept:
+            return
+        texts, roots, made = ([part[i] for i in kept] for part in (texts, roots, made))  # type: ignore[index]
+        new = [v[kept] for v in new]
         cosines = (new[0].astype(np.float64) * new[1]).sum(1)
         first = len(self.texts)
         if first == 0:
@@ -74,10 +86,9 @@ class Pool:
         self.roots += roots
         self.made += made
         self.cosines = np.concatenate([self.cosines, cosines])
-        self._seen.update(texts)
-        self.tried += len(texts)
-        found = most_moved(self._fp32, self._candidate, 8 * ELITE, first)
-        self.pairs = sorted([*self.pairs, *found], key=lambda m: (-m.size, m.a, m.b))[: 8 * ELITE]
+        found = most_moved(self._fp32, self._candidate, PAIRS, first)
+        self.pairs = sorted([*self.pairs, *found], key=lambda m: (-m.size, m.a, m.b))
+        self.pairs = self.worst_pairs(PAIRS)
         if len(self.texts) > self.corpus + ROOM and self.corpus:
             self._forget()
 

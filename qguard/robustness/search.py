@@ -10,7 +10,7 @@ from qguard.errors import MeasurementProblem, QguardError
 from qguard.gates import Gate
 from qguard.robustness.metrics import COSINE, Tried
 
-BATCH = 8  # texts of a batch, most of them short
+BATCH, SIZE = 8, 6  # texts of a batch, and pieces of an ordinary text: short ones are a second's work
 SHRINKING = 10.0  # seconds; what is not yet minimal by then is shown as it is
 
 Look = Callable[[Sequence[str]], list[Tried]]
@@ -124,7 +124,7 @@ def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) ->
         print_blob=False,
         verbosity=Verbosity.quiet,
     )
-    @hypothesis.given(batches(max_size=BATCH))
+    @hypothesis.given(batches(max_size=BATCH, size=SIZE))
     def holds(drawn: list[str]) -> None:
         nonlocal deadline
         batch = tuple(drawn)
