@@ -38,7 +38,9 @@ def worst_texts(tmp_path, monkeypatch):
 def judged(small, precision="int8", artifact=None, **settings):
     """The checks by name, and those that fail."""
     config = load_config(small)
-    config = config.model_copy(update={"robustness": config.robustness.model_copy(update={"examples": 30, **settings})})
+    config = config.model_copy(
+        update={"robustness": config.robustness.model_copy(update={"mode": "gate", "examples": 30, **settings})}
+    )
     checks = Harness(config, artifact).checks(Target(parse_precision(precision), "minilm", "own"), "robustness")
     return {c.name: c for c in checks}, {c.name for c in checks if c.outcome == "fail"}
 
@@ -191,6 +193,19 @@ def test_switched_off_is_said_and_costs_no_import_of_hypothesis(small, int8, tmp
     assert "LOADED False" in done.stdout
     report = json.loads((tmp_path / "p" / "r.json").read_text())
     assert report["runs"][0]["left_out"] == ["robustness", "latency"]
+
+
+def test_the_gate_tries_generated_texts(small, int8, tmp_path):
+    shutil.copytree(small, tmp_path / "p")
+    file = tmp_path / "p" / "pyproject.toml"
+    file.write_text(file.read_text().replace('[tool.qguard.robustness]\nmode = "off"', "[tool.qguard.robustness]\nexamples = 5"))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--precision", "int8", "--qguard-report=r.json"]
+    done = subprocess.run(command, cwd=tmp_path / "p", capture_output=True, text=True, check=False)
+    assert "qguard: PASS" in done.stdout, done.stdout + done.stderr
+    assert "ok   robustness.cosine_min" in done.stdout
+    run = json.loads((tmp_path / "p" / "r.json").read_text())["runs"][0]
+    assert [c["items"] > 5 for c in run["checks"] if c["name"] == "robustness.cosine_min"] == [True]
+    assert run["left_out"] == ["latency"]
 
 
 def test_options_of_hypothesis_reach_the_gate(pytester, small, int8, monkeypatch):
