@@ -72,7 +72,6 @@ class Pool:
         self._keys.update(keys)
         if not kept:
             return
-        texts, roots, made = ([part[i] for i in kept] for part in (texts, roots, made))  # type: ignore[index]
         new = [v[kept] for v in new]
         cosines = (new[0].astype(np.float64) * new[1]).sum(1)
         first = len(self.texts)
@@ -82,9 +81,9 @@ class Pool:
             assert self._fp32 is not None
             assert self._candidate is not None
             self._fp32, self._candidate = np.concatenate([self._fp32, new[0]]), np.concatenate([self._candidate, new[1]])
-        self.texts += texts
-        self.roots += roots
-        self.made += made
+        self.texts += [texts[i] for i in kept]
+        self.roots += [roots[i] for i in kept]
+        self.made += [made[i] for i in kept]
         self.cosines = np.concatenate([self.cosines, cosines])
         found = most_moved(self._fp32, self._candidate, PAIRS, first)
         self.pairs = sorted([*self.pairs, *found], key=lambda m: (-m.size, m.a, m.b))
@@ -99,7 +98,8 @@ class Pool:
         order = np.argsort(self.cosines[self.corpus :], kind="stable")[: ROOM // 2] + self.corpus
         kept = sorted({*range(self.corpus), *order.tolist(), *(i for m in self.pairs for i in (m.a, m.b))})
         place = {old: new for new, old in enumerate(kept)}
-        self.texts, self.roots, self.made = ([part[i] for i in kept] for part in (self.texts, self.roots, self.made))  # type: ignore[index]
+        self.texts, self.roots = [self.texts[i] for i in kept], [self.roots[i] for i in kept]
+        self.made = [self.made[i] for i in kept]
         self.cosines, self._fp32, self._candidate = self.cosines[kept], self._fp32[kept], self._candidate[kept]
         self.pairs = [Move(place[m.a], place[m.b], m.fp32, m.candidate) for m in self.pairs]
 
