@@ -62,7 +62,7 @@ class Probe:
         reverse = batch[::-1] if len(batch) > 1 and padded <= TURNED else []
         vectors = self._encoded(own, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
         plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
-        bad: NDArray[np.bool_] = ~np.isfinite(plain).all(1) | ~plain.any(1)
+        bad = np.asarray(~np.isfinite(plain).all(1) | ~plain.any(1), bool)
         values: list[dict[str, float]] = [
             {"robustness.token_mismatches": float(base[i] != own[i]), "robustness.broken_vectors": float(bad[i]), COSINE: cosine}
             for i, cosine in enumerate(_cosine(plain, self._of_fp32(texts, base)))
