@@ -97,6 +97,22 @@ def test_the_command_shows_plain_against_found_and_how_to_gate_it(small, int8, c
     assert (facts["schema"], facts["corpus"], facts["generations"], len(facts["texts"])) == (1, 6, 1, 3)
 
 
+def test_a_pool_that_is_full_keeps_the_corpus_and_the_worst(monkeypatch):
+    def by_letters(texts):
+        fp32 = np.asarray([[1 + t.count(c) for c in "aeiost "] for t in texts], np.float32)
+        return fp32, fp32 + np.asarray([[len(t) % 3, 0, 0, 0, 0, 0, 0] for t in texts], np.float32)
+
+    monkeypatch.setattr("qguard.hunting.pool.ROOM", 60)
+    found = hunt(by_letters, ["a first text", "and a second one", "another, the third"], 60, generations=4, keep=6)
+    for p in found.pairs:
+        before, after = (unit(v).astype(np.float64) for v in by_letters([p.text_a, p.text_b]))
+        assert (before[0] @ before[1], after[0] @ after[1]) == pytest.approx((p.fp32, p.candidate), abs=1e-6)
+    for t in found.texts:
+        before, after = (unit(v).astype(np.float64)[0] for v in by_letters([t.text]))
+        assert before @ after == pytest.approx(t.cosine, abs=1e-6)
+    assert found.texts[0].cosine <= found.plain_text.cosine
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
