@@ -166,8 +166,8 @@ def test_a_file_of_hard_texts_is_tried_first(small, int8, tmp_path):
 
 def test_a_replay_that_is_not_there_is_refused(small, tmp_path):
     shutil.copytree(small, tmp_path / "p")
-    with (tmp_path / "p" / "pyproject.toml").open("a") as file:
-        file.write('[tool.qguard.robustness]\nreplay = "hart"\n')
+    file = tmp_path / "p" / "pyproject.toml"
+    file.write_text(file.read_text() + 'replay = "hart"\n')  # its last table is that of robustness
     with pytest.raises(UsageProblem, match=r"robustness\.replay 'hart': no file or folder of that name"):
         load_config(tmp_path / "p")
 
@@ -224,7 +224,7 @@ def test_options_of_hypothesis_reach_the_gate(pytester, small, int8, monkeypatch
         "    from qguard.plugin.state import STATE\n"
         "    print('ROBUSTNESS', session.config.stash[STATE].harness.config.robustness)\n"
     )
-    args = ("-p", "no:randomly", "-s", "--precision", "int8", "--collect-only", "-q")
+    args = ("-p", "no:randomly", "-s", "--precision", "int8", "--qguard-robustness=gate", "--collect-only", "-q")
     out = pytester.runpytest_subprocess(*args, "--hypothesis-profile", "wide", "--hypothesis-seed", "11").stdout.str()
     assert "examples=7 seed=11" in out
     assert "test_robustness[int8-minilm-own]" in out
