@@ -52,7 +52,10 @@ def inside(folder: Path, relative: str) -> Path:
     Raises:
         ArtifactProblem: if the resolved path is outside the resolved folder.
     """
-    path = (folder / relative).resolve()
+    try:
+        path = (folder / relative).resolve()
+    except (ValueError, OSError) as e:  # a NUL, a lone surrogate, a name that is too long
+        raise ArtifactProblem(f"{folder.name}: {relative[:80]!r} is no path ({e})") from e
     if not path.is_relative_to(folder.resolve()):
         raise ArtifactProblem(
             f"{folder.name}: the path {relative!r} leaves the folder; files of a model or an artifact must lie inside it"
