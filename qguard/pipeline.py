@@ -112,8 +112,16 @@ def read_pipeline(folder: Path) -> Pipeline:
     values |= _lengths(root)
     config = _optional(folder / "config_sentence_transformers.json")
     if config:
-        values["prompts"] = dict(sorted((config.get("prompts") or {}).items()))
-        values["default_prompt"] = config.get("default_prompt_name")
+        prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+        if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+            raise ModelProblem(f"prompts of config_sentence_transformers.json: expected names and texts, found {prompts!r}")
+        try:
+            "".join([*prompts, *prompts.values()]).encode()
+        except UnicodeEncodeError as e:
+            raise ModelProblem("a prompt holds a lone surrogate, which no tokenizer accepts") from e
+        if not isinstance(default, str | None):
+            raise ModelProblem(f"default_prompt_name of config_sentence_transformers.json: expected a name, found {default!r}")
+        values["prompts"], values["default_prompt"] = dict(sorted(prompts.items())), default
         if values["default_prompt"] and values["default_prompt"] not in values["prompts"]:
             raise ModelProblem(
                 f"default_prompt_name {values['default_prompt']!r} is not one of the declared prompts {sorted(values['prompts'])}"
@@ -153,7 +161,7 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise ModelProblem(f"{path} cannot be read as JSON ({e})") from e
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelProblem(f"{path}: expected a list of modules")
@@ -167,7 +175,9 @@ def _pooling(config: dict[str, Any]) -> dict[str, Any]:
     modes: Any = config.get("pooling_mode")
     if modes is None:
         modes = [mode for key, mode in _LEGACY.items() if config.get(key)]
-    modes = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
+    if not isinstance(modes, str | list):
+        raise ModelProblem(f"pooling mode {modes!r} is neither a name nor a list of names")
+    modes = [modes] if isinstance(modes, str) else modes or ["mean"]
     for mode in modes:
         if mode not in POOLING_MODES:
             raise ModelProblem(f"pooling mode {mode!r} cannot be reproduced (supported: {', '.join(POOLING_MODES)})")
@@ -201,7 +211,7 @@ def declared_length(root: Path) -> int | None:
             _optional(root / "tokenizer_config.json").get("model_max_length"),
             _optional(root / "config.json").get("max_position_embeddings"),
         ]
-    return min((int(n) for n in limits if isinstance(n, int | float) and 0 < n < 10**6), default=None)
+    return min((int(n) for n in limits if isinstance(n, int | float) and 1 <= n < 10**6), default=None)
 
 
 def _optional(file: Path) -> dict[str, Any]:

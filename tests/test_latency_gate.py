@@ -29,7 +29,7 @@ def run(pytester, small, int8, monkeypatch):
     monkeypatch.delenv("CI", raising=False)  # strict only where a test says so
     shutil.copytree(small, pytester.path, dirs_exist_ok=True)
     file = pytester.path / "pyproject.toml"
-    file.write_text(file.read_text().replace('mode = "off"', SETTINGS))
+    file.write_text(file.read_text().replace('[tool.qguard.latency]\nmode = "off"', f"[tool.qguard.latency]\n{SETTINGS}"))
 
     def call(*args: str, precision: str = "int8") -> tuple[int, str]:
         fixed = ("-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision)

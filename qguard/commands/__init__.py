@@ -19,6 +19,7 @@ COMMANDS = {
     "selftest": "inject faults into the model and show which of them the gate catches",
     "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
     "diagnose": "where an artifact loses accuracy: the stage, the layer, and which layers to exclude",
+    "hunt": "the texts and pairs of a corpus, and of mutations of it, that a quantization hurts most",
     "calibrate": "what this machine can tell apart in latency",
     "golden": "record, check or show fp32 goldens",
     "accept": "store passing scores and latency ratios; what falls below them later fails",

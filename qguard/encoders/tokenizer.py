@@ -37,6 +37,12 @@ class TextTokenizer:
         pad = tokenizer.padding["pad_id"] if tokenizer.padding else tokenizer.token_to_id("[PAD]")
         return cls(tokenizer, pipeline, pad if pad is not None else tokenizer.token_to_id("<pad>") or 0)
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that stands for what the vocabulary has not; ``None`` for a vocabulary that has everything, as of bytes."""
+        found = (self._tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>"))
+        return next((i for i in found if i is not None), None)
+
     def __call__(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> list[list[int]]:
         """Token ids of each text, special tokens included, at most ``max_seq_length`` of them.
 

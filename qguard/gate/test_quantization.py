@@ -45,6 +45,12 @@ def test_invariance(qguard_target: Any, qguard_gate: Any) -> None:
     qguard_gate.judge(qguard_target, "invariance")
 
 
+@pytest.mark.qguard(generated=True)
+def test_robustness(qguard_target: Any, qguard_gate: Any) -> None:
+    """The same, and fp32's vectors, on text that Hypothesis makes up: any script, any length, any character."""
+    qguard_gate.judge(qguard_target, "robustness")
+
+
 @pytest.mark.benchmark(timer=TIMER)
 def test_latency(qguard_target: Any, qguard_bucket: Any, qguard_gate: Any, benchmark: Any) -> None:
     """As fast as promised, timed against fp32 (and the deployed artifact) in this very run."""

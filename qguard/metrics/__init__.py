@@ -166,6 +166,10 @@ def metric_names(vectors: str | None = None) -> list[str]:
 
     found = [m.name for m in all_metrics() if vectors is None or vectors in m.vectors]
     found += [m.name for m in METRICS]
+    if vectors in (None, FLOAT):
+        from qguard.robustness.metrics import NAMES as ROBUSTNESS
+
+        found += ROBUSTNESS
     # processes are measured with the plain precision only: vectors are quantized after them
     return [*found, *NAMES, *([NAME] if vectors in (None, FLOAT) else [])]
 

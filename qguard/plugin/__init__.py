@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
     add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json)")
     add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
+    add(
+        "--qguard-robustness", choices=("gate", "report", "off"), help="gate generated texts (default), only report, or leave out"
+    )
     add("--baseline-artifact", metavar="PATH", dest="qguard_baseline", help="the deployed artifact, for latency.regression")
     add("--baseline-python", metavar="PATH", dest="qguard_baseline_python", help="interpreter of the environment to compare with")
     add("--qguard-device", choices=("cpu", "cuda"), help="where torch precisions run (default cpu)")
@@ -74,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
-    config.addinivalue_line("markers", "qguard(labelled): runs together with the gate when --precision is given")
+    config.addinivalue_line("markers", "qguard(labelled, generated): runs together with the gate when --precision is given")
     asked, update = _asked(config), config.getoption("golden_update")
     if asked is None and not update:
         for option, name in (
@@ -120,6 +123,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     if device == "cuda" and not any(p.runtime == "torch" for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
+    update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
     chosen = chosen.model_copy(update=update)
     baseline = config.getoption("qguard_baseline")
     harness = Harness(
@@ -146,6 +150,36 @@ def _latency(config: pytest.Config) -> dict[str, Any]:
 
 
 _BENCHMARK_DEFAULT = 1.0  # seconds; pytest-benchmark's own default says nothing about ours
+
+
+def _robustness(config: pytest.Config) -> dict[str, Any]:
+    """What the command line says about generated texts; the last two are options of Hypothesis' own plugin.
+
+    A profile sets the number of examples, and unless it is derandomized every run draws others.
+    """
+    update: dict[str, Any] = {}
+    if mode := config.getoption("qguard_robustness"):
+        update["mode"] = mode
+    if name := config.getoption("--hypothesis-profile", None):
+        from hypothesis import settings
+        from hypothesis.errors import HypothesisException
+
+        from qguard.errors import UsageProblem
+
+        try:
+            profile = settings.get_profile(name)
+        except HypothesisException as e:
+            raise UsageProblem(f"--hypothesis-profile {name}: {e}") from e
+        update["examples"] = profile.max_examples
+        if not profile.derandomize:
+            import secrets
+
+            update["seed"] = secrets.randbelow(1 << 32)  # a failure names it
+    if (seed := config.getoption("--hypothesis-seed", None)) is not None:
+        if not str(seed).isdecimal():
+            return update  # "random", or what Hypothesis itself refuses
+        update["seed"] = int(seed)
+    return update
 
 
 def _project(config: pytest.Config) -> Path:
@@ -199,7 +233,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per precision × model × suite; ``@pytest.mark.qguard(labelled=True)``: per labelled suite."""
+    """One test per precision × model × suite; ``@pytest.mark.qguard(labelled=True)``: per labelled suite, ``generated=True``:
+    where generated texts are tried.
+    """
     if "qguard_target" in metafunc.fixturenames:
         state = metafunc.config.stash.get(STATE, None)
         targets = state.targets if state else []
@@ -210,6 +246,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         mark = metafunc.definition.get_closest_marker("qguard")
         if state and mark and mark.kwargs.get("labelled"):
             targets = [t for t in targets if state.harness.labelled(t.suite)]
+        if state and mark and mark.kwargs.get("generated"):
+            targets = [t for t in targets if state.harness.tries_robustness(t.precision)]
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 

@@ -62,11 +62,12 @@ class GateKeeper:
 
                 cause = self._harness.cause(target).words if family in (*FAMILIES, TASK) else ""
                 record["cause"] = cause
-                changed = [] if family == "artifact" else self._harness.changed(target)
+                changed = [] if family in ("artifact", "robustness") else self._harness.changed(target)
                 holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
+                of = "generated text" if family == "robustness" else target.suite
                 diagnose = "" if cause and self._harness.cause(target).kind == "stack" else command(self._harness, target)
-                text = failure_text(str(target.precision), target.suite, checks, changed, holds, fp32, cause, diagnose)
+                text = failure_text(str(target.precision), of, checks, changed, holds, fp32, cause, diagnose)
                 pytest.fail(text, pytrace=False)
         return checks
 

@@ -24,17 +24,28 @@ class State:
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of the gate tests that it has beyond those of all."""
+        """What the report must hold: every target, with the names of the gate tests that it has beyond those of all, and what
+        was left out on purpose.
+        """
         return [
             {
                 **as_json(t),
                 "also": [
                     *(["test_task_quality"] if self.harness.labelled(t.suite) else []),
+                    *(["test_robustness"] if self.harness.tries_robustness(t.precision) else []),
                     *(f"test_latency[{b}]" for b in self.harness.timing.buckets(t.precision)),
                 ],
+                "left_out": self.left_out,
             }
             for t in self.targets
         ]
+
+    @property
+    def left_out(self) -> list[str]:
+        """What the configuration or the command line switched off, as the report says it."""
+        config = self.harness.config
+        modes = {"robustness": config.robustness.mode, "latency": config.latency.mode}
+        return [name for name, mode in modes.items() if mode == "off"]
 
 
 def as_json(target: Target) -> dict[str, str]:

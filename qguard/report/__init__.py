@@ -28,7 +28,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
 
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
-            ``also``, the names of the gate tests that it has beyond :data:`GATES`.
+            ``also``, the names of the gate tests that it has beyond :data:`GATES`; and ``left_out``, what was switched off.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -37,7 +37,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     """
     runs = []
     for asked in expected:
-        target = {k: v for k, v in asked.items() if k != "also"}
+        target = {k: v for k, v in asked.items() if k not in ("also", "left_out")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         done = {r["gate"] for r in mine if r["done"]}
@@ -52,6 +52,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
             {**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency}
         )
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
+        runs[-1]["left_out"] = asked.get("left_out", [])
         runs[-1]["cause"] = next((r["cause"] for r in mine if r.get("cause")), None)
     verdicts = {r["verdict"] for r in runs}
     verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"

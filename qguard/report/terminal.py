@@ -63,7 +63,7 @@ def failure_text(
         lines += ["", f"the gate holds, the accepted score does not; to accept less: {_lower(precision, suite)}"]
     else:
         lines += ["", f"would pass at: {first.label} {op} {first.judged:.4f}   ([tool.qguard.gates.{key}])"]
-    if not first.name.startswith("artifact.") and (plus or not cause):
+    if not first.name.startswith(("artifact.", "robustness.")) and (plus or not cause):
         lines.append(question)
     if diagnose and not first.name.startswith("artifact."):
         lines.append(f"where is it lost? {diagnose}")
@@ -142,6 +142,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         if run.get("cause"):
             lines.append(f"       {run['cause']}")
         lines += _effects(run["checks"])
+        lines += [f"  left out: {', '.join(f'{n} (--qguard-{n}=off)' for n in run['left_out'])}"] if run.get("left_out") else []
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
     return lines

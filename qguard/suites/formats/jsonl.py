@@ -18,7 +18,7 @@ def rows(path: Path) -> Iterator[Row]:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as e:
+        except (ValueError, RecursionError) as e:  # ValueError also for a number of more digits than Python reads
             raise DataProblem(f"{path.name}:{number}: not JSON ({e})") from e
         if not isinstance(value, dict):
             raise DataProblem(f"{path.name}:{number}: expected a JSON object, found {type(value).__name__}")

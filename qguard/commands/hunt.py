@@ -1,0 +1,120 @@
+"""``qguard hunt``: the texts and pairs that a quantization hurts most."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qguard.commands import add_selection, harness_of
+
+if TYPE_CHECKING:
+    from qguard.hunting.hunt import Hunted, Status
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
+    parser.add_argument("--artifact", type=Path, metavar="PATH", help="hunt in this folder or .onnx file")
+    parser.add_argument("--corpus", required=True, metavar="FILE", help="texts: a suite's name, or a file or folder like one's")
+    parser.add_argument("--minutes", type=float, default=5.0, help="in all, the corpus included (default 5)")
+    parser.add_argument("--seed", type=int, default=0, help="equal seeds try equal texts in an equal order")
+    parser.add_argument("--keep", type=int, default=32, help="texts and pairs to show and write (default 32)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write them as a suite")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
+    add_selection(parser, suite=False)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Hunt, show the worst of the corpus beside the worst that was found, and write them as a suite."""
+    from qguard.errors import MeasurementProblem, UsageProblem
+    from qguard.files import dump_json, write_atomic
+    from qguard.hunting.hunt import encoder_of, hunt
+    from qguard.hunting.suite import write_suite
+    from qguard.precisions import parse_precisions
+    from qguard.vectors import FLOAT
+
+    if args.minutes <= 0 or args.keep < 1:
+        raise UsageProblem(f"expected --minutes above 0 and --keep from 1, found {args.minutes:g} and {args.keep}")
+    harness = harness_of(args)
+    harness.artifact_path = args.artifact
+    precisions = parse_precisions(args.precision, harness.config.precisions, harness.config.own_precisions)
+    harness.targets(precisions)
+    if len(precisions) != 1 or len(harness.config.models) != 1:
+        raise UsageProblem("a hunt is for one precision of one model: give one --precision and one --model")
+    (precision,), (model,) = precisions, harness.config.models
+    if precision.vectors != FLOAT:
+        raise UsageProblem(f"{precision}: vectors are quantized after the model ran; hunt with --precision {precision.plain}")
+    texts = _texts(args.corpus, harness.config.known_suites)
+    encode = encoder_of(harness, precision, model)
+    with _progress(args.minutes * 60) as say:
+        found = hunt(encode, texts, args.minutes * 60, args.seed, say, keep=args.keep)
+    _show(found, str(precision))
+    if args.out:
+        write_suite(args.out, found)
+        print(
+            f"\n{len(found.texts)} texts and {len(found.pairs)} pairs written to {args.out}. To gate them:\n"
+            f'  [tool.qguard.suite.hard]\n  path = "{args.out}"\n'
+            f'then: qguard golden update --suite hard --reason "…" and pytest --precision {precision} --qguard-suite hard'
+        )
+    if args.json:
+        try:
+            write_atomic(args.json, dump_json(found.to_json()))
+        except OSError as e:
+            raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
+    return 0
+
+
+def _texts(corpus: str, suites: object) -> tuple[str, ...]:
+    from qguard.suites.reader import read_suite
+    from qguard.suites.source import Source
+
+    known = suites[corpus] if isinstance(suites, dict) and corpus in suites else None
+    return read_suite("corpus", known or Source(corpus, duplicates="keep")).texts
+
+
+@contextmanager
+def _progress(seconds: float) -> Iterator[Callable[[Status], None]]:
+    """A line on stderr that a person watches: time, texts, and the worst so far."""
+    if not sys.stderr.isatty():
+        yield lambda status: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("encoding the corpus", total=seconds)
+
+        def say(status: Status) -> None:
+            what = f"{status.tried} texts, lowest cosine {status.text.cosine:.4f}, largest move {status.pair.moved:.4f}"
+            bar.update(task, completed=min(status.seconds, seconds), description=what)
+
+        yield say
+
+
+def _show(found: Hunted, precision: str) -> None:
+    worst, pair = found.texts[0], found.pairs[0]
+    print(
+        f"{precision}: {found.corpus} texts and {found.tried} mutations of them in {found.generations} generations, "
+        f"{found.seconds:.0f} s ({found.searching:.0f} s after the corpus was encoded), seed {found.seed}\n"
+    )
+    print("lowest cosine to fp32")
+    print(f"  plain  {found.plain_text.cosine:.4f}  {_short(found.plain_text.text)}")
+    print(f"  found  {worst.cosine:.4f}  {_short(worst.text)}" + (f"   [{', '.join(worst.made)}]" if worst.made else ""))
+    print("\nlargest move of a pair's cosine")
+    for name, p in (("plain", found.plain_pair), ("found", pair)):
+        print(f"  {name}  {p.moved:.4f}  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
+    print("\nworst texts")
+    for t in found.texts[:10]:
+        print(f"  {t.cosine:.4f}  {_short(t.text)}")
+    print("\nworst pairs")
+    for p in found.pairs[:10]:
+        print(f"  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
+
+
+def _short(text: str, width: int = 110) -> str:
+    return repr(text) if len(text) <= width else f"{text[:width]!r}… ({len(text)} characters)"

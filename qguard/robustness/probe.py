@@ -1,0 +1,116 @@
+"""The probe: one batch of texts, encoded in all the ways that must give the same vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.encoders import Encoder
+from qguard.encoders.tokenizer import TextTokenizer
+from qguard.errors import MeasurementProblem
+from qguard.metrics import Rows
+from qguard.robustness.metrics import COSINE, Tried
+
+LONG = 48  # tokens: a longer text is a batch of its own, or all others would be padded to its length
+TURNED = 256  # padded tokens: a larger batch is not encoded a second time in reverse
+PADDING = 16  # tokens of padding that a text alone gets beyond its own, where the model has room for them
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A candidate beside fp32 of the same runtime.
+
+    Attributes:
+        candidate: Encodes what the artifact's own tokenizer gives.
+        fp32: Encodes what the base model's tokenizer gives.
+        tokenizer: The base model's.
+        normalize: Whether the pipeline declares unit norm.
+        longest: Tokens that the model reads.
+    """
+
+    candidate: Encoder
+    fp32: Encoder
+    tokenizer: TextTokenizer
+    normalize: bool
+    longest: int
+    _exact: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __call__(self, texts: Sequence[str]) -> list[Tried]:
+        """The values of each text; texts without any token are left out, for nothing is embedded.
+
+        Texts of up to :data:`LONG` tokens make one batch, each longer one another. Two of the batch, the shortest, which has
+        the most padding in it, and the last, are also encoded alone, with more padding, and once more.
+
+        Raises:
+            MeasurementProblem: when fp32 itself gives no vector to compare with.
+            ArtifactProblem: when the runtime fails.
+        """
+        base, own = self.tokenizer(texts), self.candidate.tokenizer(texts)
+        kept = [i for i in range(len(texts)) if base[i] and own[i]]
+        if not kept:
+            return []
+        texts, base, own = [texts[i] for i in kept], [base[i] for i in kept], [own[i] for i in kept]
+        n = len(texts)
+        batch = [i for i in range(n) if len(own[i]) <= LONG]
+        long = [i for i in range(n) if len(own[i]) > LONG]
+        mixed = batch or long[:1]
+        alone = sorted({min(mixed, key=lambda i: (len(own[i]), i)), mixed[-1]})
+        padded = len(batch) * max((len(own[i]) for i in batch), default=0)
+        reverse = batch[::-1] if len(batch) > 1 and padded <= TURNED else []
+        vectors = self._encoded(own, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
+        plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
+        bad = np.asarray(~np.isfinite(plain).all(1) | ~plain.any(1), bool)
+        values: list[dict[str, float]] = [
+            {"robustness.token_mismatches": float(base[i] != own[i]), "robustness.broken_vectors": float(bad[i]), COSINE: cosine}
+            for i, cosine in enumerate(_cosine(plain, self._of_fp32(texts, base)))
+        ]
+
+        def put(name: str, where: Sequence[int], found: Sequence[float]) -> None:
+            for i, value in zip(where, found, strict=True):
+                values[i][f"robustness.{name}"] = value
+
+        if self.normalize:
+            put("norm_error", range(n), [float(abs(x - 1)) for x in np.linalg.norm(plain, axis=1)])
+        put("order_cosine_min", reverse, _cosine(turned, plain[reverse]) if reverse else [])
+        if len(batch) > 1:
+            put("batch_cosine_min", alone, _cosine(single[:-1], plain[alone]))
+        put("repeat_cosine_min", alone[:1], _cosine(single[-1:], single[:1]))
+        if room := min(PADDING, self.longest - max(len(own[i]) for i in alone)):
+            more = self.candidate.encode_batches([own[i] for i in alone], [[k] for k in range(len(alone))], room)
+            put("padding_cosine_min", alone, _cosine(np.asarray(more, np.float64), single[:-1]))
+        return [Tried(t, v) for t, v in zip(texts, values, strict=True)]
+
+    def _encoded(self, ids: Sequence[list[int]], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Rows:
+        """The candidate's vectors in one call, so that a runtime computes batches side by side.
+
+        Returns:
+            float64: of each text in its batch, in the order of the texts; of ``reverse``, one batch; of ``alone``.
+        """
+        n, m = len(ids), len(reverse)
+        rows = [*ids, *(ids[i] for i in reverse), *(ids[i] for i in alone)]
+        turned = [list(range(n, n + m))] if m else []
+        singles = [[i] for i in range(n + m, len(rows))]
+        return np.asarray(self.candidate.encode_batches(rows, [*batches, *turned, *singles]), np.float64)
+
+    def _of_fp32(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Rows:
+        """fp32's vectors (n, dim), each text encoded once: a search comes back to the same texts."""
+        new = list({t: i for i, t in enumerate(texts) if t not in self._exact}.values())
+        if new:
+            found = np.asarray(self.fp32.encode_batches([ids[i] for i in new], [[k] for k in range(len(new))]), np.float64)
+            broken = ~np.isfinite(found).all(1) | ~found.any(1)
+            if broken.any():  # nothing to compare with
+                raise MeasurementProblem(
+                    f"fp32 itself gives NaN, infinity or zeros for {texts[new[int(broken.argmax())]][:60]!r}"
+                )
+            self._exact.update((texts[i], vector) for i, vector in zip(new, found, strict=True))
+        return np.stack([self._exact[t] for t in texts])
+
+
+def _cosine(a: Rows, b: Rows) -> list[float]:
+    """Of each row; -1 where there is none, which no bound holds."""
+    with np.errstate(all="ignore"):
+        cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+    return [float(c) if np.isfinite(c) else -1.0 for c in cosine]

@@ -1,0 +1,145 @@
+"""The search: Hypothesis generates batches, climbs towards the largest drift, and shrinks what breaks a bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from qguard.errors import MeasurementProblem, QguardError
+from qguard.gates import Gate
+from qguard.robustness.metrics import COSINE, Tried
+
+BATCH, SIZE = 8, 6  # texts of a batch, and pieces of an ordinary text: short ones are a second's work
+SHRINKING = 10.0  # seconds; what is not yet minimal by then is shown as it is
+
+Look = Callable[[Sequence[str]], list[Tried]]
+
+
+@dataclass
+class Found:
+    """What a search saw.
+
+    Attributes:
+        tried: Every text in every batch.
+        broken: The text on which a bound did not hold, shrunk; ``None`` where all held.
+        batch: The batch that it was in.
+        replayed: It was known from an earlier run or from the project's own file; nothing was generated.
+        seed: Of the generated batches.
+        seconds: That it took.
+    """
+
+    tried: list[Tried] = field(default_factory=list)
+    broken: str | None = None
+    batch: tuple[str, ...] = ()
+    replayed: bool = False
+    seed: int = 0
+    seconds: float = 0.0
+
+
+class _Broken(Exception):
+    """A bound does not hold on a batch: what Hypothesis shrinks."""
+
+    def __init__(self, text: str, batch: tuple[str, ...]) -> None:
+        self.text, self.batch = text, batch
+
+
+def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, known: Sequence[str] = ()) -> Found:
+    """Try known texts, then generated ones.
+
+    Args:
+        look: The values of a batch's texts; see :class:`qguard.robustness.probe.Probe`.
+        gates: Bounds on the values; the first text that breaks one ends the search, and is shrunk.
+        examples: Batches to generate.
+        seed: Of them: equal seeds try equal texts, with the same version of Hypothesis.
+        known: Texts to try first; where one of them breaks a bound, nothing is generated.
+
+    Raises:
+        MeasurementProblem: when nothing could be tried, or the encoder fails on a text.
+    """
+    start, found = time.monotonic(), Found(seed=seed)
+    for i in range(0, len(known), BATCH):
+        batch = tuple(known[i : i + BATCH])
+        tried = look(batch)
+        found.tried += tried
+        if (text := _violating(tried, gates)) is not None:
+            found.broken, found.batch, found.replayed = text, batch, True
+            break
+    if not found.replayed:
+        _generate(look, gates, examples, found)
+    if not found.tried:
+        raise MeasurementProblem("no generated text has any token; robustness was not measured")
+    found.seconds = time.monotonic() - start
+    return found
+
+
+def _violating(tried: Sequence[Tried], gates: Sequence[Gate]) -> str | None:
+    """The text that is furthest beyond a bound."""
+    beyond = [
+        (abs(t.values[g.metric] - g.bound), t.text)
+        for t in tried
+        for g in gates
+        if g.metric in t.values and not g.holds(t.values[g.metric])
+    ]
+    return max(beyond)[1] if beyond else None
+
+
+def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) -> None:
+    import hypothesis
+    from hypothesis import HealthCheck, Phase, Verbosity
+
+    from qguard.strategies import batches
+
+    seen: dict[tuple[str, ...], list[Tried] | QguardError] = {}
+    deadline = float("inf")
+
+    def values(batch: tuple[str, ...]) -> list[Tried]:
+        nonlocal deadline
+        if batch not in seen:
+            if time.monotonic() > deadline:
+                return []  # not looked at, so nothing was found: shrinking ends
+            try:
+                seen[batch] = look(batch)
+                found.tried += look_up(batch)
+            except QguardError as e:
+                seen[batch] = e
+        return look_up(batch)
+
+    def look_up(batch: tuple[str, ...]) -> list[Tried]:
+        nonlocal deadline
+        known = seen[batch]
+        if isinstance(known, QguardError):
+            deadline = min(deadline, time.monotonic() + SHRINKING)
+            raise _failed(known, batch)
+        return known
+
+    @hypothesis.seed(found.seed)
+    @hypothesis.settings(
+        max_examples=examples,
+        database=None,  # what is found is kept by qguard.robustness.kept
+        deadline=None,
+        phases=(Phase.generate, Phase.target, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+        verbosity=Verbosity.quiet,
+    )
+    @hypothesis.given(batches(max_size=BATCH, size=SIZE))
+    def holds(drawn: list[str]) -> None:
+        nonlocal deadline
+        batch = tuple(drawn)
+        tried = values(batch)
+        if tried:
+            hypothesis.target(max(1 - t.values[COSINE] for t in tried), label="drift from fp32")
+        if (text := _violating(tried, gates)) is not None:
+            deadline = min(deadline, time.monotonic() + SHRINKING)
+            raise _Broken(text, batch)
+
+    try:
+        holds()
+    except _Broken as e:  # that of the smallest batch, which Hypothesis runs last
+        found.broken, found.batch = e.text, e.batch
+
+
+def _failed(error: QguardError, batch: tuple[str, ...]) -> MeasurementProblem:
+    return MeasurementProblem(f"{error}; the smallest batch found on which this happens: {[t[:200] for t in batch]!r}")
