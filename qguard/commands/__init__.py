@@ -19,6 +19,7 @@ COMMANDS = {
     "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
     "calibrate": "what this machine can tell apart in latency",
     "golden": "record, check or show fp32 goldens",
+    "report": "a saved JSON report in another format, such as HTML",
     "accept": "store passing scores and latency ratios; what falls below them later fails",
 }
 
