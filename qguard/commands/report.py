@@ -26,5 +26,7 @@ def run(args: argparse.Namespace) -> int:
         write(report, args.out)
     except OSError as e:
         raise UsageProblem(f"--out {args.out}: cannot be written ({e.strerror or e})") from e
+    except (ValueError, ArithmeticError, LookupError, TypeError) as e:
+        raise UsageProblem(f"{args.report} has the shape of a report, but is damaged: {e}") from e
     print(f"{args.out}: {report['verdict']}, {len(report['runs'])} run(s)")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ OVERVIEW = ("ranking.overlap@10", "ranking.top1", "embedding.cosine_p01", "embed
 MARKS = {"pass": "✓", "fail": "✗", "reported": "·"}
 _VERDICTS = {"fail": 0, "unmeasured": 1, "pass": 2}
 _SHADES = 5
+_ROUNDING = 1e-6  # cosine distances below are float32's
 _EVEN = 0.01  # slices that differ by less are not told apart by their shade
 
 
@@ -41,7 +43,8 @@ def render(report: dict[str, Any]) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": lambda v: f"{v:+.4f}", "flat": flat}
+    filters: dict[str, Any] = {"number": number, "signed": "{:+.4f}".format, "flat": flat, "breakable": breakable}
+    environment.filters.update(filters)
     parts = {kind: Markup((HTML / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js")}
     hashes = {kind: b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in parts.items()}
     runs = [view(run, report["texts"].get(run["suite"], {}), f"run-{i}") for i, run in enumerate(report["runs"])]
@@ -64,10 +67,22 @@ def number(value: float | None) -> str:
 def flat(value: Any) -> str:
     """A JSON value in words."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{k} {flat(v)}" for k, v in value.items())
+        return ", ".join(f"{k.replace('_', ' ')} {flat(v)}" for k, v in sorted(value.items()))
     if isinstance(value, list):
         return ", ".join(map(flat, value))
     return NONE if value is None or value == "" else str(value)
+
+
+def breakable(name: str) -> str:
+    """A metric's name that may break after its dots and underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^._]*[._]?", name) if part)
+
+
+def shown(text: str) -> str:
+    """A text as it is; what would be blank on a page in quotes and escapes."""
+    return text if text.strip() else ascii(text)
 
 
 def view(run: dict[str, Any], texts: Mapping[str, str], key: str) -> dict[str, Any]:
@@ -78,13 +93,16 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str) -> dict[str, A
         **run,
         "key": key,
         "name": name_of(run),
-        "headline": headline(run),
-        "rows": [{**c, "label": label_of(c)} for c in run["checks"]],
+        "headline": headline(run, texts),
+        "rows": sorted(
+            ({**c, "label": label_of(c)} for c in run["checks"]), key=lambda c: (c["outcome"] != "fail", bool(c["slice"]))
+        ),
         "values": values,
         "megabytes": run["artifact"]["bytes"] / 1e6 if run["artifact"] else None,
         "speedup": math.prod(speedups) ** (1 / len(speedups)) if speedups else 1.0 if run["precision"] == "fp32" else None,
         "heat": heat_map(run["checks"]),
-        "text": lambda key: texts.get(key, key),
+        "text": lambda key: shown(texts.get(key, key)),
+        "worst_texts": [t for t in run["details"]["worst_texts"] if 1 - t["cosine"] > _ROUNDING],
         "charts": _charts(run, key, values),
         "moves": [moves(q) for q in run["details"]["neighbours"]["queries"]] if run["details"]["neighbours"] else [],
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],
@@ -145,9 +163,9 @@ def heat_map(checks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         values = [c["value"] for s, c in by.items() if s]
         best, worst = (max(values), min(values)) if better[name] else (min(values), max(values))
         for row in rows:
-            c = by.get(row["slice"])
-            share = 0 if c is None else abs(c["value"] - best) / max(abs(worst - best), _EVEN)
-            row["cells"].append(c and {**c, "shade": min(_SHADES - 1, int(share * _SHADES))})
+            cell = by.get(row["slice"])
+            share = 0 if cell is None else abs(cell["value"] - best) / max(abs(worst - best), _EVEN)
+            row["cells"].append(cell and {**cell, "shade": min(_SHADES - 1, int(share * _SHADES))})
     return {"metrics": list(cells), "rows": rows}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,9 +95,12 @@ def histogram(chart: str, edges: Sequence[float], counts: Sequence[int], marks: 
             lines += _text(at + (-4 if anchor == "end" else 4), TOP + 12 + 12 * row, name, anchor)
     decades = [10.0**k for k in range(-9, 1) if floor <= 10.0**k <= edges[-1]]
     at_ticks = decades if len(decades) > 1 else [edges[-1], math.sqrt(edges[-1] * floor), floor]
-    labels = Markup("").join(_text(x(d), HEIGHT - BOTTOM + 15, _cosine(d), "middle") for d in at_ticks)
+    labels = Markup("").join(
+        _text(min(x(d), WIDTH - RIGHT + 12), HEIGHT - BOTTOM + 15, _cosine(d), "end" if x(d) > WIDTH - 30 else "middle")
+        for d in at_ticks
+    )
     words = f"{sum(counts)} texts, cosines from {_cosine(edges[-1])} to {_cosine(floor)}."
-    body = bars + lines + labels + _frame(None, y, "cosine to fp32 (even steps of log(1 - cosine))", "texts")
+    body = _frame(None, y, "cosine to fp32 (even steps of log(1 - cosine))", "texts") + bars + lines + labels
     return _svg(chart, "Distribution of cosines to fp32", words, body)
 
 
@@ -172,12 +175,11 @@ def _frame(x: Axis | None, y: Axis, x_name: str, y_name: str) -> Markup:
     out = _line("axis", LEFT, bottom, WIDTH - RIGHT, bottom) + _line("axis", LEFT, TOP, LEFT, bottom)
     for t in y.ticks(4):
         out += _text(LEFT - 6, y(t) + 4, f"{t:g}", "end") + _line("grid", LEFT, y(t), WIDTH - RIGHT, y(t))
-    for t in x.ticks(5) if x else ():
-        out += _text(x(t), bottom + 15, f"{t:g}", "middle")
-    name: Callable[..., Markup] = Markup(
-        '<text class="axis" transform="translate(11,{:.0f}) rotate(-90)" text-anchor="middle">{}</text>'
-    ).format
-    return out + name((TOP + bottom) / 2, y_name) + _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "middle", "axis")
+    if x is not None:
+        out += Markup("").join(_text(x(t), bottom + 15, f"{t:g}", "middle") for t in x.ticks(5))
+    out += _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_name, "middle", "axis")
+    upright = '<text class="axis" transform="translate(11,{:.0f}) rotate(-90)" text-anchor="middle">{}</text>'
+    return out + Markup(upright).format((TOP + bottom) / 2, y_name)
 
 
 def _dots(kind: str, points: Iterable[tuple[float, float]]) -> Markup:

@@ -16,6 +16,7 @@ from qguard.models import installed
 from qguard.suites import Suite
 
 if TYPE_CHECKING:
+    from qguard.gates import Gate
     from qguard.harness import Harness, Target
 
 POINTS = 1500  # pairs in the scatter; the most moved are always among them
@@ -171,7 +172,7 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
             },
             "golden": {k: manifest[k] for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
             "computes": harness.holds(target),
-            "given": harness.artifact_path is not None,
+            "source": "--artifact" if harness.artifact_path else "built by qguard",
             "files": sorted(p.name for p in artifact.weight_files),
             "versions": {k: v for k, v in installed(*_PACKAGES).items() if v != "absent"},
             "cpu": cpu()[0],
@@ -181,7 +182,7 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
     }
 
 
-def _key(gate: Any) -> str:
+def _key(gate: Gate) -> str:
     end = "" if gate.on == "value" else f" ({gate.on} end)"
     return gate.metric + (f"[{gate.slice}]" if gate.slice else "") + end
 

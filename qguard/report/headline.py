@@ -9,8 +9,8 @@ from typing import Any
 
 from qguard.vectors import FLOAT
 
-# what users see comes first
-ORDER = ("ranking", "task", "similarity", "embedding", "invariance", "robustness", "latency", "memory", "artifact")
+# what users see comes first, then what explains it
+ORDER = ("ranking", "artifact", "latency", "task", "similarity", "embedding", "invariance", "robustness", "memory")
 DIRECT = ("latency.speedup", "latency.regression", "latency.trend")
 
 
@@ -94,8 +94,13 @@ def _rank(check: Mapping[str, Any]) -> int:
     return ORDER.index(family) if family in ORDER else len(ORDER)
 
 
-def headline(run: Mapping[str, Any]) -> Headline:
-    """The lines on one run of a report, schema 1."""
+def headline(run: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> Headline:
+    """The lines on one run of a report.
+
+    Args:
+        run: Of a report, schema 1.
+        texts: Those of its suite, by key; without them, and in reports without details, texts are cut shorter.
+    """
     failed = failed_of(run)
     gated = sum(1 for c in run["checks"] if c["bound"] or c.get("accepted"))
     misses = {}
@@ -110,7 +115,9 @@ def headline(run: Mapping[str, Any]) -> Headline:
     else:
         outcome = f"all {gated} checks hold"
     title = f"{name_of(run)} · {run['model']} · {run['suite']}"
-    return Headline(title, outcome, tuple(misses.values()), _worst(run, failed), _why(run), tuple(_steps(run, failed)))
+    return Headline(
+        title, outcome, tuple(misses.values()), _worst(run, failed, texts or {}), _why(run), tuple(_steps(run, failed))
+    )
 
 
 def _miss(c: Mapping[str, Any], more: int) -> Miss:
@@ -119,16 +126,35 @@ def _miss(c: Mapping[str, Any], more: int) -> Miss:
     return Miss(label_of(c), words, by, more)
 
 
-def _worst(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> str:
-    """The first worst item of the first failing family that has one; timings are no texts."""
+def _worst(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> str:
+    """The worst item of the first failing family that has one; timings are no texts."""
+    details = run.get("details") or {}
     for c in failed:
         family = family_of(c)
+        if family == "ranking" and (queries := (details.get("neighbours") or {}).get("queries")):
+            return _query(queries[0], texts)
+        if family == "embedding" and (worst := details.get("worst_texts")):
+            return f"cosine {worst[0]['cosine']:.4f}: {_quoted(worst[0]['text'], texts)}"
         if family in ("latency", "memory", "artifact"):
             continue
         for other in (c, *(o for o in run["checks"] if family_of(o) == family)):
             if other.get("worst"):
                 return str(other["worst"][0])
     return ""
+
+
+def _query(query: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    was, now = ([key for key, _ in query[side]] for side in ("fp32", "candidate"))
+    kept = f"{_quoted(query['text'], texts)} keeps {len(set(was) & set(now))} of its {len(was)} neighbours; the first "
+    if was[0] == now[0]:
+        return f"{kept}stays {_quoted(was[0], texts)}"
+    return f"{kept}was {_quoted(was[0], texts)}, is {_quoted(now[0], texts)}"
+
+
+def _quoted(key: str, texts: Mapping[str, str], longest: int = 90) -> str:
+    text = texts.get(key, key)
+    text = text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+    return f"“{text}”" if text.strip() else ascii(text)
 
 
 def _why(run: Mapping[str, Any]) -> str:

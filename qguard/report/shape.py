@@ -126,6 +126,12 @@ class Neighbours(Part):
     of: int
 
 
+class Provenance(Part):
+    """Where everything comes from; what else stands here is shown as it is."""
+
+    gates: dict[str, str] = {}
+
+
 class Details(Part):
     """See :mod:`qguard.report.details`; parts are missing whose gate test did not run."""
 
@@ -134,7 +140,7 @@ class Details(Part):
     similarities: Points | None = None
     moved_pairs: list[MovedPair] = []
     neighbours: Neighbours | None = None
-    provenance: dict[str, Any] = {}
+    provenance: Provenance = Provenance()
 
 
 class Files(Part):
