@@ -7,12 +7,13 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qguard.gates import parse_bound
 from qguard.report import charts
-from qguard.report.details import MOVED
+from qguard.report.details import GIVEN, MOVED
 from qguard.report.headline import headline, label_of, name_of
 from qguard.report.shape import checked
 
@@ -43,17 +44,31 @@ def render(report: dict[str, Any]) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {"number": number, "signed": "{:+.4f}".format, "flat": flat, "breakable": breakable}
+    filters: dict[str, Any] = {
+        "number": number,
+        "signed": "{:+.4f}".format,
+        "flat": flat,
+        "breakable": breakable,
+        "command": command,
+    }
     environment.filters.update(filters)
     parts = {kind: Markup((HTML / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js")}
     hashes = {kind: b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in parts.items()}
-    runs = [view(run, report["texts"].get(run["suite"], {}), f"run-{i}") for i, run in enumerate(report["runs"])]
+    hosts = list(dict.fromkeys(flat(run["host"]) for run in report["runs"] if run["host"]))
+    runs = []
+    for i, run in enumerate(report["runs"]):
+        given = run["details"]["provenance"]
+        on = f" ({flat(given.get('files'))})" if given.get("source") == GIVEN else ""
+        on += f", host {hosts.index(flat(run['host'])) + 1}" if len(hosts) > 1 and run["host"] else ""
+        runs.append(view(run, report["texts"].get(run["suite"], {}), f"run-{i}", on))
     worst = min((r["verdict"] for r in runs), key=_VERDICTS.__getitem__, default="pass")
     for i, run in enumerate(runs):
         run["open"] = run["verdict"] != "pass" or (worst == "pass" and i == 0)
     runs.sort(key=lambda r: _VERDICTS[r["verdict"]])  # stable: the order of the command line within a verdict
     page = environment.get_template("report.html.j2")
-    text = page.render(report=report, runs=runs, groups=groups(runs), parts=parts, hashes=hashes, marks=MARKS, overview=OVERVIEW)
+    text = page.render(
+        report=report, runs=runs, groups=groups(runs), hosts=hosts, parts=parts, hashes=hashes, marks=MARKS, overview=OVERVIEW
+    )
     return text.encode()
 
 
@@ -80,20 +95,28 @@ def breakable(name: str) -> str:
     return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^._]*[._]?", name) if part)
 
 
+def command(text: str) -> str:
+    """A command that breaks between its words only."""
+    from markupsafe import Markup
+
+    return Markup(" ").join(Markup('<span class="word">{}</span>').format(w) if len(w) < 30 else w for w in text.split(" "))
+
+
 def shown(text: str) -> str:
     """A text as it is; what would be blank on a page in quotes and escapes."""
     return text if text.strip() else ascii(text)
 
 
-def view(run: dict[str, Any], texts: Mapping[str, str], key: str) -> dict[str, Any]:
-    """What the template shows of one run."""
+def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") -> dict[str, Any]:
+    """What the template shows of one run; ``on`` says which file or host, where it is none of ours or there are several."""
+    name, lines = name_of(run) + on, headline(run, texts)
     values = {c["name"]: c["value"] for c in run["checks"] if c["slice"] is None}
     speedups = [t["ratio"] for t in run["latency"] if t["metric"] == "latency.speedup"]
     return {
         **run,
         "key": key,
-        "name": name_of(run),
-        "headline": headline(run, texts),
+        "name": name,
+        "headline": replace(lines, title=lines.title + on),
         "rows": sorted(
             ({**c, "label": label_of(c)} for c in run["checks"]), key=lambda c: (c["outcome"] != "fail", bool(c["slice"]))
         ),

@@ -25,6 +25,7 @@ QUERIES = 20  # whose neighbours are shown, those that changed most
 WORST = 25  # texts
 BINS = 24
 LONGEST = 160  # characters of a text
+GIVEN = "--artifact"  # the source of files that qguard did not build
 _FLOOR = 1e-7  # cosine distances below are float32's rounding
 _PACKAGES = ("qguard", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "transformers", "sentence-transformers")
 
@@ -172,7 +173,7 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
             },
             "golden": {k: manifest[k] for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
             "computes": harness.holds(target),
-            "source": "--artifact" if harness.artifact_path else "built by qguard",
+            "source": GIVEN if harness.artifact_path else "built by qguard",
             "files": sorted(p.name for p in artifact.weight_files),
             "versions": {k: v for k, v in installed(*_PACKAGES).items() if v != "absent"},
             "cpu": cpu()[0],

@@ -168,6 +168,7 @@ class RunShape(Part):
     changed: list[str] = []
     stored: dict[str, Any] | None = None
     cause: str | None = None
+    host: dict[str, Any] | None = None
     details: Details = Details()
 
 
