@@ -52,9 +52,10 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def requests(self) -> list[str]:
-        """Every address that was asked for since the last call."""
+        """Every address that pages from files asked for since the last call; a browser's own first page asks for its parts."""
         events = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
-        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return [s["request"]["url"] for s in sent if s["documentURL"].startswith("file:")]
 
     def console(self) -> list[str]:
         """What the page wrote to the console since the last call: errors, and what its policy kept from running."""

@@ -253,7 +253,7 @@ def test_a_damaged_field_is_an_error_or_a_page(report, tmp_path):
     walk(report, [])
     pick = random.Random(0)
     odd = [None, "<b>x</b>", -1e308, 1e308, [], {}, 0, [["<b>x</b>"]], True]
-    for path in pick.sample([p for p in places.values() if p], 60):
+    for path in pick.sample([p for p in places.values() if p], 40):
         broken = copy.deepcopy(report)
         at = broken
         for step in path[:-1]:
@@ -286,12 +286,13 @@ CONTRAST = """
 const parse = (c) => { const m = c.match(/[\\d.]+/g).map(Number); return [m[0], m[1], m[2], m.length > 3 ? m[3] : 1]; };
 const light = (c) => c.slice(0, 3).map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; })
   .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+const known = new Map([[null, [255, 255, 255]]]);
 const behind = (e) => {
-  for (; e; e = e.parentElement) {
+  if (!known.has(e)) {
     const c = parse(getComputedStyle(e).backgroundColor);
-    if (c[3] > .99) return c;
+    known.set(e, c[3] > .99 ? c : behind(e.parentElement));
   }
-  return [255, 255, 255];
+  return known.get(e);
 };
 const unseen = "script, style, .sr, .skip, title, desc";
 const bad = [];
@@ -330,7 +331,7 @@ def test_it_runs_no_text_loads_nothing_and_logs_nothing(shown, folder):
     assert shown.run("return window.hit") is None
     assert shown.run("return document.images.length") == 0
     assert shown.console() == []
-    assert [r for r in shown.requests() if not r.startswith(("file:", "data:"))] == []
+    assert set(shown.requests()) <= {(folder / "r.html").as_uri(), "data:,"}
     assert HOSTILE[0] in shown.run("return document.body.innerText")
 
 
