@@ -183,6 +183,20 @@ def test_details_hold_what_the_metrics_say(report):
     assert found["provenance"]["files"] == ["m.onnx"]
 
 
+def test_details_of_quantized_vectors(folder, report):
+    """Bits are searched as they are stored: their scores are whole numbers."""
+    own = Harness(load_config(folder))
+    (target,) = own.targets([parse_precision("fp32+binary")])
+    parts, texts = merged([details(own, target, f) for f in families_of(own.suite("own"))])
+    queries = parts["neighbours"]["queries"]
+    kept = [as_html.moves(q)["kept"] / 10 for q in queries]
+    overlap = next(c.value for c in own.checks(target, "ranking") if c.name == "ranking.overlap@10" and c.slice is None)
+    assert 1 - sum(1 - k for k in kept) / 15 == pytest.approx(overlap)
+    assert all(score == int(score) for q in queries for _, score in q["candidate"])
+    run = {**report["runs"][0], "vectors": "binary", "details": parts}
+    assert b"int8@onnx+binary" in as_html.render({**report, "runs": [run], "texts": {"own": texts}})
+
+
 def test_runs_of_several_hosts_are_told_apart(report):
     """As ``qguard merge`` gives them."""
     runs = [{**report["runs"][0], "host": {"cpu": name, "cores": 2}} for name in ("Zen 4", "Graviton 3")]

@@ -58,7 +58,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
         runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])
         texts.setdefault(target["suite"], {}).update(shown)
-        runs[-1]["cause"] = next((r["cause"] for r in mine if r.get("cause")), None)
+        runs[-1]["cause"] = next((without_home(r["cause"]) for r in mine if r.get("cause")), None)
     verdicts = {r["verdict"] for r in runs}
     verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"
     return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs, "texts": texts}

@@ -6,6 +6,7 @@ Made only where a report is asked for, one part by each gate test. Texts are cut
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,12 @@ class Texts:
         corpus = self.suite.corpus
         assert corpus is not None
         name = corpus.id(int(corpus.documents_of(np.asarray([row]))[0]))
-        return self._keep(f"document {name}", f"document {name}")
+        index = self._held.get(name)
+        return self._keep(f"document {name}", f"document {name}" + ("" if index is None else f": {self.suite.texts[index]}"))
+
+    @cached_property
+    def _held(self) -> dict[str, int]:
+        return dict(zip(self.suite.document_ids, self.suite.documents, strict=True))
 
     def _keep(self, key: str, text: str) -> str:
         self.kept[key] = text if len(text) <= LONGEST else text[: LONGEST - 1].rstrip() + "…"
@@ -171,7 +177,7 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
                 "weights_sha256": model.weight_sha256,
                 "bytes": sum(f.stat().st_size for f in model.weight_files),
             },
-            "golden": {k: manifest[k] for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
+            "golden": {k: manifest.get(k) for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
             "computes": harness.holds(target),
             "source": GIVEN if harness.artifact_path else "built by qguard",
             "files": sorted(p.name for p in artifact.weight_files),
