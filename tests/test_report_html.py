@@ -361,8 +361,14 @@ def test_the_verdict_stands_in_the_first_screen(chromium, folder, width, height)
     chromium.show(folder / "r.html", width, height)
     bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
     assert chromium.run("return document.querySelector('h1').innerText").startswith("✗ Fail")
-    for part in ("h1", ".lead li", ".lead dl dd:last-child code"):
+    for part in ("h1", ".lead li", ".lead dd", ".lead dd code"):
         assert chromium.run(bottom, part) < height
+    first = "return [...document.querySelectorAll('h1, .lead h2, .lead li, .lead dd')].map((e) => e.innerText)"
+    lines = "\n".join(chromium.run(first)[:10])
+    assert re.search(r"int8@onnx .* checks fail", lines)
+    assert re.search(r"[\w.@]+ \d\S+, gate >= \S+, missed by", lines)
+    assert any(t[:40] in lines for t in (*PLAIN, *HOSTILE))
+    assert "qguard quantize --precision int8@onnx" in lines
 
 
 def test_a_column_sorts_both_ways_by_mouse_and_keyboard(shown):
