@@ -188,6 +188,8 @@ def test_details_of_quantized_vectors(folder, report):
     own = Harness(load_config(folder))
     (target,) = own.targets([parse_precision("fp32+binary")])
     parts, texts = merged([details(own, target, f) for f in families_of(own.suite("own"))])
+    parts |= details(own, target, "golden")
+    pytest.importorskip("execnet").dumps(parts)  # records travel from xdist's workers, which take no number of NumPy's
     queries = parts["neighbours"]["queries"]
     kept = [as_html.moves(q)["kept"] / 10 for q in queries]
     overlap = next(c.value for c in own.checks(target, "ranking") if c.name == "ranking.overlap@10" and c.slice is None)
