@@ -22,6 +22,7 @@ from qguard.harness import Harness, Target
 from qguard.metrics import measure
 from qguard.metrics.ranking import METRICS, items
 from qguard.precisions import parse_precision
+from qguard.report.details import QUERIES, details
 from qguard.suites import corpus, load_suite
 from qguard.suites.source import Source
 from tests.conftest import ROOT
@@ -339,3 +340,19 @@ def test_memory_does_not_grow_with_the_texts_or_the_vectors(tmp_path):
     texts, vectors = 150_000 * 600 / 2**20, (tmp_path / "vectors").stat().st_size / 2**20
     assert texts + vectors > 300
     assert float(done.stdout) < 200
+
+
+def test_a_report_shows_changed_neighbours_by_their_id(large):
+    """No text of most of them is held; the sample's is shown."""
+    found, suite = details(large, target(), "ranking"), large.suite("large")
+    queries, texts = found["neighbours"]["queries"], found["texts"]
+    assert 0 < len(queries) <= QUERIES
+    assert found["neighbours"]["of"] == len(suite.queries)
+    keys = {key for q in queries for side in ("fp32", "candidate") for key, _ in q[side]}
+    assert keys <= {f"document {suite.corpus.id(d)}" for d in range(467)} & set(texts)
+    assert {texts[k] for k in keys} > {k for k in keys if k.removeprefix("document ") not in suite.document_ids}
+    assert all(texts[q["text"]][:100] == suite.texts[int(q["text"])][:100] for q in queries)
+    rows = items(large.comparison(target())).rows
+    worst = np.argsort(-METRICS[0].worst(rows), kind="stable")[: len(queries)]
+    lost = sum(1 - len({k for k, _ in q["fp32"]} & {k for k, _ in q["candidate"]}) / 10 for q in queries)
+    assert lost == pytest.approx((1 - rows[worst, 0]).sum())

@@ -22,6 +22,7 @@ COMMANDS = {
     "hunt": "the texts and pairs of a corpus, and of mutations of it, that a quantization hurts most",
     "calibrate": "what this machine can tell apart in latency",
     "golden": "record, check or show fp32 goldens",
+    "report": "a saved JSON report in another format, such as HTML",
     "accept": "store passing scores and latency ratios; what falls below them later fails",
 }
 

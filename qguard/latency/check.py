@@ -133,6 +133,7 @@ def compare(
     facts = {
         "metric": comparison.metric, "bucket": str(bucket), "outcome": outcome, "ratio": value, "interval": ends,
         "baseline_ms": a, "candidate_ms": b, "pairs": trial.look.pairs, "sessions": trial.look.sessions,
+        "ratios": [round(comparison.ratio(d), 4) for session in trial.sessions for d in session],
         "suspicious": comparison.metric == "latency.speedup" and value > SUSPICIOUS,
         "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3),
         "fingerprint": fingerprint(threads, comparison.candidate.device),

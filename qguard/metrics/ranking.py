@@ -9,6 +9,7 @@ that search, ordered anew by the float32 query against the dequantized documents
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,42 +38,61 @@ def top_k(queries: Rows, documents: Rows, k: int, exclude_self: bool = False) ->
     scores = queries @ documents.T
     if exclude_self:
         np.fill_diagonal(scores, -np.inf)
-    order = _order(scores, k)
+    order = best_first(scores, k)
     return order, np.take_along_axis(scores, order, 1)
 
 
-def _order(scores: Rows, k: int) -> Any:
+def best_first(scores: Rows, k: int) -> Any:
+    """The places (q, k) of the greatest of scores (q, d), best first; ties by place."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def scored(c: Comparison, queries: Sequence[int] | None = None) -> tuple[Any, list[Rows]]:
+    """What each text's search sees: of equal documents the first, and -inf where a text would find itself.
+
+    Args:
+        c: Of a suite whose documents are all held.
+        queries: The texts that search, by index; ``None`` for all.
+
+    Returns:
+        The documents' texts, by index (d,), and the scores (q, d) of golden, candidate and, of quantized vectors, rescoring.
+
+    Raises:
+        MeasurementProblem: for fewer than two documents.
+    """
+    texts = len(c.suite.texts)
+    documents = np.asarray(list(dict.fromkeys(c.suite.documents)) or range(texts))
+    if len(documents) < 2:
+        raise MeasurementProblem(f"ranking needs at least two documents, found {len(documents)}")
+    own = np.full(texts, -1)
+    own[documents] = np.arange(len(documents))
+    chosen: Any = slice(None) if queries is None else np.asarray(queries)
+    itself = np.flatnonzero(own[chosen] >= 0)
+    golden, candidate = c.units
+    scores = [golden[chosen] @ golden[documents].T]
+    if c.vectors is None:
+        scores += [candidate[chosen] @ candidate[documents].T]
+    else:
+        scores += [c.vectors.scores(documents, None if queries is None else chosen), c.vectors.rescores(documents)[chosen]]
+    for s in scores:
+        s[itself, own[chosen][itself]] = -np.inf
+    return documents, scores
 
 
 def items(c: Comparison) -> Items:
     """Per text: overlap@10, top-1 agreement, RBO, nDCG@10, flipped and clear pairs; with rescoring the first four again."""
     if c.neighbours is not None:
         return _of_queries(c, c.neighbours)
-    texts = len(c.suite.texts)
-    documents = np.asarray(list(dict.fromkeys(c.suite.documents)) or range(texts))  # of equal documents the first
-    if len(documents) < 2:
-        raise MeasurementProblem(f"ranking needs at least two documents, found {len(documents)}")
+    documents, scores = scored(c)
     k = min(K, len(documents) - 1)
-    own = np.full(texts, -1)
-    own[documents] = np.arange(len(documents))
-    itself = np.flatnonzero(own >= 0)
-    golden, candidate = c.units
-    scores = [golden @ golden[documents].T]
-    if c.vectors is None:
-        scores += [candidate @ candidate[documents].T]
-    else:
-        scores += [c.vectors.scores(documents), c.vectors.rescores(documents)]
-    for s in scores:
-        s[itself, own[itself]] = -np.inf
-    gold, found = _order(scores[0], k), _order(scores[1], k)
+    gold, found = best_first(scores[0], k), best_first(scores[1], k)
     columns = _agreement(gold, found)
     columns += _flipped(*(np.take_along_axis(s, gold, 1) for s in scores[:2]))
     if c.vectors is not None:
-        retrieved = _order(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
+        retrieved = best_first(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
         rescored = np.full_like(scores[2], -np.inf)
         np.put_along_axis(rescored, retrieved, np.take_along_axis(scores[2], retrieved, 1), 1)
-        columns += _agreement(gold, _order(rescored, k))
+        columns += _agreement(gold, best_first(rescored, k))
     rows = np.stack(columns, axis=1).astype(np.float64)
 
     def label(i: int) -> str:

@@ -6,19 +6,24 @@ import numpy as np
 
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.statistics import Absolute, Mean, Quantile, Spearman
+from qguard.suites import Suite
 from qguard.vectors import FLOAT, SCALAR
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 
 
-def items(c: Comparison) -> Items:
-    """Per pair: golden and candidate cosine, each in [-1, 1].
+def pairs_of(suite: Suite) -> list[tuple[int, int, str | None]]:
+    """Both texts of each pair that is compared, by index, and its slice.
 
     A suite without pairs is measured on each text with the next one, so that its similarities are still compared.
     """
-    pairs = [(p.a, p.b, p.slice) for p in c.suite.pairs]
-    if not pairs:
-        pairs = [(i, i + 1, c.suite.slices[i]) for i in range(len(c.suite.texts) - 1)]
+    pairs = [(p.a, p.b, p.slice) for p in suite.pairs]
+    return pairs or [(i, i + 1, suite.slices[i]) for i in range(len(suite.texts) - 1)]
+
+
+def items(c: Comparison) -> Items:
+    """Per pair of :func:`pairs_of`: golden and candidate cosine, each in [-1, 1]."""
+    pairs = pairs_of(c.suite)
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
     rows = np.stack([(u[a] * u[b]).sum(1) for u in c.units], axis=1).reshape(-1, 2)
 

@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
     add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
     add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
-    add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json)")
+    add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json, .html)")
     add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
     add(
         "--qguard-robustness", choices=("gate", "report", "off"), help="gate generated texts (default), only report, or leave out"

@@ -39,6 +39,7 @@ class GateKeeper:
         with _spoken(record):
             self._harness.token_ids(target)
             record["facts"] = self._harness.facts(target)
+            record["details"] = self._details(target, "golden")
             record["done"] = True
 
     def judge(self, target: Target, family: str) -> list[Check]:
@@ -56,6 +57,7 @@ class GateKeeper:
                     self._item.user_properties.append((label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
             if family in (*FAMILIES, TASK) and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = self._harness.standard_errors(target, family)
+            record["details"] = self._details(target, family)
             if any(c.outcome == "fail" for c in checks):
                 from qguard.diagnosis import command
                 from qguard.report.terminal import failure_text
@@ -70,6 +72,14 @@ class GateKeeper:
                 text = failure_text(str(target.precision), of, checks, changed, holds, fp32, cause, diagnose)
                 pytest.fail(text, pytrace=False)
         return checks
+
+    def _details(self, target: Target, part: str) -> dict[str, Any]:
+        """What a report shows beyond checks; nothing where none is asked for."""
+        if not self._item.config.getoption("qguard_report"):
+            return {}
+        from qguard.report.details import details
+
+        return details(self._harness, target, part)
 
     def _uncaptured(self, target: Target) -> AbstractContextManager[None]:
         """A large suite may be encoded for hours, with the time left on stderr: nothing captures it meanwhile."""

@@ -12,7 +12,7 @@ from qguard.files import write_atomic
 
 SCHEMA = 1
 # suffix → module here whose render(report) gives the file's bytes
-FORMATS = {".json": "as_json"}
+FORMATS = {".json": "as_json", ".html": "as_html"}
 GATES = (
     "test_golden_is_current",
     "test_artifact_is_quantized",
@@ -32,17 +32,21 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
-        ``schema``, ``qguard``, ``verdict`` (``pass``, ``fail``, ``unmeasured``) and ``runs``. A target with a failed check
-        fails; one with a gate test that did not run or could not measure is ``unmeasured`` and lists what is missing.
+        ``schema``, ``qguard``, ``verdict`` (``pass``, ``fail``, ``unmeasured``), ``runs`` and ``texts`` (of each suite those that
+        details name). A target with a failed check fails; one with a gate test that did not run or could not measure is
+        ``unmeasured`` and lists what is missing.
     """
+    from qguard.report.details import merged, without_home
+
     runs = []
+    texts: dict[str, dict[str, str]] = {}
     for asked in expected:
         target = {k: v for k, v in asked.items() if k not in ("also", "left_out")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         done = {r["gate"] for r in mine if r["done"]}
         missing = [g for g in (*GATES, *asked["also"]) if g not in done]
-        errors = [r["error"] for r in mine if r.get("error")]
+        errors = [without_home(r["error"]) for r in mine if r.get("error")]
         verdict = "unmeasured" if missing or not checks else "pass"
         if any(c["outcome"] == "fail" for c in checks):
             verdict = "fail"
@@ -53,10 +57,12 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         )
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
         runs[-1]["left_out"] = asked.get("left_out", [])
-        runs[-1]["cause"] = next((r["cause"] for r in mine if r.get("cause")), None)
+        runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])
+        texts.setdefault(target["suite"], {}).update(shown)
+        runs[-1]["cause"] = next((without_home(r["cause"]) for r in mine if r.get("cause")), None)
     verdicts = {r["verdict"] for r in runs}
     verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"
-    return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs}
+    return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs, "texts": texts}
 
 
 def check_format(path: Path) -> None:
