@@ -19,6 +19,8 @@ COMMANDS = {
     "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
     "calibrate": "what this machine can tell apart in latency",
     "golden": "record, check or show fp32 goldens",
+    "merge": "reports of several jobs and machines into one, with a table of precisions and hosts",
+    "verify": "whether a verdict is of these very files, and of the gates in force now",
     "accept": "store passing scores and latency ratios; what falls below them later fails",
 }
 

@@ -1,0 +1,170 @@
+"""What a reader needs first of a run: what failed, by how much, on which text, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qguard.vectors import FLOAT
+
+# what users see comes first
+ORDER = ("ranking", "task", "similarity", "embedding", "invariance", "robustness", "latency", "memory", "artifact")
+DIRECT = ("latency.speedup", "latency.regression", "latency.trend")
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A failed check in words.
+
+    Attributes:
+        label: Metric and slice, as a gate's key is written.
+        words: Value and bound.
+        by: How far the bound is missed; empty where there is no bound.
+        more: Failed checks of the same family besides.
+    """
+
+    label: str
+    words: str
+    by: str
+    more: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do: a sentence, and a command or configuration where there is one."""
+
+    words: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A run in a few lines.
+
+    Attributes:
+        title: Precision, model and suite.
+        outcome: One sentence.
+        misses: The first failed check of each metric family, what users see first.
+        worst: The text or pair that shows it best; empty where nothing failed on a text.
+        why: The cause, as far as it was looked for.
+        steps: What to do.
+    """
+
+    title: str
+    outcome: str
+    misses: tuple[Miss, ...]
+    worst: str
+    why: str
+    steps: tuple[Step, ...]
+
+
+def name_of(run: Mapping[str, Any]) -> str:
+    """``NAME@RUNTIME[+VECTORS]``, as the user types it."""
+    vectors = run.get("vectors", FLOAT)
+    return f"{run['precision']}@{run['runtime']}" + ("" if vectors == FLOAT else f"+{vectors}")
+
+
+def label_of(check: Mapping[str, Any]) -> str:
+    """Name and slice, as a gate's key is written."""
+    return str(check["name"]) + (f"[{check['slice']}]" if check["slice"] else "")
+
+
+def family_of(check: Mapping[str, Any]) -> str:
+    """The metric family."""
+    return str(check["name"]).partition(".")[0]
+
+
+def failed_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The failed checks, gates before accepted scores, whole suite before slices."""
+    failed = [c for c in run["checks"] if c["outcome"] == "fail"]
+    return sorted(failed, key=lambda c: (_rank(c), bool(c.get("accepted")), c["slice"] is not None))
+
+
+def _rank(check: Mapping[str, Any]) -> int:
+    family = family_of(check)
+    return ORDER.index(family) if family in ORDER else len(ORDER)
+
+
+def headline(run: Mapping[str, Any]) -> Headline:
+    """The lines on one run of a report, schema 1."""
+    failed = failed_of(run)
+    gated = sum(1 for c in run["checks"] if c["bound"] or c.get("accepted"))
+    misses = {}
+    for c in failed:
+        family = family_of(c)
+        if family not in misses:
+            misses[family] = _miss(c, sum(family_of(o) == family for o in failed) - 1)
+    if failed:
+        outcome = f"{len(failed)} of {gated} checks fail"
+    elif run["verdict"] == "unmeasured":
+        outcome = f"not measured: {', '.join(run['missing']) or 'nothing was checked'}"
+    else:
+        outcome = f"all {gated} checks hold"
+    title = f"{name_of(run)} · {run['model']} · {run['suite']}"
+    return Headline(title, outcome, tuple(misses.values()), _worst(run, failed), _why(run), tuple(_steps(run, failed)))
+
+
+def _miss(c: Mapping[str, Any], more: int) -> Miss:
+    judged = c["value"]
+    if c.get("on", "value") != "value" and c.get("interval"):
+        judged = c["interval"][0 if c["on"] == "lower" else 1]
+    words = f"{judged:.4g}, {c.get('accepted') or 'gate ' + str(c['bound'])}"
+    by = f"missed by {abs(c['margin']):.2g}" if c["margin"] is not None and not c.get("accepted") else ""
+    return Miss(label_of(c), words, by, more)
+
+
+def _worst(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> str:
+    """The first worst item of the first failing family that has one; timings are no texts."""
+    for c in failed:
+        family = family_of(c)
+        if family in ("latency", "memory", "artifact"):
+            continue
+        for other in (c, *(o for o in run["checks"] if family_of(o) == family)):
+            if other.get("worst"):
+                return str(other["worst"][0])
+    return ""
+
+
+def _why(run: Mapping[str, Any]) -> str:
+    if run["verdict"] == "unmeasured":
+        return "; ".join(dict.fromkeys(run["errors"]))
+    return str(run.get("cause") or "").partition(". Record the golden anew")[0]
+
+
+def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[Step]:
+    name, suite = name_of(run), run["suite"]
+    if not failed:
+        again = f"pytest --precision {name} --qguard-suite {suite}"
+        return [Step("Mend what the message names, and measure again", again)] if run["verdict"] == "unmeasured" else []
+    cause, families = str(run.get("cause") or ""), {family_of(c) for c in failed}
+    if cause.startswith("the stack drifted"):
+        return [Step("Review the drift, then record the golden anew", cause.partition("after review: ")[2])]
+    if all(c.get("accepted") for c in failed):
+        lower = f'qguard accept --precision {name} --suite {suite} --lower --reason "…"'
+        return [Step("The gates hold, accepted scores do not; to accept less", lower)]
+    steps = []
+    if "artifact" in families:
+        build = f"qguard quantize --precision {name} --out DIR"
+        steps.append(Step("The file does not compute what its name says; build it with the recipe that the gates are for", build))
+    elif families - {"latency", "memory"}:
+        others = dict.fromkeys([name, "int8", "int8-weight", "bf16@openvino"])
+        steps.append(Step("See which precision holds", f"qguard compare --precision {','.join(others)} --suite {suite}"))
+    if "latency" in families:
+        steps.append(Step("See what slowdown this machine can tell from noise", "qguard calibrate"))
+    first = next((c for c in failed if c["bound"] and not c.get("accepted") and c["name"] not in DIRECT), None)
+    if first is not None and family_of(first) not in ("artifact", "invariance"):
+        key = run["precision"] if run.get("vectors", FLOAT) == FLOAT else f'"{run["precision"]}+{run["vectors"]}"'
+        bound = f'[tool.qguard.gates.{key}]  "{label_of(first)}" = "{str(first["bound"]).split()[0]} {_passing(first)}"'
+        steps.append(Step("If your users can live with it, agree to this much", bound))
+    return steps
+
+
+def _passing(check: Mapping[str, Any]) -> str:
+    """The value with four digits, rounded to the side on which the gate holds."""
+    import math
+
+    step = 1e4
+    down = str(check["bound"]).startswith(">")
+    value = (math.floor if down else math.ceil)(check["value"] * step) / step
+    return f"{value:.4f}"
