@@ -267,7 +267,7 @@ def not_a_number(c):
 
 # what is done → what the refusal says
 TAMPERINGS = {
-    changed_byte: "artifact: expected SHA-256 .* of onnx/model.onnx, found .*: other bytes",
+    changed_byte: "artifact: expected SHA-256 .* of onnx/model.onnx, found .*: not the bytes that were judged",
     added_file: "artifact: expected only the files that were judged, found also onnx/.hidden.json",
     removed_file: "artifact: expected onnx/onnxruntime.json, found no such file in it",
     renamed_file: "artifact: expected tokenizer.json, found renamed to tokens.json",

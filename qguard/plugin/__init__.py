@@ -286,6 +286,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.when == "call" and RECORD in item.stash:
         report.qguard = item.stash[RECORD]
+    report.qguard_shipped = item.path == GATE  # its node id has no path where the gate lies outside the project
     return report
 
 

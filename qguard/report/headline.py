@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qguard.vectors import FLOAT
 
-# what users see comes first
-ORDER = ("ranking", "task", "similarity", "embedding", "invariance", "robustness", "latency", "memory", "artifact")
+# what users see comes first, then what explains it
+ORDER = ("ranking", "artifact", "latency", "task", "similarity", "embedding", "invariance", "robustness", "memory")
 DIRECT = ("latency.speedup", "latency.regression", "latency.trend")
 
 
@@ -75,6 +76,13 @@ def family_of(check: Mapping[str, Any]) -> str:
     return str(check["name"]).partition(".")[0]
 
 
+def judged_of(check: Mapping[str, Any]) -> float:
+    """The number that the gate judged; see :attr:`qguard.gates.Check.judged`."""
+    if check.get("on", "value") == "value" or not check.get("interval"):
+        return float(check["value"])
+    return float(check["interval"][0 if check["on"] == "lower" else 1])
+
+
 def failed_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The failed checks, gates before accepted scores, whole suite before slices."""
     failed = [c for c in run["checks"] if c["outcome"] == "fail"]
@@ -86,8 +94,13 @@ def _rank(check: Mapping[str, Any]) -> int:
     return ORDER.index(family) if family in ORDER else len(ORDER)
 
 
-def headline(run: Mapping[str, Any]) -> Headline:
-    """The lines on one run of a report, schema 1."""
+def headline(run: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> Headline:
+    """The lines on one run of a report.
+
+    Args:
+        run: Of a report, schema 1.
+        texts: Those of its suite, by key; without them, and in reports without details, texts are cut shorter.
+    """
     failed = failed_of(run)
     gated = sum(1 for c in run["checks"] if c["bound"] or c.get("accepted"))
     misses = {}
@@ -102,28 +115,46 @@ def headline(run: Mapping[str, Any]) -> Headline:
     else:
         outcome = f"all {gated} checks hold"
     title = f"{name_of(run)} · {run['model']} · {run['suite']}"
-    return Headline(title, outcome, tuple(misses.values()), _worst(run, failed), _why(run), tuple(_steps(run, failed)))
+    return Headline(
+        title, outcome, tuple(misses.values()), _worst(run, failed, texts or {}), _why(run), tuple(_steps(run, failed))
+    )
 
 
 def _miss(c: Mapping[str, Any], more: int) -> Miss:
-    judged = c["value"]
-    if c.get("on", "value") != "value" and c.get("interval"):
-        judged = c["interval"][0 if c["on"] == "lower" else 1]
-    words = f"{judged:.4g}, {c.get('accepted') or 'gate ' + str(c['bound'])}"
+    words = f"{judged_of(c):.4g}, {c.get('accepted') or 'gate ' + str(c['bound'])}"
     by = f"missed by {abs(c['margin']):.2g}" if c["margin"] is not None and not c.get("accepted") else ""
     return Miss(label_of(c), words, by, more)
 
 
-def _worst(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> str:
-    """The first worst item of the first failing family that has one; timings are no texts."""
+def _worst(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> str:
+    """The worst item of the first failing family that has one; timings are no texts."""
+    details = run.get("details") or {}
     for c in failed:
         family = family_of(c)
+        if family == "ranking" and (queries := (details.get("neighbours") or {}).get("queries")):
+            return _query(queries[0], texts)
+        if family == "embedding" and (worst := details.get("worst_texts")):
+            return f"cosine {worst[0]['cosine']:.4f}: {_quoted(worst[0]['text'], texts)}"
         if family in ("latency", "memory", "artifact"):
             continue
         for other in (c, *(o for o in run["checks"] if family_of(o) == family)):
             if other.get("worst"):
                 return str(other["worst"][0])
     return ""
+
+
+def _query(query: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    was, now = ([key for key, _ in query[side]] for side in ("fp32", "candidate"))
+    kept = f"{_quoted(query['text'], texts)} keeps {len(set(was) & set(now))} of its {len(was)} neighbours; the first "
+    if was[0] == now[0]:
+        return f"{kept}stays {_quoted(was[0], texts)}"
+    return f"{kept}was {_quoted(was[0], texts)}, is {_quoted(now[0], texts)}"
+
+
+def _quoted(key: str, texts: Mapping[str, str], longest: int = 90) -> str:
+    text = texts.get(key, key)
+    text = text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+    return f"“{text}”" if text.strip() else ascii(text)
 
 
 def _why(run: Mapping[str, Any]) -> str:
@@ -153,7 +184,7 @@ def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[
     if "latency" in families:
         steps.append(Step("See what slowdown this machine can tell from noise", "qguard calibrate"))
     first = next((c for c in failed if c["bound"] and not c.get("accepted") and c["name"] not in DIRECT), None)
-    if first is not None and family_of(first) not in ("artifact", "invariance"):
+    if first is not None and "artifact" not in families and family_of(first) != "invariance":
         key = run["precision"] if run.get("vectors", FLOAT) == FLOAT else f'"{run["precision"]}+{run["vectors"]}"'
         bound = f'[tool.qguard.gates.{key}]  "{label_of(first)}" = "{str(first["bound"]).split()[0]} {_passing(first)}"'
         steps.append(Step("If your users can live with it, agree to this much", bound))
@@ -162,9 +193,7 @@ def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[
 
 def _passing(check: Mapping[str, Any]) -> str:
     """The value with four digits, rounded to the side on which the gate holds."""
-    import math
-
     step = 1e4
     down = str(check["bound"]).startswith(">")
-    value = (math.floor if down else math.ceil)(check["value"] * step) / step
+    value = (math.floor if down else math.ceil)(judged_of(check) * step) / step
     return f"{value:.4f}"
