@@ -242,7 +242,7 @@ def test_commands_escape_what_github_would_read():
      ("similarity.bias", 2), ("ranking.rbo", 2)],
 )  # fmt: skip
 def test_a_gates_line_is_found(label, line):
-    text = """[project]
+    text = """[tool.ruff]
 [tool.qguard]
 golden = "golden"
 [tool.qguard.gates.int4]

@@ -76,11 +76,11 @@ def gate_line(lines: list[str], run: Mapping[str, Any], label: str) -> int:
     """The line of a gate in a TOML file, from 1; else that of ``[tool.qguard]``, else the first."""
     names = {run["precision"], name_of(run), name_of(run).partition("+")[0]}
     metric = label.partition("[")[0]
-    best, table = 1, ""
+    best, table = 0, ""
     for number, line in enumerate(lines, 1):
         if header := _HEADER.match(line):
             table = header["name"].translate(_QUOTES).removeprefix("tool.qguard").removeprefix(".")
-            if best == 1 and "tool.qguard" in line:
+            if not best and "tool.qguard" in line:
                 best = number
             continue
         key = line.partition("=")[0].translate(_QUOTES)
@@ -90,7 +90,7 @@ def gate_line(lines: list[str], run: Mapping[str, Any], label: str) -> int:
             continue
         if label and key in (label, f"{metric}[*]", metric):
             return number
-    return best
+    return best or 1
 
 
 def _message(head: Headline, first: str) -> str:
