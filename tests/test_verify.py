@@ -157,6 +157,14 @@ def slice_gate_slipped_in(c):
     c.sealed_gates()
 
 
+def bound_that_is_none(c):
+    c.check("ranking.overlap@10")["bound"] = "0.5"
+
+
+def judged_by_an_end_that_is_not_there(c):
+    c.check("ranking.overlap@10")["on"] = "lower"
+
+
 def value_removed(c):
     c.part("suite/own")["checks"].remove(c.check("similarity.spearman"))
 
@@ -285,6 +293,8 @@ TAMPERINGS = {
     gates_edited_without_their_hash: "gates: expected gates with the SHA-256 .*, found others",
     gate_removed: "gates: expected ranking.top1 >= 0.92, in force now, found no such gate",
     slice_gate_slipped_in: r"own/ranking.overlap@10\[.*\]: expected ranking.overlap@10\[\*\] >= 0.88, in force now, found >= 0.1",
+    bound_that_is_none: "suites.own.checks.*bound: String should match pattern",
+    judged_by_an_end_that_is_not_there: "own/ranking.overlap@10: expected a value that holds >= 0.96",
     value_removed: "suite own: expected a value of similarity.spearman, found none",
     slices_unjudged: r"ranking.overlap@10\[\*\] >= 0.88, as it was judged by, found no bound",
     stricter_policy_since: "gates: expected ranking.overlap@10 >= 0.999, in force now, found >= 0.96 when it was judged",

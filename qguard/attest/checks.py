@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from qguard.attest.policy import gate_of, gates_in_force, holds, laxer, must_judge
 from qguard.attest.refusal import Refusal, listed
 from qguard.attest.shape import CheckFacts, SuiteFacts, Verdict
-from qguard.errors import GoldenProblem, QguardError
+from qguard.errors import GoldenProblem
 
 if TYPE_CHECKING:
     from qguard.attest.verification import Asked
@@ -46,10 +46,8 @@ def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFact
 
 
 def _within(judged: float, c: CheckFacts) -> bool:
-    try:
-        return c.outcome == "pass" and holds(judged, c.bound or "")
-    except QguardError:  # a bound that is none
-        return False
+    known = c.on == "value" or c.judged is not None  # an interval's end is not the value
+    return known and c.outcome == "pass" and c.bound is not None and holds(judged, c.bound)
 
 
 def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:

@@ -87,7 +87,7 @@ class CheckFacts(Part):
     name: str
     slice: str | None
     value: float
-    bound: str | None
+    bound: Bound | None
     on: On
     outcome: str
     items: int

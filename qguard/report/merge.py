@@ -39,8 +39,13 @@ def merge(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     ordered = sorted(runs.values(), key=lambda r: ([r[k] for k in _TARGET], label(r["host"])))
     findings: dict[str, Any] = {sha256_json(f): f for report in reports.values() for f in report.get("findings", [])}
     verdict = worst([*(r["verdict"] for r in ordered), *(str(r["verdict"]) for r in reports.values())])
+    texts: dict[str, dict[str, str]] = {}  # of each suite, by key
+    for report in reports.values():
+        for suite, kept in report.get("texts", {}).items():
+            texts.setdefault(suite, {}).update(kept)
     return {
         "schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": ordered, "findings": list(findings.values()),
+        "texts": texts,
     }  # fmt: skip
 
 
