@@ -9,6 +9,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -340,6 +342,30 @@ def test_the_untouched_verdict_holds(case, capsys):
 
 def test_a_laxer_policy_since_is_no_reason_to_refuse(case):
     case.configure('[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.5"\n')
+    assert case() == 0
+
+
+def test_the_gate_of_a_deployment_is_light(case):
+    """It runs where neither torch nor a runtime is installed."""
+    case.verdict.write_text(json.dumps(case.statement))
+    arguments = [
+        "verify",
+        str(case.verdict),
+        "--artifact",
+        str(case.artifact),
+        "--require",
+        "int8 pass",
+        "--config",
+        str(case.project),
+    ]
+    heavy = ("torch", "transformers", "sentence_transformers", "onnxruntime", "openvino", "scipy")
+    code = f"import sys; from qguard.cli import main; c = main({arguments}); print([m for m in {heavy} if m in sys.modules]); sys.exit(c)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stdout + done.stderr
+
+
+def test_the_model_folder_of_an_onnx_file_is_what_is_verified(case):
+    case.artifact = case.artifact / "onnx" / "model.onnx"
     assert case() == 0
 
 

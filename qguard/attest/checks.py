@@ -32,7 +32,7 @@ def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFact
         part = f"{suite}/{c.label}"
         judged = c.value if c.judged is None else c.judged
         if c.bound is not None and not _within(judged, c):
-            yield Refusal(part, f"a value that holds {c.bound}", f"{judged:.6g}, {c.outcome}", f"mend it, then {asked.again}")
+            yield Refusal(part, f"a value that holds {c.bound}", f"{judged:.6g}, {c.outcome}", asked.again)
         if c.accepted or c.name.startswith("latency.regression"):
             continue
         for gates, whose in ((recorded, "as it was judged by"), (now, "in force now")):

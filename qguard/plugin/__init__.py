@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
     add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
     add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
-    add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json, .md)")
+    add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json, .md, .codequality.json)")
     add("--qguard-attest", metavar="PATH", help="write the verdict as an in-toto statement, bound to the artifact's bytes")
     add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
     add("--baseline-artifact", metavar="PATH", dest="qguard_baseline", help="the deployed artifact, for latency.regression")
