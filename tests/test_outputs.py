@@ -265,11 +265,20 @@ def test_a_finding_outside_the_repository_names_no_file(tmp_path):
 
 
 def test_markdown_shows_any_text_as_it_is():
+    from markdown_it import MarkdownIt
+
     hostile = "``` <img src=x onerror=alert(1)> | [a](javascript:b) `x` \n# not a heading"
-    report = assemble([{**TARGET, "also": []}], records(outcome="fail", margin=-0.1, worst=[hostile]))
+    change = {"outcome": "fail", "margin": -0.1, "worst": [hostile], "slice": "a|<img src=x>`b`"}
+    report = assemble(
+        [{**TARGET, "model": hostile, "also": []}], [r | {"target": TARGET | {"model": hostile}} for r in records(**change)]
+    )
     text = as_markdown.render(report).decode()
     assert "- worst: ```` ``` <img src=x onerror=alert(1)> | [a](javascript:b) `x` # not a heading ````" in text
     assert "\n# not a heading" not in text
+    page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(text)
+    assert "<img" not in page
+    assert 'javascript:b"' not in page
+    assert page.count("<h1") == 0
     assert as_markdown.escape("<b> | [x](y) *z* @all") == r"\<b\> \| \[x\]\(y\) \*z\* \@all"
 
 

@@ -359,7 +359,8 @@ def test_the_gate_of_a_deployment_is_light(case):
         str(case.project),
     ]
     heavy = ("torch", "transformers", "sentence_transformers", "onnxruntime", "openvino", "scipy")
-    code = f"import sys; from qguard.cli import main; c = main({arguments}); print([m for m in {heavy} if m in sys.modules]); sys.exit(c)"
+    code = f"import sys; from qguard.cli import main; code = main({arguments})\n"
+    code += f"print([m for m in {heavy} if m in sys.modules]); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stdout + done.stderr
 

@@ -43,7 +43,7 @@ def _failure(run: Mapping[str, Any]) -> list[str]:
     for miss in head.misses:
         more = f" (+{miss.more} more)" if miss.more else ""
         by = f", **{miss.by}**" if miss.by else ""
-        lines.append(f"- `{miss.label}` {escape(miss.words)}{by}{more}")
+        lines.append(f"- {code(miss.label)} {escape(miss.words)}{by}{more}")
     lines += [f"- worst: {code(head.worst)}"] if head.worst else []
     lines += [f"- {escape(head.why)}"] if head.why else []
     lines += [f"- {escape(s.words)}" + (f": {code(s.command)}" if s.command else "") for s in head.steps]
@@ -56,9 +56,9 @@ def _row(run: Mapping[str, Any]) -> str:
     tight = min(gated, key=lambda c: c["margin"] / max(abs(float(c["bound"].split()[1])), 1e-9), default=None)
     size = run.get("artifact", {}).get("bytes")
     cells = [
-        f"`{name_of(run)}`", escape(run["model"]), escape(run["suite"]), f"{_MARK[run['verdict']]} {run['verdict']}",
-        f"`{label_of(tight)}` {tight['value']:.4g} {tight['bound']}" if tight else "", f"{tight['margin']:+.4f}" if tight else "",
-        f"{size / 1e6:.1f} MB" if size else "",
+        _cell(name_of(run)), escape(run["model"]), escape(run["suite"]), f"{_MARK[run['verdict']]} {run['verdict']}",
+        f"{_cell(label_of(tight))} {tight['value']:.4g} {tight['bound']}" if tight else "",
+        f"{tight['margin']:+.4f}" if tight else "", f"{size / 1e6:.1f} MB" if size else "",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -74,7 +74,7 @@ def _details(run: Mapping[str, Any]) -> list[str]:
             ends = f"{c['interval'][0]:.4f} to {c['interval'][1]:.4f}" if c["interval"] else ""
             mark, margin = _MARK.get(c["outcome"], ""), "" if c["margin"] is None else f"{c['margin']:+.4f}"
             accepted = " (accepted)" if c.get("accepted") else ""
-            lines.append(f"| {mark} | `{label_of(c)}`{accepted} | {c['value']:.4f} | {ends} | {c['bound']} | {margin} |")
+            lines.append(f"| {mark} | {_cell(label_of(c))}{accepted} | {c['value']:.4f} | {ends} | {c['bound']} | {margin} |")
     if len(failed) > _MOST:
         lines += ["", f"{len(failed) - _MOST} more failed checks are in the JSON report."]
     if run["latency"]:
@@ -102,6 +102,11 @@ def code(text: str) -> str:
     return f"{fence}{pad}{flat}{pad}{fence}"
 
 
+def _cell(text: str) -> str:
+    """A code span in a table, where a bar would end the cell."""
+    return code(text).replace("|", "\\|")
+
+
 def escape(text: str) -> str:
     """Text on one line, with nothing in it that Markdown or HTML would take for markup."""
     return re.sub(r"([\\`*_{}\[\]<>()#|~&@!])", lambda m: f"\\{m[1]}", " ".join(text.split()))
@@ -110,4 +115,4 @@ def escape(text: str) -> str:
 def _html(text: str) -> str:
     import html
 
-    return html.escape(text)
+    return html.escape(" ".join(text.split()))
