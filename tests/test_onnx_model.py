@@ -80,7 +80,7 @@ def test_golden_and_gates_from_an_onnx_file(make, plain_onnx, small, tmp_path):
     torch = golden.read(small / "golden" / "minilm" / "own")
     assert found.token_ids == torch.token_ids[:60]
     assert np.abs(found.vectors - torch.vectors[:60]).max() < 1e-5
-    for precision in ("fp32", "int8"):
+    for precision in ("fp32", "int8-dynamic"):
         outcomes = verdicts(harness, precision)
         assert "pass" in outcomes.values()
         assert [name for name, outcome in outcomes.items() if outcome == "fail"] == []

@@ -66,13 +66,13 @@ def test_every_precision_gets_a_verdict(quick, int8):
     ]
 
 
-def test_quantized_vectors_are_judged_and_reported(quick, fp32_onnx):
-    code, out = quick("--precision", "fp32+binary,fp32+uint8", "--qguard-report=r.json", "--qguard-latency=gate")
+def test_quantized_vectors_are_judged_and_reported(run, fp32_onnx):
+    code, out = run("--precision", "fp32+binary,fp32+uint8", "--qguard-report=r.json", "--qguard-latency=gate")
     assert code == 0, out
     assert "fp32@onnx+binary  minilm  core: PASS" in out
     assert "48 bytes a vector, float32 1536; latency is that of fp32" in out
     assert "ranges of 467 documents of core, fp32" in out
-    runs = json.loads((quick.path / "r.json").read_text())["runs"]
+    runs = json.loads((run.path / "r.json").read_text())["runs"]
     assert [(r["precision"], r["vectors"], r["verdict"], r["latency"]) for r in runs] == [
         ("fp32", "binary", "pass", []),
         ("fp32", "uint8", "pass", []),
