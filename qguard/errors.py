@@ -48,6 +48,16 @@ class RegressionProblem(QguardError):
     exit_code = 1
 
 
+class VerdictProblem(QguardError):
+    """A verdict, its signature or the artifact beside it that cannot be read."""
+
+
+class RefusedProblem(QguardError):
+    """A verdict that says nothing about what it is asked for: of another kind, unsigned, or signed by somebody else."""
+
+    exit_code = 1
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageProblem:
     """The error for a name that nobody registered, with the nearest known ones.
 

@@ -89,7 +89,7 @@ def test_a_fall_beyond_the_noise_fails_although_the_gate_holds(place):
     first = text.splitlines()[0]
     assert first.startswith(f"int8 {METRIC} {failed.value:.4f}, accepted ")
     assert f"on 2026-01-02, now {failed.value:.4f}, more than its noise 0.0" in first
-    assert 'to accept less: qguard accept --precision int8 --suite own --lower --reason "…"' in text
+    assert 'to accept less:\n          qguard accept --precision int8 --suite own --lower --reason "…"\n' in text
     assert "would pass at" not in text
 
 

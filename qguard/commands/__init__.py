@@ -23,6 +23,8 @@ COMMANDS = {
     "calibrate": "what this machine can tell apart in latency",
     "golden": "record, check or show fp32 goldens",
     "report": "a saved JSON report in another format, such as HTML",
+    "merge": "reports of several jobs and machines into one, with a table of precisions and hosts",
+    "verify": "whether a verdict is of these very files, and of the gates in force now",
     "accept": "store passing scores and latency ratios; what falls below them later fails",
 }
 

@@ -26,7 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
     add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
     add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
-    add("--qguard-report", metavar="PATH", action="append", default=[], help="write the report (.json, .html)")
+    add("--qguard-report", metavar="PATH", action="append", default=[], help="write it: .json .html .md .codequality.json")
+    add("--qguard-attest", metavar="PATH", help="write the verdict as an in-toto statement, bound to the artifact's bytes")
     add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
     add(
         "--qguard-robustness", choices=("gate", "report", "off"), help="gate generated texts (default), only report, or leave out"
@@ -83,6 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
         for option, name in (
             ("qguard_artifact", "--artifact"),
             ("qguard_report", "--qguard-report"),
+            ("qguard_attest", "--qguard-attest"),
             ("qguard_baseline", "--baseline-artifact"),
             ("qguard_baseline_python", "--baseline-python"),
         ):
@@ -133,9 +135,14 @@ def _state(config: pytest.Config, asked: str) -> State:
         config.getoption("qguard_baseline_python"),
         intervals=bool(config.getoption("qguard_report")),
     )
+    targets = harness.targets(precisions)
+    if config.getoption("qguard_attest"):
+        from qguard.attest.evidence import refuse_several
+
+        refuse_several(targets)
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
-    return State(harness, harness.targets(precisions), strict)
+    return State(harness, targets, strict)
 
 
 def _latency(config: pytest.Config) -> dict[str, Any]:
@@ -317,6 +324,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if report.when == "call" and RECORD in item.stash:
         report.qguard = item.stash[RECORD]
+    report.qguard_shipped = item.path == GATE  # its node id has no path where the gate lies outside the project
     return report
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qguard.plugin.outputs import JUnit, attest, findings, summarise
 from qguard.plugin.state import State
 
 
@@ -16,11 +18,15 @@ class Collector:
 
     def __init__(self, config: pytest.Config, state: State) -> None:
         self.config, self.state = config, state
+        self.own: list[pytest.TestReport] = []  # failed tests of the project's own, which ran beside the gate
+        config.pluginmanager.register(JUnit(config, state), "qguard-junit")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         record = getattr(report, "qguard", None)
         if record is not None:
             self.state.records.append(record)
+        if report.failed and not getattr(report, "qguard_shipped", False):
+            self.own.append(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -40,6 +46,12 @@ class Collector:
         gated = self.state.gated or any(r["shipped"] for r in self.state.records)
         if gated and exitstatus == pytest.ExitCode.OK and (report["verdict"] == "fail" or unmeasured):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        report["findings"] = findings(self.config, self.state, report, self.own)
+        verdict = self.config.getoption("qguard_attest")
+        if verdict and (said := attest(Path(verdict), self.state, report, [r.nodeid for r in self.own])):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            report["runs"][0]["errors"].append(said)
+        summarise(report)
         for path in self.config.getoption("qguard_report"):
             try:
                 write(report, Path(path))
@@ -78,3 +90,8 @@ class Collector:
             terminalreporter.section(f"qguard: {self.state.report['verdict'].upper()}")
             for line in summary_lines(self.state.report):
                 terminalreporter.line(line, red="FAIL" in line)
+            if os.environ.get("GITHUB_ACTIONS") == "true":
+                from qguard.report.github import commands
+
+                for line in commands(self.state.report.get("findings", [])):
+                    terminalreporter.line(line)

@@ -40,6 +40,10 @@ class GateKeeper:
             self._harness.token_ids(target)
             record["facts"] = self._harness.facts(target)
             record["details"] = self._details(target, "golden")
+            if self._item.config.getoption("qguard_attest"):
+                from qguard.attest.evidence import evidence
+
+                record["evidence"] = evidence(self._harness, target)
             record["done"] = True
 
     def judge(self, target: Target, family: str) -> list[Check]:
@@ -51,10 +55,6 @@ class GateKeeper:
             checks = self._harness.checks(target, family)
             record["checks"] = [c.to_json() for c in checks]
             record["done"] = True
-            for c in checks:
-                if c.bound:
-                    label = f"{c.label} (accepted)" if c.accepted else c.label
-                    self._item.user_properties.append((label, f"{c.value:.6g} ({c.bound}: {c.outcome})"))
             if family in (*FAMILIES, TASK) and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = self._harness.standard_errors(target, family)
             record["details"] = self._details(target, family)
@@ -113,8 +113,6 @@ class GateKeeper:
         checks = [check for check, _, _ in trials] + memory
         record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
         record["done"] = not any(undecided(c) for c in checks)
-        for c in checks:
-            self._item.user_properties.append((c.label, f"{c.value:.3f} ({c.bound}: {c.outcome})"))
         if benchmark is not None:
             hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
         text = latency_text(str(target.precision), checks)

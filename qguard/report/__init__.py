@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from qguard import __version__
 from qguard.errors import UsageProblem
 from qguard.files import write_atomic
+from qguard.host import host
 
 SCHEMA = 1
 # suffix → module here whose render(report) gives the file's bytes
-FORMATS = {".json": "as_json", ".html": "as_html"}
+FORMATS = {".json": "as_json", ".html": "as_html", ".md": "as_markdown", ".codequality.json": "as_codequality"}
 GATES = (
     "test_golden_is_current",
     "test_artifact_is_quantized",
@@ -35,6 +37,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         ``schema``, ``qguard``, ``verdict`` (``pass``, ``fail``, ``unmeasured``), ``runs`` and ``texts`` (of each suite those that
         details name). A target with a failed check fails; one with a gate test that did not run or could not measure is
         ``unmeasured`` and lists what is missing.
+        ``tests`` of a run has the outcome of each gate test: ``pass``, ``fail`` or ``unmeasured``.
     """
     from qguard.report.details import merged, without_home
 
@@ -44,8 +47,12 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         target = {k: v for k, v in asked.items() if k not in ("also", "left_out")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
-        done = {r["gate"] for r in mine if r["done"]}
-        missing = [g for g in (*GATES, *asked["also"]) if g not in done]
+        # a test of the project's own that is named like one of the gate's does not stand for it
+        shipped = [r for r in mine if r.get("shipped", True)]
+        done = {r["gate"] for r in shipped if r["done"]}
+        gates = (*GATES, *asked["also"])
+        missing = [g for g in gates if g not in done]
+        fell = {r["gate"] for r in shipped if any(c["outcome"] == "fail" for c in r["checks"])}
         errors = [without_home(r["error"]) for r in mine if r.get("error")]
         verdict = "unmeasured" if missing or not checks else "pass"
         if any(c["outcome"] == "fail" for c in checks):
@@ -57,12 +64,19 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         )
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
         runs[-1]["left_out"] = asked.get("left_out", [])
+        runs[-1]["tests"] = {g: "fail" if g in fell else "pass" if g in done else "unmeasured" for g in gates}
+        runs[-1]["host"] = host()
         runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])
         texts.setdefault(target["suite"], {}).update(shown)
         runs[-1]["cause"] = next((without_home(r["cause"]) for r in mine if r.get("cause")), None)
-    verdicts = {r["verdict"] for r in runs}
-    verdict = "fail" if "fail" in verdicts else "unmeasured" if "unmeasured" in verdicts or not runs else "pass"
+    verdict = worst(r["verdict"] for r in runs)
     return {"schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": runs, "texts": texts}
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """The verdict of several: one that fails fails all, and none passes where nothing was measured."""
+    found = set(verdicts)
+    return "fail" if "fail" in found else "pass" if found == {"pass"} else "unmeasured"
 
 
 def check_format(path: Path) -> None:
@@ -71,8 +85,13 @@ def check_format(path: Path) -> None:
     Raises:
         UsageProblem: for an unknown suffix.
     """
-    if path.suffix not in FORMATS:
+    if _format(path) is None:
         raise UsageProblem(f"report {path}: expected a file that ends in {', '.join(FORMATS)}")
+
+
+def _format(path: Path) -> str | None:
+    """The module of a file's format; of two suffixes that fit the longer one."""
+    return next((FORMATS[s] for s in sorted(FORMATS, key=len, reverse=True) if path.name.endswith(s)), None)
 
 
 def write(report: dict[str, Any], path: Path) -> None:
@@ -82,4 +101,4 @@ def write(report: dict[str, Any], path: Path) -> None:
         OSError: when it cannot be written.
     """
     check_format(path)
-    write_atomic(path, import_module(f"qguard.report.{FORMATS[path.suffix]}").render(report))
+    write_atomic(path, import_module(f"qguard.report.{_format(path)}").render(report))

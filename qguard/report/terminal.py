@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from typing import Any
 
 from qguard.gates import Check
+from qguard.report.headline import headline
 from qguard.vectors import FLOAT
 
 
@@ -18,7 +21,7 @@ def failure_text(
     cause: str = "",
     diagnose: str = "",
 ) -> str:
-    """Precision, metric, value and bound first; then every metric with its margin, the worst items and what comes next.
+    """What failed, by how much, on which text, why and what to do, in the first ten lines of 80 columns; then all the rest.
 
     Args:
         precision: As the user types it.
@@ -34,16 +37,26 @@ def failure_text(
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"
-    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, {first.accepted or f'gate {first.bound}'}{more}", ""]
-    if cause:
-        lines += [cause, ""]
-    for c in checks:
+    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, {first.accepted or f'gate {first.bound}'}{more}"]
+    if first.margin is not None and not first.accepted:
+        lines.append(f"  missed by {abs(first.margin):.4f}")
+    worst = next(
+        (c.worst[0] for c in (*failed, *checks) if c.worst and c.name.partition(".")[0] == first.name.partition(".")[0]), ""
+    )
+    lines += _wrapped("worst:  ", _cut(worst)) + _wrapped("why:    ", cause.partition(". Record the golden anew")[0])
+    for words, command in _next(precision, suite, failed, cause, fp32, diagnose):
+        lines += _step(words, command)
+    lines.append("")
+    shown = [c for c in checks if c.slice is None or c.outcome == "fail"]
+    width = max(len(c.label) for c in shown)
+    for c in shown:
         if c.accepted:
-            lines += [f"  ✗ {c.label:<34} {c.accepted}"] if c.outcome == "fail" else []
-        elif c.slice is None or c.outcome == "fail":
+            lines += [f"  ✗ {c.label:<{width}} {c.accepted}"] if c.outcome == "fail" else []
+        else:
             margin = "" if c.margin is None else f"margin {c.margin:+.4f}"
             mark = {"pass": "  ", "fail": "✗ ", "reported": "· "}[c.outcome]
-            lines.append(f"  {mark}{c.label:<34} {c.value:>9.4f}{ends(c.interval)}  {c.bound or '':<12} {margin}")
+            row = f"  {mark}{c.label:<{width}} {c.value:>9.4f}  {c.bound or '':<10} {margin:<15}{ends(c.interval)}"
+            lines.append(row.rstrip())
     lines += [f"    {c.label}: {c.unresolved}" for c in checks if c.unresolved and (c.slice is None or c.outcome == "fail")]
     for c in checks:
         if c.worst and c.slice is None:
@@ -52,22 +65,58 @@ def failure_text(
         lines += ["", "changed since the golden: " + ", ".join(changed)]
     if holds:
         lines += ["", f"the file computes: {holds}"]
-    op = (first.bound or "").split()[0]
+    return "\n".join(lines)
+
+
+def _next(precision: str, suite: str, failed: list[Check], cause: str, fp32: str, diagnose: str) -> list[tuple[str, str]]:
+    """What to do about failed checks of one family: words and commands, and the bound at which they would pass."""
+    first = failed[0]
     model, plus, vectors = precision.partition("+")
     key = model.partition("@")[0]
-    question = f"is it the quantization? pytest --precision {fp32} --qguard-suite {suite} tells drift of the stack from loss"
+    if cause.startswith("the stack drifted"):
+        return [("record the golden anew after review", cause.partition("after review: ")[2])]
+    if first.accepted:
+        return [("the gate holds, the accepted score does not; to accept less", _lower(precision, suite))]
+    if first.name.startswith("artifact."):
+        return [("build it with the recipe that the gates are for", f"qguard quantize --precision {model} --out DIR")]
+    steps = []
     if plus:
         key = f'"{key}+{vectors}"'
-        question = f"is it the vectors? pytest --precision {model},fp32+{vectors} --qguard-suite {suite} tells both losses apart"
-    if first.accepted:
-        lines += ["", f"the gate holds, the accepted score does not; to accept less: {_lower(precision, suite)}"]
-    else:
-        lines += ["", f"would pass at: {first.label} {op} {first.judged:.4f}   ([tool.qguard.gates.{key}])"]
-    if not first.name.startswith(("artifact.", "robustness.")) and (plus or not cause):
-        lines.append(question)
-    if diagnose and not first.name.startswith("artifact."):
-        lines.append(f"where is it lost? {diagnose}")
-    return "\n".join(lines)
+        steps = [("tell both losses apart", f"pytest --precision {model},fp32+{vectors} --qguard-suite {suite}")]
+    elif diagnose:
+        steps = [("see where it is lost", diagnose)]
+    elif not cause and not first.name.startswith("robustness."):
+        steps = [("tell drift of the stack from loss", f"pytest --precision {fp32} --qguard-suite {suite}")]
+    elif not first.name.startswith("invariance."):
+        others = ",".join(dict.fromkeys([model, "int8", "int8-weight"]))
+        steps = [("see what holds", f"qguard compare --precision {others} --suite {suite}")]
+    op = (first.bound or "").split()[0]
+    # four digits, rounded to the side on which the gate holds
+    passing = (math.floor if op == ">=" else math.ceil)(first.judged * 1e4) / 1e4
+    gate = f"[tool.qguard.gates.{key}] {first.label} {op} {passing:.4f}"
+    return [*steps, ("or agree to it, would pass at", gate)]
+
+
+def _step(words: str, command: str) -> list[str]:
+    """What to do; a command stays whole, on a line of its own where it must, so that it can be copied."""
+    if command and len(words) + len(command) + 12 > 80:
+        return [*_wrapped("do:     ", f"{words}:"), f"          {command}"]
+    return [f"  do:     {words}: {command}"] if command else _wrapped("do:     ", words)
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """Named text within 80 columns."""
+    if not text:
+        return []
+    return textwrap.wrap(
+        text, 80, initial_indent=f"  {name}", subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _cut(text: str, longest: int = 138) -> str:
+    """At most two lines of a text that may be long; it stands whole below."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
 
 
 def ends(interval: Any) -> str:
@@ -86,6 +135,8 @@ def latency_text(precision: str, checks: list[Check]) -> str:
     for c in order:
         gate = f", gate {c.bound}" if c.bound else ""
         lines += [f"{precision} {c.label} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
+    if order and order[0].outcome == "fail":
+        lines += _step("see what slowdown this machine can tell from noise", "qguard calibrate")
     return "\n".join(lines)
 
 
@@ -99,6 +150,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         head = f"{run['precision']}@{run['runtime']}{kind}  {run['model']}  {run['suite']}"
         size = run.get("artifact", {}).get("bytes")
         lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
+        lines += _lead(run)
         for c in run["checks"]:
             if c["bound"] and not _latency(c) and not c.get("accepted") and (c["slice"] is None or c["outcome"] == "fail"):
                 name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
@@ -146,6 +198,23 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
     return lines
+
+
+def _lead(run: dict[str, Any]) -> list[str]:
+    """The first lines on a run that does not pass: what failed, by how much, on which text, why, and what to do."""
+    if run["verdict"] == "pass":
+        return []
+    head = headline(run)
+    lines = []
+    for miss in head.misses[:3]:
+        more = f" (+{miss.more} more)" if miss.more else ""
+        lines += _wrapped("FAIL    ", f"{miss.label} {miss.words}{f', {miss.by}' if miss.by else ''}{more}")
+    if not head.misses:
+        lines += _wrapped("", head.outcome)
+    lines += _wrapped("worst:  ", _cut(head.worst)) + _wrapped("why:    ", head.why if head.misses else "")
+    for step in head.steps[:2]:
+        lines += _step(step.words, step.command)
+    return [*lines, ""]
 
 
 def _accepted(checks: list[dict[str, Any]]) -> list[str]:

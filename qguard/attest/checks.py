@@ -1,0 +1,89 @@
+"""The values of a verdict, judged again: each must hold its bound, and its bound must be that of the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qguard.attest.policy import gate_of, gates_in_force, holds, laxer, must_judge
+from qguard.attest.refusal import Refusal, listed
+from qguard.attest.shape import CheckFacts, SuiteFacts, Verdict
+from qguard.errors import GoldenProblem
+
+if TYPE_CHECKING:
+    from qguard.attest.verification import Asked
+
+
+def refuse_checks(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    """Values that contradict the verdict, or would not pass now."""
+    for name in asked.harness.config.suites:
+        if name in verdict.suites:
+            facts = verdict.suites[name]
+            yield from _contradictions(verdict, asked, name, facts)
+            yield from _missing(verdict, asked, name, facts)
+            yield from _accepted(verdict, asked, name, facts)
+
+
+def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFacts) -> Iterator[Refusal]:
+    recorded = {k: g.model_dump() for k, g in verdict.gates.items()}
+    # a gate that is laxer as a whole was named once; here are values whose own bound is
+    now = {k: g for k, g in gates_in_force(asked.harness, asked.precision).items() if not laxer(recorded.get(k), g)}
+    for c in facts.checks:
+        part = f"{suite}/{c.label}"
+        judged = c.value if c.judged is None else c.judged
+        if c.bound is not None and not _within(judged, c):
+            yield Refusal(part, f"a value that holds {c.bound}", f"{judged:.6g}, {c.outcome}", asked.again)
+        if c.accepted or c.name.startswith("latency.regression"):
+            continue
+        for gates, whose in ((recorded, "as it was judged by"), (now, "in force now")):
+            key = gate_of(gates, c.name, c.slice)
+            if key is None:
+                continue
+            then = None if c.bound is None else {"bound": c.bound, "on": c.on}
+            if laxer(then, gates[key]):
+                yield Refusal(part, f"{key} {gates[key]['bound']}, {whose}", c.bound or "no bound", asked.again)
+                break
+
+
+def _within(judged: float, c: CheckFacts) -> bool:
+    known = c.on == "value" or c.judged is not None  # an interval's end is not the value
+    return known and c.outcome == "pass" and c.bound is not None and holds(judged, c.bound)
+
+
+def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
+    suite = asked.harness.suite(name)
+    timed = bool(asked.harness.timing.buckets(asked.precision))
+    judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
+    both = {k: g.model_dump() for k, g in verdict.gates.items() if k in gates_in_force(asked.harness, asked.precision)}
+    if lost := [k for k in must_judge(both, suite, timed) if k not in judged]:
+        yield Refusal(f"suite {name}", f"a value of {listed(lost)}", "none", asked.again)
+    if slices := [k for k in both if k.endswith("[*]") and not k.startswith(("latency.", "task."))]:
+        present = {c.name for c in facts.checks if c.slice is not None and c.bound is not None}
+        whole = {c.name for c in facts.checks if c.slice is not None}
+        if lost := [k for k in slices if k[:-3] in whole and k[:-3] not in present]:
+            yield Refusal(f"suite {name}", f"slices judged by {listed(lost)}", "none", asked.again)
+
+
+def _accepted(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
+    """Scores that were accepted since must hold for the recorded values too."""
+    from qguard.accepted.scores import Scope, directions, judge_scores
+    from qguard.golden import golden_folder
+    from qguard.metrics import Measured
+
+    if name not in verdict.goldens:
+        return
+    scope, higher = verdict.goldens[name].scope, directions()
+    measured = [
+        Measured(c.name, None, c.value, c.items, higher[c.name])
+        for c in facts.checks
+        if c.slice is None and c.name in higher and not c.accepted
+    ]
+    folder = golden_folder(asked.harness.config.golden_root, asked.model, name)
+    try:
+        found = judge_scores(folder, Scope(scope.precision, scope.machine, scope.golden), measured, name)
+    except GoldenProblem as e:
+        yield Refusal(f"accepted scores of {name}", "a whole accepted.json", str(e), "restore it from version control")
+        return
+    for c in found:
+        if c.outcome == "fail":
+            yield Refusal(f"{name}/{c.label}", f"{c.bound}, by an accepted score", f"{c.value:.6g}", asked.again)

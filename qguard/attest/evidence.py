@@ -1,0 +1,64 @@
+"""What a run knows of one target beside its checks: files, model, texts, golden, and the gates that it was judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qguard.attest.policy import gates_in_force
+from qguard.attest.subjects import digests
+from qguard.errors import UsageProblem
+from qguard.host import host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from qguard.harness import Harness, Target
+
+
+def refuse_several(targets: Iterable[Target]) -> None:
+    """A verdict is of one artifact, so of one precision of one model; its suites may be several.
+
+    Raises:
+        UsageProblem: for more.
+    """
+    found = list(dict.fromkeys((str(t.precision), t.model) for t in targets))
+    if len(found) > 1:
+        listed = ", ".join(f"{p} of {m}" for p, m in found)
+        raise UsageProblem(
+            f"--qguard-attest: a verdict is of one artifact, and this run judges {len(found)}: {listed}; "
+            "give one --precision and one --qguard-model, and run pytest once for each"
+        )
+
+
+def artifact_path(harness: Harness, target: Target) -> Path:
+    """What is deployed: the given artifact, or the folder that was built."""
+    return harness.artifact_path or harness.artifact(target.precision, target.model).folder
+
+
+def evidence(harness: Harness, target: Target) -> dict[str, Any]:
+    """Facts of one target, for :func:`qguard.attest.statement.statement`; JSON, so that they travel between processes.
+
+    Raises:
+        QguardError: when the artifact, the golden or the suite cannot be read.
+    """
+    precision, model, suite = target.precision, harness.model(target.model), harness.suite(target.suite)
+    artifact = harness.artifact(precision, target.model)
+    manifest = harness.golden(target.model, target.suite).manifest
+    return {
+        "files": digests(artifact_path(harness, target)),
+        "model": {
+            "name": target.model, "weights": model.weight_sha256, "tokenizer": model.tokenizer_sha256,
+            "pipeline": model.pipeline.sha256(),
+        },
+        "precision": {
+            "name": precision.name, "runtime": precision.runtime, "vectors": precision.vectors, "recipe": precision.base,
+            "computed_in": artifact.runtime(precision.runtime),
+            "calibration": {k: v for k, v in artifact.calibration.items() if k != "texts"},
+        },
+        "suite": {"name": target.suite, "sha256": suite.sha256, "texts": len(suite.texts), "slices": suite.slice_names},
+        "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},
+        "scope": harness.scope(target).to_json(),
+        "gates": gates_in_force(harness, precision),
+        "host": host(),
+    }  # fmt: skip

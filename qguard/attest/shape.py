@@ -1,0 +1,222 @@
+"""The shape of a statement: what the in-toto specification demands, and what qguard writes into annotations.
+
+Fields that are not named here are ignored, as the specification's parsing rules want it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qguard.attest.statement import KEY, PREDICATE, TYPE
+from qguard.errors import RefusedProblem
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Bound = Annotated[str, Field(pattern=r"^(>=|<=) [-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")]
+On = Literal["value", "lower", "upper"]
+
+
+class Part(BaseModel):
+    """Numbers are finite, and nothing is taken for what it is not."""
+
+    model_config = ConfigDict(allow_inf_nan=False, strict=True, frozen=True)
+
+
+class Resource(Part):
+    """A ResourceDescriptor v1."""
+
+    name: str = ""
+    uri: str | None = None
+    digest: dict[str, str] | None = None
+    content: str | None = None
+    annotations: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _identified(self) -> Resource:
+        if not (self.uri or self.digest or self.content):
+            raise ValueError("expected one of uri, digest and content")
+        return self
+
+
+class Hashed(Part):
+    """The digest that is looked at; others may stand beside it."""
+
+    sha256: Sha256
+
+
+class Subject(Part):
+    """A file of the artifact."""
+
+    name: str = Field(min_length=1)
+    digest: Hashed
+
+
+class Predicate(Part):
+    """Test Result v0.1."""
+
+    result: Literal["PASSED", "WARNED", "FAILED"]
+    configuration: list[Resource]
+    url: str | None = None
+    passedTests: list[str] = []  # noqa: N815 - the specification's names
+    warnedTests: list[str] = []  # noqa: N815
+    failedTests: list[str] = []  # noqa: N815
+
+
+class Statement(Part):
+    """Statement v1."""
+
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: list[Subject] = Field(min_length=1)
+    predicateType: Literal["https://in-toto.io/attestation/test-result/v0.1"]  # noqa: N815
+    predicate: Predicate
+
+
+class GateFacts(Part):
+    """A gate in force."""
+
+    bound: Bound
+    on: On = "value"
+
+
+class CheckFacts(Part):
+    """A value, and the gate that judged it; see :class:`qguard.gates.Check`."""
+
+    name: str
+    slice: str | None
+    value: float
+    bound: Bound | None
+    on: On
+    outcome: str
+    items: int
+    judged: float | None = None
+    accepted: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name and slice, as a gate's key is written."""
+        return self.name + (f"[{self.slice}]" if self.slice else "")
+
+
+class PrecisionFacts(Part):
+    """What was judged, and what it ran in."""
+
+    name: str
+    runtime: str
+    vectors: str
+    recipe: str
+    computed_in: str
+
+
+class ToolFacts(Part):
+    """The run."""
+
+    version: str
+    date: datetime.datetime = Field(strict=False)
+    precision: PrecisionFacts
+
+    @model_validator(mode="after")
+    def _zoned(self) -> ToolFacts:
+        if self.date.tzinfo is None:
+            raise ValueError("the date names no time zone")
+        return self
+
+
+class ModelFacts(Part):
+    """The fp32 model's hashes beside that of its weights, which is its digest."""
+
+    tokenizer: str
+    pipeline: str
+
+
+class SuiteFacts(Part):
+    """What was measured on a suite."""
+
+    checks: list[CheckFacts]
+
+
+class ScopeFacts(Part):
+    """See :class:`qguard.accepted.scores.Scope`."""
+
+    precision: str
+    machine: str
+    golden: dict[str, str]
+
+
+class GoldenFacts(Part):
+    """The golden's manifest; its data are its digest."""
+
+    manifest: Sha256
+    scope: ScopeFacts
+
+
+class Verdict(Part):
+    """A statement of qguard's with its parts by what they are."""
+
+    subjects: list[Subject]
+    predicate: Predicate
+    tool: ToolFacts
+    gates: dict[str, GateFacts]
+    gates_sha256: str
+    model: str
+    weights: str
+    model_facts: ModelFacts
+    suites: dict[str, SuiteFacts]
+    suite_sha256: dict[str, str]
+    goldens: dict[str, GoldenFacts]
+    golden_data: dict[str, str]
+
+
+def verdict_of(statement: Mapping[str, Any]) -> Verdict:
+    """The statement as a verdict of qguard's.
+
+    Raises:
+        RefusedProblem: naming the first field that is not as the specification or qguard has it.
+    """
+    if statement.get("_type") != TYPE or statement.get("predicateType") != PREDICATE:
+        raise RefusedProblem(
+            f"expected a statement {TYPE} with the predicate {PREDICATE}, found {statement.get('_type')!r} with "
+            f"{statement.get('predicateType')!r}; give the file that pytest --qguard-attest wrote"
+        )
+    try:
+        whole = Statement.model_validate(statement)
+        return _parts(whole)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or e.title
+        raise RefusedProblem(
+            f"the statement is not one that qguard writes: {where}: {first['msg']}; "
+            "give the file that pytest --qguard-attest wrote"
+        ) from None
+
+
+def _parts(whole: Statement) -> Verdict:
+    found: dict[str, dict[str, Any]] = {"suite": {}, "golden": {}, "model": {}, "": {}}
+    digests: dict[str, str] = {}
+    for r in whole.predicate.configuration:
+        kind, slash, name = r.name.partition("/")
+        if KEY in r.annotations and kind in (found if slash else ("qguard", "gates")):
+            if r.name in digests:
+                raise RefusedProblem(f"the statement's configuration names {r.name} twice; give the file as it was written")
+            digests[r.name] = (r.digest or {}).get("sha256", "")
+            found[kind if slash else ""][name if slash else kind] = r.annotations[KEY]
+    if set(found[""]) != {"qguard", "gates"} or len(found["model"]) != 1 or not found["suite"]:
+        raise RefusedProblem(
+            "expected a configuration of qguard, gates, one model and at least one suite, found "
+            f"{', '.join(r.name or '(unnamed)' for r in whole.predicate.configuration) or 'none'}; "
+            "judge the artifact with: pytest --precision int8 --artifact=PATH --qguard-attest=verdict.json"
+        )
+    (model,) = found["model"]
+    golden = {suite.removeprefix(f"{model}/"): facts for suite, facts in found["golden"].items()}
+    gates = found[""]["gates"].get("gates") if isinstance(found[""]["gates"], dict) else None
+    return Verdict.model_validate(
+        {
+            "subjects": whole.subject, "predicate": whole.predicate, "tool": found[""]["qguard"], "gates": gates,
+            "gates_sha256": digests["gates"], "model": model, "weights": digests[f"model/{model}"],
+            "model_facts": found["model"][model], "suites": found["suite"],
+            "suite_sha256": {s: digests[f"suite/{s}"] for s in found["suite"]}, "goldens": golden,
+            "golden_data": {s: digests.get(f"golden/{model}/{s}", "") for s in golden},
+        }
+    )  # fmt: skip

@@ -1,0 +1,188 @@
+"""Whether a verdict says that these very bytes passed the gates that are in force now, on the golden that is stored now."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qguard.attest.checks import refuse_checks
+from qguard.attest.policy import gates_in_force, laxer
+from qguard.attest.refusal import Refusal, listed
+from qguard.attest.shape import Verdict
+from qguard.attest.statement import PASSED
+from qguard.attest.subjects import digests
+from qguard.errors import GoldenProblem
+from qguard.files import sha256_json
+from qguard.report import GATES
+
+if TYPE_CHECKING:
+    from qguard.harness import Harness
+    from qguard.precisions import Precision
+
+_SKEW = datetime.timedelta(minutes=5)  # two machines' clocks
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a deployment asks of a verdict.
+
+    Attributes:
+        harness: The project's configuration; nothing is measured with it.
+        model: Its name in the configuration.
+        precision: Must have passed.
+        artifact: The files to deploy.
+        max_age: Of the verdict; ``None`` for any.
+        now: The time.
+    """
+
+    harness: Harness
+    model: str
+    precision: Precision
+    artifact: Path
+    max_age: datetime.timedelta | None
+    now: datetime.datetime
+
+    @property
+    def again(self) -> str:
+        """The command that judges the artifact anew."""
+        return f"judge it again: pytest --precision {self.precision} --artifact={self.artifact} --qguard-attest=verdict.json"
+
+
+def verify(verdict: Verdict, asked: Asked) -> list[Refusal]:
+    """Every reason why the artifact may not be deployed on the strength of this verdict; none when it may.
+
+    Raises:
+        QguardError: when the artifact or a suite of the project cannot be read.
+    """
+    found = [*_files(verdict, asked), *_identity(verdict, asked), *_result(verdict, asked), *_age(verdict, asked)]
+    if any(r.part == "precision" for r in found):
+        return found  # gates of another precision would all be refused, which says nothing more
+    return [
+        *found,
+        *_gates(verdict, asked),
+        *_suites(verdict, asked),
+        *refuse_checks(verdict, asked),
+    ]
+
+
+def _files(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    want = {s.name: s.digest.sha256 for s in verdict.subjects}
+    if len(want) != len(verdict.subjects):
+        yield Refusal("subject", "every file once", "a file named twice", asked.again)
+    have = digests(asked.artifact)
+    gone, new = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
+    renamed = [(a, b) for a in gone for b in new if want[a] == have[b]]
+    changed = [n for n in want if n in have and want[n] != have[n]]
+    mend = f"deploy the files that were judged, or {asked.again}"
+    if renamed:
+        yield Refusal("artifact", listed(a for a, _ in renamed), f"renamed to {listed(b for _, b in renamed)}", mend)
+    if gone := [n for n in gone if n not in {a for a, _ in renamed}]:
+        yield Refusal("artifact", listed(gone), "no such file in it", mend)
+    if new := [n for n in new if n not in {b for _, b in renamed}]:
+        yield Refusal("artifact", "only the files that were judged", f"also {listed(new)}", mend)
+    if changed:
+        first = changed[0]
+        yield Refusal(
+            "artifact",
+            f"SHA-256 {want[first][:12]}… of {listed(changed)}",
+            f"{have[first][:12]}…: not the bytes that were judged",
+            mend,
+        )
+
+
+def _identity(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    p, found = asked.precision, verdict.tool.precision
+    want = (p.name, p.runtime, p.vectors, p.base)
+    have = (found.name, found.runtime, found.vectors, found.recipe)
+    if want != have:
+        yield Refusal("precision", _words(*want), _words(*have), asked.again)
+    elif found.computed_in != p.runtime:
+        yield Refusal("runtime", p.runtime, f"{found.computed_in}: the artifact did not run in {p.runtime}", asked.again)
+    if verdict.model != asked.model:
+        yield Refusal("model", asked.model, verdict.model, asked.again)
+
+
+def _words(name: str, runtime: str, vectors: str, recipe: str) -> str:
+    return f"{name}@{runtime}" + (f" made as {recipe}" if recipe != name else "") + f" with {vectors} vectors"
+
+
+def _result(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    p = verdict.predicate
+    bad = [*p.failedTests, *p.warnedTests]
+    if p.result != PASSED:
+        found = f"{p.result}: {listed(bad) or 'no test is named'}"
+        yield Refusal("result", PASSED, found, f"mend what failed, then {asked.again}")
+    elif bad:
+        yield Refusal("result", "no failed test of what PASSED", listed(bad), f"it was edited: {asked.again}")
+
+
+def _gates(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    recorded = {k: g.model_dump() for k, g in verdict.gates.items()}
+    if sha256_json(recorded) != verdict.gates_sha256:
+        yield Refusal("gates", f"gates with the SHA-256 {verdict.gates_sha256[:12]}…", "others", f"it was edited: {asked.again}")
+    for key, now in gates_in_force(asked.harness, asked.precision).items():
+        then = recorded.get(key)
+        if laxer(then, now):
+            found = "no such gate" if then is None else f"{_gate(then)} when it was judged"
+            yield Refusal("gates", f"{key} {_gate(now)}, in force now", found, asked.again)
+
+
+def _gate(g: Mapping[str, str]) -> str:
+    return g["bound"] + ("" if g["on"] == "value" else f" on the {g['on']} end")
+
+
+def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    from qguard import golden as goldens
+
+    harness = asked.harness
+    for name in harness.config.suites:
+        if name not in verdict.suites or name not in verdict.goldens:
+            yield Refusal("suite", f"{name}, which the project is judged on", listed(verdict.suites), asked.again)
+            continue
+        suite = harness.suite(name)
+        if suite.sha256 != verdict.suite_sha256[name]:
+            found = f"SHA-256 {verdict.suite_sha256[name][:12]}…: other texts"
+            yield Refusal(f"suite {name}", f"SHA-256 {suite.sha256[:12]}…", found, asked.again)
+        tests = {f"{name}/{t}" for t in (*GATES, *(["test_task_quality"] if suite.labelled else []))}
+        if harness.config.latency.mode == "gate":
+            tests |= {f"{name}/test_latency[{b}]" for b in harness.timing.buckets(asked.precision)}
+        if lost := sorted(tests - set(verdict.predicate.passedTests)):
+            yield Refusal(f"suite {name}", f"{listed(lost)} passed", "not among its passed tests", asked.again)
+        try:
+            manifest = goldens.read(goldens.golden_folder(harness.config.golden_root, asked.model, name)).manifest
+        except GoldenProblem as e:
+            yield Refusal(f"golden {name}", "the golden that it was judged on", str(e), "restore it from version control")
+            continue
+        yield from _golden(verdict, asked, name, manifest)
+
+
+def _golden(verdict: Verdict, asked: Asked, name: str, manifest: Mapping[str, object]) -> Iterator[Refusal]:
+    then, part, hashes = verdict.goldens[name], f"golden {asked.model}/{name}", manifest["hashes"]
+    assert isinstance(hashes, dict)  # it was read as a golden
+    if (then.manifest, verdict.golden_data[name]) != (manifest["manifest_sha256"], manifest["data_sha256"]):
+        yield Refusal(
+            part, f"the stored one, manifest {str(manifest['manifest_sha256'])[:12]}…", f"another, {then.manifest[:12]}…",
+            f"restore the golden from version control, or {asked.again}",
+        )  # fmt: skip
+    facts = {"weights": verdict.weights, "tokenizer": verdict.model_facts.tokenizer, "pipeline": verdict.model_facts.pipeline}
+    if other := [k for k in facts if facts[k] != hashes[k]]:
+        yield Refusal(f"model {asked.model}", f"the golden's {listed(other)}", "those of another model", asked.again)
+    if verdict.suite_sha256[name] != hashes["suite"]:
+        yield Refusal(part, "a golden of the suite that was judged", "one of other texts", asked.again)
+
+
+def _age(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    age = asked.now - verdict.tool.date
+    if age < -_SKEW:
+        before = f"a verdict of before {asked.now:%Y-%m-%d %H:%M} UTC"
+        yield Refusal("date", before, f"one of {verdict.tool.date}", f"set the clock, or {asked.again}")
+    if asked.max_age is not None and age > asked.max_age:
+        yield Refusal("age", f"at most {_span(asked.max_age)}", f"{_span(age)}: judged on {verdict.tool.date}", asked.again)
+
+
+def _span(d: datetime.timedelta) -> str:
+    hours = d.total_seconds() / 3600
+    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} hours"

@@ -1,0 +1,96 @@
+"""``qguard verify``: the gate of a deployment."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qguard.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from qguard.config import Config
+    from qguard.precisions import Precision
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.description = (
+        "Exits 0 only if the verdict says that these very files passed the gates in force now, on the stored golden. "
+        "1: refused, with every reason; 2: usage; 3: something could not be read."
+    )
+    add = parser.add_argument
+    add("verdict", type=Path, metavar="VERDICT.json", help="of pytest --qguard-attest, bare or in a DSSE envelope")
+    add("--artifact", type=Path, required=True, metavar="PATH", help="the folder or .onnx file that is to be deployed")
+    add("--require", required=True, metavar='"PRECISION pass"', help='for example "int8 pass" or "int8@openvino pass"')
+    add("--max-age", metavar="AGE", help="refuse older verdicts: 12h, 7d, 4w")
+    add("--golden", type=Path, metavar="DIR", help="the goldens' folder (default: the project's)")
+    add("--config", type=Path, default=Path(), help="configuration file or its folder")
+    add("--model", metavar="NAME", help="of the configured models, where there are several")
+    add("--key", type=Path, metavar="PUBLIC.pem", help="refuse what this key did not sign (pip install 'qguard[sign]')")
+    add("--json", type=Path, metavar="FILE", help="also write what was found, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every reason to refuse; nothing to deploy on is not a pass."""
+    from qguard.attest import Asked, read, verdict_of, verify
+    from qguard.config import load_config
+    from qguard.files import dump_json, write_atomic
+    from qguard.harness import Harness
+
+    config = load_config(args.config)
+    if args.golden is not None:
+        if not args.golden.is_dir():
+            raise UsageProblem(f"--golden {args.golden}: expected the folder of the goldens, found none")
+        config = config.model_copy(update={"golden": str(args.golden.resolve())})
+    model, precision = _model(config, args.model), _required(args.require, config)
+    age = None if args.max_age is None else _age(args.max_age)
+    found = read(args.verdict, args.key)
+    verdict = verdict_of(found.statement)
+    harness = Harness(config.select([model], []))
+    asked = Asked(harness, model, precision, args.artifact, age, datetime.datetime.now(datetime.UTC))
+    refusals = verify(verdict, asked)
+    if args.json is not None:
+        parts = [{"part": r.part, "expected": r.expected, "found": r.found, "mend": r.mend} for r in refusals]
+        write_atomic(args.json, dump_json({"schema": 1, "holds": not refusals, "authentic": found.authentic, "refusals": parts}))
+    for mend in dict.fromkeys(r.mend for r in refusals):
+        print("\n".join(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to mend it: {mend}", sep="\n")
+    if refusals:
+        return 1
+    signed = "signed by the given key" if found.authentic else "not authenticated: --key PUBLIC.pem checks a signature"
+    print(
+        f"holds: {len(verdict.subjects)} files of {model} passed {precision} on {', '.join(harness.config.suites)}, "
+        f"{verdict.tool.date:%Y-%m-%d %H:%M} UTC ({signed})"
+    )
+    return 0
+
+
+def _model(config: Config, name: str | None) -> str:
+    from qguard.errors import unknown
+
+    if name is not None and name not in config.models:
+        raise unknown("model", name, config.models)
+    if name is None and len(config.models) != 1:
+        found = ", ".join(config.models) or "none"
+        raise UsageProblem(f"expected the configuration to name one model, found {found}; give --model NAME or --config PATH")
+    return name or next(iter(config.models))
+
+
+def _required(text: str, config: Config) -> Precision:
+    from qguard.precisions import parse_precision
+
+    words = text.split()
+    if len(words) != 2 or words[1] != "pass":
+        raise UsageProblem(f'--require {text!r}: expected a precision and "pass", for example --require "int8 pass"')
+    return parse_precision(words[0], config.own_precisions)
+
+
+def _age(text: str) -> datetime.timedelta:
+    match = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    if not match:
+        raise UsageProblem(f"--max-age {text!r}: expected a number of minutes, hours, days or weeks, such as 90m, 12h, 7d or 4w")
+    return datetime.timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -1,0 +1,514 @@
+"""``--qguard-attest`` and ``qguard verify``: a verdict is bound to bytes, gates, texts and golden, and to nothing else."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
+from qguard.cli import main
+from qguard.files import sha256_json
+from tests.test_bad_input import gate
+
+
+@pytest.fixture(scope="module")
+def attested(small, int8, tmp_path_factory) -> Path:
+    """A folder with a deployed artifact and its verdict, made once by a real run."""
+    folder = tmp_path_factory.mktemp("attested")
+    shutil.copytree(int8.folder, folder / "model")
+    out = f"--qguard-attest={folder / 'verdict.json'}"
+    code, text = gate(small, f"--artifact={folder / 'model'}", out, precision="int8")
+    assert code == 0, text
+    return folder
+
+
+class Case:
+    """One verdict, one artifact and one project, to be tampered with."""
+
+    def __init__(self, folder: Path, statement: dict) -> None:
+        self.folder, self.statement = folder, statement
+        self.artifact, self.verdict, self.project = folder / "model", folder / "verdict.json", folder / "project"
+        self.require, self.options = "int8 pass", list[str]()
+
+    def part(self, name: str) -> dict:
+        """The annotations of one resource of the configuration."""
+        return self.resource(name)["annotations"]["qguard"]
+
+    def resource(self, name: str) -> dict:
+        return next(r for r in self.statement["predicate"]["configuration"] if r["name"] == name)
+
+    def check(self, name: str) -> dict:
+        return next(c for c in self.part("suite/own")["checks"] if c["name"] == name and c["slice"] is None)
+
+    def sealed_gates(self) -> None:
+        """The hash of edited gates, made to fit."""
+        self.resource("gates")["digest"]["sha256"] = sha256_json(self.part("gates")["gates"])
+
+    def configure(self, text: str) -> None:
+        file = self.project / "pyproject.toml"
+        file.write_text(file.read_text() + text)
+
+    def __call__(self) -> int:
+        if not self.verdict.exists():
+            self.verdict.write_text(json.dumps(self.statement))
+        command = ["verify", str(self.verdict), "--artifact", str(self.artifact), "--require", self.require]
+        return main([*command, "--config", str(self.project), *self.options])
+
+
+@pytest.fixture
+def case(attested, small, tmp_path) -> Case:
+    shutil.copytree(attested / "model", tmp_path / "model", copy_function=os.link)
+    shutil.copytree(small, tmp_path / "project")
+    return Case(tmp_path, json.loads((attested / "verdict.json").read_text()))
+
+
+def changed_byte(c):
+    file = c.artifact / "onnx" / "model.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.unlink()  # the other tests' files are linked to it
+    file.write_bytes(data)
+
+
+def added_file(c):
+    (c.artifact / "onnx" / ".hidden.json").write_text("{}")
+
+
+def removed_file(c):
+    (c.artifact / "onnx" / "onnxruntime.json").unlink()
+
+
+def renamed_file(c):
+    (c.artifact / "tokenizer.json").rename(c.artifact / "tokens.json")
+
+
+def linked_folder(c):
+    (c.artifact / "more").symlink_to(c.project)
+
+
+def another_models_verdict(c):
+    c.resource("model/minilm")["digest"]["sha256"] = "0" * 64
+
+
+def another_models_name(c):
+    c.statement = json.loads(json.dumps(c.statement).replace("/minilm", "/e5"))
+
+
+def another_precision(c):
+    c.require = "int8-static pass"
+
+
+def another_runtime(c):
+    c.require = "int8@openvino pass"
+
+
+def run_in_another_runtime(c):
+    c.part("qguard")["precision"]["computed_in"] = "openvino"
+
+
+def failed(c):
+    c.statement["predicate"] |= {"result": "FAILED", "failedTests": ["own/test_ranking"]}
+
+
+def warned(c):
+    c.statement["predicate"]["result"] = "WARNED"
+
+
+def failed_edited_to_passed(c):
+    c.check("ranking.overlap@10")["value"] = 0.7
+
+
+def failed_outcome_edited(c):
+    c.check("ranking.overlap@10")["outcome"] = "fail"
+
+
+def bound_loosened_in_the_check(c):
+    c.check("ranking.overlap@10")["bound"] = ">= 0.1"
+
+
+def bound_loosened_everywhere(c):
+    c.check("ranking.overlap@10")["bound"] = ">= 0.1"
+    c.part("gates")["gates"]["ranking.overlap@10"]["bound"] = ">= 0.1"
+    c.sealed_gates()
+
+
+def gates_edited_without_their_hash(c):
+    c.part("gates")["gates"]["ranking.overlap@10"]["bound"] = ">= 0.99"
+
+
+def gate_removed(c):
+    del c.part("gates")["gates"]["ranking.top1"]
+    c.sealed_gates()
+
+
+def slice_gate_slipped_in(c):
+    """A gate of one slice wins over that of all slices."""
+    sliced = next(x for x in c.part("suite/own")["checks"] if x["name"] == "ranking.overlap@10" and x["slice"] and x["bound"])
+    c.part("gates")["gates"][f"ranking.overlap@10[{sliced['slice']}]"] = {"bound": ">= 0.1", "on": "value"}
+    sliced |= {"bound": ">= 0.1", "value": 0.2}
+    c.sealed_gates()
+
+
+def bound_that_is_none(c):
+    c.check("ranking.overlap@10")["bound"] = "0.5"
+
+
+def judged_by_an_end_that_is_not_there(c):
+    c.check("ranking.overlap@10")["on"] = "lower"
+
+
+def value_removed(c):
+    c.part("suite/own")["checks"].remove(c.check("similarity.spearman"))
+
+
+def slices_unjudged(c):
+    for x in c.part("suite/own")["checks"]:
+        if x["name"] == "ranking.overlap@10" and x["slice"]:
+            x |= {"bound": None, "outcome": "reported"}
+
+
+def stricter_policy_since(c):
+    c.configure('[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.999"\n')
+
+
+def new_gate_since(c):
+    c.configure('[tool.qguard.gates.int8]\n"ranking.rbo" = ">= 0.5"\n')
+
+
+def latency_gated_since(c):
+    file = c.project / "pyproject.toml"
+    file.write_text(file.read_text().replace('mode = "off"', 'mode = "gate"\ntokens = [16]\nbatches = [1]'))
+
+
+def suite_added_since(c):
+    file = c.project / "pyproject.toml"
+    file.write_text(file.read_text().replace('["own"]', '["own", "core"]'))
+
+
+def suite_removed(c):
+    c.statement["predicate"]["configuration"] = [
+        r for r in c.statement["predicate"]["configuration"] if not r["name"].endswith("own")
+    ]
+
+
+def suite_changed(c):
+    (c.project / "own.jsonl").write_text((c.project / "own.jsonl").read_text() + '{"text": "one more", "slice": "legal"}\n')
+
+
+def passed_test_removed(c):
+    c.statement["predicate"]["passedTests"].remove("own/test_ranking")
+
+
+def golden_recorded_anew(c):
+    from qguard.files import dump_json
+    from qguard.golden.stored import seal
+
+    file = c.project / "golden" / "minilm" / "own" / "manifest.json"
+    file.write_bytes(dump_json(seal(json.loads(file.read_text()) | {"reason": "another"})))
+
+
+def golden_byte_changed(c):
+    (file,) = (c.project / "golden" / "minilm" / "own").glob("golden-*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def golden_missing(c):
+    shutil.rmtree(c.project / "golden" / "minilm")
+
+
+def accepted_more_since(c):
+    from qguard.accepted.stored import write
+
+    scope = c.part("golden/minilm/own")["scope"]
+    entry = scope | {"metric": "ranking.overlap@10", "value": 0.9999, "items": 117, "standard_error": 0.0001}
+    entry |= {"reason": "tests", "date": "2026-01-01"}
+    write(c.project / "golden" / "minilm" / "own", {"schema": 1, "latency": [], "scores": [entry]})
+
+
+def expired(c):
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=8)
+    c.part("qguard")["date"] = then.isoformat()
+    c.options = ["--max-age", "7d"]
+
+
+def from_the_future(c):
+    c.part("qguard")["date"] = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)).isoformat()
+
+
+def wrong_predicate(c):
+    c.statement["predicateType"] = "https://slsa.dev/provenance/v1"
+
+
+def wrong_statement(c):
+    c.statement["_type"] = "https://in-toto.io/Statement/v0.1"
+
+
+def no_subject(c):
+    c.statement["subject"] = []
+
+
+def file_named_twice(c):
+    c.statement["subject"].append(copy.deepcopy(c.statement["subject"][0]))
+
+
+def not_of_qguard(c):
+    c.statement["predicate"]["configuration"] = [{"name": "ci.yml", "digest": {"sha1": "0" * 40}}]
+
+
+def second_configuration(c):
+    c.statement["predicate"]["configuration"].append(c.resource("suite/own"))
+
+
+def not_a_number(c):
+    c.check("ranking.overlap@10")["value"] = "0.97"
+
+
+# what is done → what the refusal says
+TAMPERINGS = {
+    changed_byte: "artifact: expected SHA-256 .* of onnx/model.onnx, found .*: not the bytes that were judged",
+    added_file: "artifact: expected only the files that were judged, found also onnx/.hidden.json",
+    removed_file: "artifact: expected onnx/onnxruntime.json, found no such file in it",
+    renamed_file: "artifact: expected tokenizer.json, found renamed to tokens.json",
+    another_models_verdict: "model minilm: expected the golden's weights, found those of another model",
+    another_models_name: "model: expected minilm, found e5",
+    another_precision: "precision: expected int8-static@onnx .*, found int8@onnx",
+    another_runtime: "precision: expected int8@openvino .*, found int8@onnx",
+    run_in_another_runtime: "runtime: expected onnx, found openvino",
+    failed: "result: expected PASSED, found FAILED: own/test_ranking",
+    warned: "result: expected PASSED, found WARNED",
+    failed_edited_to_passed: r"own/ranking.overlap@10: expected a value that holds >= 0.96, found 0.7",
+    failed_outcome_edited: r"own/ranking.overlap@10: expected a value that holds >= 0.96, found .*, fail",
+    bound_loosened_in_the_check: "own/ranking.overlap@10: expected ranking.overlap@10 >= 0.96, as it was judged by, found >= 0.1",
+    bound_loosened_everywhere: "gates: expected ranking.overlap@10 >= 0.96, in force now, found >= 0.1 when it was judged",
+    gates_edited_without_their_hash: "gates: expected gates with the SHA-256 .*, found others",
+    gate_removed: "gates: expected ranking.top1 >= 0.92, in force now, found no such gate",
+    slice_gate_slipped_in: r"own/ranking.overlap@10\[.*\]: expected ranking.overlap@10\[\*\] >= 0.88, in force now, found >= 0.1",
+    bound_that_is_none: "suites.own.checks.*bound: String should match pattern",
+    judged_by_an_end_that_is_not_there: "own/ranking.overlap@10: expected a value that holds >= 0.96",
+    value_removed: "suite own: expected a value of similarity.spearman, found none",
+    slices_unjudged: r"ranking.overlap@10\[\*\] >= 0.88, as it was judged by, found no bound",
+    stricter_policy_since: "gates: expected ranking.overlap@10 >= 0.999, in force now, found >= 0.96 when it was judged",
+    new_gate_since: "gates: expected ranking.rbo >= 0.5, in force now, found no such gate",
+    latency_gated_since: r"gates: expected latency.speedup\[16x1\] >= 1, in force now, found no such gate",
+    suite_added_since: "suite: expected core, which the project is judged on, found own",
+    suite_removed: "expected a configuration of qguard, gates, one model and at least one suite",
+    suite_changed: "suite own: expected SHA-256 .*, found .*: other texts",
+    passed_test_removed: "suite own: expected own/test_ranking passed, found not among its passed tests",
+    golden_recorded_anew: "golden minilm/own: expected the stored one, manifest .*, found another",
+    golden_byte_changed: "golden own: expected the golden that it was judged on, found .* truncated or was edited",
+    golden_missing: "golden own: expected the golden that it was judged on, found .* does not exist",
+    accepted_more_since: "own/ranking.overlap@10: expected >= .*, by an accepted score, found",
+    expired: "age: expected at most 7.0 days, found 8.0 days",
+    from_the_future: "date: expected a verdict of before",
+    wrong_predicate: "with 'https://slsa.dev/provenance/v1'",
+    wrong_statement: "found 'https://in-toto.io/Statement/v0.1'",
+    no_subject: "subject: List should have at least 1 item",
+    file_named_twice: "subject: expected every file once, found a file named twice",
+    not_of_qguard: "expected a configuration of qguard, gates, one model and at least one suite, found ci.yml",
+    second_configuration: "the statement's configuration names suite/own twice",
+    not_a_number: "suites.own.checks.*value: Input should be a valid number",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda f: f.__name__)
+def test_a_tampering_is_refused_with_the_reason_and_what_mends_it(case, capsys, tamper):
+    tamper(case)
+    assert case() == 1
+    text = "".join(capsys.readouterr())
+    assert re.search(TAMPERINGS[tamper], text), text
+    assert "to mend it: " in text or "; " in text
+    assert "Traceback" not in text
+
+
+def test_the_untouched_verdict_holds(case, capsys):
+    case.options = ["--max-age", "7d", "--golden", str(case.project / "golden"), "--json", str(case.folder / "found.json")]
+    assert case() == 0
+    assert "files of minilm passed int8 on own" in capsys.readouterr().out
+    found = json.loads((case.folder / "found.json").read_text())
+    assert found == {"schema": 1, "holds": True, "authentic": False, "refusals": []}
+
+
+def test_a_laxer_policy_since_is_no_reason_to_refuse(case):
+    case.configure('[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.5"\n')
+    assert case() == 0
+
+
+def test_the_gate_of_a_deployment_is_light(case):
+    """It runs where neither torch nor a runtime is installed."""
+    case.verdict.write_text(json.dumps(case.statement))
+    arguments = [
+        "verify",
+        str(case.verdict),
+        "--artifact",
+        str(case.artifact),
+        "--require",
+        "int8 pass",
+        "--config",
+        str(case.project),
+    ]
+    heavy = ("torch", "transformers", "sentence_transformers", "onnxruntime", "openvino", "scipy")
+    code = f"import sys; from qguard.cli import main; code = main({arguments})\n"
+    code += f"print([m for m in {heavy} if m in sys.modules]); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "[]"), done.stdout + done.stderr
+
+
+def test_the_model_folder_of_an_onnx_file_is_what_is_verified(case):
+    case.artifact = case.artifact / "onnx" / "model.onnx"
+    assert case() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda c: c.verdict.write_text(json.dumps(c.statement)[:-20]), 3, "is not whole, valid JSON"),
+        (lambda c: c.verdict.write_text("[]"), 3, "expected a JSON object, found list"),
+        (lambda c: c.verdict.write_text('{"_type": "a", "_type": "b"}'), 3, "a key occurs twice"),
+        (lambda c: c.verdict.write_text('{"value": NaN}'), 3, "NaN is no number of JSON"),
+        (lambda c: setattr(c, "verdict", c.folder / "none.json") or c.folder.joinpath("none.json").mkdir(), 3, "cannot read"),
+        (lambda c: setattr(c, "artifact", c.folder / "nowhere"), 3, "no artifact at"),
+        (linked_folder, 3, "more is no plain file"),
+        (lambda c: setattr(c, "require", "int8"), 2, 'expected a precision and "pass"'),
+        (lambda c: setattr(c, "require", "int9 pass"), 2, "did you mean int8"),
+        (lambda c: setattr(c, "options", ["--max-age", "soon"]), 2, "such as 90m, 12h, 7d or 4w"),
+        (lambda c: setattr(c, "options", ["--golden", "nowhere"]), 2, "expected the folder of the goldens"),
+        (lambda c: setattr(c, "options", ["--model", "e5"]), 2, "unknown model 'e5'"),
+        (
+            lambda c: (c.project / "pyproject.toml").write_text("[tool.qguard]\n"),
+            2,
+            "expected the configuration to name one model",
+        ),
+    ],
+)
+def test_what_cannot_be_read_or_asked_has_its_own_exit_code(case, capsys, change, code, message):
+    change(case)
+    assert case() == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory) -> dict:
+    """Private keys of each kind, with their public halves as files; ``other`` is somebody else's."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    folder = tmp_path_factory.mktemp("keys")
+    made = {
+        "ed25519": ed25519.Ed25519PrivateKey.generate(), "other": ed25519.Ed25519PrivateKey.generate(),
+        "p256": ec.generate_private_key(ec.SECP256R1()), "rsa": rsa.generate_private_key(65537, 2048),
+    }  # fmt: skip
+    for name, key in made.items():
+        pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        (folder / f"{name}.pem").write_bytes(pem)
+    return {name: (key, folder / f"{name}.pem") for name, key in made.items()}
+
+
+def signed(statement: dict, key, kind: str = PAYLOAD_TYPE) -> dict:
+    """A DSSE envelope around a statement, made by the library alone."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+    payload = json.dumps(statement).encode()
+    how = ()
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        how = (ec.ECDSA(hashes.SHA256()),)
+    elif isinstance(key, rsa.RSAPrivateKey):
+        how = (padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH), hashes.SHA256())
+    sig = key.sign(pre_authentication(kind, payload), *how)
+    return {
+        "payloadType": kind, "payload": base64.b64encode(payload).decode(),
+        "signatures": [{"keyid": "", "sig": base64.b64encode(sig).decode()}],
+    }  # fmt: skip
+
+
+def test_what_is_signed_is_what_the_specification_says():
+    """The example of the DSSE protocol."""
+    assert pre_authentication("http://example.com/HelloWorld", b"hello world") == (
+        b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    )
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "p256", "rsa"])
+@pytest.mark.parametrize("bundle", [False, True])
+def test_a_signed_verdict_holds(case, keys, capsys, kind, bundle):
+    key, public = keys[kind]
+    envelope = signed(case.statement, key)
+    outer = {"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "dsseEnvelope": envelope}
+    case.verdict.write_text(json.dumps(outer if bundle else envelope))
+    case.options = ["--key", str(public)]
+    assert case() == 0
+    assert "signed by the given key" in capsys.readouterr().out
+
+
+def of_another_key(c, keys):
+    c.verdict.write_text(json.dumps(signed(c.statement, keys["other"][0])))
+
+
+def payload_changed(c, keys):
+    envelope = signed(c.statement, keys["ed25519"][0])
+    c.statement["predicate"]["url"] = "https://example.com"
+    envelope["payload"] = base64.b64encode(json.dumps(c.statement).encode()).decode()
+    c.verdict.write_text(json.dumps(envelope))
+
+
+def payload_type_changed(c, keys):
+    envelope = signed(c.statement, keys["ed25519"][0], "text/plain")
+    c.verdict.write_text(json.dumps(envelope | {"payloadType": PAYLOAD_TYPE}))
+
+
+def of_another_payload_type(c, keys):
+    c.verdict.write_text(json.dumps(signed(c.statement, keys["ed25519"][0], "text/plain")))
+
+
+def unsigned(c, keys):
+    c.verdict.write_text(json.dumps(c.statement))
+
+
+def no_signatures(c, keys):
+    c.verdict.write_text(json.dumps(signed(c.statement, keys["ed25519"][0]) | {"signatures": []}))
+
+
+SIGNATURES = {
+    of_another_key: "found 1 of other keys, or the payload was changed",
+    payload_changed: "or the payload was changed after it was signed",
+    payload_type_changed: "or the payload was changed after it was signed",
+    of_another_payload_type: "expected the payload type application/vnd.in-toto+json, found 'text/plain'",
+    unsigned: "is not signed: --key expects a DSSE envelope, found a bare statement",
+    no_signatures: "found 0 of other keys",
+}
+
+
+@pytest.mark.parametrize("tamper", SIGNATURES, ids=lambda f: f.__name__)
+def test_with_a_key_only_its_own_signature_holds(case, keys, capsys, tamper):
+    tamper(case, keys)
+    case.options = ["--key", str(keys["ed25519"][1])]
+    assert case() == 1
+    assert SIGNATURES[tamper] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pem", [None, "not a key", "private"])
+def test_a_key_that_cannot_be_used_is_a_usage_error(case, keys, tmp_path, capsys, pem):
+    from cryptography.hazmat.primitives import serialization
+
+    file = tmp_path / "key.pem"
+    if pem == "private":
+        encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        file.write_bytes(keys["ed25519"][0].private_bytes(*encoding))
+    elif pem:
+        file.write_text(pem)
+    case.verdict.write_text(json.dumps(signed(case.statement, keys["ed25519"][0])))
+    case.options = ["--key", str(file)]
+    assert case() == 2
+    assert "expected a public key in PEM" in capsys.readouterr().err
