@@ -180,7 +180,8 @@ def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[
         steps.append(Step("The file does not compute what its name says; build it with the recipe that the gates are for", build))
     elif families - {"latency", "memory"}:
         if run["runtime"] == "onnx" and run.get("vectors", FLOAT) == FLOAT:
-            given = " --artifact PATH" if ((run.get("details") or {}).get("provenance") or {}).get("given") else ""
+            source = ((run.get("details") or {}).get("provenance") or {}).get("source")
+            given = " --artifact PATH" if source == "--artifact" else ""
             look = f"qguard diagnose --precision {name}{given} --model {run['model']} --suite {suite}"
             steps.append(Step("See at which stage and layer it is lost", look))
         others = dict.fromkeys([name, "int8", "int8-weight", "bf16@openvino"])
