@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qguard.latency.check import interval_text
-from qguard.report.headline import failed_of, family_of, headline, label_of, name_of
+from qguard.report.headline import failed_of, family_of, headline, label_of, name_of, texts_of
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
 _MARK = {"pass": "✅", "fail": "❌", "unmeasured": "⚠️"}
@@ -23,7 +23,7 @@ def render(report: dict[str, Any]) -> bytes:
     lines = [f"## {_MARK[verdict]} qguard: {verdict.upper()}", ""]
     bad = [r for r in report["runs"] if r["verdict"] != "pass"]
     for run in bad:
-        lines += _failure(run)
+        lines += _failure(run, texts_of(report, run))
     if not report["runs"]:
         lines += ["Nothing was measured.", ""]
     lines += ["| precision | model | suite | verdict | tightest gate | margin | size |", "|---|---|---|---|---|---|---|"]
@@ -37,8 +37,8 @@ def render(report: dict[str, Any]) -> bytes:
     return cut[: cut.rfind(b"\n") + 1] + b"\n*The rest is left out: too large for a summary; the JSON report has it.*\n"
 
 
-def _failure(run: Mapping[str, Any]) -> list[str]:
-    head = headline(run)
+def _failure(run: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+    head = headline(run, texts)
     lines = [f"### {_MARK[run['verdict']]} {escape(head.title)}: {escape(head.outcome)}", ""]
     for miss in head.misses:
         more = f" (+{miss.more} more)" if miss.more else ""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qguard.report.headline import Headline, headline, name_of
+from qguard.report.headline import Headline, headline, name_of, texts_of
 
 _HEADER = re.compile(r"^\s*\[+\s*(?P<name>[^\]]+?)\s*\]+\s*(#.*)?$")
 _QUOTES = str.maketrans("", "", "\"' ")
@@ -34,7 +34,7 @@ def findings(report: Mapping[str, Any], config: Path, base: Path) -> list[dict[s
     for run in report["runs"]:
         if run["verdict"] == "pass":
             continue
-        head = headline(run)
+        head = headline(run, texts_of(report, run))
         for miss in head.misses:
             title = f"{name_of(run)} {miss.label} {miss.words}"
             by = f"{miss.by}{f', and {miss.more} more like it' if miss.more else ''}" if miss.by else ""

@@ -94,6 +94,12 @@ def _rank(check: Mapping[str, Any]) -> int:
     return ORDER.index(family) if family in ORDER else len(ORDER)
 
 
+def texts_of(report: Mapping[str, Any], run: Mapping[str, Any]) -> Mapping[str, str]:
+    """The texts that a run's details name, by key."""
+    found: Mapping[str, str] = report.get("texts", {}).get(run["suite"], {})
+    return found
+
+
 def headline(run: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> Headline:
     """The lines on one run of a report.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 from qguard.gates import Check
-from qguard.report.headline import headline
+from qguard.report.headline import headline, texts_of
 from qguard.vectors import FLOAT
 
 
@@ -150,7 +151,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         head = f"{run['precision']}@{run['runtime']}{kind}  {run['model']}  {run['suite']}"
         size = run.get("artifact", {}).get("bytes")
         lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
-        lines += _lead(run)
+        lines += _lead(run, texts_of(report, run))
         for c in run["checks"]:
             if c["bound"] and not _latency(c) and not c.get("accepted") and (c["slice"] is None or c["outcome"] == "fail"):
                 name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
@@ -200,11 +201,11 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _lead(run: dict[str, Any]) -> list[str]:
+def _lead(run: dict[str, Any], texts: Mapping[str, str]) -> list[str]:
     """The first lines on a run that does not pass: what failed, by how much, on which text, why, and what to do."""
     if run["verdict"] == "pass":
         return []
-    head = headline(run)
+    head = headline(run, texts)
     lines = []
     for miss in head.misses[:3]:
         more = f" (+{miss.more} more)" if miss.more else ""
