@@ -139,6 +139,14 @@ class Harness:
         """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
         return not self.readable(name) or self.suite(name).labelled
 
+    def also(self, target: Target) -> list[str]:
+        """The gate tests of a target beyond those that every target has; see :data:`qguard.report.GATES`."""
+        return [
+            *(["test_task_quality"] if self.labelled(target.suite) else []),
+            *(["test_robustness"] if self.tries_robustness(target.precision) else []),
+            *(f"test_latency[{b}]" for b in self.timing.buckets(target.precision)),
+        ]
+
     def readable(self, name: str) -> bool:
         """Whether a suite can be read."""
         try:

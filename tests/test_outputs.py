@@ -234,6 +234,7 @@ def test_commands_escape_what_github_would_read():
     assert len(many) == MOST
     assert many[-1] == "::error title=qguard::and 4 more failures; the log and the report have them all"
     assert commands([one | {"file": None}])[0].startswith("::error title=")
+    assert commands([one | {"level": "warning"}])[0].startswith("::warning file=")
 
 
 @pytest.mark.parametrize(

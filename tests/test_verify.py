@@ -84,6 +84,10 @@ def added_file(c):
     (c.artifact / "onnx" / ".hidden.json").write_text("{}")
 
 
+def added_file_whose_name_is_a_command(c):
+    (c.artifact / "a\n::error::b").write_text("")
+
+
 def removed_file(c):
     (c.artifact / "onnx" / "onnxruntime.json").unlink()
 
@@ -279,6 +283,7 @@ def not_a_number(c):
 TAMPERINGS = {
     changed_byte: "artifact: expected SHA-256 .* of onnx/model.onnx, found .*: not the bytes that were judged",
     added_file: "artifact: expected only the files that were judged, found also onnx/.hidden.json",
+    added_file_whose_name_is_a_command: r"found also a\\n::error::b",
     removed_file: "artifact: expected onnx/onnxruntime.json, found no such file in it",
     renamed_file: "artifact: expected tokenizer.json, found renamed to tokens.json",
     another_models_verdict: "model minilm: expected the golden's weights, found those of another model",
@@ -384,6 +389,7 @@ def test_the_model_folder_of_an_onnx_file_is_what_is_verified(case):
         (lambda c: setattr(c, "require", "int9 pass"), 2, "did you mean int8"),
         (lambda c: setattr(c, "options", ["--max-age", "soon"]), 2, "such as 90m, 12h, 7d or 4w"),
         (lambda c: setattr(c, "options", ["--golden", "nowhere"]), 2, "expected the folder of the goldens"),
+        (lambda c: setattr(c, "options", ["--json", "nowhere/found.json"]), 2, "cannot be written: No such file or directory"),
         (lambda c: setattr(c, "options", ["--model", "e5"]), 2, "unknown model 'e5'"),
         (
             lambda c: (c.project / "pyproject.toml").write_text("[tool.qguard]\n"),

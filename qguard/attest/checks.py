@@ -52,10 +52,12 @@ def _within(judged: float, c: CheckFacts) -> bool:
 
 def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
     suite = asked.harness.suite(name)
-    timed = bool(asked.harness.timing.buckets(asked.precision))
+    harness = asked.harness
+    tried = harness.tries_robustness(asked.precision) and harness.config.robustness.mode == "gate"
+    also = [*(["memory"] if harness.timing.buckets(asked.precision) else []), *(["robustness"] if tried else [])]
     judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
     both = {k: g.model_dump() for k, g in verdict.gates.items() if k in gates_in_force(asked.harness, asked.precision)}
-    if lost := [k for k in must_judge(both, suite, timed) if k not in judged]:
+    if lost := [k for k in must_judge(both, suite, also) if k not in judged]:
         yield Refusal(f"suite {name}", f"a value of {listed(lost)}", "none", asked.again)
     if slices := [k for k in both if k.endswith("[*]") and not k.startswith(("latency.", "task."))]:
         present = {c.name for c in facts.checks if c.slice is not None and c.bound is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from qguard.gates import Gate, parse_bound
@@ -57,20 +57,23 @@ def split(key: str) -> tuple[str, str | None]:
     return metric, part.removesuffix("]") or None
 
 
-def must_judge(gates: Mapping[str, Mapping[str, str]], suite: Suite, latency: bool) -> list[str]:
-    """The keys of which a complete verdict holds a check: task quality needs labels, a slice must occur, memory a timed run."""
+def must_judge(gates: Mapping[str, Mapping[str, str]], suite: Suite, also: Collection[str]) -> list[str]:
+    """The keys of which a complete verdict holds a check: task quality needs labels, a slice must occur.
+
+    Args:
+        gates: In force.
+        suite: What was judged.
+        also: Families that this precision is judged in beyond those of all: ``memory`` needs a timed run.
+    """
     from qguard.metrics.task import names
 
     task, slices = set(names(suite)), set(suite.slice_names)
-    families = {*FAMILIES, "artifact", "invariance"}
+    families = {*FAMILIES, "artifact", "invariance", *also}
     keys = []
     for key in gates:
         metric, part = split(key)
         family = metric.partition(".")[0]
-        known = (
-            family in families or (family == TASK and metric in task) or metric == "latency.speedup" or
-            (family == "memory" and latency)
-        )  # fmt: skip
+        known = family in families or (family == TASK and metric in task) or metric == "latency.speedup"
         if known and (part is None or part in slices or metric == "latency.speedup"):
             keys.append(key)
     return keys

@@ -18,7 +18,12 @@ class Refusal:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.part}: expected {self.expected}, found {self.found}"
+        return printable(f"{self.part}: expected {self.expected}, found {self.found}")
+
+
+def printable(text: str) -> str:
+    """Text on one line: a file's name, or a statement, may hold what a terminal or a CI's log would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qguard.attest.refusal import listed, printable
 from qguard.attest.statement import KEY, PREDICATE, TYPE
 from qguard.errors import RefusedProblem
 
@@ -187,7 +188,7 @@ def verdict_of(statement: Mapping[str, Any]) -> Verdict:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or e.title
         raise RefusedProblem(
-            f"the statement is not one that qguard writes: {where}: {first['msg']}; "
+            f"the statement is not one that qguard writes: {printable(where)}: {first['msg']}; "
             "give the file that pytest --qguard-attest wrote"
         ) from None
 
@@ -199,13 +200,15 @@ def _parts(whole: Statement) -> Verdict:
         kind, slash, name = r.name.partition("/")
         if KEY in r.annotations and kind in (found if slash else ("qguard", "gates")):
             if r.name in digests:
-                raise RefusedProblem(f"the statement's configuration names {r.name} twice; give the file as it was written")
+                raise RefusedProblem(
+                    f"the statement's configuration names {printable(r.name)} twice; give the file as it was written"
+                )
             digests[r.name] = (r.digest or {}).get("sha256", "")
             found[kind if slash else ""][name if slash else kind] = r.annotations[KEY]
     if set(found[""]) != {"qguard", "gates"} or len(found["model"]) != 1 or not found["suite"]:
         raise RefusedProblem(
             "expected a configuration of qguard, gates, one model and at least one suite, found "
-            f"{', '.join(r.name or '(unnamed)' for r in whole.predicate.configuration) or 'none'}; "
+            f"{printable(listed(r.name or '(unnamed)' for r in whole.predicate.configuration)) or 'none'}; "
             "judge the artifact with: pytest --precision int8 --artifact=PATH --qguard-attest=verdict.json"
         )
     (model,) = found["model"]

@@ -136,6 +136,7 @@ def _gate(g: Mapping[str, str]) -> str:
 
 def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     from qguard import golden as goldens
+    from qguard.harness import Target
 
     harness = asked.harness
     for name in harness.config.suites:
@@ -146,10 +147,12 @@ def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
         if suite.sha256 != verdict.suite_sha256[name]:
             found = f"SHA-256 {verdict.suite_sha256[name][:12]}…: other texts"
             yield Refusal(f"suite {name}", f"SHA-256 {suite.sha256[:12]}…", found, asked.again)
-        tests = {f"{name}/{t}" for t in (*GATES, *(["test_task_quality"] if suite.labelled else []))}
-        if harness.config.latency.mode == "gate":
-            tests |= {f"{name}/test_latency[{b}]" for b in harness.timing.buckets(asked.precision)}
-        if lost := sorted(tests - set(verdict.predicate.passedTests)):
+        tests = (*GATES, *harness.also(Target(asked.precision, asked.model, name)))
+        if harness.config.latency.mode != "gate":
+            tests = tuple(t for t in tests if not t.startswith("test_latency["))
+        if harness.config.robustness.mode != "gate":
+            tests = tuple(t for t in tests if t != "test_robustness")
+        if lost := sorted({f"{name}/{t}" for t in tests} - set(verdict.predicate.passedTests)):
             yield Refusal(f"suite {name}", f"{listed(lost)} passed", "not among its passed tests", asked.again)
         try:
             manifest = goldens.read(goldens.golden_folder(harness.config.golden_root, asked.model, name)).manifest

@@ -56,7 +56,12 @@ def run(args: argparse.Namespace) -> int:
     refusals = verify(verdict, asked)
     if args.json is not None:
         parts = [{"part": r.part, "expected": r.expected, "found": r.found, "mend": r.mend} for r in refusals]
-        write_atomic(args.json, dump_json({"schema": 1, "holds": not refusals, "authentic": found.authentic, "refusals": parts}))
+        try:
+            write_atomic(
+                args.json, dump_json({"schema": 1, "holds": not refusals, "authentic": found.authentic, "refusals": parts})
+            )
+        except OSError as e:
+            raise UsageProblem(f"--json {args.json}: cannot be written: {e.strerror or e}") from e
     for mend in dict.fromkeys(r.mend for r in refusals):
         print("\n".join(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to mend it: {mend}", sep="\n")
     if refusals:

@@ -69,7 +69,9 @@ def findings(
     base = Path(os.environ.get("GITHUB_WORKSPACE") or os.environ.get("CI_PROJECT_DIR") or config.invocation_params.dir)
     file = Path(config.getoption("qguard_config") or state.harness.config.folder / "pyproject.toml")
     tests = [of_test(r.nodeid, config.rootpath / r.location[0], (r.location[1] or 0) + 1, r.longreprtext, base) for r in own]
-    return [*tests, *of_report(report, file, base)]
+    level = "error" if state.strict else "warning"  # of what was not measured; only strict fails it
+    found = [f | ({"level": level} if f["check"] == "unmeasured" else {}) for f in of_report(report, file, base)]
+    return [*tests, *found]
 
 
 class JUnit:

@@ -27,18 +27,7 @@ class State:
         """What the report must hold: every target, with the names of the gate tests that it has beyond those of all, and what
         was left out on purpose.
         """
-        return [
-            {
-                **as_json(t),
-                "also": [
-                    *(["test_task_quality"] if self.harness.labelled(t.suite) else []),
-                    *(["test_robustness"] if self.harness.tries_robustness(t.precision) else []),
-                    *(f"test_latency[{b}]" for b in self.harness.timing.buckets(t.precision)),
-                ],
-                "left_out": self.left_out,
-            }
-            for t in self.targets
-        ]
+        return [{**as_json(t), "also": self.harness.also(t), "left_out": self.left_out} for t in self.targets]
 
     @property
     def left_out(self) -> list[str]:

@@ -12,7 +12,7 @@ MOST = 10  # GitHub shows no more errors of one step
 
 
 def commands(findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """One ``::error`` command for each finding, the first ten; the last says how many were left out.
+    """One command for each finding, ``::error`` or its ``level``, the first ten; the last says how many were left out.
 
     Args:
         findings: As of :func:`qguard.report.findings.findings`.
@@ -27,7 +27,7 @@ def commands(findings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _command(f: Mapping[str, Any]) -> str:
     place = f"file={_property(f['file'])},line={f['line']}," if f["file"] else ""
-    return f"::error {place}title={_property(f['title'])}::{_message(f['message'])}"
+    return f"::{f.get('level', 'error')} {place}title={_property(f['title'])}::{_message(f['message'])}"
 
 
 def _message(text: str) -> str:
