@@ -289,10 +289,9 @@ def test_failing_gate_names_the_command(project, int8, tmp_path):
     file = shutil.copyfile(int8.file, tmp_path / "m.onnx")
     harness = project(file)
     asked = command(harness, TARGET)
-    assert asked == f"qguard diagnose --precision int8 --artifact {file} --model minilm --suite own"
+    assert asked == f"qguard diagnose --precision int8 --artifact {file}"
     checks = [c for c in harness.checks(TARGET, "ranking") if c.bound and c.slice is None]
     failed = [type(c)(**{**vars(c), "outcome": "fail"}) for c in checks]
-    assert failure_text("int8", "own", failed, [], cause="loss by quantization", diagnose=asked).endswith(
-        f"where is it lost? {asked}"
-    )
+    text = failure_text("int8", "own", failed, [], cause="loss by quantization", diagnose=asked)
+    assert f"  do:     see where it is lost:\n          {asked}\n" in text
     assert not diagnosable(parse_precision("int8@openvino"))

@@ -110,4 +110,4 @@ def test_what_is_no_report_is_a_usage_error(merge, capsys, damage, message):
 
 def test_an_unknown_format_is_refused_before_anything_is_read(tmp_path, capsys):
     assert main(["merge", "nowhere.json", "--out", str(tmp_path / "m.txt")]) == 2
-    assert "expected a file that ends in .json, .md" in capsys.readouterr().err
+    assert "expected a file that ends in .json, .html, .md" in capsys.readouterr().err

@@ -156,9 +156,10 @@ def test_advice_follows_what_failed(report):
     assert [s.command for s in headline(drifted).steps] == ["qguard golden update X"]
     accuracy = {**run, "checks": [c for c in run["checks"] if c["name"].startswith("embedding.") and not c["slice"]]}
     steps = [s.command for s in headline(accuracy).steps]
-    assert steps[0].startswith("qguard compare --precision int8@onnx,")
+    assert steps[0] == "qguard diagnose --precision int8@onnx --artifact PATH --model minilm --suite own"
+    assert steps[1].startswith("qguard compare --precision int8@onnx,")
     value = next(c["value"] for c in accuracy["checks"] if c["outcome"] == "fail")
-    bound = float(re.search(r">= ([\d.]+)", steps[1])[1])
+    bound = float(re.search(r">= ([\d.]+)", steps[2])[1])
     assert bound <= value < bound + 1e-4
     fell = {**run, "checks": [{**accuracy["checks"][0], "outcome": "fail", "bound": None, "accepted": "accepted .99"}]}
     assert "qguard accept" in headline(fell).steps[0].command

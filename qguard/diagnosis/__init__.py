@@ -61,7 +61,10 @@ def command(harness: Harness, target: Target) -> str:
     if not diagnosable(target.precision) or harness.artifact(target.precision, target.model).file is None:
         return ""
     given = f" --artifact {harness.artifact_path}" if harness.artifact_path else ""
-    return f"qguard diagnose --precision {target.precision}{given} --model {target.model} --suite {target.suite}"
+    # what the configuration leaves no choice of need not be said: the command stays on one line of a terminal
+    model = f" --model {target.model}" if len(harness.config.models) > 1 else ""
+    suite = f" --suite {target.suite}" if len(harness.config.suites) > 1 else ""
+    return f"qguard diagnose --precision {target.precision}{given}{model}{suite}"
 
 
 def refuse(precision: Precision) -> None:

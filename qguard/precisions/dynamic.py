@@ -24,12 +24,15 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
     """ONNX Runtime's dynamic quantization of one fp32 file; per-tensor is for experiments and tests."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    from qguard.graph import read_graph
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of a missing pre-processing that the fused graph does not need
     try:
         work = target.with_suffix(".work.onnx")
         quantize_dynamic(
-            str(source), str(work), per_channel=per_channel, weight_type=QuantType.QInt8,
+            # of a file it would write the inferred shapes beside it, where two processes at once overwrite each other's
+            read_graph(source), str(work), per_channel=per_channel, weight_type=QuantType.QInt8,
             # fused operators carry no inferred types; MatMul of two activations stays in float
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": 1},
         )  # fmt: skip
