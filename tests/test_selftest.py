@@ -180,10 +180,10 @@ def test_rare_words_are_words(site):
 
 
 def test_repeats_differ_in_batches_threads_and_order(sound):
-    conditions = [Condition.of(n) for n in range(24)]
+    conditions = [Condition.of(n) for n in range(36)]
     assert {c.budget for c in conditions} == set(BUDGETS)
     assert len({(c.budget, c.threads, c.sorted) for c in conditions}) == 24
-    repeat = run_repeat(sound, INT8, "minilm", ("own",), 7)
+    repeat = run_repeat(sound, INT8, "minilm", ("own",), 13)
     assert repeat.failures == ()
     assert "2 thread(s)" in repeat.condition
 
