@@ -14,7 +14,8 @@ from qguard.harness import Harness, Target
 from qguard.precisions import Precision
 
 BUDGETS = (64, 128, 256, 512, 1024, 2048)  # padded tokens of a batch
-THREADS = (1, 2)
+THREADS = (1, 1, 2)
+SERVED = 4  # texts of a batch that is filled as texts come: more would be padding for the most part
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Condition:
     Attributes:
         budget: Padded tokens of a batch.
         threads: Threads of a batch.
-        sorted: Batches of similar lengths, as the gate makes them; else texts as they come.
+        sorted: Batches of similar lengths, as the gate makes them; else texts as they come, :data:`SERVED` at most.
         seed: Of the order of the texts.
     """
 
@@ -36,7 +37,7 @@ class Condition:
     @classmethod
     def of(cls, number: int) -> Condition:
         """The condition of a repeat: every budget and number of threads in turn, every order another one."""
-        return cls(BUDGETS[number % len(BUDGETS)], THREADS[number // 6 % 2], number // 12 % 2 == 1, number)
+        return cls(BUDGETS[number % len(BUDGETS)], THREADS[number // 6 % 3], number // 18 % 2 == 1, number)
 
     def __str__(self) -> str:
         how = "sorted by length" if self.sorted else "as they come"
@@ -60,7 +61,8 @@ class Shuffled(Encoder):
         longest = 0
         for i in order:
             longest = max(longest, len(ids[i]))
-            if not batches or longest * (len(batches[-1]) + 1) > self._condition.budget:
+            full = not self._condition.sorted and batches and len(batches[-1]) == SERVED
+            if full or not batches or longest * (len(batches[-1]) + 1) > self._condition.budget:
                 batches.append([])
                 longest = len(ids[i])
             batches[-1].append(i)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,14 +129,14 @@ class Site:
         path = self.folder / name
         return path, read_json(path, ArtifactProblem) if path.exists() else {}
 
-    def token_counts(self) -> dict[int, int]:
-        """How often each token id occurs in the suites, the tokens that begin and end every text left out."""
-        counts: dict[int, int] = {}
-        for suite in self.suites:
-            for row in self.harness.golden(self.model, suite).token_ids:
-                for token in row[1:-1]:
-                    counts[token] = counts.get(token, 0) + 1
-        return counts
+    def token_counts(self) -> Counter[int]:
+        """How often each token id occurs in the suites; special tokens, which texts may spell out, are none of the words."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self.base.root / "tokenizer.json"))
+        special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        rows = (row for s in self.suites for row in self.harness.golden(self.model, s).token_ids)
+        return Counter(token for row in rows for token in row if token not in special)
 
     def two_words(self, kind: str, of: int) -> tuple[int, int]:
         """Two token ids.
