@@ -16,8 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 holds, 1 regression, 2 usage or configuration, 3 could not be measured.
     """
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         return int(args.run(args))
     except QguardError as e:
@@ -27,8 +26,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("qguard", description="Regression gates for quantized sentence-embedding models.")
-    parser.add_argument("--version", action="version", version=f"qguard {__version__}")
-    add_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser("qguard", description="Regression gates for quantized sentence-embedding models.")
+    made.add_argument("--version", action="version", version=f"qguard {__version__}")
+    add_commands(made.add_subparsers(required=True, metavar="COMMAND"))
+    return made
