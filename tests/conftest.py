@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from qguard.harness import Harness
 
@@ -16,11 +15,11 @@ DATA = Path(os.environ.get("QGUARD_DATA") or ROOT.parent / "shared" / "data")
 collect_ignore = [] if DATA.is_dir() else ["test_reference.py"]
 
 
-# the property tests: a few inputs each, and always the same ones; --hypothesis-profile thorough makes it a thousand new ones
-_CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-settings.register_profile("small", max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=_CHECKS)
-settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=_CHECKS)
-settings.load_profile("small")
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Hypothesis' profiles, where one is asked for: a run of the gate in this folder need not import Hypothesis."""
+    if config.getoption("--hypothesis-profile", None):
+        from tests import profiles  # noqa: F401
 
 
 @pytest.fixture(scope="session")

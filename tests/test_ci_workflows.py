@@ -57,14 +57,14 @@ def test_shell_parts_parse_and_hold_no_expression_of_github(name):
 
 def test_options_and_commands_in_the_files_exist():
     """Each call of qguard parses; each option of pytest is one."""
-    from qguard.cli import _parser
+    from qguard.cli import parser
 
     text = "\n".join(scripts().values())
     calls = [m[0] for m in re.finditer(r"qguard (quantize|golden|merge|verify) .*?(?=$| \|\| | > )", text, re.M)]
     assert len(calls) >= 10
     for call in calls:
         words = [w.strip("\"'") for w in re.findall(r'"[^"]*"|\S+', call)]
-        assert _parser().parse_args(words[1:]).run
+        assert parser().parse_args(words[1:]).run
     helped = subprocess.run(
         [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
@@ -100,11 +100,18 @@ def run(project: Path, script: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_gate_verdict_attest_and_deploy_run_as_written(project):
-    """GitLab's jobs in their order, on one machine; the others' shell is the same commands."""
-    jobs = yaml.safe_load(GITLAB.read_text())
-    code, out = run(project, "\n".join(jobs["gate"]["script"]), PRECISION="int8", RUNNER="here")
+@pytest.fixture(scope="module")
+def gated(project) -> Path:
+    """The same after GitLab's gate job."""
+    script = "\n".join(yaml.safe_load(GITLAB.read_text())["gate"]["script"])
+    code, out = run(project, script, PRECISION="int8", RUNNER="here")
     assert code == 0, out
+    return project
+
+
+def test_gate_verdict_attest_and_deploy_run_as_written(gated):
+    """GitLab's jobs in their order, on one machine; the others' shell is the same commands."""
+    project, jobs = gated, yaml.safe_load(GITLAB.read_text())
     assert json.loads((project / "gl.codequality.json").read_text()) == []
     verdict = "\n".join(jobs["verdict"]["script"])
     code, out = run(project, verdict, EXPECTED="2")
@@ -124,7 +131,8 @@ def test_gate_verdict_attest_and_deploy_run_as_written(project):
     assert not (project / "deployed.txt").exists()
 
 
-def test_the_merged_summary_reaches_githubs_page_also_when_it_fails(project, tmp_path):
+def test_the_merged_summary_reaches_githubs_page_also_when_it_fails(gated, tmp_path):
+    project = gated
     report = json.loads(next((project / "reports").rglob("report.json")).read_text())
     report["verdict"] = report["runs"][0]["verdict"] = "fail"
     (project / "all" / "a").mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from qguard.pipeline import Pipeline
 from qguard.robustness.metrics import PROPERTIES, Tried, reduced
 from qguard.suites import Pair, Suite
 from qguard.vectors import KINDS, SCALAR, Vectors, quantize
+from tests import profiles  # noqa: F401
 
 # few values, so that ties are common, and any others, far from overflow
 VALUES = st.integers(-4, 4).map(lambda i: i / 4) | st.floats(-100, 100, allow_nan=False, width=32)

@@ -31,6 +31,7 @@ from qguard.suites.columns import NAMES
 from qguard.suites.formats import FORMATS
 from qguard.suites.reader import read_suite
 from qguard.suites.source import Source
+from tests import profiles  # noqa: F401
 
 NUMBERS = st.integers(-3, 3) | st.integers() | st.floats() | st.sampled_from([10**400, -(10**25), 2**63])
 SCALARS = st.none() | st.booleans() | NUMBERS | texts(size=3, longest=12) | st.sampled_from(["", "0.5", "1", "nan", "\ud800"])
