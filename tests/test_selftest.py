@@ -173,7 +173,7 @@ def test_rare_words_are_words(site):
         assert not {0, 100, 101, 102} & set(counts)
         rare, common = site.two_words("rare", 30522), site.two_words("common", 30522)
         assert [counts[t] for t in rare] == [1, 1]
-        assert min(counts[t] for t in common) > 10
+        assert min(counts[t] for t in common) > 5
         assert not set(site.two_words("unused", 30522)) & set(counts)
     finally:
         del site.harness.golden("minilm", "own").token_ids[0][1]
