@@ -167,7 +167,7 @@ def test_a_file_of_hard_texts_is_tried_first(small, int8, tmp_path):
 def test_a_replay_that_is_not_there_is_refused(small, tmp_path):
     shutil.copytree(small, tmp_path / "p")
     file = tmp_path / "p" / "pyproject.toml"
-    file.write_text(file.read_text() + 'replay = "hart"\n')  # its last table is that of robustness
+    file.write_text(file.read_text().replace("[tool.qguard.robustness]\n", '[tool.qguard.robustness]\nreplay = "hart"\n'))
     with pytest.raises(UsageProblem, match=r"robustness\.replay 'hart': no file or folder of that name"):
         load_config(tmp_path / "p")
 
