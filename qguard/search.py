@@ -1,8 +1,8 @@
 """Exact nearest neighbours of a collection that need not fit in memory.
 
-Scores are inner products in float64 with ties broken by document order. They are not computed for every document: single
-precision, in blocks, leaves those that could still be among the best, and only these are scored again. Nothing is
-approximated: a document is dropped only where the error bound of single precision rules it out.
+Scores are inner products in float64 with ties broken by document order. They are not computed for every document: a cheap
+screen (:mod:`qguard.screens`), in blocks, leaves those that could still be among the best, and only these are scored. Nothing is
+approximated: a document is dropped only where the screen's error bound rules it out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 
 from qguard.encoders import Floats, cores
 from qguard.errors import MeasurementProblem
+from qguard.screens import Screen, Singles, open_screen
+
+Indices = NDArray[np.int64]
 
 BLOCK = 1024  # documents; with 1,000 queries their scores are 4 MB, near a core's cache
 QUERIES = 1024  # at most so many side by side
+PAIRS = 512  # scored at once; their vectors in float64 are 3 MB
 
 
 @dataclass(frozen=True)
@@ -111,20 +115,19 @@ def top_k(
         part = slice(start, start + QUERIES)
         found = _Best(np.ascontiguousarray(queries[part], np.float32), documents, k, None if own is None else own[part])
         found.search(advance)
-        indices[part], scores[part] = found.exact()
+        indices[part], scores[part] = found.result()
     return indices, scores
 
 
 class _Best:
-    """The documents that can still be among the best ``k`` of each query."""
+    """The best ``k`` documents of each query, of those that were seen."""
 
     def __init__(self, queries: Floats, documents: Floats | VectorFile, k: int, own: NDArray[np.int64] | None) -> None:
         self.queries, self.documents, self.k, self.own = queries, documents, k, own
         self.rows, self.dim = (documents.rows, documents.dim) if isinstance(documents, VectorFile) else documents.shape
-        self.lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-        self.longest = 0.0  # of the documents that were seen
-        self.floor = np.full(len(queries), -np.inf, np.float32)  # a score below it cannot be among the best
-        self.kept: list[tuple[NDArray[np.int64], NDArray[np.int64], Floats]] = []
+        self.exact_queries = queries.astype(np.float64)
+        self.floor = np.full(len(queries), -np.inf)  # the last of the best k: what is below it is out
+        self.kept: list[tuple[Indices, Indices, NDArray[np.float64]]] = []
         self.fresh = 0
         self.lock = threading.Lock()
 
@@ -136,15 +139,14 @@ class _Best:
             start, size = start + size, min(2 * size, BLOCK)
 
     def search(self, advance: Callable[[int], None] | None) -> None:
-        """Score every block in single precision, one block a thread."""
+        """Screen every block and score what is left, one block a thread."""
         from threadpoolctl import threadpool_limits
 
-        blocks, own = self.blocks(), self.own
-        transposed = np.ascontiguousarray(self.queries.T)  # the layout whose product is fastest in OpenBLAS
-        next_block = threading.Lock()
+        blocks, next_block = self.blocks(), threading.Lock()
+        screen = open_screen(self.queries, self.rows)
+        closer = Singles(self.queries)
 
         def work() -> None:
-            product = np.empty((BLOCK, len(self.queries)), np.float32)
             buffer = np.empty((BLOCK, self.dim), np.float32)
             while True:
                 with next_block:
@@ -155,14 +157,13 @@ class _Best:
                     vectors = self.documents.read(block.start, buffer[: len(block)])
                 else:
                     vectors = np.ascontiguousarray(self.documents[block.start : block.stop], np.float32)
-                longest = float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max()))
+                longest = 1.001 * float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max()))
                 if not np.isfinite(longest):
                     raise MeasurementProblem(f"documents {block.start} to {block.stop} hold vectors that are NaN or infinite")
-                scores = np.matmul(vectors, transposed, out=product[: len(block)])
-                if own is not None:
-                    mine = np.flatnonzero((own >= block.start) & (own < block.stop))
-                    scores[own[mine] - block.start, mine] = -np.inf
-                self.add(scores, block.start, longest)
+                document, query = self.hits(screen, vectors, longest)
+                if len(query) > len(block) * len(self.queries) / 16 and screen is not closer:
+                    document, query = self.hits(closer, vectors, longest)
+                self.add(vectors, document, query, block.start)
                 if advance is not None:
                     advance(len(block))
 
@@ -171,49 +172,43 @@ class _Best:
             for done in [pool.submit(work) for _ in range(threads)]:
                 done.result()
 
-    def add(self, scores: Floats, start: int, longest: float) -> None:
-        """Keep hits of a block's scores (documents, queries); once they are many, raise the floor and drop what fell below it."""
-        floor = self.floor
-        some = np.flatnonzero(scores.max(0) >= floor)  # of most queries no document of a block is a hit
-        chosen = scores[:, some]
-        # what is itself scores -inf, which is no lower than a floor that was never raised
-        document, column = np.nonzero((chosen >= floor[some]) & (chosen > -np.inf))
-        query, values = some[column], chosen[document, column]
+    def hits(self, screen: Screen, vectors: Floats, longest: float) -> tuple[Indices, Indices]:
+        """Pairs (document of the block, query) that a screen cannot rule out."""
+        scores, least = screen(vectors, longest, self.floor)
+        some = np.flatnonzero(scores.max(0) >= least)  # of most queries no document of a block is a hit
+        document, column = np.nonzero(scores[:, some] >= least[some])
+        return document, some[column]
+
+    def add(self, vectors: Floats, document: Indices, query: Indices, start: int) -> None:
+        """Score hits in float64 and keep those that reach the floor; once they are many, raise it."""
+        if self.own is not None:
+            other = self.own[query] != document + start
+            document, query = document[other], query[other]
+        exact = np.empty(len(query))
+        for first in range(0, len(query), PAIRS):
+            part = slice(first, first + PAIRS)
+            exact[part] = np.einsum("ij,ij->i", self.exact_queries[query[part]], vectors[document[part]].astype(np.float64))
+        reach = exact >= self.floor[query]
         with self.lock:
-            self.longest = max(self.longest, longest)
-            self.kept.append((query, document + start, values))
-            self.fresh += len(query)
+            self.kept.append((query[reach], document[reach] + start, exact[reach]))
+            self.fresh += int(reach.sum())
             if self.fresh >= 2 * len(self.queries):
                 self.compact()
 
     def compact(self) -> None:
-        """Keep the best ``k`` of each query and all within the error of single precision below the last of them."""
+        """Keep the best ``k`` of each query, equal ones in document order."""
         query, document, score = (np.concatenate(part) for part in zip(*self.kept, strict=True))
-        order = np.lexsort((-score, query))
+        order = np.lexsort((document, -score, query))
         query, document, score = query[order], document[order], score[order]
         first = np.searchsorted(query, np.arange(len(self.queries)))
-        count = np.diff([*first, len(query)])
-        full = np.flatnonzero(count >= self.k)
-        # |fl(x·y) - x·y| <= n u / (1 - n u) |x||y| (Higham 2002, 3.5), u = 2^-24; both scores of a comparison may be off
-        slack = 2.01 * self.dim * 2.0**-24 * self.lengths * self.longest
-        floor = self.floor.copy()
-        floor[full] = np.maximum(floor[full], score[first[full] + self.k - 1] - slack[full])
-        self.floor = np.nextafter(floor, np.float32(-np.inf))
-        keep = score >= self.floor[query]
-        self.kept, self.fresh = [(query[keep], document[keep], score[keep])], 0
+        best = np.arange(len(query)) - first[query] < self.k
+        full = np.flatnonzero(np.diff([*first, len(query)]) >= self.k)
+        floor = self.floor.copy()  # other threads read the old one, which is only lower
+        floor[full] = score[first[full] + self.k - 1]
+        self.floor, self.kept, self.fresh = floor, [(query[best], document[best], score[best])], 0
 
-    def exact(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Score what is left in float64."""
+    def result(self) -> tuple[Indices, NDArray[np.float64]]:
+        """Documents and scores (q, k), best first."""
         self.compact()
-        ((query, document, _),) = self.kept
-        wanted, place = np.unique(document, return_inverse=True)
-        vectors = self.documents.take(wanted) if isinstance(self.documents, VectorFile) else self.documents[wanted]
-        exact = np.empty(len(query))
-        for start in range(0, len(query), BLOCK):
-            part = slice(start, start + BLOCK)
-            a, b = self.queries[query[part]].astype(np.float64), vectors[place[part]].astype(np.float64)
-            exact[part] = np.einsum("ij,ij->i", a, b)
-        order = np.lexsort((document, -exact, query))
-        query, document, exact = query[order], document[order], exact[order]
-        at = np.searchsorted(query, np.arange(len(self.queries)))[:, None] + np.arange(self.k)
-        return document[at], exact[at]
+        ((_, document, score),) = self.kept
+        return document.reshape(-1, self.k), score.reshape(-1, self.k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qguard import search
+from qguard import screens, search
 from qguard.errors import MeasurementProblem
 from qguard.search import VectorFile, top_k
 
@@ -103,3 +103,52 @@ def test_what_cannot_be_searched_is_an_error(stored):
     for pair in ((queries, documents), (documents, queries)):
         with pytest.raises(MeasurementProblem, match="NaN"):
             top_k(*pair, 2)
+
+
+@pytest.fixture(params=["singles", "bytes", "bytes without VNNI"])
+def screen(request, monkeypatch):
+    monkeypatch.setattr(screens, "PAYS", np.inf if request.param == "singles" else 0)
+    monkeypatch.setattr(screens, "saturates", lambda: "without" in request.param)
+    return screens.open_screen
+
+
+CASES = {
+    "unit": lambda rng, x: x,
+    "one wide channel": lambda rng, x: x * np.where(np.arange(x.shape[1]) == 3, 40, 1),
+    "lengths apart": lambda rng, x: x * 10.0 ** rng.uniform(-6, 6, (len(x), 1)),
+    "zeros": lambda rng, x: x * rng.integers(0, 2, (len(x), 1)),
+    "nothing": lambda rng, x: x * 0,
+    "tiny": lambda rng, x: x * 1e-35,
+    "large": lambda rng, x: x * 1e15,
+    "one direction": lambda rng, x: x[:1] + 1e-3 * x,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_screen_rules_out_no_document_that_reaches_the_floor(screen, case):
+    rng = np.random.default_rng(7)
+    queries, documents = (CASES[case](rng, vectors(rng, n, 96)).astype(np.float32) for n in (40, 700))
+    exact = documents.astype(np.float64) @ queries.astype(np.float64).T
+    longest = float(np.linalg.norm(documents.astype(np.float64), axis=1).max())
+    of_all = screen(queries, len(documents))
+    for rank in (0, 1, 10, 350, 699):
+        floor = np.sort(exact, axis=0)[::-1][rank]
+        scores, least = of_all(documents, longest, floor)
+        assert (scores >= least)[exact >= floor].all()
+        if case == "unit" and rank == 10:  # and most others it does rule out
+            assert (scores >= least).mean() < 0.1
+
+
+def test_screens_find_the_same(screen, stored):
+    rng = np.random.default_rng(8)
+    queries, documents = vectors(rng, 30, 384), vectors(rng, 6000, 384)
+    own = rng.integers(-1, 6000, 30)
+    want = full_sort(queries, documents, 10, own)
+    found = top_k(queries, stored(documents), 10, own)
+    assert (found[0] == want[0]).all()
+    np.testing.assert_allclose(found[1], want[1], rtol=1e-14)
+
+
+def test_documents_that_are_all_alike_come_in_order(screen, stored):
+    documents = np.repeat(vectors(np.random.default_rng(9), 1), 5000, axis=0)
+    assert (top_k(documents[:3], stored(documents), 10)[0] == np.arange(10)).all()
