@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from qguard.metrics import FAMILIES, Comparison, family, measure
-from qguard.metrics.bootstrap import DETECTABLE, cannot_tell, replicates, seed_of, uncertainty
+from qguard.metrics.bootstrap import DETECTABLE, _sizes, cannot_tell, replicates, seed_of, uncertainty
 from qguard.metrics.statistics import Absolute, Mean, Quantile, Ratio, Share, Spearman
 from tests.test_metrics import noisy, suite  # noqa: F401 - a fixture
 
@@ -112,8 +112,18 @@ def test_the_interval_of_a_size_reaches_zero_where_the_sign_is_open():
     values = np.random.default_rng(0).normal(0.01, 1, (400, 1))
     signed, size = uncertainty(Mean(0), values, 3), uncertainty(Absolute(Mean(0)), values, 3)
     assert signed.low < 0 < signed.high
-    assert size.interval == (0, max(-signed.low, signed.high))
+    assert size.low == 0
+    assert max(-signed.low, signed.high) < size.high < 1.1 * max(-signed.low, signed.high)
     assert uncertainty(Absolute(Mean(0)), values - 5, 3).low == pytest.approx(-uncertainty(Mean(0), values - 5, 3).high)
+
+
+@pytest.mark.parametrize("size", [0, 0.3, 0.7, 1, 1.3, 1.7, 2, 2.5, 3])
+def test_the_size_of_a_mean_is_held_as_often_as_promised(size):
+    grid = np.linspace(0, 6.5, 261)
+    low, high = np.array([_sizes(t) for t in grid]).T
+    found = np.abs(size + np.random.default_rng(1).standard_normal(100_000))
+    held = (np.interp(found, grid, low) <= size) & (size <= np.interp(found, grid, high))
+    assert held.mean() == pytest.approx(0.95, abs=0.005)
 
 
 def test_memory_is_bounded():

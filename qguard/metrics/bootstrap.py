@@ -84,7 +84,7 @@ def uncertainty(reduce: Callable[[Rows], Rows], rows: Rows, seed: int, noun: str
     if isinstance(reduce, Share):
         return _of_share(int(values_of(rows, reduce.of).sum()), n)
     if isinstance(reduce, Absolute):
-        return _folded(uncertainty(reduce.of, rows, seed, noun))
+        return _folded(float(reduce.of(rows)), uncertainty(reduce.of, rows, seed, noun))
     if isinstance(reduce, Mean) and reduce.best is not None and (values_of(rows, reduce.of) == reduce.best).all():
         return _of_nothing_lost(reduce.best, n, noun)
     left_out = _without_each(reduce, rows)
@@ -282,11 +282,53 @@ def _mirrored(u: Uncertainty) -> Uncertainty:
     return u if u.low is None or u.high is None else Uncertainty(-u.high, -u.low, u.error, u.note)
 
 
-def _folded(u: Uncertainty) -> Uncertainty:
-    """The interval of a size: it reaches 0 where that of the signed value holds 0."""
+def _folded(value: float, u: Uncertainty) -> Uncertainty:
+    """The interval of a size from that of the signed value, whose shape it keeps; it reaches 0 where the sign is open.
+
+    To fold the ends alone would hold the truth too often: where an interval reaches 0, nothing can miss below it.
+    """
     if u.low is None or u.high is None:
         return u
-    return Uncertainty(max(0.0, u.low, -u.high), max(abs(u.low), abs(u.high)), u.error, u.note)
+    size = abs(value)
+    below, above = (value - u.low, u.high - value) if value >= 0 else (u.high - value, value - u.low)
+    error = (u.high - u.low) / (2 * Z)
+    low, high = _sizes(size / error) if error else (0.0, 0.0)
+    down = size - (size / error - low) / Z * below if low else 0.0
+    return Uncertainty(max(0.0, down), size + (high - size / error) / Z * above if error else size, u.error, u.note)
+
+
+def _sizes(t: float) -> tuple[float, float]:
+    """The sizes of a mean, in standard errors, for whose estimate's size ``t`` lies in the shortest range that holds it at LEVEL.
+
+    The estimate's size has a folded normal distribution (Leone, Nelson and Nottingham 1961); Neyman's construction.
+    """
+    if t > 6:  # the fold is out of reach
+        return t - Z, t + Z
+
+    def likelier(size: float) -> float:
+        """Chance of an estimate of higher density than t."""
+
+        def density(x: float) -> float:
+            return math.exp(-((x - size) ** 2) / 2) + math.exp(-((x + size) ** 2) / 2)
+
+        def below(x: float) -> float:
+            return _NORMAL.cdf(x - size) - _NORMAL.cdf(-x - size)
+
+        peak = 0.0 if size <= 1 else _root(lambda x: x - size * math.tanh(size * x), 1e-9, size)
+        if t < peak:
+            return below(_root(lambda x: density(t) - density(x), peak, size + 9)) - below(t)
+        return below(t) - (0.0 if density(0) >= density(t) else below(_root(lambda x: density(x) - density(t), 0.0, peak)))
+
+    low = 0.0 if likelier(0.0) <= LEVEL else _root(lambda size: LEVEL - likelier(size), 0.0, t)
+    return low, _root(lambda size: likelier(size) - LEVEL, t, t + 3)
+
+
+def _root(rising: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that is negative at ``low`` and positive at ``high`` changes its sign."""
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < 0 else (low, middle)
+    return (low + high) / 2
 
 
 def _binomial(n: int, p: float) -> Rows:
