@@ -109,7 +109,7 @@ class PrecisionConfig(_Strict):
 
     Attributes:
         recipe: The built-in precision that it is made as, ``NAME[@RUNTIME]``; its own name where that is built in.
-        calibration: A suite, or a file or folder like a suite's; ``None`` for the texts that qguard ships.
+        calibration: A suite, or a file or folder like a suite's; without it the texts that qguard ships.
         samples: Texts that are drawn from it.
         seed: Of the draw.
         overlap: Whether texts that calibrate may also judge.
@@ -198,14 +198,14 @@ class VectorsConfig(_Strict):
     """How embeddings are quantized (``--precision int8+binary``).
 
     Attributes:
-        calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8``; the first one otherwise.
+        calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8`` vectors; without it the one that is judged.
     """
 
     calibration: str | None = None
 
 
 class Config(_Strict):
-    """``[tool.qguard]``.
+    """What ``[tool.qguard]`` holds.
 
     Attributes:
         models: Name → what is gated. A text is short for ``{ref = "…"}``.
