@@ -57,7 +57,10 @@ def pytest_page() -> str:
     fixtures = [[f"`{n}`", summary(inspect.getdoc(getattr(plugin, n, None)) or TARGET)] for n in plugin.FIXTURES]
     return (
         "# pytest's options\n\n`--precision` is short for `--qguard-precision`, where no other plugin owns it. "
-        "Without it no gate runs.\n\n" + table(["option", ""], recorder.rows) + "\n## Fixtures\n\n" + table(["fixture", ""], fixtures)
+        "Without it no gate runs.\n\n"
+        + table(["option", ""], recorder.rows)
+        + "\n## Fixtures\n\n"
+        + table(["fixture", ""], fixtures)
     )
 
 
@@ -124,7 +127,7 @@ def configuration() -> str:
     ]
     made = (
         "# Configuration\n\n`[tool.qguard]` in `pyproject.toml`, or the same tables at the top of a file of their own "
-        "(`--qguard-config`, `--config`). Unknown keys are errors. A gate is `\"METRIC\" = {…}` or `\"METRIC\" = \"BOUND\"`.\n"
+        '(`--qguard-config`, `--config`). Unknown keys are errors. A gate is `"METRIC" = {…}` or `"METRIC" = "BOUND"`.\n'
     )
     return made + "".join(f"\n## `{title}`\n\n{intro(part)}\n\n{fields(part, {'folder'})}" for title, part in parts)
 
@@ -182,7 +185,7 @@ def plain(text: str) -> str:
 
 def summary(text: str) -> str:
     """The first sentence."""
-    return plain(text.split("\n\n")[0].replace("\n", " "))
+    return plain(text.split("\n\n", maxsplit=1)[0].replace("\n", " "))
 
 
 def kind(field: dict[str, Any]) -> str:
