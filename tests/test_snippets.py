@@ -11,6 +11,7 @@ import py_compile
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -51,12 +52,8 @@ NARROWED = {
         "39 faults take a quarter of an hour",
     ),
     r"^qguard compare --precision .*": ("qguard compare --precision fp32,int8", "every precision is timed for half a minute"),
-    # latency and generated texts are other tests' subject, and take a minute
-    r"^(pytest (?:.* )?--precision (?:(?!--qguard-latency).)*)$": (
-        r"\1 --qguard-latency=off --qguard-robustness=off",
-        "a minute",
-    ),
-    r"^(pytest .*--qguard-latency=off)$": (r"\1 --qguard-robustness=off", "ten seconds"),
+    r"^(pytest (?!.*--qguard-latency).*--precision.*)": (r"\1 --qguard-latency=off", "a minute; tests/test_latency_gate.py"),
+    r"^(pytest .*--precision.*)": (r"\1 --qguard-robustness=off", "ten seconds; tests/test_robustness.py"),
 }
 # command → why it is not run
 NOT_RUN = {
@@ -64,7 +61,8 @@ NOT_RUN = {
     r"^apt-get install": "changes the machine",
     r"^cosign |--key cosign\.pub|verdict\.sigstore\.json": "needs cosign and, without a key, an identity; tests/test_verify.py",
     r"^bash \.ci/run|^mypy$|^ruff check": "is what runs this test, or runs beside it",
-    r"^mkdocs build": "tests/test_docs.py builds the site",
+    r"^mkdocs build|^python docs/generate": "tests/test_docs.py does both",
+    r"^pytest (?:-n|--precision)$": "names an option",
     r"^pytest (?:-n 2 )?(?:-m|tests/)": "this very suite, or a part of it",
     r"^(?:OMP_NUM_THREADS=1 )?python (?:-m )?benchmarks": "takes minutes; that its script compiles is checked",
     r"^pytest .*--qguard-device cuda": "needs a GPU",
@@ -113,14 +111,14 @@ def snippets(page: Path) -> list[Snippet]:
             found.append(Snippet(name, "shell", "\n".join(lines)))
     for span in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", rest):
         command = span.replace("\\|", "|")
-        if COMMAND.match(command) and (" -" in command or not command.startswith(("qguard ", "pytest "))) and " " in command:
+        names = re.match(r"(qguard|pytest)( [a-z]+)*$", command) and not re.match("qguard golden (check|show)$", command)
+        if COMMAND.match(command) and " " in command and not names:
             found.append(Snippet(name, "shell", command))
     return found
 
 
 ALL = list(dict.fromkeys(s for page in PAGES for s in snippets(page)))
-SHELL = list({s.text: s for s in ALL if s.kind == "shell"}.values())
-COMMANDS = list(dict.fromkeys(line for s in SHELL for line in s.text.splitlines()))
+COMMANDS = list(dict.fromkeys(line for s in ALL if s.kind == "shell" for line in s.text.splitlines()))
 
 
 def excused(command: str) -> bool:
@@ -129,10 +127,14 @@ def excused(command: str) -> bool:
 
 def meant(command: str) -> str:
     """The command with the words of the small project, and no longer than a test may take."""
-    for table in (MEANT, {pattern: narrow for pattern, (narrow, _) in NARROWED.items()}):
+    for table in (MEANT, MEANT, {pattern: narrow for pattern, (narrow, _) in NARROWED.items()}):
         for pattern, words in table.items():
             command = re.sub(pattern, words, command)
     return command
+
+
+# what comes to the same is run once
+SHELL = list({tuple(map(meant, s.text.splitlines())): s for s in ALL if s.kind == "shell"}.values())
 
 
 def copied(source: Path, target: Path) -> None:
@@ -158,6 +160,11 @@ def core(tmp_path_factory):
 
 def run(command: str, folder: Path) -> int:
     """Run one command in this process."""
+    if command.startswith("mkdir") or " > " in command:
+        ours = f'qguard() {{ {sys.executable} -c "from qguard.cli import main; raise SystemExit(main())" "$@"; }}; '
+        return subprocess.run(
+            ["bash", "-c", ours + command], cwd=folder, env=os.environ | {"HOME": str(folder)}, check=False
+        ).returncode
     words = shlex.split(command)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -246,7 +253,7 @@ def test_python_runs(snippet, project, tmp_path, capfd):
     folder = tmp_path / "here"
     copied(project, folder)
     if "def test_" not in snippet.text:
-        exec(compile(snippet.text, snippet.page, "exec"), {"__name__": "snippet"})  # noqa: S102
+        exec(compile(snippet.text, snippet.page, "exec"), {"__name__": "snippet"})
         return
     (folder / "test_own.py").write_text(snippet.text, encoding="utf-8")
     code = run("pytest --precision int8 --artifact=model test_own.py", folder)
