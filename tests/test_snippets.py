@@ -41,7 +41,7 @@ MEANT = {
     r"--suite S\b": "--suite core",
     r"\[(--[^\[\]]*)\]": r"\1",  # what may be left out is given
     r"…": "a reason",
-    r"\bMODEL\b|sentence-transformers/all-MiniLM-L6-v2": MINILM,
+    r"\bMODEL\b|sentence-transformers/all-MiniLM-L6-v2": f"{MINILM} --name minilm",
 }
 # the same command on less
 NARROWED = {
@@ -254,7 +254,7 @@ def test_python_runs(snippet, project, tmp_path, capfd):
         exec(compile(snippet.text, snippet.page, "exec"), {"__name__": "snippet"})
         return
     (folder / "test_own.py").write_text(snippet.text, encoding="utf-8")
-    code = run("pytest --precision int8 --artifact=model test_own.py", folder)
+    code = run("pytest --import-mode=importlib --precision int8 --artifact=model test_own.py", folder)
     assert code == 0, "\n".join(capfd.readouterr())
 
 
