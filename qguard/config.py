@@ -198,7 +198,8 @@ class VectorsConfig(_Strict):
     """How embeddings are quantized (``--precision int8+binary``).
 
     Attributes:
-        calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8`` vectors; without it the one that is judged.
+        calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8`` vectors;
+            without it the one that is judged.
     """
 
     calibration: str | None = None
