@@ -131,8 +131,10 @@ def meant(command: str) -> str:
     return command
 
 
-# what comes to the same is run once
-SHELL = list({tuple(map(meant, s.text.splitlines())): s for s in ALL if s.kind == "shell"}.values())
+# what comes to the same is run once, and not again where a block holds it
+_BY_MEANING = {tuple(map(meant, s.text.splitlines())): s for s in ALL if s.kind == "shell"}
+_IN_BLOCKS = {line for lines in _BY_MEANING if len(lines) > 1 for line in lines}
+SHELL = [s for lines, s in _BY_MEANING.items() if len(lines) > 1 or lines[0] not in _IN_BLOCKS]
 
 
 def copied(source: Path, target: Path) -> None:
