@@ -11,13 +11,11 @@ import re
 import runpy
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from qguard.cli import parser
-from qguard.config import load_config
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,11 +30,6 @@ def code(text: str) -> list[str]:
     lines = [line for block in fenced for line in block.splitlines()]
     lines += [line.strip() for line in rest.splitlines() if line.startswith("    ")]
     return lines + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", rest)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def actions(of: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -73,25 +66,6 @@ def test_commands_and_options_exist(page, known_to_pytest):
     # of the commands, named on their own
     own = {o for command in actions(parser()).values() for a in command._actions for o in a.option_strings}
     assert asked - known_to_pytest - own <= {"--golden-update"}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_configuration_loads(page, tmp_path):
-    for number, block in enumerate(blocks(page, "toml")):
-        tomllib.loads(block)
-        if "[tool.qguard" in block:
-            folder = tmp_path / str(number)
-            (folder / "eval" / "hard").mkdir(parents=True)
-            for file in re.findall(r'"(eval/[\w.]+\.\w+)"', block):
-                (folder / file).touch()
-            (folder / "pyproject.toml").write_text(block, encoding="utf-8")
-            assert load_config(folder)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_python_compiles(page):
-    for block in blocks(page, "python"):
-        compile(block, str(page), "exec")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
