@@ -68,8 +68,11 @@ NOT_RUN = {
     r"^qguard selftest ": "takes a quarter of an hour, in processes that know the real core alone; tests/test_selftest.py",
     r"^qguard init package:vital": "records 1,440 texts of another model; tests/test_onnx_model.py",
 }
-# command → exit code, where it is not 0
-CODES = {"pytest --precision int8+binary": (1, "the gates of one bit a value are for many more than 24 documents")}
+# command → exit codes, where it is not 0
+CODES = {
+    "pytest --precision int8+binary": ({1}, "the gates of one bit a value are for many more than 24 documents"),
+    "qguard calibrate --minutes 3": ({0, 1}, "1 where this machine is too noisy, which is no fault of the page"),
+}
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def test_commands_run(snippet, project, tmp_path, capfd):
     for line in lines:
         command = re.sub(r"\S+\*\S+", lambda m: " ".join(str(p.relative_to(folder)) for p in folder.glob(m[0])), meant(line))
         code = run(command, folder)
-        assert code == CODES.get(line, (0, ""))[0], f"{command}\n" + "\n".join(capfd.readouterr())
+        assert code in CODES.get(line, ({0}, ""))[0], f"{command}\n" + "\n".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("snippet", [s for s in ALL if s.kind == "toml"], ids=str)
