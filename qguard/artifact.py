@@ -15,6 +15,7 @@ from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file
 from qguard.graph import external_files, read_graph
 from qguard.models import Model
 from qguard.pipeline import Pipeline, read_pipeline
+from qguard.progress import progress
 
 PROVENANCE = "qguard.json"
 
@@ -162,7 +163,8 @@ def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]
             try:
                 copy_layout(base, work)
                 _declare(base, work)
-                build(work)
+                with progress(f"making {key['precision']} of {key['model']}", None):
+                    build(work)
                 record = {"schema": 1, "key": key, "files": tree_hashes(work)}
                 (work / PROVENANCE).write_bytes(dump_json(record))
                 work.rename(folder)

@@ -7,6 +7,7 @@ import sys
 
 from qguard import __version__
 from qguard.commands import add_commands
+from qguard.completion import SHELLS, PrintCompletion
 from qguard.errors import QguardError
 
 
@@ -30,5 +31,6 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("qguard", description="Regression gates for quantized sentence-embedding models.")
     made.add_argument("--version", action="version", version=f"qguard {__version__}")
+    made.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS, help="print what this shell completes with")
     add_commands(made.add_subparsers(required=True, metavar="COMMAND"))
     return made

@@ -23,7 +23,18 @@ class _Strict(BaseModel):
 
 
 class ModelConfig(_Strict):
-    """One fp32 target. ``tokenizer``, ``pooling`` and ``normalize`` are for a model that comes as ONNX alone."""
+    """One fp32 target. ``tokenizer``, ``pooling`` and ``normalize`` are for a model that comes as ONNX alone.
+
+    Attributes:
+        ref: Hub id, folder, or ``package:NAME/PATH``.
+        revision: Of a hub id.
+        max_seq_length: Longest input in tokens, special ones included, instead of what the model declares.
+        prompts: What is put before the texts of a role (``query``, ``document``), instead of what the model declares.
+        tokenizer: Hub id, folder, or ``package:NAME/PATH`` with a ``tokenizer.json``.
+        pooling: How token embeddings become one vector: ``cls``, ``max``, ``mean``, ``mean_sqrt_len_tokens``, ``weightedmean``
+            or ``lasttoken``.
+        normalize: Whether vectors are scaled to unit length.
+    """
 
     ref: str = Field(min_length=1)
     revision: str | None = None
@@ -50,7 +61,16 @@ Role = Literal["text", "text_a", "text_b", "score", "label", "slice", "split"]
 
 
 class SuiteConfig(_Strict):
-    """One suite of the project: a file, a folder or a data set of the hub; see :class:`qguard.suites.source.Source`."""
+    """One suite of the project: a file, a folder or a data set of the hub; docs/suites.md.
+
+    Attributes:
+        path: File or folder, relative to the configuration; or ``hf:ORG/NAME[/CONFIG][@REVISION]``.
+        format: How it is read, where its suffix does not say it.
+        columns: Role → name of its column, where it is not a common one; ``""`` says that there is none.
+        scores: Lowest and highest score; one outside is an error.
+        split: The only part to read.
+        duplicates: ``keep`` counts every row.
+    """
 
     path: str = Field(min_length=1)
     format: str = ""
@@ -89,7 +109,7 @@ class PrecisionConfig(_Strict):
 
     Attributes:
         recipe: The built-in precision that it is made as, ``NAME[@RUNTIME]``; its own name where that is built in.
-        calibration: A suite, or a file or folder like a suite's; ``None`` for the texts that qguard ships.
+        calibration: A suite, or a file or folder like a suite's; without it the texts that qguard ships.
         samples: Texts that are drawn from it.
         seed: Of the draw.
         overlap: Whether texts that calibrate may also judge.
@@ -103,14 +123,30 @@ class PrecisionConfig(_Strict):
 
 
 class GateConfig(_Strict):
-    """A gate's bound, and what it judges: the value, or the end of its interval that is nearer to failing."""
+    """A gate's bound, and what it judges: the value, or the end of its interval that is nearer to failing.
+
+    Attributes:
+        bound: ``>= NUMBER`` or ``<= NUMBER``.
+        on: ``lower`` (of ``>=``) and ``upper`` (of ``<=``) are ends of the 95 % interval.
+    """
 
     bound: str
     on: Literal["value", "lower", "upper"] = "value"
 
 
 class LatencyConfig(_Strict):
-    """How latency is measured, and what is promised."""
+    """How latency is measured, and what is promised; docs/latency.md.
+
+    Attributes:
+        mode: Judge, only measure, or leave out.
+        speedup: Bound on fp32's time over the precision's, in the same runtime; int8 promises ``>= 1`` by default.
+        regression: Bound on the time of the artifact over that of ``--baseline-artifact`` or ``--baseline-python``.
+        trend: Bound on the ratio over the accepted one, on an equal machine.
+        tokens: Lengths that are timed.
+        batches: Texts at once that are timed.
+        threads: Of each call.
+        budget: Seconds for one trial; ``--benchmark-max-time`` changes it.
+    """
 
     mode: Literal["gate", "report", "off"] = "gate"
     speedup: str | None = None
@@ -159,13 +195,35 @@ class RobustnessConfig(_Strict):
 
 
 class VectorsConfig(_Strict):
-    """How embeddings are quantized (``--precision int8+binary``)."""
+    """How embeddings are quantized (``--precision int8+binary``).
+
+    Attributes:
+        calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8`` vectors;
+            without it the one that is judged.
+    """
 
     calibration: str | None = None
 
 
 class Config(_Strict):
-    """``[tool.qguard]``."""
+    """What ``[tool.qguard]`` holds.
+
+    Attributes:
+        models: Name → what is gated. A text is short for ``{ref = "…"}``.
+        suites: What it is judged on: built-in ones, and those of ``[tool.qguard.suite.NAME]``.
+        precisions: What ``--precision all`` stands for.
+        golden: The folder of recorded fp32 outputs.
+        device: Where torch precisions run.
+        suite: Name → the project's own suites.
+        precision: Name → the project's own precisions.
+        gates: Precision (``int8``, ``int8@torch``, ``+binary``) → metric → bound, over the defaults. A text is short for
+            ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice, ``metric[*]`` each.
+        latency: How latency is measured, and what is promised.
+        robustness: How generated texts are tried.
+        vectors: How embeddings are quantized.
+        strict: What was not measured fails; by default where ``CI`` is set.
+        folder: Of the configuration; it is no key.
+    """
 
     models: dict[str, ModelConfig] = {}
     suites: tuple[str, ...] = ("core",)

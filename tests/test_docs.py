@@ -1,19 +1,24 @@
-"""README and docs: their commands and options exist, their configuration loads, their links lead somewhere."""
+"""README and docs: their commands and options exist, their links lead somewhere, the reference is the code's, the site builds.
+
+That their commands and snippets run is in test_snippets.py.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import tomllib
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qguard.cli import parser
-from qguard.config import load_config
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(p.relative_to(ROOT)) for p in PAGES]
 OURS = re.compile(r"--(?:qguard-[\w-]+|golden-[\w-]+|baseline-[\w-]+|precision|artifact)\b")
 
@@ -25,11 +30,6 @@ def code(text: str) -> list[str]:
     lines = [line for block in fenced for line in block.splitlines()]
     lines += [line.strip() for line in rest.splitlines() if line.startswith("    ")]
     return lines + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", rest)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def actions(of: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -69,28 +69,44 @@ def test_commands_and_options_exist(page, known_to_pytest):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_configuration_loads(page, tmp_path):
-    for number, block in enumerate(blocks(page, "toml")):
-        tomllib.loads(block)
-        if "[tool.qguard" in block:
-            folder = tmp_path / str(number)
-            (folder / "eval" / "hard").mkdir(parents=True)
-            for file in re.findall(r'"(eval/[\w.]+\.\w+)"', block):
-                (folder / file).touch()
-            (folder / "pyproject.toml").write_text(block, encoding="utf-8")
-            assert load_config(folder)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_python_compiles(page):
-    for block in blocks(page, "python"):
-        compile(block, str(page), "exec")
-
-
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     targets = [t.partition("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:|#", t)]
     assert [t for t in targets if not (page.parent / t).exists()] == []
     scripts = {s for line in code(text) for s in re.findall(r"\b(?:benchmarks|tests)/\w+\.py\b", line)}
     assert [s for s in scripts if not (ROOT / s).exists()] == []
+
+
+def test_the_reference_is_written_from_the_code():
+    """``python docs/generate.py`` mends it."""
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
+    stored = {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "docs" / "reference").iterdir()}
+    assert made == stored
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    pytest.importorskip("material")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # of mkdocs-material's own future, not of these pages
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if line and not line.startswith("INFO ")]
+    assert (done.returncode, said) == (0, [])
+    return out
+
+
+def test_the_site_holds_every_page_and_asks_nobody_for_anything(site):
+    index = (site / "index.html").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").with_suffix(".html")
+        assert (site / name).is_file()
+        assert f'href="{name}"' in index or name.name == "index.html"
+        html = (site / name).read_text(encoding="utf-8")
+        fetched = re.findall(
+            r"<(?:script|img|iframe|source)[^>]+src=[\"']?(https?:|//)|<link[^>]+href=[\"']?(?:https?:|//)", html
+        )
+        assert fetched == []
+    styles = [p.read_text(encoding="utf-8") for p in site.rglob("*.css")]
+    assert styles
+    assert not any(re.search(r"url\([\"']?(https?:|//)|@import", s) for s in styles)

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 # name → what it does; each is a module here with add(parser) and run(args) → exit code
 COMMANDS = {
-    "init": "write a commented configuration and a first golden",
-    "compare": "several precisions in one table: accuracy, size, speed, verdict",
+    "init": "write a commented configuration, and record a first golden",
+    "compare": "print several precisions in one table: accuracy, size, speed, verdict",
     "quantize": "write the quantized model into a folder, to be deployed",
-    "selftest": "inject faults into the model and show which of them the gate catches",
+    "selftest": "inject faults into the model, and show which of them the gate catches",
     "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
-    "diagnose": "where an artifact loses accuracy: the stage, the layer, and which layers to exclude",
-    "hunt": "the texts and pairs of a corpus, and of mutations of it, that a quantization hurts most",
-    "calibrate": "what this machine can tell apart in latency",
+    "diagnose": "find where an artifact loses accuracy: the stage, the layer, and which layers to leave in fp32",
+    "hunt": "find the texts and pairs of a corpus, and of mutations of it, that quantization hurts most",
+    "calibrate": "measure which slowdown this machine can tell from noise",
     "golden": "record, check or show fp32 goldens",
-    "report": "a saved JSON report in another format, such as HTML",
-    "merge": "reports of several jobs and machines into one, with a table of precisions and hosts",
-    "verify": "whether a verdict is of these very files, and of the gates in force now",
+    "report": "write a saved JSON report in another format, such as HTML",
+    "merge": "merge the reports of several jobs and machines, which passes only if all of them do",
+    "verify": "verify that these very files passed the gates in force now, on the stored golden",
     "accept": "store passing scores and latency ratios; what falls below them later fails",
 }
 
@@ -33,17 +33,47 @@ def add_commands(commands: Any) -> None:
     """The parser of each command."""
     for name, text in COMMANDS.items():
         module = import_module(f"qguard.commands.{name}")
-        parser = commands.add_parser(name, help=text)
+        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         parser.set_defaults(run=getattr(module, "run", None))
         module.add(parser)
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The option that chooses the project."""
+    parser.add_argument(
+        "--config", type=Path, default=Path(), metavar="PATH", help="configuration file, or its folder (default: this one)"
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser, default: str | None = None, several: bool = False) -> None:
+    """``--precision``; required where there is no default; ``""`` stands for the first configured one."""
+    metavar, what = "NAME[@RUNTIME]", "the precision"
+    if several:
+        metavar, what = f"{metavar},…", "the precisions; 'all' = every configured one"
+    if default is not None:
+        what += f" (default: {default or 'the first configured one'})"
+    parser.add_argument("--precision", required=default is None, default=default, metavar=metavar, help=what)
+
+
+def add_artifact(parser: argparse.ArgumentParser) -> None:
+    """``--artifact``, what is examined instead of an artifact that is built."""
+    text = "a folder or .onnx file of any tool (default: qguard's own)"
+    parser.add_argument("--artifact", type=Path, metavar="PATH", help=text)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``, for machines."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
+
+
 def add_selection(parser: argparse.ArgumentParser, suite: bool = True) -> None:
     """The options that choose the configuration, the models and the suites."""
-    parser.add_argument("--config", type=Path, default=Path(), help="configuration file or its folder")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME")
+    add_config(parser)
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME", help="only this model, by name or reference; repeatable"
+    )
     if suite:
-        parser.add_argument("--suite", action="append", default=[], metavar="NAME")
+        parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="only this suite; repeatable")
     else:
         parser.set_defaults(suite=[])
 

@@ -13,8 +13,10 @@ from qguard.errors import UsageProblem
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("report", type=Path, nargs="?", metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
-    parser.add_argument("--precision", metavar="NAME[@RUNTIME],…", help="run the accuracy gates now instead, without latency")
-    parser.add_argument("--reason", default="", help="why; for the reviewers")
+    parser.add_argument(
+        "--precision", metavar="NAME[@RUNTIME],…", help="run the accuracy gates of these now instead, without latency"
+    )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why; for the reviewers")
     parser.add_argument("--lower", action="store_true", help="also replace accepted scores by worse ones")
     add_selection(parser)
 

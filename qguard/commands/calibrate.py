@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import argparse
 
-from qguard.commands import add_selection, harness_of, selected
+from qguard.commands import add_precision, add_selection, harness_of, selected
 from qguard.errors import UsageProblem
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
+    add_precision(parser, default="int8")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens of each text (default 64)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="texts at once (default 1)")
+    parser.add_argument("--minutes", type=float, default=3.0, metavar="N", help="how long to measure (default 3)")
     add_selection(parser)
-    parser.add_argument("--precision", default="int8", metavar="NAME[@RUNTIME]")
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=3.0, help="how long to measure (default 3)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure the candidate against itself, and print what this machine can tell apart."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
     from qguard.gates import parse_bound
     from qguard.latency.calibrate import calibrate
     from qguard.latency.check import Bucket, fingerprint, spec_of
     from qguard.precisions import parse_precision
+    from qguard.progress import progress
 
     harness = harness_of(args)
     model, suite = next(selected(harness))
@@ -37,11 +37,10 @@ def run(args: argparse.Namespace) -> int:
     margin = parse_bound("latency.regression", settings.regression)[1] - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
     spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"{precision} against itself", total=1.0)
+    with progress(f"{precision} against itself", 1.0) as advance:
         found = calibrate(
             spec, batch, args.tokens, minutes=args.minutes, budget=settings.budget, margin=margin,
-            done=lambda share: progress.update(task, completed=share),
+            done=lambda share: advance(to=share),
         )  # fmt: skip
     out = Console(highlight=False)
     machine = fingerprint(settings.threads, spec.device)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from qguard.commands import add_selection, harness_of
+from qguard.commands import add_json, add_precision, add_selection, harness_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME],…", help="'all' = every configured one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    add_precision(parser, several=True)
+    add_json(parser)
     add_selection(parser)
 
 

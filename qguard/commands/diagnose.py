@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from qguard.commands import add_selection, harness_of, selected
+from qguard.commands import add_artifact, add_json, add_precision, add_selection, harness_of, selected
 from qguard.diagnosis import TEXTS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
-    parser.add_argument("--artifact", type=Path, metavar="PATH", help="a folder or .onnx file of any tool; else qguard's own")
-    parser.add_argument("--texts", type=int, default=TEXTS, help=f"texts that layers are measured on (default {TEXTS})")
-    parser.add_argument("--layers-only", action="store_true", help="stages and layers alone: no gates, nothing excluded")
+    add_precision(parser)
+    add_artifact(parser)
+    parser.add_argument(
+        "--texts", type=int, default=TEXTS, metavar="N", help=f"texts that layers are measured on (default {TEXTS})"
+    )
+    parser.add_argument("--layers-only", action="store_true", help="stages and layers alone: no gates, nothing left in fp32")
     parser.add_argument("--all", action="store_true", help="list every layer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
+    add_json(parser)
     add_selection(parser)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.commands import add_selection, harness_of
+from qguard.commands import add_artifact, add_json, add_precision, add_selection, harness_of
 
 if TYPE_CHECKING:
     from qguard.hunting.hunt import Hunted, Status
@@ -17,14 +16,18 @@ if TYPE_CHECKING:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
-    parser.add_argument("--artifact", type=Path, metavar="PATH", help="hunt in this folder or .onnx file")
-    parser.add_argument("--corpus", required=True, metavar="FILE", help="texts: a suite's name, or a file or folder like one's")
-    parser.add_argument("--minutes", type=float, default=5.0, help="in all, the corpus included (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="equal seeds try equal texts in an equal order")
-    parser.add_argument("--keep", type=int, default=32, help="texts and pairs to show and write (default 32)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write them as a suite")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
+    add_precision(parser)
+    add_artifact(parser)
+    parser.add_argument(
+        "--corpus", required=True, metavar="SUITE|PATH", help="texts: a suite, or a file or folder like a suite's"
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, metavar="N", help="in all, the corpus included (default 5)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="equal seeds try equal texts in an equal order (default 0)"
+    )
+    parser.add_argument("--keep", type=int, default=32, metavar="N", help="texts and pairs to show and write (default 32)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write them as a suite")
+    add_json(parser)
     add_selection(parser, suite=False)
 
 
@@ -79,19 +82,13 @@ def _texts(corpus: str, suites: object) -> tuple[str, ...]:
 @contextmanager
 def _progress(seconds: float) -> Iterator[Callable[[Status], None]]:
     """A line on stderr that a person watches: time, texts, and the worst so far."""
-    if not sys.stderr.isatty():
-        yield lambda status: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from qguard.progress import progress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("encoding the corpus", total=seconds)
+    with progress("encoding the corpus", seconds) as advance:
 
         def say(status: Status) -> None:
             what = f"{status.tried} texts, lowest cosine {status.text.cosine:.4f}, largest move {status.pair.moved:.4f}"
-            bar.update(task, completed=min(status.seconds, seconds), description=what)
+            advance(text=what, to=min(status.seconds, seconds))
 
         yield say
 

@@ -28,13 +28,13 @@ golden = "golden"        # recorded fp32 outputs; commit this folder
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
-    parser.add_argument("--name", help="name of the model in the configuration")
+    parser.add_argument("--name", metavar="NAME", help="of the model in the configuration (default: the reference's last part)")
     parser.add_argument(
         "--precision", metavar="NAME[@RUNTIME]", help="also derive its gates, as qguard tolerances does (a minute)"
     )
     only = parser.add_argument_group("a model that comes as ONNX alone, where its folder does not say it")
     only.add_argument("--tokenizer", metavar="REF", help="hub id, folder, or package:NAME/PATH with a tokenizer.json")
-    only.add_argument("--pooling", choices=POOLING_MODES)
+    only.add_argument("--pooling", choices=POOLING_MODES, help="how token embeddings become one vector")
     only.add_argument("--normalize", action="store_true", default=None, help="embeddings are scaled to unit length")
     only.add_argument("--max-seq-length", type=int, metavar="TOKENS", help="longest input, special tokens included")
 

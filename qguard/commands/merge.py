@@ -13,12 +13,21 @@ _CODES = {"pass": 0, "fail": 1, "unmeasured": 3}
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
+    from qguard.report import FORMATS
+
     parser.description = (
-        "The reports of several jobs and machines as one, which passes only if all of them do. "
-        "0: it passes; 1: a gate failed; 2: usage; 3: something was not measured."
+        "Merge the reports of several jobs and machines, which passes only if all of them do, "
+        "and print a table of precisions and hosts. 0: it passes; 1: a gate failed; 2: usage; 3: something was not measured."
     )
     parser.add_argument("reports", type=Path, nargs="*", metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
-    parser.add_argument("--out", type=Path, action="append", default=[], metavar="PATH", help="write it; the format by suffix")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"also write it; ends in {', '.join(FORMATS)}; repeatable",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qguard.commands import add_selection, harness_of
+from qguard.commands import add_precision, add_selection, harness_of
 from qguard.errors import UsageProblem
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--precision", required=True, metavar="NAME[@RUNTIME]")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty; or an artifact, with --force")
+    add_precision(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the folder to write: new or empty, or with --force an artifact"
+    )
     parser.add_argument("--force", action="store_true", help="replace the artifact in DIR")
-    parser.add_argument("--calibration", metavar="SUITE|PATH", help="texts of your domain, for a calibrated precision")
-    parser.add_argument("--samples", type=int, help="texts to draw from them (default 300)")
-    parser.add_argument("--seed", type=int, help="of the draw (default 0)")
+    parser.add_argument("--calibration", metavar="SUITE|PATH", help="texts of your domain, for a precision that is calibrated")
+    parser.add_argument("--samples", type=int, metavar="N", help="texts to draw from them (default 300)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the draw (default 0)")
     add_selection(parser, suite=False)
 
 

@@ -11,7 +11,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     from qguard.report import FORMATS
 
     parser.add_argument("report", type=Path, metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"to write; ends in {', '.join(FORMATS)}")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help=f"the file to write; ends in {', '.join(FORMATS)}"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from qguard.commands import add_selection, harness_of
+from qguard.commands import add_artifact, add_json, add_precision, add_selection, harness_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--precision", metavar="NAME[@RUNTIME]", default="", help="default: the first configured one")
-    parser.add_argument("--artifact", type=Path, metavar="PATH", help="the sound artifact, instead of building it here")
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this one; repeatable")
-    parser.add_argument("--repeats", type=int, default=20, help="clean repeats (default 20)")
-    parser.add_argument("--jobs", type=int, help="processes, one thread each (default: one a core)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    add_precision(parser, default="")
+    add_artifact(parser)
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this fault; repeatable")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="clean repeats (default 20)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes, one thread each (default: one a core)")
+    add_json(parser)
     add_selection(parser)
 
 

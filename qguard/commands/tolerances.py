@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_selection, harness_of
+from qguard.commands import add_precision, add_selection, harness_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--precision", metavar="NAME[@RUNTIME],…", default="all", help="default: every configured one")
+    add_precision(parser, default="all", several=True)
     parser.add_argument("--write", action="store_true", help="put the gates into the configuration file")
-    parser.add_argument("--reason", default="", help="why gates become looser; for the reviewers")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why gates become looser; for the reviewers")
     add_selection(parser)
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.commands import add_config, add_json
 from qguard.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -20,19 +21,19 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.description = (
-        "Exits 0 only if the verdict says that these very files passed the gates in force now, on the stored golden. "
-        "1: refused, with every reason; 2: usage; 3: something could not be read."
+        "Verify that these very files passed the gates in force now, on the stored golden. "
+        "0: they did; 1: refused, with every reason; 2: usage; 3: something could not be read."
     )
     add = parser.add_argument
     add("verdict", type=Path, metavar="VERDICT.json", help="of pytest --qguard-attest, bare or in a DSSE envelope")
     add("--artifact", type=Path, required=True, metavar="PATH", help="the folder or .onnx file that is to be deployed")
     add("--require", required=True, metavar='"PRECISION pass"', help='for example "int8 pass" or "int8@openvino pass"')
-    add("--max-age", metavar="AGE", help="refuse older verdicts: 12h, 7d, 4w")
+    add("--max-age", metavar="AGE", help="refuse older verdicts: 90m, 12h, 7d, 4w")
     add("--golden", type=Path, metavar="DIR", help="the goldens' folder (default: the project's)")
-    add("--config", type=Path, default=Path(), help="configuration file or its folder")
-    add("--model", metavar="NAME", help="of the configured models, where there are several")
+    add_config(parser)
+    add("--model", metavar="NAME", help="the model, where several are configured")
     add("--key", type=Path, metavar="PUBLIC.pem", help="refuse what this key did not sign (pip install 'qguard[sign]')")
-    add("--json", type=Path, metavar="FILE", help="also write what was found, for machines")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:

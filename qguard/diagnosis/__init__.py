@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qguard.errors import UsageProblem
-from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
     from qguard.diagnosis.activations import LayerError
@@ -53,7 +52,7 @@ class Diagnosis:
 
 def diagnosable(precision: Precision) -> bool:
     """Whether ``qguard diagnose`` can open what this precision deploys: an ONNX file that ONNX Runtime runs."""
-    return precision.runtime == "onnx" and precision.vectors == FLOAT and precision.base != "fp32"
+    return precision.runtime == "onnx" and precision == precision.plain and precision.base != "fp32"
 
 
 def command(harness: Harness, target: Target) -> str:
@@ -78,7 +77,7 @@ def refuse(precision: Precision) -> None:
     from qguard.precisions import DEFAULT_RUNTIME, RECIPES
 
     known = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r == "onnx" and n != "fp32")
-    if precision.vectors != FLOAT:
+    if precision != precision.plain:
         why = f"vectors are quantized after the model ran; diagnose the model with --precision {precision.plain}"
     elif precision.base == "fp32":
         why = "nothing in it is quantized; compare two fp32 runs with: qguard golden check"

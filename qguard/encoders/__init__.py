@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from qguard.encoders.pooling import Head
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, unknown
 from qguard.pipeline import Pipeline
+from qguard.progress import progress
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -106,12 +107,10 @@ class Encoder:
         out = np.empty((len(ids), first.shape[1]), np.float32)
         out[batches[0]] = first
 
-        def compute(rows: list[int]) -> None:
+        def compute(rows: Sequence[int]) -> None:
             out[rows] = self._batch([ids[r] for r in rows])
 
-        with ThreadPoolExecutor(self.runtime.workers) as pool:
-            for _ in pool.map(compute, batches[1:]):  # raises what a batch raised
-                pass
+        self._all(compute, batches[1:])
         return out
 
     def encode_batches(self, ids: Sequence[Sequence[int]], batches: Sequence[Sequence[int]], padding: int = 0) -> Floats:
@@ -133,10 +132,14 @@ class Encoder:
             for i, vector in zip(rows, self._batch([ids[r] for r in rows], padding), strict=True):
                 out[i] = vector
 
-        with ThreadPoolExecutor(self.runtime.workers) as pool:
-            for _ in pool.map(compute, batches):
-                pass
+        self._all(compute, batches)
         return np.stack(out)
+
+    def _all(self, compute: Callable[[Sequence[int]], None], batches: Sequence[Sequence[int]]) -> None:
+        texts = sum(map(len, batches))
+        with ThreadPoolExecutor(self.runtime.workers) as pool, progress(f"encoding {texts} texts", texts, after=2.0) as advance:
+            for rows, _ in zip(batches, pool.map(compute, batches), strict=True):  # raises what a batch raised
+                advance(len(rows))
 
     def _batch(self, ids: Sequence[Sequence[int]], padding: int = 0) -> Floats:
         input_ids, mask = padded(ids, self.tokenizer.pad_id, padding)

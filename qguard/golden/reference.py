@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qguard.errors import GoldenProblem
 from qguard.models import Model
+from qguard.progress import progress
 from qguard.suites import Suite
 
 # The independent path differs from sentence-transformers only by rounding.
@@ -53,9 +54,10 @@ def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[
     st = open_fp32(model)
     prefixes = [model.pipeline.prefix(role) for role in suite.roles]
     parts = {}
-    for prefix in dict.fromkeys(prefixes):
-        rows = [i for i, p in enumerate(prefixes) if p == prefix]
-        parts[prefix] = rows, encode_texts(st, prefix, [suite.texts[i] for i in rows])
+    with progress(f"{model.name}: {len(suite.texts)} texts of {suite.name} by sentence-transformers", None):
+        for prefix in dict.fromkeys(prefixes):
+            rows = [i for i, p in enumerate(prefixes) if p == prefix]
+            parts[prefix] = rows, encode_texts(st, prefix, [suite.texts[i] for i in rows])
     vectors = np.empty((len(suite.texts), next(iter(parts.values()))[1].shape[1]), np.float32)
     for rows, found in parts.values():
         vectors[rows] = found

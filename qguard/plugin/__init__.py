@@ -24,23 +24,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--qguard-precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="precisions to gate; 'all' = every configured one")
     add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
-    add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference")
-    add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite")
-    add("--qguard-report", metavar="PATH", action="append", default=[], help="write it: .json .html .md .codequality.json")
+    add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference; repeatable")
+    add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite; repeatable")
+    add(
+        "--qguard-report",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="write the report; ends in .json, .html, .md or .codequality.json; repeatable",
+    )
     add("--qguard-attest", metavar="PATH", help="write the verdict as an in-toto statement, bound to the artifact's bytes")
     add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
     add(
-        "--qguard-robustness", choices=("gate", "report", "off"), help="gate generated texts (default), only report, or leave out"
+        "--qguard-robustness",
+        choices=("gate", "report", "off"),
+        help="gate generated texts (default), only report them, or leave them out",
     )
     add("--baseline-artifact", metavar="PATH", dest="qguard_baseline", help="the deployed artifact, for latency.regression")
     add("--baseline-python", metavar="PATH", dest="qguard_baseline_python", help="interpreter of the environment to compare with")
     add("--qguard-device", choices=("cpu", "cuda"), help="where torch precisions run (default cpu)")
     add("--qguard-config", metavar="PATH", help="read this file instead of pyproject.toml")
     add("--qguard-strict", action="store_true", default=None, help="what was not measured fails (default where CI is set)")
-    add("--no-qguard-strict", action="store_false", dest="qguard_strict", help="report what was not measured")
+    add(
+        "--no-qguard-strict",
+        action="store_false",
+        dest="qguard_strict",
+        help="what was not measured is reported, and does not fail",
+    )
     add("--golden-update", action="store_true", help="record fp32 goldens; no gate runs")
     add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded")
-    add("--golden-accept-change", metavar="PART", action="append", default=[], help="as of qguard golden update --accept-change")
+    add(
+        "--golden-accept-change",
+        metavar="PART",
+        action="append",
+        default=[],
+        help="this change of the goldens is intended, of weights, tokenizer, pipeline, stack or quality; repeatable",
+    )
     add("--golden-update-in-ci", action="store_true", help="allow --golden-update where CI is set")
 
 

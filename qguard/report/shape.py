@@ -23,7 +23,25 @@ class Part(BaseModel):
 
 
 class CheckShape(Part):
-    """See :class:`qguard.gates.Check`."""
+    """One judged value; see :class:`qguard.gates.Check`.
+
+    Attributes:
+        name: The metric.
+        suite: What it was measured on.
+        slice: Of the suite; ``null`` for all of it.
+        value: What was measured.
+        bound: ``>= NUMBER`` or ``<= NUMBER``; ``null`` where no gate bounds it.
+        outcome: ``pass``, ``fail``, ``reported`` (no gate bounds it); of latency also ``inconclusive`` and ``runner unfit``.
+        margin: Of what is judged to the bound; negative where it fails.
+        items: Texts, pairs, queries or pairs of runs that it is of.
+        worst: Words on the items that are worst, texts among them.
+        on: What is judged: ``value``, or the ``lower`` or ``upper`` end of the interval.
+        interval: Both ends at 95 %.
+        interval_note: How an interval came about that is no bootstrap, or why there is none.
+        detectable: The smallest drop that so many items can detect.
+        unresolved: Words, where the bound is nearer to the value than that.
+        accepted: Where it is held against an accepted score instead of a gate: which one, and how far its noise reaches.
+    """
 
     name: str
     suite: str
@@ -43,7 +61,21 @@ class CheckShape(Part):
 
 
 class TrialShape(Part):
-    """See :func:`qguard.latency.check.compare`."""
+    """One comparison of times; see :func:`qguard.latency.check.compare`.
+
+    Attributes:
+        metric: ``latency.speedup``, ``latency.regression`` or ``latency.trend``.
+        bucket: Tokens and batch, ``64x1``.
+        outcome: As of a check.
+        ratio: Baseline over candidate of a speed-up, candidate over baseline else.
+        interval: Of the ratio; ``null`` where few pairs bound one side only.
+        baseline_ms: Median, milliseconds.
+        candidate_ms: Median, milliseconds.
+        pairs: Of runs.
+        sessions: Pairs of sessions.
+        suspicious: More than quantization explains.
+        ratios: Of every pair.
+    """
 
     metric: str
     bucket: str
@@ -59,7 +91,13 @@ class TrialShape(Part):
 
 
 class Histogram(Part):
-    """See :func:`qguard.report.details.histogram`."""
+    """Distances from cosine 1; see :func:`qguard.report.details.histogram`.
+
+    Attributes:
+        edges: Of the bins, rising.
+        counts: In each bin.
+        of: Items in all.
+    """
 
     edges: list[Positive] = Field(min_length=2)
     counts: list[int]
@@ -73,7 +111,13 @@ class Histogram(Part):
 
 
 class Points(Part):
-    """Similarities of the same pairs, and of how many they are a sample."""
+    """Similarities of the same pairs, and of how many they are a sample.
+
+    Attributes:
+        fp32: Cosine of each pair.
+        candidate: The same by what is judged.
+        of: Pairs in all.
+    """
 
     fp32: list[float]
     candidate: list[float]
@@ -87,7 +131,15 @@ class Points(Part):
 
 
 class MovedPair(Part):
-    """One pair and its similarities; texts by key."""
+    """One pair and its similarities.
+
+    Attributes:
+        a: Key of a text in ``texts``.
+        b: Of the other.
+        slice: Of the suite.
+        fp32: Cosine.
+        candidate: Cosine by what is judged.
+    """
 
     a: str
     b: str
@@ -97,7 +149,14 @@ class MovedPair(Part):
 
 
 class WorstText(Part):
-    """One text that moved far."""
+    """One text that moved far.
+
+    Attributes:
+        text: Key in ``texts``.
+        slice: Of the suite.
+        tokens: Its length.
+        cosine: To fp32.
+    """
 
     text: str
     slice: str | None
@@ -110,7 +169,14 @@ Neighbour = Annotated[tuple[str, float | None], Field(strict=False)]
 
 
 class Query(Part):
-    """What one text finds: ``[key, score]`` of each neighbour, best first."""
+    """What one text finds.
+
+    Attributes:
+        text: Key in ``texts``.
+        slice: Of the suite.
+        fp32: ``[key, score]`` of each neighbour, best first.
+        candidate: The same by what is judged.
+    """
 
     text: str
     slice: str | None
@@ -119,7 +185,13 @@ class Query(Part):
 
 
 class Neighbours(Part):
-    """The queries whose neighbours changed most; ``changed`` of ``of`` did change."""
+    """The queries whose neighbours changed most.
+
+    Attributes:
+        queries: Of them the first ones.
+        changed: Queries whose neighbours changed at all.
+        of: Queries in all.
+    """
 
     queries: list[Query]
     changed: int
@@ -127,13 +199,26 @@ class Neighbours(Part):
 
 
 class Provenance(Part):
-    """Where everything comes from; what else stands here is shown as it is."""
+    """Where everything comes from; what else stands here is shown as it is.
+
+    Attributes:
+        gates: Every gate in force, with its bound.
+    """
 
     gates: dict[str, str] = {}
 
 
 class Details(Part):
-    """See :mod:`qguard.report.details`; parts are missing whose gate test did not run."""
+    """What the page shows; see :mod:`qguard.report.details`. Parts are missing whose gate test did not run.
+
+    Attributes:
+        cosines: Distribution of the texts' cosines to fp32.
+        worst_texts: Those whose vectors moved farthest.
+        similarities: Of pairs, fp32 against what is judged.
+        moved_pairs: Those whose similarity moved farthest.
+        neighbours: Queries that find something else.
+        provenance: Hashes, versions, gates.
+    """
 
     cosines: Histogram | None = None
     worst_texts: list[WorstText] = []
@@ -144,14 +229,40 @@ class Details(Part):
 
 
 class Files(Part):
-    """The artifact's files."""
+    """The artifact's files.
+
+    Attributes:
+        sha256: Over all of them.
+        bytes: In all.
+    """
 
     sha256: str
     bytes: int
 
 
 class RunShape(Part):
-    """One precision of a model on a suite."""
+    """One precision of a model on a suite.
+
+    Attributes:
+        model: Its name in the configuration.
+        precision: Its name, without the runtime.
+        runtime: What computed.
+        vectors: How they are stored.
+        suite: What it was judged on.
+        verdict: Fails with any check; passes only if every gate test has measured.
+        missing: Gate tests that did not measure.
+        left_out: What the project or an option turned off.
+        errors: What stopped a gate test.
+        checks: Every value.
+        latency: Every comparison of times.
+        artifact: What was judged.
+        device: Where torch computed.
+        changed: Versions that differ from those the golden was recorded with.
+        stored: How vectors are stored, where they are quantized.
+        cause: Of a failure: drift of the stack, or loss by quantization.
+        host: The kind of machine: CPU, instruction sets, cores, versions; no name.
+        details: What the page shows.
+    """
 
     model: str
     precision: str
@@ -174,7 +285,15 @@ class RunShape(Part):
 
 
 class ReportShape(Part):
-    """A whole report; see :func:`qguard.report.assemble`."""
+    """A whole report; see :func:`qguard.report.assemble`.
+
+    Attributes:
+        schema: Of this shape.
+        qguard: The version that wrote it.
+        verdict: The worst of the runs'.
+        runs: One for each precision, model and suite.
+        texts: Suite → key → text, of those that details name; each once.
+    """
 
     schema_: Literal[1] = Field(alias="schema")
     qguard: str
