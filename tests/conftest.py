@@ -9,9 +9,6 @@ import pytest
 from qguard.harness import Harness
 
 os.environ.pop("CI", None)  # what CI forbids is asked for by the tests that are about it
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # threads that wait for each other in turns, on cores that the other workers' threads keep busy, take twice as long as one
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parent.parent
 # published data sets, which the project does not ship; tests on them are collected where they lie
 DATA = Path(os.environ.get("QGUARD_DATA") or ROOT.parent / "shared" / "data")
@@ -20,7 +17,14 @@ collect_ignore = [] if DATA.is_dir() else ["test_reference.py"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Hypothesis' profiles, where one is asked for: a run of the gate in this folder need not import Hypothesis."""
+    """Hypothesis' profiles, where one is asked for: a run of the gate in this folder need not import Hypothesis.
+
+    And one thread for BLAS and torch in each of xdist's workers, which start later: several wait for each other in turns, and on
+    cores that the other workers' threads keep busy they take twice as long as one. pytest-randomly imports NumPy before a worker
+    reads this file.
+    """
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.getoption("--hypothesis-profile", None):
         from tests import profiles  # noqa: F401
 
