@@ -81,8 +81,10 @@ def test_one_layer_left_out_is_named(judge, fp32_onnx, tmp_path):
     assert f"encoder/{LAYER}: MatMul computes in float with F32 weights, not I8" in text
 
 
-def test_per_tensor_instead_of_per_channel_names_the_layers(judge, fp32_onnx, tmp_path):
+def test_per_tensor_instead_of_per_channel_names_the_layers(judge, small, fp32_onnx, tmp_path):
     quantize(fp32_onnx, tmp_path / "m.onnx", per_channel=False)
+    checks = Harness(load_config(small), tmp_path / "m.onnx").checks(Target(parse_precision("int8"), "minilm", "own"), "ranking")
+    assert "ranking.overlap@10" in {c.name for c in checks if c.outcome == "fail" and c.slice is None}
     metric, text = judge(tmp_path / "m.onnx")
     assert metric == "artifact.granularity"
     assert "encoder/layer.0/intermediate/dense: per-tensor, not per-channel" in text

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from qguard.precisions.dynamic import quantize
 from tests.conftest import ROOT
 
 
@@ -113,13 +112,6 @@ def test_another_owner_of_precision_is_told_of(quick, int8):
     code, out = quick("-p", "other", "--qguard-precision", "int8", "--precision", "3")
     assert code == 0, out
     assert "belongs to another plugin" in out
-
-
-def test_per_tensor_int8_fails_on_ranking(quick, fp32_onnx):
-    quantize(fp32_onnx, quick.path / "pt.onnx", per_channel=False)
-    code, out = quick("--precision", "int8", "--artifact=pt.onnx")
-    assert code == 1
-    assert "FAIL ranking.overlap@10" in out
 
 
 def test_a_tokenizer_that_keeps_case_fails_before_vectors(quick, int8):
