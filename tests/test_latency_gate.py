@@ -168,7 +168,7 @@ def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(deploy
 
 @timing
 def test_the_baseline_may_run_in_another_interpreter(deployed):
-    code, out = deployed(f"--baseline-python={sys.executable}", "-k", "latency")
+    _, out = deployed(f"--baseline-python={sys.executable}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
     project = Harness(load_config(deployed.path), baseline_python="/no/such/python")
     (target,) = project.targets([parse_precision("int8")])
