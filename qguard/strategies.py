@@ -9,12 +9,13 @@ surrogates: no UTF-8 input holds them, and no tokenizer accepts them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from qguard.mutations import MUTATIONS
+from qguard.mutations import MUTATIONS, Mutation
 
 T = TypeVar("T")
 
@@ -77,9 +78,20 @@ def words(scripts: Sequence[str] = tuple(SCRIPTS)) -> st.SearchStrategy[str]:
     Args:
         scripts: Names in :data:`SCRIPTS`.
     """
+    return _words(tuple(scripts))
+
+
+# Strategies are made once: Hypothesis examines every new one, and many texts are drawn from the same few
+@cache
+def _words(scripts: tuple[str, ...]) -> st.SearchStrategy[str]:
     letters = st.sampled_from([SCRIPTS[s] for s in scripts])
-    made = letters.flatmap(lambda known: st.text(st.sampled_from(known), min_size=1, max_size=9))
+    made = letters.flatmap(_spelled)
     return st.sampled_from(WORDS) | made if "Latin" in scripts else made
+
+
+@cache
+def _spelled(known: str) -> st.SearchStrategy[str]:
+    return st.text(st.sampled_from(known), min_size=1, max_size=9)
 
 
 def emoji() -> st.SearchStrategy[str]:
@@ -99,6 +111,7 @@ def numbers() -> st.SearchStrategy[str]:
     return st.integers(0, 10**12).map(str) | st.sampled_from(NUMBERS) | st.floats(allow_nan=False, width=32).map(repr)
 
 
+@cache
 def pieces() -> st.SearchStrategy[str]:
     """What texts are made of: a word, a number, an emoji, punctuation, combining and control characters, any code point."""
     return _often(
@@ -112,20 +125,35 @@ def pieces() -> st.SearchStrategy[str]:
     )
 
 
+@cache
+def _spaces() -> st.SearchStrategy[str]:
+    return st.sampled_from(SPACES)
+
+
+@cache
+def _some(what: st.SearchStrategy[str], fewest: int, most: int) -> st.SearchStrategy[list[str]]:
+    return st.lists(what, min_size=fewest, max_size=most)
+
+
 @st.composite
 def _joined(draw: st.DrawFn, size: int, spaces: bool) -> str:
-    parts = draw(st.lists(pieces(), min_size=1, max_size=size))
+    parts = draw(_some(pieces(), 1, size))
     if not spaces:
         return " ".join(parts)
-    between = draw(st.lists(st.sampled_from(SPACES), min_size=len(parts), max_size=len(parts)))
+    between = draw(_some(_spaces(), len(parts), len(parts)))
     return "".join(p + s for p, s in zip(parts, between, strict=True))
 
 
 @st.composite
 def _of_one_script(draw: st.DrawFn, size: int) -> str:
-    script = draw(st.sampled_from(list(SCRIPTS)))
+    script = draw(_scripts())
     gap = "" if script in ("Han", "Kana", "Thai") else " "
-    return gap.join(draw(st.lists(words((script,)), min_size=1, max_size=size)))
+    return gap.join(draw(_some(words((script,)), 1, size)))
+
+
+@cache
+def _scripts() -> st.SearchStrategy[str]:
+    return st.sampled_from(list(SCRIPTS))
 
 
 def texts(size: int = 10, longest: int = 400, near: Sequence[str] = ()) -> st.SearchStrategy[str]:
@@ -159,8 +187,12 @@ def near_duplicates(text: str) -> st.SearchStrategy[str]:
     Args:
         text: Any text.
     """
-    change = st.sampled_from(list(MUTATIONS.values()))
-    return st.builds(lambda mutate, seed: mutate(Random(seed), text, text), change, st.integers(0, 2**16))
+    return _changes().map(lambda change: change[0](Random(change[1]), text, text))
+
+
+@cache
+def _changes() -> st.SearchStrategy[tuple[Mutation, int]]:
+    return st.tuples(st.sampled_from(list(MUTATIONS.values())), st.integers(0, 2**16))
 
 
 @st.composite

@@ -17,9 +17,29 @@ collect_ignore = [] if DATA.is_dir() else ["test_reference.py"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Hypothesis' profiles, where one is asked for: a run of the gate in this folder need not import Hypothesis."""
+    """Hypothesis' profiles, where one is asked for: a run of the gate in this folder need not import Hypothesis.
+
+    And one thread for BLAS and torch in each of xdist's workers, which start later: several wait for each other in turns, and on
+    cores that the other workers' threads keep busy they take twice as long as one. pytest-randomly imports NumPy before a worker
+    reads this file.
+    """
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.getoption("--hypothesis-profile", None):
         from tests import profiles  # noqa: F401
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each worker gets its files one after the other, and makes a module's fixtures once; who is done early takes the rest.
+
+    xdist's default deals out single tests, and both workers record goldens and run gates for nearly every module.
+    """
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +107,10 @@ def static(plain_onnx, token_ids, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory) -> Path:
-    """A project of its own: MiniLM and a suite of 120 documents of core, with its golden recorded."""
-    from qguard import golden
+def small(harness, tmp_path_factory) -> Path:
+    """A project of its own: MiniLM and a suite of 120 documents of core, with its golden taken from core's."""
     from qguard.config import load_config
+    from tests import goldens
 
     folder = tmp_path_factory.mktemp("small")
     lines = (ROOT / "qguard" / "suites" / "core" / "corpus.jsonl").read_text(encoding="utf-8").split("\n")
@@ -101,8 +121,7 @@ def small(tmp_path_factory) -> Path:
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.pytest.ini_options]\n'
         '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n'
     )
-    project = Harness(load_config(folder))
-    golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")
+    goldens.take(Harness(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts)
     return folder
 
 

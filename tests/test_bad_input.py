@@ -31,6 +31,18 @@ def gate(folder: Path, *args: str, precision: str = "int8-dynamic") -> tuple[int
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """``qguard`` in this process and the test's folder; what it does not catch fails the test."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str) -> tuple[int, str]:
+        code = main(list(args))
+        return code, "".join(capsys.readouterr())
+
+    return call
+
+
 def one_paragraph(text: str) -> bool:
     return "Traceback" not in text and "During handling" not in text and len(text.strip().splitlines()) <= 2
 
@@ -52,11 +64,11 @@ def one_paragraph(text: str) -> bool:
         (MODEL, [], 3, "golden minilm/core does not exist; record it with: qguard golden update"),
     ],
 )
-def test_configuration_errors(tmp_path, config, args, code, message):
+def test_configuration_errors(command, tmp_path, config, args, code, message):
     # a table may be opened once only: put [tool.qguard] itself before its sub-tables
     head, _, tail = config.partition("[tool.qguard]\n")
     (tmp_path / "pyproject.toml").write_text(("[tool.qguard]\n" + tail + head) if tail else config)
-    found, text = qguard(tmp_path, "golden", "check", *args)
+    found, text = command("golden", "check", *args)
     assert (found, message in text) == (code, True), text
     assert one_paragraph(text), text
 
@@ -71,11 +83,11 @@ def test_configuration_errors(tmp_path, config, args, code, message):
         (None, "no file or folder"),
     ],
 )
-def test_suite_errors(tmp_path, data, message):
+def test_suite_errors(command, tmp_path, data, message):
     (tmp_path / "pyproject.toml").write_text(OWN)
     if data is not None:
         (tmp_path / "own.jsonl").write_bytes(data)
-    code, text = qguard(tmp_path, "golden", "update", "--suite", "own", "--reason", "x")
+    code, text = command("golden", "update", "--suite", "own", "--reason", "x")
     assert code == 2
     assert message in text
     assert "Traceback" not in text
@@ -104,13 +116,13 @@ def damaged(data: bytes, how: str) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["empty", "truncated", "flipped"])
-def test_damaged_model_weights(tmp_path, minilm, how):
+def test_damaged_model_weights(command, tmp_path, minilm, how):
     shutil.copytree(minilm.folder, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(damaged(weights.read_bytes(), how))
     shutil.copytree(ROOT / "golden", tmp_path / "golden")
     (tmp_path / "pyproject.toml").write_text('[tool.qguard.models]\nminilm = "model"\n')
-    code, text = qguard(tmp_path, "golden", "check")
+    code, text = command("golden", "check")
     # one flipped bit leaves a valid file: the weight hash tells that it is another model
     assert code == 3
     assert ("foreign" if how == "flipped" else "copy the file again") in text

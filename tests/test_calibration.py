@@ -201,18 +201,3 @@ def test_an_artifact_calibrated_on_what_judges_it_is_refused(minilm, tmp_path, s
     project.artifact_path = static8.folder
     with pytest.raises(UsageProblem, match="1 of the 2 texts of suite 'own'"):
         project.refuse_overlap(parse_precision("int8-static"), "minilm", "own")
-
-
-@needs_nncf
-def test_calibration_leaves_output_and_logging_alone(minilm, tmp_path, capfd):
-    import logging
-
-    from qguard.artifact import copy_layout
-    from qguard.precisions import static
-
-    write_texts(tmp_path / "few.jsonl", ["A clause.", "A tweet about nothing in particular.", "why?"])
-    copy_layout(minilm, tmp_path / "out")
-    static.int8(minilm, tmp_path / "out", Calibration(tmp_path / "few.jsonl", "few").sample)
-    assert capfd.readouterr() == ("", "")
-    assert logging.getLoggerClass() is logging.Logger
-    assert logging.root.manager.disable == 0

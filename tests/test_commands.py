@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -142,21 +143,27 @@ def test_what_cannot_be_quantized_is_said_at_once(small, tmp_path, capsys, args,
 
 
 @needs_nncf
-def test_quantize_calibrates_on_a_file_of_ones_own(small, tmp_path, monkeypatch, capsys):
+def test_quantize_calibrates_on_a_file_of_ones_own(small, tmp_path, monkeypatch, capfd):
+    """And leaves output and logging alone, which NNCF would not."""
     lines = [json.dumps({"text": f"Clause {i}: the lessee insures the machine against loss number {i}."}) for i in range(30)]
     (tmp_path / "legal.jsonl").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     args = ["--precision", "int8-static", "--calibration", "legal.jsonl", "--samples", "8", "--seed", "2"]
     assert main(["quantize", *args, "--out", "out", "--config", str(small)]) == 0
-    assert "calibrated on 8 of 30 texts of legal.jsonl, seed 2, SHA-256 " in capsys.readouterr().out
+    out, error = capfd.readouterr()
+    assert "calibrated on 8 of 30 texts of legal.jsonl, seed 2, SHA-256 " in out
+    assert (len(out.splitlines()), error) == (4, "")  # of what was written, its share, its texts, and how to judge it
+    assert logging.getLoggerClass() is logging.Logger
+    assert logging.root.manager.disable == 0
     record = json.loads((tmp_path / "out" / "qguard.json").read_text())["key"]["calibration"]
     assert (record["source"], record["samples"], record["seed"], len(record["sha256"])) == ("legal.jsonl", 8, 2, 64)
     tokens, _ = by_hand(tmp_path / "out", TEXTS)
     assert np.isfinite(tokens).all()
 
 
-def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, capsys):
+def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, capsys, monkeypatch):
     """One precision cannot be measured here; the others are shown all the same, and the exit code says so."""
+    monkeypatch.setattr("qguard.compare.SECONDS", 0.2)
     config = tmp_path / "c.toml"
     own = "[tool.qguard.precision.seen]\nrecipe = 'int8-static'\ncalibration = 'own'\n"
     strict = "[tool.qguard.gates.int8]\n'ranking.overlap@10' = '>= 0.999'\n"

@@ -216,6 +216,7 @@ def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, 
         self.units = [u for u in self.units if "layer.3" in u.layer]
 
     monkeypatch.setattr(Surgery, "__init__", few)
+    monkeypatch.setattr("qguard.compare.SECONDS", 0.2)
     found = Examination(project(file), TARGET, 24).run()
     assert found.failing
     assert found.exclusion.costs[0].unit.layer == DENSE

@@ -67,8 +67,12 @@ def test_recording_again_changes_no_byte(small, tmp_path):
     from qguard.harness import Harness
 
     shutil.copytree(small, tmp_path / "p")
+    shutil.rmtree(tmp_path / "p" / "golden")
+    texts = (small / "own.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "p" / "own.jsonl").write_text("".join(texts[:20]))
     project = Harness(load_config(tmp_path / "p"))
     folder = project.config.golden_root / "minilm" / "own"
+    assert golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "first").changed
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     review = golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "again")
     assert not review.changed

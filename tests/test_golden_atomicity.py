@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,14 +15,22 @@ import pytest
 from qguard import golden
 from qguard.golden import recording, stored
 
-# Stores two goldens in turn, for ever, through the code that `golden update` stores with; the slow encoding is left out.
-WRITER = """
-import hashlib, sys
+# For each line that it reads, a process that stores two goldens in turn, for ever, through the code that `golden update`
+# stores with; the slow encoding is left out, and so are fifty starts of Python.
+WRITERS = """
+import hashlib, os, sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 from qguard import golden
 folder = Path(sys.argv[1])
+for _ in sys.stdin:
+    if not os.fork():
+        break
+    os.wait()
+    print("dead", flush=True)
+else:
+    sys.exit()
 for i in range(10**9):
     v = np.full((40, 384), float(i % 2 + 1), np.float32)
     data = save({"vectors": v, "token_ids": np.ones(40, np.int32), "token_offsets": np.arange(41, dtype=np.int64)})
@@ -31,7 +41,7 @@ for i in range(10**9):
     with golden.locked(folder):
         golden.store(folder, data, manifest, summary)
     if i == 0:
-        print("ready", flush=True)
+        print(os.getpid(), flush=True)
 """
 
 
@@ -41,36 +51,52 @@ def whole(folder) -> None:
     assert np.array_equal(found.vectors, np.full((40, 384), value, np.float32))
 
 
-def writer(folder):
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Writers:
+    """Starts writers, one at a time, and kills them."""
+
+    def __init__(self, folder):
+        command = [sys.executable, "-c", WRITERS, str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.writer = int(self.process.stdout.readline())
+
+    def kill(self):
+        os.kill(self.writer, signal.SIGKILL)
+        assert self.process.stdout.readline() == "dead\n"
+
+    def close(self):
+        self.process.communicate()
 
 
 def test_kill_at_fifty_random_moments_leaves_a_whole_golden(tmp_path):
     folder = tmp_path / "m" / "s"
     folder.mkdir(parents=True)
-    moments = random.Random(0)
+    moments, writers = random.Random(0), Writers(folder)
     for _ in range(50):
-        process = writer(folder)
+        writers.start()
         time.sleep(moments.uniform(0, 0.05))
-        process.kill()
-        process.wait()
+        writers.kill()
         whole(folder)
+    writers.close()
 
 
 def test_two_writers_and_a_reader_never_see_a_torn_golden(tmp_path):
     folder = tmp_path / "m" / "s"
     folder.mkdir(parents=True)
-    processes = [writer(folder), writer(folder)]
+    both = [Writers(folder), Writers(folder)]
+    for writers in both:
+        writers.start()
     try:
         end = time.monotonic() + 3
         while time.monotonic() < end:
             whole(folder)
     finally:
-        for p in processes:
-            p.kill()
-            p.wait()
+        for writers in both:
+            writers.kill()
+            writers.close()
 
 
 def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):

@@ -55,6 +55,23 @@ def test_a_no_op_names_every_layer_in_float(judge, fp32_onnx):
     assert metric == "artifact.quantized_ops"
     assert "encoder/layer.0/intermediate/dense: MatMul computes in float with F32 weights, not I8" in text
     assert "and 19 more" in text
+    assert "int8 artifact.quantized_ops 0.0000, gate >= 1" in judge(fp32_onnx, "int8")[1]
+
+
+@pytest.mark.parametrize(("layer", "head"), [(0, 0), (5, 4)])
+def test_one_zeroed_attention_head_fails(small, fp32_onnx, tmp_path, layer, head):
+    model = onnx.load(str(fp32_onnx))
+    node = [n for n in model.graph.node if n.op_type == "Attention"][layer]
+    for tensor in model.graph.initializer:
+        if tensor.name in node.input[1:3]:  # packed Q, K, V weights and biases; the last third is V
+            value = numpy_helper.to_array(tensor).copy()
+            value[..., 768 + 32 * head : 800 + 32 * head] = 0
+            tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    checks = Harness(load_config(small), tmp_path / "m.onnx").checks(
+        Target(parse_precision("fp32"), "minilm", "own"), "embedding"
+    )
+    assert "embedding.cosine_p01" in {c.name for c in checks if c.outcome == "fail"}
 
 
 def test_one_layer_left_out_is_named(judge, fp32_onnx, tmp_path):
@@ -64,8 +81,10 @@ def test_one_layer_left_out_is_named(judge, fp32_onnx, tmp_path):
     assert f"encoder/{LAYER}: MatMul computes in float with F32 weights, not I8" in text
 
 
-def test_per_tensor_instead_of_per_channel_names_the_layers(judge, fp32_onnx, tmp_path):
+def test_per_tensor_instead_of_per_channel_names_the_layers(judge, small, fp32_onnx, tmp_path):
     quantize(fp32_onnx, tmp_path / "m.onnx", per_channel=False)
+    checks = Harness(load_config(small), tmp_path / "m.onnx").checks(Target(parse_precision("int8"), "minilm", "own"), "ranking")
+    assert "ranking.overlap@10" in {c.name for c in checks if c.outcome == "fail" and c.slice is None}
     metric, text = judge(tmp_path / "m.onnx")
     assert metric == "artifact.granularity"
     assert "encoder/layer.0/intermediate/dense: per-tensor, not per-channel" in text
@@ -99,18 +118,18 @@ def test_calibration_on_random_tokens_fails_with_what_the_file_computes(judge, p
     assert "the file computes: 36 x I8 per-channel integer with static activations" in text
 
 
-def test_our_int8_calibrated_on_random_tokens_fails_and_names_its_texts(minilm, harness, tmp_path):
+def test_our_int8_calibrated_on_random_tokens_fails_and_names_its_texts(minilm, small, tmp_path):
     """What all else is right about: ranges, outlier channels and rounding of texts that nobody writes."""
     words = [w for w, i in json.loads((minilm.root / "tokenizer.json").read_text())["model"]["vocab"].items() if i > 1995]
     pick = random.Random(0)
-    lines = (json.dumps({"text": " ".join(pick.sample(words, 40)).replace(" ##", "")}) + "\n" for _ in range(200))
+    lines = (json.dumps({"text": " ".join(pick.sample(words, 40)).replace(" ##", "")}) + "\n" for _ in range(50))
     (tmp_path / "random.jsonl").write_text("".join(lines))
     precision = Precision("int8", "onnx", calibration=Calibration(tmp_path / "random.jsonl", "random.jsonl"))
-    target = Target(precision, "minilm", "core")
+    harness, target = Harness(load_config(small)), Target(precision, "minilm", "own")
     assert not any(c.outcome == "fail" for c in harness.checks(target, "artifact"))
     failed = {c.name for c in harness.checks(target, "ranking") if c.outcome == "fail" and not c.slice}
     assert "ranking.overlap@10" in failed
-    assert "calibrated on 200 texts of 'random.jsonl'" in harness.holds(target)
+    assert "calibrated on 50 texts of 'random.jsonl'" in harness.holds(target)
 
 
 def test_saturation_is_emulated_exactly(tmp_path):

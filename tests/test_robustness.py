@@ -104,7 +104,7 @@ def test_a_tokenizer_that_drops_emoji_is_shrunk_to_one_and_tried_first_next_time
 
 
 def test_a_graph_that_goes_wrong_for_long_texts_is_shrunk_to_the_length_where_it_does(small, fp32_onnx, tmp_path, monkeypatch):
-    monkeypatch.setattr("qguard.robustness.search.SHRINKING", 6.0)
+    monkeypatch.setattr("qguard.robustness.search.SHRINKING", 4.0)
     model = onnx.load(str(fp32_onnx))
     (positions,) = (t for t in model.graph.initializer if list(t.dims) == [512, 384])
     table = numpy_helper.to_array(positions).copy()

