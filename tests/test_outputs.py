@@ -14,10 +14,12 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from qguard.attest import statement
+from qguard.gates import Check
 from qguard.precisions.dynamic import quantize
 from qguard.report import as_codequality, as_markdown, assemble
 from qguard.report.findings import findings, gate_line
 from qguard.report.github import MOST, commands
+from qguard.report.terminal import failure_text
 
 OWN_TEST = """
 def test_nothing_of_this_kind_is_found(qguard_target, qguard_encoder):
@@ -57,7 +59,7 @@ def test_the_first_ten_lines_of_a_failure_say_what_by_how_much_on_which_text_and
     first = lines[start : start + 10]
     assert all(len(x) <= 80 for x in first), first
     text = "\n".join(first)
-    assert re.search(r"int8 ranking.overlap@10 0\.\d+, gate >= 0.95 \(\+\d+ more\)\n  missed by 0\.\d+\n", text), text
+    assert re.search(r"int8 ranking.overlap@10 0\.\d+, gate >= 0.95, missed by 0\.\d+ \(\+\d+ more\)\n", text), text
     assert re.search(r"\n  worst:  overlap 0\.\d '.*': first", text), text
     assert "\n  why:    loss by quantization: fp32@onnx still reproduces" in text
     assert "\n  do:     see where it is lost: qguard diagnose --precision int8 --artifact pt.onnx\n" in text.replace(
@@ -76,6 +78,22 @@ def test_the_first_ten_lines_of_the_summary_say_it_too(run_in_ci):
     assert "why:    loss by quantization" in text
     assert "do:     " in text
     assert all(len(x) <= 80 for x in first), first
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic@onnx"])
+def test_a_long_text_leaves_room_for_what_to_do_within_ten_lines(precision):
+    worst = "overlap 0.3 'a text that goes on and on, " + "with many words more " * 9 + "': is '" + "y" * 200 + "'"
+    check = Check("ranking.overlap@10", "core", None, 0.7842, ">= 0.96", "fail", -0.1758, 1440, (worst,))
+    cause = "loss by quantization: fp32@onnx still reproduces the golden to 3e-07 on 63 texts, the worst among them"
+    diagnose = "qguard diagnose --precision int8-dynamic@onnx --artifact some/folder/model.onnx"
+    lines = failure_text(precision, "core", [check, check], [], cause=cause, diagnose=diagnose).splitlines()
+    first = lines[:10]
+    assert all(len(x) <= 90 for x in first), first
+    assert f"{precision} ranking.overlap@10 0.7842, gate >= 0.96" in first[0]
+    assert "missed by 0.1758" in f"{first[0]} {first[1]}"
+    assert [x.split(":")[0].strip() for x in first if re.match("  [a-z]+:", x)] == ["worst", "why", "do", "do"]
+    assert "overlap@10 >= 0.78" in first[-1] or "overlap@10 >= 0.78" in first[-2]
+    assert f"    {worst}" in lines  # whole, below
 
 
 def test_annotations_lie_on_the_gates_line_and_on_the_users_test(run_in_ci):

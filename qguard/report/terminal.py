@@ -38,13 +38,14 @@ def failure_text(
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"
-    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, {first.accepted or f'gate {first.bound}'}{more}"]
-    if first.margin is not None and not first.accepted:
-        lines.append(f"  missed by {abs(first.margin):.4f}")
+    by = "" if first.margin is None or first.accepted else f", missed by {abs(first.margin):.4f}"
+    lines = [f"{precision} {first.label} {first.judged:.4f}{end}, {first.accepted or f'gate {first.bound}'}{by}{more}"]
+    if by and len(lines[0]) > 80:
+        lines = [lines[0].replace(by, ""), f"  {by[2:]}"]
     worst = next(
         (c.worst[0] for c in (*failed, *checks) if c.worst and c.name.partition(".")[0] == first.name.partition(".")[0]), ""
     )
-    lines += _wrapped("worst:  ", _cut(worst)) + _wrapped("why:    ", cause.partition(". Record the golden anew")[0])
+    lines += _wrapped("worst:  ", worst, 2) + _wrapped("why:    ", cause.partition(". Record the golden anew")[0])
     for words, command in _next(precision, suite, failed, cause, fp32, diagnose):
         lines += _step(words, command)
     lines.append("")
@@ -105,19 +106,14 @@ def _step(words: str, command: str) -> list[str]:
     return [f"  do:     {words}: {command}"] if command else _wrapped("do:     ", words)
 
 
-def _wrapped(name: str, text: str) -> list[str]:
-    """Named text within 80 columns."""
+def _wrapped(name: str, text: str, most: int | None = None) -> list[str]:
+    """Named text within 80 columns, on at most so many lines: a text that is cut stands whole below."""
     if not text:
         return []
     return textwrap.wrap(
-        text, 80, initial_indent=f"  {name}", subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def _cut(text: str, longest: int = 138) -> str:
-    """At most two lines of a text that may be long; it stands whole below."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+        " ".join(text.split()), 80, initial_indent=f"  {name}", subsequent_indent=" " * 10, break_long_words=most is not None,
+        break_on_hyphens=False, max_lines=most, placeholder=" …",
+    )  # fmt: skip
 
 
 def ends(interval: Any) -> str:
@@ -212,7 +208,7 @@ def _lead(run: dict[str, Any], texts: Mapping[str, str]) -> list[str]:
         lines += _wrapped("FAIL    ", f"{miss.label} {miss.words}{f', {miss.by}' if miss.by else ''}{more}")
     if not head.misses:
         lines += _wrapped("", head.outcome)
-    lines += _wrapped("worst:  ", _cut(head.worst)) + _wrapped("why:    ", head.why if head.misses else "")
+    lines += _wrapped("worst:  ", head.worst, 2) + _wrapped("why:    ", head.why if head.misses else "")
     for step in head.steps[:2]:
         lines += _step(step.words, step.command)
     return [*lines, ""]
