@@ -135,7 +135,7 @@ def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(timed):
 
 @timing
 def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run64, int8):
-    slowed(int8.file, run64.path / "slow.onnx", 60)
+    slowed(int8.file, run64.path / "slow.onnx", 150)  # more than int8 saves on a CPU with AMX
     code, out = run64("--artifact=slow.onnx", "-k", "latency")
     assert code == 1, out
     assert "int8 latency.speedup[64x1] 0." in out
