@@ -29,9 +29,10 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(queries: Floats, documents: int) -> Screen:
-    """The faster screen for a search of float32 (q, dim) ``queries`` in so many documents."""
-    return Bytes(queries) if queries.size * documents >= PAYS and queries.shape[1] < 2**16 else Singles(queries)
+def open_screens(queries: Floats, documents: int) -> list[Screen]:
+    """The screens for a search of float32 (q, dim) ``queries`` in so many documents, the cheapest first, the closest last."""
+    closest: list[Screen] = [Singles(queries)]
+    return [Bytes(queries), *closest] if queries.size * documents >= PAYS and queries.shape[1] < 2**16 else closest
 
 
 class Singles:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qguard.encoders import Floats, cores
 from qguard.errors import MeasurementProblem
-from qguard.screens import Screen, Singles, open_screen
+from qguard.screens import Screen, open_screens
 
 Indices = NDArray[np.int64]
 
@@ -143,8 +143,7 @@ class _Best:
         from threadpoolctl import threadpool_limits
 
         blocks, next_block = self.blocks(), threading.Lock()
-        screen = open_screen(self.queries, self.rows)
-        closer = Singles(self.queries)
+        screens = open_screens(self.queries, self.rows)
 
         def work() -> None:
             buffer = np.empty((BLOCK, self.dim), np.float32)
@@ -160,9 +159,10 @@ class _Best:
                 longest = 1.001 * float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors).max()))
                 if not np.isfinite(longest):
                     raise MeasurementProblem(f"documents {block.start} to {block.stop} hold vectors that are NaN or infinite")
-                document, query = self.hits(screen, vectors, longest)
-                if len(query) > len(block) * len(self.queries) / 16 and screen is not closer:
-                    document, query = self.hits(closer, vectors, longest)
+                for screen in screens:
+                    document, query = self.hits(screen, vectors, longest)
+                    if len(query) <= len(block) * len(self.queries) / 16:
+                        break  # few are left: to score them costs less than a closer screen
                 self.add(vectors, document, query, block.start)
                 if advance is not None:
                     advance(len(block))

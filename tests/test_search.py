@@ -109,7 +109,7 @@ def test_what_cannot_be_searched_is_an_error(stored):
 def screen(request, monkeypatch):
     monkeypatch.setattr(screens, "PAYS", np.inf if request.param == "singles" else 0)
     monkeypatch.setattr(screens, "saturates", lambda: "without" in request.param)
-    return screens.open_screen
+    return lambda queries, documents: screens.open_screens(queries, documents)[0]
 
 
 CASES = {

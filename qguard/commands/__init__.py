@@ -33,9 +33,14 @@ def add_commands(commands: Any) -> None:
     """The parser of each command."""
     for name, text in COMMANDS.items():
         module = import_module(f"qguard.commands.{name}")
-        parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        parser = add_command(commands, name, text)
         parser.set_defaults(run=getattr(module, "run", None))
         module.add(parser)
+
+
+def add_command(commands: Any, name: str, text: str) -> Any:
+    """The parser of one command, or of an action of one; what it does stands in the list and above its own options."""
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_selection, harness_of, selected
+from qguard.commands import add_command, add_selection, harness_of, selected
 from qguard.errors import QguardError, UsageProblem
 
 
@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         ("check", _check, "check that every golden is whole, current and used, and that nothing else lies beside it"),
         ("show", _show, "print what the goldens hold"),
     ):
-        sub = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        sub = add_command(actions, action, text)
         add_selection(sub)
         if action == "update":
             sub.add_argument("--reason", default="", metavar="TEXT", help="why; for the reviewers")
