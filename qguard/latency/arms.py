@@ -69,7 +69,8 @@ class LocalArm:
 
     def block(self, discard: int, timed: int) -> list[tuple[int, int]]:
         """See :class:`qguard.latency.trial.Arm`."""
-        run, (ids, mask) = self._runtime, self._batch
+        ids, mask = self._batch
+        run = self._runtime.first_tokens if self._spec.device == "cuda" else self._runtime
         for _ in range(discard):
             run(ids, mask)
         timings = []
