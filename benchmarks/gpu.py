@@ -4,7 +4,8 @@ Times are of the transformer alone, with token ids already on the device: arms t
 waited for (torch.cuda.synchronize on CUDA), a ratio is fp32 over the arm within one round, and medians over rounds are
 printed. Accuracy is that of the gate, against the recorded golden.
 
-usage: python benchmarks/gpu.py [--device cuda|cpu] [--quick] [--compile] [--precisions fp16,bf16,int8] [--threads N]
+usage: python benchmarks/gpu.py [--device cuda|cpu] [--quick] [--compile] [--tf32]
+                               [--precisions fp16,bf16,int8] [--shapes 64x32,128x256] [--threads N]
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from qguard.suites import Suite
 
 ROUNDS = 25
 TEXTS_QUICK = 60
-BUCKETS = [Bucket(t, b) for b in (1, 32) for t in (16, 64, 128)]
+SHAPES = {"cpu": "16x1,64x1,128x1,16x32,64x32,128x32", "cuda": "16x1,64x1,128x1,16x32,64x32,128x32,64x256,128x256,128x1024"}
 METRICS = ("embedding.cosine_mean", "embedding.cosine_p01", "embedding.cosine_min", "ranking.overlap@10", "ranking.top1")
 CLAIM = (0.20, 0.50)  # share of fp32's time that fp16 is said to save on a GPU
 
@@ -39,24 +40,33 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description="Reduced precisions in torch against fp32 on one device.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="two small shapes, few rounds and texts: shows that it works")
-    parser.add_argument("--compile", action="store_true", help="torch.compile(mode='max-autotune-no-cudagraphs') every arm")
+    parser.add_argument("--compile", action="store_true", help="torch.compile every arm; on CUDA a call is then one CUDA graph")
+    parser.add_argument("--tf32", action="store_true", help="let fp32 use the tensor cores (torch's default is not to)")
+    parser.add_argument("--shapes", help="tokens x batch, such as 64x32,128x256")
     parser.add_argument("--precisions", default="fp16,bf16,int8", help="names, all in torch")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own)")
     args = parser.parse_args(argv)
+    shapes = "16x1,16x4" if args.quick else args.shapes or SHAPES[args.device]
+    buckets = [Bucket(*(int(n) for n in shape.split("x"))) for shape in shapes.split(",")]
     harness = Harness(load_config(Path(__file__).parent.parent).model_copy(update={"device": args.device}))
     names = ["fp32", *(n.strip() for n in args.precisions.split(",") if n.strip() != "fp32")]
     precisions = [parse_precision(f"{n}@torch") for n in names]
     runtimes = {p.name: open_torch(harness, p, args) for p in precisions}
     machine = fingerprint(args.threads or 0, args.device)
     print(f"Measured {datetime.datetime.now(datetime.UTC).date()} on {machine.get('device', machine['cpu'])}, ", end="")
-    print(f"torch {machine['torch']}, {'compiled' if args.compile else 'eager'}{', quick: no figure to quote' * args.quick}.\n")
+    how = f"{'compiled' if args.compile else 'eager'}{', fp32 by TF32' * args.tf32}{', quick: no figure to quote' * args.quick}"
+    print(f"torch {machine['torch']}, {how}.\n")
+    if args.tf32:
+        import torch
+
+        torch.set_float32_matmul_precision("high")
     accuracy(harness, precisions, args.quick)
     print("\n| precision | tokens x batch | fp32 ms | ms | fp32 / it | middle half | time saved |\n|---|---|---|---|---|---|---|")
     saved: dict[str, list[float]] = {n: [] for n in names}
     if args.compile:
-        compile_all(runtimes)
+        compile_all(runtimes, len(buckets), args.device)
     token_ids = harness.golden("minilm", "core").token_ids
-    for bucket in [Bucket(16, 1), Bucket(16, 4)] if args.quick else BUCKETS:
+    for bucket in buckets:
         times = take_turns(runtimes, bucket.fill(token_ids), args.device, 2 if args.quick else ROUNDS)
         fp32 = times["fp32"]
         for name in names[1:]:
@@ -64,7 +74,10 @@ def main(argv: list[str]) -> None:
             low, ratio, high = (ratios[int(q * (len(ratios) - 1))] for q in (0.25, 0.5, 0.75))
             saved[name].append(1 - 1 / ratio)
             ms = [f"{statistics.median(t) * 1000:.2f}" for t in (fp32, times[name])]
-            print(f"| {name} | {bucket} | {ms[0]} | {ms[1]} | {ratio:.2f} | {low:.2f} to {high:.2f} | {1 - 1 / ratio:.0%} |")
+            print(
+                f"| {name} | {bucket} | {ms[0]} | {ms[1]} | {ratio:.2f} | {low:.2f} to {high:.2f} | {1 - 1 / ratio:.0%} |",
+                flush=True,
+            )
     if "fp16" in names:
         inside = sum(CLAIM[0] <= s <= CLAIM[1] for s in saved["fp16"])
         print(f"\nClaim: fp16 saves {CLAIM[0]:.0%} to {CLAIM[1]:.0%} of fp32's time. Found {min(saved['fp16']):.0%} to ", end="")
@@ -77,13 +90,17 @@ def open_torch(harness: Harness, precision: Precision, args: argparse.Namespace)
     return open_runtime("torch", path, precision.name, args.threads, args.device)
 
 
-def compile_all(runtimes: dict[str, Any]) -> None:
-    """Have every shape compiled by itself; the time of that is not counted."""
+def compile_all(runtimes: dict[str, Any], shapes: int, device: str) -> None:
+    """Have every shape compiled by itself; the time of that is not counted.
+
+    On CUDA a small model's time is that of launching its kernels, one by one; a graph launches them together.
+    """
     import torch
 
-    torch._dynamo.config.recompile_limit = 2 * len(BUCKETS) * len(runtimes)
+    torch._dynamo.config.recompile_limit = 2 * shapes * len(runtimes)
+    mode = "reduce-overhead" if device == "cuda" else "max-autotune-no-cudagraphs"
     for runtime in runtimes.values():
-        runtime.model = torch.compile(runtime.model, mode="max-autotune-no-cudagraphs", dynamic=False)
+        runtime.model = torch.compile(runtime.model, mode=mode, dynamic=False)
 
 
 def accuracy(harness: Harness, precisions: list[Precision], quick: bool) -> None:
@@ -117,6 +134,7 @@ def take_turns(runtimes: dict[str, Any], batch: Any, device: str, rounds: int) -
     pick, times = random.Random(0), {name: list[float]() for name in runtimes}
 
     def run(name: str) -> float:
+        torch.compiler.cudagraph_mark_step_begin()  # the outputs of the call before are no longer needed
         start = time.perf_counter()
         runtimes[name].model(input_ids=ids, attention_mask=mask)
         if device == "cuda":

@@ -1,6 +1,8 @@
 """What labelled tasks keep in each precision: STS-B test (Spearman) and SciFact (nDCG@10), as MTEB scores them.
 
-usage: python benchmarks/tasks.py DATA [--precisions a,b] [--model NAME] [--config FOLDER] [--artifact NAME=PATH …] [--markdown F]
+usage: python benchmarks/tasks.py DATA [--precisions a,b] [--model NAME] [--config FOLDER] [--device cuda]
+                                      [--artifact NAME=PATH …] [--markdown F]
+What is kept is told against fp32 in ONNX Runtime; on CUDA against fp32 in torch, on that device, as only torch runs there.
 DATA holds stsb_en/pairs.jsonl (text_a text_b score split) and scifact/ in BEIR's layout (corpus.jsonl queries.jsonl qrels.tsv).
 """
 
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("--precisions", help="default: every recipe that can run here")
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--config", type=Path, default=Path())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--artifact", action="append", default=[], metavar="NAME=PATH")
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
@@ -38,8 +41,10 @@ def main() -> None:
         encoder = harness.encoder(precision, args.model)
         return [encoder.encode_ids(encoder.tokenizer(s.texts, s.roles)) for s in suites]
 
-    config = load_config(args.config)
-    names = ["fp32@onnx", *(args.precisions.split(",") if args.precisions else [f"{n}@{r}" for n, r in RECIPES])]
+    config = load_config(args.config).model_copy(update={"device": args.device})
+    here = [f"{n}@{r}" for n, r in RECIPES if args.device == "cpu" or r == "torch"]
+    base = "fp32@onnx" if args.device == "cpu" else "fp32@torch"
+    names = [base, *(args.precisions.split(",") if args.precisions else here)]
     todo = [(str(parse_precision(n)), Harness(config), parse_precision(n)) for n in dict.fromkeys(names)]
     todo += [(n, Harness(config, Path(p)), parse_precision("int8")) for n, _, p in (a.partition("=") for a in args.artifact)]
     text = f"| precision | {' | kept | '.join(name for name, _ in SHOWN)} | kept |\n|---|---|---|---|---|\n"
