@@ -35,7 +35,7 @@ def calibrated(
     if calibration is None and samples is None and seed is None:
         return precision
     if not precision.recipe.calibrated:
-        known = sorted({name for (name, _), recipe in RECIPES.items() if recipe.calibrated})
+        known = sorted(str(Precision(*made)) for made, recipe in RECIPES.items() if recipe.calibrated)
         raise UsageProblem(
             f"{precision} is not calibrated: no --calibration, --samples or --seed; calibrated: {', '.join(known)}"
         )

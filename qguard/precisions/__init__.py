@@ -28,7 +28,7 @@ class Recipe:
         granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
             number of inputs that share one; ``None`` where nothing is promised.
         excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
-        calibrated: Activation ranges come from texts: ``make`` is also given a
+        calibrated: Activation ranges or the rounding of weights come from texts: ``make`` is also given a
             :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.
         extra: The extra of qguard that installs the runtime or the recipe's tool, where it is not a dependency.
@@ -76,9 +76,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ),
     ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True, excluded=("*embeddings*",)),
     ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
-    ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", extra="openvino"),
+    ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", calibrated=True, extra="openvino"),
     ("int8", "openvino"): Recipe(
-        "qguard.precisions.openvino:int8", "I8", integer=True, granularity="per-channel", extra="openvino"
+        "qguard.precisions.openvino:int8", "I8", integer=True, granularity="per-channel", calibrated=True, extra="openvino",
     ),
 }  # fmt: skip
 # the runtime of a precision that names none

@@ -5,6 +5,7 @@ Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative P
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,22 +29,38 @@ def round_weights(weight: Array, hessian: Array, rows: Array) -> tuple[Array, Ar
     """
     part = weight[rows].astype(np.float64)
     scale = np.maximum(np.abs(part).max(0) / 127, 1e-12)
-    h = hessian[np.ix_(rows, rows)]
-    order = np.argsort(-np.diag(h), kind="stable")
-    h = h[np.ix_(order, order)]
+    rounded = compensated(part, hessian[np.ix_(rows, rows)], lambda row: np.rint(row / scale).clip(-127, 127) * scale)
+    values = np.zeros(weight.shape, np.int8)
+    values[rows] = np.rint(rounded / scale).astype(np.int8)
+    return values, scale.astype(np.float32)
+
+
+def compensated(weight: Array, hessian: Array, nearest: Callable[[Array], Array]) -> Array:
+    """Every weight rounded, the channels with the largest inputs first.
+
+    Args:
+        weight: (in, out).
+        hessian: (in, in), mean of the outer products of the inputs.
+        nearest: One input channel's weights, float64 (out,) → the values that can be stored nearest to them, float64 (out,).
+
+    Returns:
+        What is stored, float64 (in, out).
+    """
+    order = np.argsort(-np.diag(hessian), kind="stable")
+    h = hessian[np.ix_(order, order)]
     h[np.diag_indices_from(h)] += DAMPING * max(np.diag(h).mean(), 1e-12)
     # rows of the upper Cholesky factor of the inverse tell how an error spreads over the weights that are still free
     spread = np.linalg.cholesky(np.linalg.inv(h)).T
-    left = part[order]
+    left = weight[order].astype(np.float64)
     out = np.zeros_like(left)
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
         errors = np.zeros((stop - start, left.shape[1]))
         for k in range(start, stop):
-            out[k] = np.rint(left[k] / scale).clip(-127, 127)
-            errors[k - start] = (left[k] - out[k] * scale) / spread[k, k]
+            out[k] = nearest(left[k])
+            errors[k - start] = (left[k] - out[k]) / spread[k, k]
             left[k:stop] -= np.outer(spread[k, k:stop], errors[k - start])
         left[stop:] -= spread[start:stop, stop:].T @ errors
-    values = np.zeros(weight.shape, np.int8)
-    values[rows[order]] = out.astype(np.int8)
-    return values, scale.astype(np.float32)
+    stored = np.zeros_like(out)
+    stored[order] = out
+    return stored

@@ -81,8 +81,9 @@ class Statistics:
         self.moments += x.T @ x
         self.count += len(x)
 
-    def hessian(self, middle: Array, width: Array) -> Array:
+    def hessian(self, middle: Array | float = 0.0, width: Array | float = 1.0) -> Array:
         """Mean of the outer products of ``(x - middle) / width``."""
+        middle, width = np.broadcast_to(middle, self.total.shape), np.broadcast_to(width, self.total.shape)
         mean = self.total / self.count
         centred = self.moments / self.count - np.outer(mean, middle) - np.outer(middle, mean) + np.outer(middle, middle)
         return np.asarray(centred / np.outer(width, width))
