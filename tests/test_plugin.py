@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -184,3 +185,22 @@ def test_collection_stays_light(quick):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=quick.path, capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
+
+
+def test_this_projects_own_gate_is_strict_in_ci(int8):
+    """Its tests forget CI; its gate, which loads the same conftest.py, did too, and passed with a latency not measured."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--precision",
+        "int8",
+        "--benchmark-disable",
+        "-k",
+        "latency",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, capture_output=True, text=True, check=False)
+    assert "qguard: UNMEASURED" in done.stdout, done.stdout
+    assert done.returncode == 1
