@@ -13,6 +13,7 @@ from typing import Protocol
 from qguard.latency.decision import INCONCLUSIVE, Look, Rule, block_time, look
 
 Timing = tuple[int, int]
+LONGEST = 6  # budgets that a trial of long runs may take: at 2 s a pair three hold too few, if a single one is interrupted
 DROPPED = 0.3  # share of interrupted runs above which the runner, not the model, was measured
 
 
@@ -93,7 +94,7 @@ def run_trial(
         rule: When it is decided.
         tokens: Tokens of each text; short texts need longer blocks.
         threads: Threads of each arm.
-        budget: Seconds. Long runs go on up to three times that, until the fewest pairs that can decide are there.
+        budget: Seconds. Long runs go on up to :data:`LONGEST` times that, until the fewest pairs that can decide are there.
         seed: Of the random order of arms.
         clock: Monotonic seconds.
     """
@@ -134,7 +135,7 @@ def run_trial(
             arm.close()
         trial.seconds, trial.dropped = clock() - start, dropped / max(1, timed)
         enough = sum(map(len, sessions)) >= rule.fewest_pairs
-        late = trial.seconds > budget and (enough or trial.seconds > 3 * budget)
+        late = trial.seconds > budget and (enough or trial.seconds > LONGEST * budget)
         if number + 1 < rule.sessions[0] or not any(sessions):
             continue
         trial.look = look(sessions, rule)
