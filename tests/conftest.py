@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from qguard.harness import Harness
+from qguard.plugin import asked_for
 
 ROOT = Path(__file__).parent.parent
 # published data sets, which the project does not ship; tests on them are collected where they lie
@@ -24,7 +25,7 @@ def pytest_configure(config):
     """
     if config.getoption("numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if not config.getoption("qguard_precision", None) and not config.getoption("--precision", None):
+    if not asked_for(config):
         os.environ.pop("CI", None)  # what CI forbids is asked for by the tests that are about it; a gate run is forbidden it
     if config.getoption("--hypothesis-profile", None):
         from tests import profiles  # noqa: F401

@@ -24,11 +24,15 @@ def qguard(folder: Path, *args: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def gate(folder: Path, *args: str, precision: str = "int8-dynamic") -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision]
-    command += ["--qguard-latency=off", "--qguard-robustness=off", *args]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def run_pytest(folder: Path, *args: str, **env: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
+
+
+def gate(folder: Path, *args: str, precision: str = "int8-dynamic") -> tuple[int, str]:
+    off = ("--qguard-latency=off", "--qguard-robustness=off")
+    return run_pytest(folder, "--pyargs", "qguard.gate", "--precision", precision, *off, *args)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_bad_input import run_pytest
 
 
 @pytest.fixture
@@ -189,18 +189,6 @@ def test_collection_stays_light(quick):
 
 def test_this_projects_own_gate_is_strict_in_ci(int8):
     """Its tests forget CI; its gate, which loads the same conftest.py, did too, and passed with a latency not measured."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "--precision",
-        "int8",
-        "--benchmark-disable",
-        "-k",
-        "latency",
-    ]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true"}, capture_output=True, text=True, check=False)
-    assert "qguard: UNMEASURED" in done.stdout, done.stdout
-    assert done.returncode == 1
+    code, out = run_pytest(ROOT, "--precision", "int8", "--benchmark-disable", "-k", "latency", CI="true")
+    assert "qguard: UNMEASURED" in out, out
+    assert code == 1

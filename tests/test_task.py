@@ -22,6 +22,7 @@ from qguard.suites import Pair, Suite, load_suite
 from tests import goldens
 from tests.conftest import ROOT
 from tests.labelled import rows, write
+from tests.test_bad_input import run_pytest
 
 
 def values(comparison):
@@ -294,19 +295,8 @@ def project(tmp_path, labelled):
     shutil.copytree(labelled, tmp_path, dirs_exist_ok=True)
 
     def gate(*args):
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "--precision",
-            "int8",
-            "--qguard-report=r.json",
-            *args,
-        ]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr, json.loads((tmp_path / "r.json").read_text())
+        code, out = run_pytest(tmp_path, "--precision", "int8", "--qguard-report=r.json", *args)
+        return code, out, json.loads((tmp_path / "r.json").read_text())
 
     gate.path = tmp_path  # type: ignore[attr-defined]
     return gate

@@ -79,7 +79,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 _CLASH = pytest.StashKey[bool]()
 
 
-def _asked(config: pytest.Config) -> str | None:
+def asked_for(config: pytest.Config) -> str | None:
+    """The precisions that the command line names; ``None`` where no gate runs."""
     short = None if config.stash.get(_CLASH, False) else config.getoption("precision", None)
     return config.getoption("qguard_precision", None) or short
 
@@ -98,7 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
     config.addinivalue_line("markers", "qguard(labelled, generated): runs together with the gate when --precision is given")
-    asked, update = _asked(config), config.getoption("golden_update")
+    asked, update = asked_for(config), config.getoption("golden_update")
     if asked is None and not update:
         for option, name in (
             ("qguard_artifact", "--artifact"),

@@ -117,11 +117,9 @@ def _bfloat16(value: str, weight: Any, hessian: Any) -> Iterator[Any]:
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
-    stored = weight.astype(ml_dtypes.bfloat16)
     if hessian is not None:
-        rounded = compensated(weight.T, hessian, lambda row: row.astype(ml_dtypes.bfloat16).astype(np.float64))
-        stored = np.ascontiguousarray(rounded.T).astype(ml_dtypes.bfloat16)
-    yield numpy_helper.from_array(stored, f"{value}/bf16")
+        weight = compensated(weight.T, hessian, lambda row: row.astype(ml_dtypes.bfloat16).astype(np.float64)).T
+    yield numpy_helper.from_array(np.ascontiguousarray(weight, ml_dtypes.bfloat16), f"{value}/bf16")
     yield helper.make_node("Cast", [f"{value}/bf16"], [value], f"{value}/Cast", to=TensorProto.FLOAT)
 
 
