@@ -440,6 +440,7 @@ def test_a_screen_reader_finds_its_way(shown):
     )
 
 
+@pytest.mark.timing  # a browser beside the other tests is measured by them
 def test_core_with_four_precisions_opens_within_a_second(chromium, core, tmp_path):
     (tmp_path / "core.html").write_bytes(as_html.render(core))
     loaded = []
