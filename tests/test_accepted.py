@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from qguard.metrics.bootstrap import standard_error
 from qguard.precisions import parse_precision
 from qguard.report.terminal import failure_text
 from tests.goldens import project
+from tests.processes import run_pytest
 
 METRIC = "ranking.overlap@10"
 
@@ -143,15 +142,14 @@ def test_what_fails_its_gates_is_not_accepted(place, capsys):
 
 def test_a_report_and_a_run_accept_the_same(accepted, small, tmp_path):
     shutil.copytree(small, tmp_path, dirs_exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--precision", "int8", "--qguard-report=r.json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    code, out = run_pytest(tmp_path, "--precision", "int8", "--qguard-report=r.json")
+    assert code == 0, out
     report = json.loads((tmp_path / "r.json").read_text())
     lines = accept(report, tmp_path / "golden", "first")
     assert len(lines) > 8
     assert read(tmp_path / "golden" / "minilm" / "own") == read(accepted / "golden" / "minilm" / "own")
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert f"ok   {len(lines)} of {len(lines)} accepted scores are held, within their noise" in done.stdout
+    _, out = run_pytest(tmp_path, "--precision", "int8")
+    assert f"ok   {len(lines)} of {len(lines)} accepted scores are held, within their noise" in out
     report["runs"][0]["verdict"] = report["verdict"] = "fail"
     with pytest.raises(UsageProblem, match="no run of this report passed"):
         accept(report, tmp_path / "golden", "x", lower=True)

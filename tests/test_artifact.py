@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from qguard.artifact import open_artifact
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.graph import read_graph
 from qguard.models import safetensors_header
+from tests.processes import python
 
 
 def test_attention_is_fused_in_every_layer(fp32_onnx):
@@ -59,9 +57,9 @@ def test_judging_an_onnx_artifact_imports_no_training_stack(small, int8):
     args += ["--pyargs", "qguard.gate"]
     unwanted = {"torch", "transformers", "sentence_transformers", "hypothesis"}
     code = f"import sys, pytest; print(pytest.main({args!r})); print('LOADED', sorted({unwanted!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=small, capture_output=True, text=True, timeout=300, check=True)
-    assert "\n6 passed" in done.stdout
-    assert "LOADED []" in done.stdout
+    out = python(code, folder=small)
+    assert "\n6 passed" in out
+    assert "LOADED []" in out
 
 
 def test_an_int8_file_holds_nothing_that_no_node_reads(int8):

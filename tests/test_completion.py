@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from qguard.completion import SHELLS
+from tests.processes import python
 
 # what bash does on TAB: the words of the line, and which of them the cursor is in
 TAB = """
@@ -77,5 +78,4 @@ def test_without_shtab_it_names_the_extra():
 def test_a_command_does_not_load_what_completion_needs():
     code = "import sys\nfrom qguard.cli import parser\nparser()\n"
     code += "print(sorted({'shtab', 'qguard.faults', 'onnx', 'numpy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert python(code) == "[]"

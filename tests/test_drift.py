@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
 from tests.goldens import project, rewrite
+from tests.processes import gate, python
 
 
 def failure(harness: Harness, precision: str, family: str = "embedding") -> str:
@@ -141,18 +140,9 @@ def test_where_fp32_cannot_be_run_the_question_stays_open(small, per_tensor, mon
 
 def test_a_gate_test_and_the_report_say_it(small, per_tensor, tmp_path):
     report = tmp_path / "r.json"
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", "int8-dynamic"]
-    command += [
-        f"--artifact={per_tensor}",
-        "--qguard-latency=off",
-        "--qguard-robustness=off",
-        f"--qguard-report={report}",
-        "-k",
-        "embeddings or ranking",
-    ]
-    done = subprocess.run(command, cwd=small, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stdout.count("loss by quantization: fp32@onnx still reproduces the golden") >= 3  # both tests and the summary
+    code, out = gate(small, f"--artifact={per_tensor}", f"--qguard-report={report}", "-k", "embeddings or ranking")
+    assert code == 1
+    assert out.count("loss by quantization: fp32@onnx still reproduces the golden") >= 3  # both tests and the summary
     assert json.loads(report.read_text())["runs"][0]["cause"].startswith("loss by quantization")
 
 
@@ -164,5 +154,4 @@ def test_neither_torch_nor_transformers_is_needed_to_tell(small, per_tensor):
         "(t,) = h.targets([parse_precision('int8-dynamic')]); print(h.cause(t).kind)\n"
         "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["loss", "[]"]
+    assert python(code).split() == ["loss", "[]"]

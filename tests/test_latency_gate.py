@@ -7,7 +7,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, interval_text, same_outputs
 from qguard.precisions import parse_precision
 from qguard.report.terminal import latency_text
-from tests.test_bad_input import qguard
+from tests.processes import qguard, run_pytest
 
 # A wide margin: at 5 % about one trial in a hundred of equal artifacts ends undecided, which no test may depend on.
 # Short texts and a short budget, where neither is the point.
@@ -35,9 +34,7 @@ def _runner(folder: Path):
     """pytest in a project."""
 
     def call(*args: str, precision: str = "int8") -> tuple[int, str]:
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "qguard.gate", "--precision", precision]
-        done = subprocess.run([*command, *args], cwd=folder, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
+        return run_pytest(folder, "--pyargs", "qguard.gate", "--precision", precision, *args)
 
     call.path = folder  # type: ignore[attr-defined]
     return call

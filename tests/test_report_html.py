@@ -6,8 +6,6 @@ import copy
 import json
 import random
 import re
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +22,7 @@ from qguard.report.details import LONGEST, POINTS, details, merged
 from qguard.report.headline import headline
 from qguard.report.shape import checked
 from tests import browser
+from tests.processes import run_pytest
 
 HOSTILE = (
     '<script>window.hit=1</script><img src=x onerror="window.hit=2">',
@@ -57,10 +56,9 @@ def folder(tmp_path_factory, fp32_onnx):
     project = Harness(load_config(place))
     golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")
     quantize(fp32_onnx, place / "m.onnx", per_channel=False)
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--precision", "int8", "--artifact=m.onnx"]
-    command += ["--qguard-report=r.json", "--qguard-report=r.html"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
+    reports = ("--qguard-report=r.json", "--qguard-report=r.html")
+    code, out = run_pytest(place, "--precision", "int8", "--artifact=m.onnx", *reports)
+    assert code == 1, out
     return place
 
 

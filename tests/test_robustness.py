@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -26,6 +24,7 @@ from qguard.robustness.metrics import Tried
 from qguard.robustness.search import search
 from tests import faults
 from tests.conftest import ROOT
+from tests.processes import run_pytest
 
 
 @pytest.fixture(autouse=True)
@@ -188,17 +187,11 @@ def test_switched_off_is_said_and_costs_no_import_of_hypothesis(small, int8, tmp
     (tmp_path / "p" / "conftest.py").write_text(
         "import sys\ndef pytest_unconfigure(config):\n    print('LOADED', 'hypothesis' in sys.modules)\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", "-q", "--precision", "int8"]
-    done = subprocess.run(
-        [*command, "--qguard-robustness=off", "--qguard-report=r.json"],
-        cwd=tmp_path / "p",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "qguard: PASS" in done.stdout, done.stdout + done.stderr
-    assert "left out: robustness (--qguard-robustness=off), latency (--qguard-latency=off)" in done.stdout
-    assert "LOADED False" in done.stdout
+    args = ["-p", "no:randomly", "-q", "--precision", "int8", "--qguard-robustness=off", "--qguard-report=r.json"]
+    _, out = run_pytest(tmp_path / "p", *args)
+    assert "qguard: PASS" in out, out
+    assert "left out: robustness (--qguard-robustness=off), latency (--qguard-latency=off)" in out
+    assert "LOADED False" in out
     report = json.loads((tmp_path / "p" / "r.json").read_text())
     assert report["runs"][0]["left_out"] == ["robustness", "latency"]
 
@@ -207,10 +200,9 @@ def test_the_gate_tries_generated_texts(small, int8, tmp_path):
     shutil.copytree(small, tmp_path / "p")
     file = tmp_path / "p" / "pyproject.toml"
     file.write_text(file.read_text().replace('[tool.qguard.robustness]\nmode = "off"', "[tool.qguard.robustness]\nexamples = 5"))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--precision", "int8", "--qguard-report=r.json"]
-    done = subprocess.run(command, cwd=tmp_path / "p", capture_output=True, text=True, check=False)
-    assert "qguard: PASS" in done.stdout, done.stdout + done.stderr
-    assert "ok   robustness.cosine_min" in done.stdout
+    _, out = run_pytest(tmp_path / "p", "-q", "--precision", "int8", "--qguard-report=r.json")
+    assert "qguard: PASS" in out, out
+    assert "ok   robustness.cosine_min" in out
     run = json.loads((tmp_path / "p" / "r.json").read_text())["runs"][0]
     assert [c["items"] > 5 for c in run["checks"] if c["name"] == "robustness.cosine_min"] == [True]
     assert run["left_out"] == ["latency"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +20,7 @@ from qguard.suites import Pair, Suite, load_suite
 from tests import goldens
 from tests.conftest import ROOT
 from tests.labelled import rows, write
-from tests.test_bad_input import run_pytest
+from tests.processes import python, run_pytest
 
 
 def values(comparison):
@@ -366,8 +364,7 @@ def test_the_warm_path_imports_neither_scipy_stats_nor_scikit_learn(core):
         "measure(Comparison.of(s, v, v), 'task')\n"
         "print(sorted({'scipy.stats', 'sklearn', 'torch', 'transformers'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[]", done.stderr
+    assert python(code, folder=ROOT) == "[]"
 
 
 def test_core_suite_is_labelled():

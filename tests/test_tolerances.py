@@ -22,7 +22,7 @@ from qguard.tolerances.proposal import propose, rounded
 from qguard.tolerances.runs import Run, repeated_runs
 from qguard.tolerances.toml import write_table
 from tests.conftest import ROOT
-from tests.test_bad_input import gate
+from tests.processes import gate
 
 
 @pytest.fixture(scope="module")

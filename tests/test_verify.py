@@ -18,7 +18,7 @@ import pytest
 from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
 from qguard.cli import main
 from qguard.files import sha256_json
-from tests.test_bad_input import gate
+from tests.processes import gate
 
 
 @pytest.fixture(scope="module")
