@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from qguard.metrics import Comparison, measure
 from qguard.precisions import parse_precision
 from qguard.suites import Suite
 from tests.conftest import ROOT
+from tests.processes import python
 
 RECIPES = ("int8@torch", "int8-weight@torch", "int8-legacy")
 
@@ -247,3 +249,14 @@ def test_the_gpu_benchmark_works_without_a_gpu(capsys):
     out = capsys.readouterr().out
     assert out.startswith("Measured 20")
     assert out.count("\n| int8 |") == 3  # accuracy, and two shapes
+
+
+def test_what_transformers_loads_beside_it_says_nothing(minilm):
+    """torchao names GPU kernels that it cannot load, by their paths, and torch warns of what torchao registers."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom qguard.encoders import open_runtime\n"
+        "from qguard.golden.reference import open_fp32\nfrom qguard.models import resolve\n"
+        f"root = Path({str(minilm.root)!r})\nopen_runtime('torch', root, 'fp32')\nopen_fp32(resolve('m', str(root)))\n"
+        "print('torchao' in sys.modules)"
+    )
+    assert python(code) == str(find_spec("torchao") is not None)

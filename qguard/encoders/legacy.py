@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.errors import ArtifactProblem
+from qguard.quiet import quiet_transformers
 
 # Not model.safetensors: Transformers would load int8 weights of that name as floats, without their scales and without an error.
 FILE = "quantize_dynamic.safetensors"
@@ -21,6 +22,8 @@ def open_legacy(root: Path) -> Any:
     """
     import torch
     from safetensors.torch import load_file
+
+    quiet_transformers()
     from transformers import AutoConfig, AutoModel
 
     tensors = load_file(root / FILE)

@@ -7,6 +7,7 @@ from typing import Any
 
 from qguard.encoders.legacy import FILE, open_legacy
 from qguard.errors import MeasurementProblem, ModelProblem, QguardError
+from qguard.quiet import quiet_transformers
 
 # int8 layers say so in their files; what surrounds them is computed in float32
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
@@ -40,10 +41,10 @@ class TorchRuntime:
 
     def __init__(self, root: Path, precision: str, threads: int | None = None, device: str = "cpu") -> None:
         import torch
-        from transformers import AutoModel
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
+        quiet_transformers()
+        from transformers import AutoModel
+
         legacy = (root / FILE).exists()
         if device == "cuda":
             require_cuda()

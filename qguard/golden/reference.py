@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qguard.errors import GoldenProblem
 from qguard.models import Model
 from qguard.progress import progress
+from qguard.quiet import quiet_transformers
 from qguard.suites import Suite
 
 # The independent path differs from sentence-transformers only by rounding.
@@ -21,10 +22,9 @@ PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with th
 
 def open_fp32(model: Model) -> Any:
     """The model in sentence-transformers, fp32 on the CPU."""
+    quiet_transformers()
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
     st.float()
     if "max_seq_length" in model.settings:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.errors import ArtifactProblem
 from qguard.files import dump_json
 from qguard.models import Model
+from qguard.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from qguard.encoders import Encoder
@@ -108,10 +109,10 @@ def export(root: Path, target: Path) -> None:
 def export_plain(root: Path, target: Path) -> Any:
     """Export a Transformers encoder with dynamic batch and length, in standard ONNX operators alone; gives its configuration."""
     import torch
-    from transformers import AttentionInterface, AutoConfig, AutoModel
-    from transformers.utils import logging as progress
 
-    progress.disable_progress_bar()
+    quiet_transformers()
+    from transformers import AttentionInterface, AutoConfig, AutoModel
+
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
     AttentionInterface.register("qguard", _attention)
     network = AutoModel.from_pretrained(

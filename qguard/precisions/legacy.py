@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qguard.encoders.legacy import FILE, SCALE
 from qguard.models import Model
+from qguard.quiet import quiet_transformers
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -16,6 +17,8 @@ def int8(model: Model, folder: Path) -> None:
     """
     import torch
     from safetensors.torch import save_file
+
+    quiet_transformers()
     from transformers import AutoModel
 
     network = AutoModel.from_pretrained(str(model.root), dtype=torch.float32, trust_remote_code=False, local_files_only=True)

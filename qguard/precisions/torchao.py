@@ -12,6 +12,7 @@ from pathlib import Path
 from qguard.errors import ModelProblem, UsageProblem
 from qguard.files import dump_json, read_json
 from qguard.models import Model
+from qguard.quiet import quiet_transformers
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -32,6 +33,8 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     """
     import torch
     from safetensors.torch import save_file
+
+    quiet_transformers()
     from transformers import AutoModel, TorchAoConfig
 
     try:
