@@ -113,17 +113,18 @@ def clean(text: str) -> str:
 
 def configuration() -> str:
     """Every key of ``[tool.qguard]``."""
-    from qguard import config as c
+    from qguard.config import Config
+    from qguard.config import tables as t
 
     parts = [
-        ("[tool.qguard]", c.Config),
-        ("[tool.qguard.models.NAME]", c.ModelConfig),
-        ("[tool.qguard.suite.NAME]", c.SuiteConfig),
-        ("[tool.qguard.precision.NAME]", c.PrecisionConfig),
-        ("[tool.qguard.gates.PRECISION]", c.GateConfig),
-        ("[tool.qguard.latency]", c.LatencyConfig),
-        ("[tool.qguard.robustness]", c.RobustnessConfig),
-        ("[tool.qguard.vectors]", c.VectorsConfig),
+        ("[tool.qguard]", Config),
+        ("[tool.qguard.models.NAME]", t.ModelConfig),
+        ("[tool.qguard.suite.NAME]", t.SuiteConfig),
+        ("[tool.qguard.precision.NAME]", t.PrecisionConfig),
+        ("[tool.qguard.gates.PRECISION]", t.GateConfig),
+        ("[tool.qguard.latency]", t.LatencyConfig),
+        ("[tool.qguard.robustness]", t.RobustnessConfig),
+        ("[tool.qguard.vectors]", t.VectorsConfig),
     ]
     made = (
         "# Configuration\n\n`[tool.qguard]` in `pyproject.toml`, or the same tables at the top of a file of their own "

@@ -11,7 +11,8 @@ from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
-from qguard.gates import Check, Gate, gates_for, judge
+from qguard.gates import Gate, gates_for
+from qguard.gates.check import Check, judge
 from qguard.golden import Golden
 from qguard.metrics import FAMILIES, TASK, Comparison, Measured, measure
 from qguard.models import Model, installed, resolve

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from qguard.config import GateConfig, load_config
+from qguard.config import load_config
+from qguard.config.tables import GateConfig
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.gates import DEFAULTS, gates_for, judge, parse_gate
+from qguard.gates import gates_for, parse_gate
+from qguard.gates.check import judge
+from qguard.gates.defaults import DEFAULTS
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.precisions import parse_precision

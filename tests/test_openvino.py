@@ -15,7 +15,7 @@ from qguard.artifact import open_artifact
 from qguard.config import load_config
 from qguard.encoders import open_encoder, open_runtime
 from qguard.errors import ArtifactProblem, UsageProblem
-from qguard.gates import DEFAULTS
+from qguard.gates.defaults import DEFAULTS
 from qguard.harness import Harness
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, same_outputs

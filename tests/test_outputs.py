@@ -14,7 +14,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from qguard.attest import statement
-from qguard.gates import Check
+from qguard.gates.check import Check
 from qguard.precisions.dynamic import quantize
 from qguard.report import as_codequality, as_markdown, assemble
 from qguard.report.findings import findings, gate_line

@@ -18,7 +18,8 @@ from scipy import stats
 from qguard.encoders import Encoder
 from qguard.encoders.pooling import Head
 from qguard.errors import MeasurementProblem
-from qguard.gates import Gate, judge
+from qguard.gates import Gate
+from qguard.gates.check import judge
 from qguard.hunting.pairs import most_moved, unit
 from qguard.metrics import FAMILIES, Comparison, Measured, family, measure
 from qguard.metrics.agreement import AveragePrecision, Pearson

@@ -17,7 +17,8 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from qguard import accepted, golden
-from qguard.config import GateConfig, load_config
+from qguard.config import load_config
+from qguard.config.tables import GateConfig
 from qguard.errors import QguardError
 from qguard.gates import Gate, gates_for, parse_bound, parse_gate
 from qguard.metrics import metric_names

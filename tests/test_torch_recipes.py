@@ -12,7 +12,8 @@ import pytest
 from qguard.config import load_config
 from qguard.encoders.legacy import FILE, SCALE
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.gates import gates_for, judge, speedup_of
+from qguard.gates import gates_for, speedup_of
+from qguard.gates.check import judge
 from qguard.harness import Harness
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as npst
 
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.gates import gates_for, judge
+from qguard.gates import gates_for
+from qguard.gates.check import judge
 from qguard.harness import Harness, Target
 from qguard.metrics import Comparison, families_of, measure
 from qguard.metrics.ranking import items as ranking_items

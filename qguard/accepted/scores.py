@@ -11,7 +11,7 @@ from typing import Any
 from qguard.accepted.stored import read
 from qguard.cpu import cpu_class
 from qguard.errors import GoldenProblem
-from qguard.gates import Check
+from qguard.gates.check import Check
 from qguard.metrics import Measured, all_metrics
 from qguard.metrics.bootstrap import Z
 from qguard.precisions import Precision

@@ -28,7 +28,7 @@ def gates_in_force(harness: Harness, precision: Precision) -> Gates:
         precision: What is judged.
 
     Returns:
-        ``METRIC`` or ``METRIC[SLICE]`` → ``bound`` and ``on``, as :class:`qguard.config.GateConfig` has them.
+        ``METRIC`` or ``METRIC[SLICE]`` → ``bound`` and ``on``, as :class:`qguard.config.tables.GateConfig` has them.
     """
     recipe, found = precision.recipe, dict[str, dict[str, str]]()
     for name, bound in BOUNDS.items():

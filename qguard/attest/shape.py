@@ -83,7 +83,7 @@ class GateFacts(Part):
 
 
 class CheckFacts(Part):
-    """A value, and the gate that judged it; see :class:`qguard.gates.Check`."""
+    """A value, and the gate that judged it; see :class:`qguard.gates.check.Check`."""
 
     name: str
     slice: str | None

@@ -24,7 +24,7 @@ from qguard.encoders.onnx import OnnxRuntime, exact_products
 from qguard.encoders.pooling import Head
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ArtifactProblem, QguardError
-from qguard.gates import Check, judge
+from qguard.gates.check import Check, judge
 from qguard.harness import Harness, Target
 from qguard.metrics import Comparison, families_of, measure
 from qguard.metrics.ranking import K, top_k

@@ -10,7 +10,7 @@ from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
 from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
 from qguard.diagnosis.stages import Stage
-from qguard.gates import Check
+from qguard.gates.check import Check
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
 

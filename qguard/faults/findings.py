@@ -9,7 +9,8 @@ from typing import Any
 from qguard.faults import ELSEWHERE, Fault
 from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Result
 from qguard.faults.runner import Report
-from qguard.gates import DEFAULTS, Gate, gates_for, parse_bound
+from qguard.gates import Gate, gates_for, parse_bound
+from qguard.gates.defaults import DEFAULTS
 
 SCHEMA = 1
 

@@ -14,7 +14,7 @@ from qguard.encoders import Encoder
 from qguard.errors import GoldenProblem, QguardError
 from qguard.faults import Fault
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.gates import Check
+from qguard.gates.check import Check
 from qguard.harness import Harness, Target
 from qguard.metrics import Comparison, families_of
 from qguard.precisions import Precision

@@ -13,7 +13,8 @@ from typing import Any
 from qguard.artifact import Artifact
 from qguard.cpu import ISA, cpu
 from qguard.errors import MeasurementProblem
-from qguard.gates import Check, Gate
+from qguard.gates import Gate
+from qguard.gates.check import Check
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import FAIL, INCONCLUSIVE, UNFIT, Rule

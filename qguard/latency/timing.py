@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
-from qguard.gates import Check, Gate, judge, parse_bound, speedup_of
+from qguard.gates import Gate, parse_bound, speedup_of
+from qguard.gates.check import Check, judge
 from qguard.golden import golden_folder
 from qguard.latency.check import GATED_TOKENS, Bucket, Comparison, compare, same_outputs, spec_of
 from qguard.latency.memory import NAME, peak_bytes

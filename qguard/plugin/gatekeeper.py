@@ -10,7 +10,7 @@ import pytest
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
 
 if TYPE_CHECKING:
-    from qguard.gates import Check
+    from qguard.gates.check import Check
     from qguard.harness import Harness, Target
     from qguard.latency.check import Bucket
 

@@ -77,7 +77,7 @@ def family_of(check: Mapping[str, Any]) -> str:
 
 
 def judged_of(check: Mapping[str, Any]) -> float:
-    """The number that the gate judged; see :attr:`qguard.gates.Check.judged`."""
+    """The number that the gate judged; see :attr:`qguard.gates.check.Check.judged`."""
     if check.get("on", "value") == "value" or not check.get("interval"):
         return float(check["value"])
     return float(check["interval"][0 if check["on"] == "lower" else 1])

@@ -23,7 +23,7 @@ class Part(BaseModel):
 
 
 class CheckShape(Part):
-    """One judged value; see :class:`qguard.gates.Check`.
+    """One judged value; see :class:`qguard.gates.check.Check`.
 
     Attributes:
         name: The metric.

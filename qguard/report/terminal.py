@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from qguard.gates import Check
+from qguard.gates.check import Check
 from qguard.report.headline import headline, texts_of
 from qguard.vectors import FLOAT
 

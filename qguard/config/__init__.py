@@ -7,10 +7,20 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ValidationError, field_validator
 
+from qguard.config.tables import (
+    PARTS,
+    STRICT,
+    GateConfig,
+    LatencyConfig,
+    ModelConfig,
+    PrecisionConfig,
+    RobustnessConfig,
+    SuiteConfig,
+    VectorsConfig,
+)
 from qguard.errors import UsageProblem, unknown
-from qguard.pipeline import POOLING_MODES
 
 if TYPE_CHECKING:
     from qguard.precisions import Precision
@@ -18,194 +28,7 @@ if TYPE_CHECKING:
     from qguard.suites.source import Source
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Strict):
-    """One fp32 target. ``tokenizer``, ``pooling`` and ``normalize`` are for a model that comes as ONNX alone.
-
-    Attributes:
-        ref: Hub id, folder, or ``package:NAME/PATH``.
-        revision: Of a hub id.
-        max_seq_length: Longest input in tokens, special ones included, instead of what the model declares.
-        prompts: What is put before the texts of a role (``query``, ``document``), instead of what the model declares.
-        tokenizer: Hub id, folder, or ``package:NAME/PATH`` with a ``tokenizer.json``.
-        pooling: How token embeddings become one vector: ``cls``, ``max``, ``mean``, ``mean_sqrt_len_tokens``, ``weightedmean``
-            or ``lasttoken``.
-        normalize: Whether vectors are scaled to unit length.
-    """
-
-    ref: str = Field(min_length=1)
-    revision: str | None = None
-    max_seq_length: int | None = Field(None, ge=2)
-    prompts: dict[str, str] | None = None
-    tokenizer: str | None = None
-    pooling: str | None = None
-    normalize: bool | None = None
-
-    @field_validator("pooling")
-    @classmethod
-    def _known(cls, value: str | None) -> str | None:
-        if value is not None and value not in POOLING_MODES:
-            raise ValueError(f"expected one of {', '.join(POOLING_MODES)}, found {value!r}")
-        return value
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the project sets over the model's own declarations, or states where there are none."""
-        return self.model_dump(exclude={"ref", "revision"}, exclude_none=True)
-
-
-Role = Literal["text", "text_a", "text_b", "score", "label", "slice", "split"]
-
-
-class SuiteConfig(_Strict):
-    """One suite of the project: a file, a folder or a data set of the hub; docs/suites.md.
-
-    Attributes:
-        path: File or folder, relative to the configuration; or ``hf:ORG/NAME[/CONFIG][@REVISION]``.
-        format: How it is read, where its suffix does not say it.
-        columns: Role → name of its column, where it is not a common one; ``""`` says that there is none.
-        scores: Lowest and highest score; one outside is an error.
-        split: The only part to read.
-        duplicates: ``keep`` counts every row.
-    """
-
-    path: str = Field(min_length=1)
-    format: str = ""
-    columns: dict[Role, str] = {}
-    scores: tuple[float, float] | None = None
-    split: str = ""
-    duplicates: Literal["error", "keep"] = "error"
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        from qguard.suites.formats import FORMATS
-
-        if value and value not in FORMATS:
-            raise ValueError(str(unknown("format", value, FORMATS)))
-        return value
-
-    @field_validator("scores")
-    @classmethod
-    def _range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and not value[0] < value[1]:
-            raise ValueError(f"expected the lowest and the highest score, found {list(value)}")
-        return value
-
-    def source(self, folder: Path) -> Source:
-        """Where and how to read it; ``path`` is relative to ``folder``."""
-        from qguard.suites.source import HUB, Source
-
-        path = self.path if self.path.startswith(HUB) else str(folder / self.path)
-        columns = tuple(sorted(self.columns.items()))
-        return Source(path, self.format, columns, self.scores or (), self.split, self.duplicates)
-
-
-class PrecisionConfig(_Strict):
-    """A precision of the project's own, or a built-in one with other settings.
-
-    Attributes:
-        recipe: The built-in precision that it is made as, ``NAME[@RUNTIME]``; its own name where that is built in.
-        calibration: A suite, or a file or folder like a suite's; without it the texts that qguard ships.
-        samples: Texts that are drawn from it.
-        seed: Of the draw.
-        overlap: Whether texts that calibrate may also judge.
-    """
-
-    recipe: str | None = None
-    calibration: str | None = Field(None, min_length=1)
-    samples: int = Field(300, ge=1)
-    seed: int = 0
-    overlap: Literal["refuse", "allow"] = "refuse"
-
-
-class GateConfig(_Strict):
-    """A gate's bound, and what it judges: the value, or the end of its interval that is nearer to failing.
-
-    Attributes:
-        bound: ``>= NUMBER`` or ``<= NUMBER``.
-        on: ``lower`` (of ``>=``) and ``upper`` (of ``<=``) are ends of the 95 % interval.
-    """
-
-    bound: str
-    on: Literal["value", "lower", "upper"] = "value"
-
-
-class LatencyConfig(_Strict):
-    """How latency is measured, and what is promised; docs/latency.md.
-
-    Attributes:
-        mode: Judge, only measure, or leave out.
-        speedup: Bound on fp32's time over the precision's, in the same runtime; int8 promises ``>= 1`` by default.
-        regression: Bound on the time of the artifact over that of ``--baseline-artifact`` or ``--baseline-python``.
-        trend: Bound on the ratio over the accepted one, on an equal machine.
-        tokens: Lengths that are timed.
-        batches: Texts at once that are timed.
-        threads: Of each call.
-        budget: Seconds for one trial; ``--benchmark-max-time`` changes it.
-    """
-
-    mode: Literal["gate", "report", "off"] = "gate"
-    speedup: str | None = None
-    regression: str = "<= 1.05"
-    trend: str | None = None
-    tokens: tuple[int, ...] = (16, 64, 128)
-    batches: tuple[int, ...] = (1, 32)
-    threads: int = Field(1, ge=1)
-    budget: float = Field(10.0, gt=0)
-
-    @field_validator("tokens", "batches")
-    @classmethod
-    def _positive(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        least = 3 if info.field_name == "tokens" else 1
-        if not value or min(value) < least:
-            raise ValueError(f"expected numbers from {least}, found {list(value)}")
-        return value
-
-    @field_validator("speedup", "regression", "trend")
-    @classmethod
-    def _bound(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None:
-            from qguard.gates import parse_bound
-
-            op, number = parse_bound(f"latency.{info.field_name}", value)
-            want = ">=" if info.field_name == "speedup" else "<="
-            if op != want or number <= 0:
-                raise ValueError(f"expected a bound such as '{want} 1.05', found {value!r}")
-        return value
-
-
-class RobustnessConfig(_Strict):
-    """How generated texts are tried; docs/robustness.md.
-
-    Attributes:
-        mode: Judge, only measure, or leave out.
-        examples: Batches of texts to generate; each has up to seven.
-        seed: Of them; ``--hypothesis-seed`` changes it.
-        replay: A suite, or a file or folder like a suite's, whose texts are tried first.
-    """
-
-    mode: Literal["gate", "report", "off"] = "gate"
-    examples: int = Field(100, ge=1)
-    seed: int = Field(0, ge=0)
-    replay: str | None = Field(None, min_length=1)
-
-
-class VectorsConfig(_Strict):
-    """How embeddings are quantized (``--precision int8+binary``).
-
-    Attributes:
-        calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8`` vectors;
-            without it the one that is judged.
-    """
-
-    calibration: str | None = None
-
-
-class Config(_Strict):
+class Config(BaseModel):
     """What ``[tool.qguard]`` holds.
 
     Attributes:
@@ -224,6 +47,8 @@ class Config(_Strict):
         strict: What was not measured fails; by default where ``CI`` is set.
         folder: Of the configuration; it is no key.
     """
+
+    model_config = STRICT
 
     models: dict[str, ModelConfig] = {}
     suites: tuple[str, ...] = ("core",)
@@ -388,11 +213,6 @@ class Config(_Strict):
         return str(local) if not ref.startswith("package:") and local.exists() else ref
 
 
-_PARTS: tuple[type[BaseModel], ...] = (
-    ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig
-)  # fmt: skip
-
-
 def load_config(path: Path) -> Config:
     """Read ``[tool.qguard]`` of a ``pyproject.toml``, or a file that holds those tables at its top.
 
@@ -429,7 +249,7 @@ def load_config(path: Path) -> Config:
                 known = (
                     set(Config.model_fields) - {"folder"}
                     if len(error["loc"]) == 1
-                    else {f for part in _PARTS for f in part.model_fields}
+                    else {f for part in PARTS for f in part.model_fields}
                 )
                 lines.append(str(unknown("key", where, known)))
             else:
