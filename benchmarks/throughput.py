@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import onnxruntime  # noqa: F401 - before torch, as the gate loads it
-from sentence_transformers import SentenceTransformer
 
 from qguard.config import load_config
 from qguard.encoders import cores
+from qguard.golden.reference import open_fp32
 from qguard.harness import Harness
 from qguard.precisions import parse_precision
 
@@ -27,7 +27,7 @@ pick = random.Random(0)
 texts = [r.get("text") or r["text_a"] for part in rows for r in pick.sample(part, min(len(part), -(-1000 // len(files))))][:1000]
 harness = Harness(load_config(Path()))
 encoders = {n: harness.encoder(parse_precision(n), "minilm") for n in ("fp32", "int8")}
-reference = SentenceTransformer(str(harness.model("minilm").folder), device="cpu")
+reference = open_fp32(harness.model("minilm"))
 arms = {"sentence-transformers": lambda t: reference.encode(list(t)), **{n: e.encode for n, e in encoders.items()}}
 lengths = sorted(map(len, encoders["fp32"].tokenizer(texts)))
 print(f"{len(texts)} texts, {sum(lengths)} tokens (median {lengths[len(texts) // 2]}, longest {lengths[-1]}), {cores()} cores")
