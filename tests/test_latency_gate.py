@@ -304,7 +304,7 @@ def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_co
     assert "minilm/own int8@onnx latency.speedup[32x1]" in out
     stored = again.path / "golden" / "minilm" / "own" / "accepted.json"
     value = json.loads(stored.read_text())
-    value["latency"][0]["ratio"] *= 1.5  # as if it had been that much faster when it was accepted
+    value["latency"][0]["ratio"] *= 4  # as if it had been so much faster when it was accepted; by a third a busy machine moves it
     stored.write_text(json.dumps(value))
     code, out = again("-k", "latency")
     assert code == 0, out
@@ -312,7 +312,7 @@ def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_co
     _configure(again.path, "batches = [1]", 'batches = [1]\ntrend = "<= 1.2"')
     code, out = again("-k", "latency")
     assert code == 1
-    assert "int8 latency.trend[32x1] 1." in out
+    assert re.search(r"int8 latency\.trend\[32x1\] [2-9]\.\d+, gate <= 1\.2", out), out
     value["latency"][0]["fingerprint"]["cpu"] = "another"
     stored.write_text(json.dumps(value))
     assert again("-k", "latency")[0] == 0
