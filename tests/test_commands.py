@@ -14,6 +14,7 @@ import pytest
 
 from qguard.cli import main
 from qguard.compare import Row, mark_best
+from tests.processes import gate
 from tests.test_calibration import needs_nncf
 
 TEXTS = (
@@ -80,8 +81,6 @@ def test_what_is_printed_says_size_share_and_what_comes_next(small, written, int
 
 
 def test_the_written_folder_passes_the_gate(small, written):
-    from tests.processes import gate
-
     code, out = gate(small, f"--artifact={written}", precision="int8")
     assert code == 0, out
 

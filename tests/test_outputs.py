@@ -20,7 +20,6 @@ from qguard.report import as_codequality, as_markdown, assemble
 from qguard.report.findings import findings, gate_line
 from qguard.report.github import MOST, commands
 from qguard.report.terminal import failure_text
-from tests.processes import run_pytest
 
 OWN_TEST = """
 def test_nothing_of_this_kind_is_found(qguard_target, qguard_encoder):
@@ -241,8 +240,9 @@ def test_attest_is_of_one_artifact_and_needs_a_precision(small):
         (["--precision", "int8,bf16"], "a verdict is of one artifact, and this run judges 2: int8 of minilm, bf16 of minilm"),
         ([], "--qguard-attest needs --precision"),
     ):
-        code, out = run_pytest(small, "--qguard-attest=v.json", *args)
-        assert (code, message in out) == (4, True), out
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--qguard-attest=v.json", *args]
+        done = subprocess.run(command, cwd=small, capture_output=True, text=True, check=False)
+        assert (done.returncode, message in done.stderr) == (4, True), done.stderr
     assert not (small / "v.json").exists()
 
 
