@@ -6,11 +6,12 @@ usage: python benchmarks/domains.py legal=FILE.jsonl[,FILE.jsonl] social=FILE.js
 texts that qguard ships). Columns: what it is judged on. Cells: overlap@10 and the 99th percentile of the similarity error.
 """
 
-import hashlib
 import json
 import sys
 import tempfile
 from pathlib import Path
+
+from texts import texts_of
 
 from qguard.config import load_config
 from qguard.harness import Harness
@@ -22,16 +23,6 @@ from qguard.suites.reader import read_suite
 CALIBRATE, JUDGE = 300, 600
 
 
-def texts_of(files: str) -> list[str]:
-    """Distinct texts of 3 words or more, in an order that depends on the texts alone."""
-    found = set()
-    for file in files.split(","):
-        for line in Path(file).read_text(encoding="utf-8").split("\n"):
-            row = json.loads(line) if line else {}
-            found.update(row[k].strip() for k in ("text", "text_a", "text_b") if len(row.get(k, "").split()) >= 3)
-    return sorted(found, key=lambda t: hashlib.sha256(t.encode()).digest())
-
-
 def main() -> None:
     """Calibrate, judge and print the table."""
     harness = Harness(load_config(Path()))
@@ -40,7 +31,7 @@ def main() -> None:
         suites, precisions = {}, {"shipped": parse_precision("int8-static")}
         for part in sys.argv[1:]:
             name, _, files = part.partition("=")
-            texts = texts_of(files)
+            texts = texts_of(files.split(","))
             if len(texts) < CALIBRATE + JUDGE:
                 sys.exit(f"{name}: expected {CALIBRATE + JUDGE} distinct texts, found {len(texts)}")
             for use, some in (("calibrate", texts[:CALIBRATE]), ("judge", texts[CALIBRATE : CALIBRATE + JUDGE])):

