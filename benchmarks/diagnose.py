@@ -94,11 +94,11 @@ def faults() -> list[tuple[str, str, Callable[[Any], None]]]:
             add(layer, "head 5 zeroed", scaled, scale, 0.0, slice(at + 5 * size, at + 6 * size))
         for part in ("attention/output/dense", "intermediate/dense", "output/dense"):
             layer, scale = f"{home}/{part}", f"/network/{home}/{part}/MatMul/weight_scale"
-            bias = f"network.{layer.replace('/', '.')}.bias"
+            bias = f"/network/{layer}/MatMul/bias"  # added by the product itself
             add(layer, "scale x 1.5", scaled, scale, 1.5, EVERY)
             add(layer, "a third of it x 1.5", scaled, scale, 1.5, third)
-            add(f"{layer}.bias", "shifted", shifted, bias, EVERY)
-            add(f"{layer}.bias", "a third of it shifted", shifted, bias, third)
+            add(layer, "shifted", shifted, bias, EVERY)
+            add(layer, "a third of it shifted", shifted, bias, third)
         norms += [f"{home}/attention/output/LayerNorm", f"{home}/output/LayerNorm"]
     for layer in norms:
         add(layer, "scale x 1.5", scaled, f"network.{layer.replace('/', '.')}.weight", 1.5, EVERY)

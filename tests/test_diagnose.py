@@ -79,7 +79,7 @@ def worst_first(fp32, file, ids):
         ("network.encoder.layer.4.output.LayerNorm.weight", times(1.5), "encoder/layer.4/output/LayerNorm", ""),
         ("Attention_2/weight_scale", times(0, slice(384 + 160, 384 + 192)), "encoder/layer.2/attention/self/key", "head 5"),
         (f"/network/{DENSE}/MatMul/weight_scale", times(1.5, slice(128)), DENSE, "128 of 384 channels: 0 to 127"),
-        ("network.encoder.layer.0.intermediate.dense.bias", times(3), "encoder/layer.0/intermediate/dense.bias", None),
+        ("/network/encoder/layer.0/intermediate/dense/MatMul/bias", times(3), "encoder/layer.0/intermediate/dense", None),
     ],
 )
 def test_damaged_layer_is_named_and_those_behind_it_are_not(fp32, int8, token_ids, tmp_path, tensor, change, layer, part):
@@ -91,10 +91,12 @@ def test_damaged_layer_is_named_and_those_behind_it_are_not(fp32, int8, token_id
     assert first.own == pytest.approx(10 ** (-first.own_sqnr / 20), rel=1e-6)
 
 
-@pytest.mark.parametrize("artifact", ["int8", "dynamic", "static8"])
-def test_every_layer_of_a_healthy_artifact_is_aligned_and_none_is_far(request, fp32, artifact, token_ids):
+# int8's products add their bias themselves: 18 fewer tensors to compare
+@pytest.mark.parametrize(("artifact", "sites"), [("int8", 64), ("dynamic", 82), ("static8", 82)])
+def test_every_layer_of_a_healthy_artifact_is_aligned_and_none_is_far(request, fp32, artifact, sites, token_ids):
     found = worst_first(fp32, request.getfixturevalue(artifact).file, token_ids[:8])
-    assert len(found) == 82
+    assert len(found) == sites
+    assert sum(x.kind == "linear" for x in found) == 36
     assert max(x.own for x in found) < 0.12
     # what is not quantized computes what fp32 computes, whatever it was fed
     assert max(x.own for x in found if x.kind in ("attention", "activation", "LayerNorm")) < 0.01
@@ -280,7 +282,7 @@ def test_command_writes_json(small, tmp_path, capsys):
     assert main(["diagnose", "--precision", "int8", *options]) == 0
     found = json.loads(out.read_text())
     assert found["schema"] == 1
-    assert len(found["layers"]) == 82
+    assert len(found["layers"]) == 64
     assert {"layer", "sqnr", "cosine", "error", "own", "own_sqnr", "channels"} <= found["layers"][0].keys()
     assert [s["name"] for s in found["stages"]] == ["tokens", "mask", "hidden states", "pooling", "normalisation"]
     assert found["layers"][0]["layer"] in capsys.readouterr().out

@@ -1,12 +1,15 @@
-"""The recipes of ONNX Runtime that leave activations in float: what the files hold, and what the vectors keep."""
+"""The recipes of ONNX Runtime: what the files hold, and what the vectors keep where activations stay in float."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
+from qguard.diagnosis.sites import Net
 from qguard.harness import Target
 from qguard.precisions import parse_precision
+from qguard.precisions.integer import Statistics, find_sites, quantize
 from qguard.report.terminal import failure_text
 
 # precision: bytes over fp32's, least cosine to the golden over a sample of core
@@ -33,3 +36,44 @@ def test_a_text_alone_is_the_text_in_a_batch(harness):
     encoder = harness.encoder(parse_precision("int8-weight"), "minilm")
     alone = encoder.encode_batches(ids, [[i] for i in range(8)])
     assert (alone * encoder.encode_batches(ids, [list(range(8))])).sum(1).min() > 0.9999
+
+
+def test_biases_stand_beside_their_products(fp32_onnx):
+    """Inside of GELU or LayerNorm they would cost a pass of their own in every precision made of the export."""
+    net = Net.read(fp32_onnx, whole=True)
+    products = [n for n in net.nodes if n.op_type == "MatMul"]
+    assert len(products) == 18
+    for node in products:
+        (reader,) = (n for n in net.nodes if node.output[0] in n.input)
+        assert reader.op_type == "Add"
+        assert any(i in net.stored for i in reader.input)
+
+
+def test_an_integer_product_adds_its_bias_itself(int8):
+    net = Net.read(int8.file, whole=True)
+    products = [n for n in net.nodes if n.op_type == "MatMulIntegerToFloat"]
+    assert len(products) == 18
+    assert all(len(n.input) == 7 and n.input[6] in net.stored for n in products)
+    gelus = [n for n in net.nodes if n.op_type.endswith("Gelu")]
+    assert len(gelus) == 6
+    assert all(net.made[n.input[0]] in products and len(n.input) == 1 for n in gelus)
+
+
+def test_what_more_than_the_bias_reads_stays_a_product_of_its_own():
+    """x @ w is read by the Add of a bias and by another operator: folding would give the other one the bias too."""
+    w, b = (numpy_helper.from_array(np.ones(shape, np.float32), name) for shape, name in (((4, 4), "w"), ((4,), "b")))
+    for readers, folded in ((["y"], True), (["y", "z"], False)):
+        nodes = [
+            helper.make_node("Add", ["x", "x"], ["i"]),
+            helper.make_node("MatMul", ["i", "w"], ["p"], "product"),
+            helper.make_node("Add", ["b", "p"], ["y"], "bias"),
+            *([helper.make_node("Neg", ["p"], ["z"])] if "z" in readers else []),
+        ]
+        outputs = [helper.make_tensor_value_info(name, 1, ["n", 4]) for name in readers]
+        graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["n", 4])], outputs, [w, b])
+        (site,) = find_sites(graph)
+        assert (site.out, site.bias.tolist()) == (("y", [1.0] * 4) if folded else ("p", [0.0] * 4))
+        seen = Statistics.empty(4)
+        seen.add(np.random.default_rng(0).normal(size=(64, 4)))
+        quantize(graph, [site], {"i": seen})
+        assert ("bias" in [n.name for n in graph.node]) is not folded

@@ -32,8 +32,8 @@ def key(name: str, node: Any) -> str:
     """
     if embedding := _EMBEDDINGS.match(name):
         return _PARTS[embedding["part"]]
-    if name.endswith("/sum") and node.op_type == "Add":  # qguard's own LayerNorm: its input is dense + (skip + bias)
-        return plain(node.input[0]).removesuffix("/dense/MatMul") + "/Add"
+    if name.endswith("/sum") and node.op_type == "Add":  # qguard's own LayerNorm: its input is dense + skip
+        return re.sub(r"/dense/(MatMul|Add)$", "", plain(node.input[0])) + "/Add"
     found = plain(name)
     # exporters below opset 17 spell LayerNorm out; its last operator adds beta
     return found.removesuffix("Add_1") + "LayerNormalization" if found.endswith("LayerNorm/Add_1") else found

@@ -150,9 +150,17 @@ def align(fp32: Net, candidate: Net) -> list[Site]:
         ArtifactProblem: when neither tells which layer is which.
     """
     layers = list(fp32.layers())
-    sites = [
-        Site(name, kind, node.output[0], candidate.keys[k], node.name) for k, name, kind, node in layers if k in candidate.keys
-    ]
+    sites: list[Site] = []
+    # products without a tensor of their own in the artifact, whose operator adds the bias as well: the sum stands for them
+    inside: dict[str, tuple[str, str, str]] = {}
+    for k, name, kind, node in layers:
+        mine = name, kind, node.name
+        if k in candidate.keys:
+            if kind == BIAS:
+                mine = next((inside[i] for i in node.input if i in inside), mine)
+            sites.append(Site(*mine[:2], node.output[0], candidate.keys[k], mine[2]))
+        elif kind == LINEAR:
+            inside[node.output[0]] = mine
     linear = [entry for entry in layers if entry[2] == LINEAR]
     if 2 * sum(s.kind == LINEAR for s in sites) >= len(linear) > 0:
         return sites

@@ -154,12 +154,17 @@ def export_plain(root: Path, target: Path) -> Any:
 _OPTIMISER = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "electra": "bert"}
 
 
-def raw_mask_options(family: str) -> Any:
-    """Fusion options that keep the attention mask as it is: a count of tokens would be wrong for left-padded batches."""
+def fusion_options(family: str) -> Any:
+    """Fusion options that keep the attention mask and the biases as they are.
+
+    A count of tokens in place of the mask would be wrong for left-padded batches. A bias inside of GELU or LayerNorm is
+    added by these, where it costs a pass over the tensor; beside its product it is part of the product in every kernel.
+    """
     from onnxruntime.transformers.fusion_options import FusionOptions
 
     options = FusionOptions(family)
     options.use_raw_attention_mask(True)
+    options.enable_bias_gelu = options.enable_bias_skip_layer_norm = False
     return options
 
 
@@ -177,10 +182,10 @@ def export_split(root: Path, target: Path) -> None:
 def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = False) -> None:
     from onnxruntime.transformers import optimizer
 
-    options = raw_mask_options(family)
+    options = fusion_options(family)
     if split:
         options.use_multi_head_attention = options.disable_multi_head_attention_bias = True
-        options.enable_embed_layer_norm = options.enable_bias_gelu = False
+        options.enable_embed_layer_norm = False
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
     graph = optimizer.optimize_model(
         str(raw), model_type=family, num_heads=config.num_attention_heads, hidden_size=config.hidden_size,

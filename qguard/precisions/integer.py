@@ -16,6 +16,7 @@ Ranges are fixed, so a text's vector does not depend on its neighbours in the ba
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,15 @@ def token_ids(model: Model, sample: Sample) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Site:
-    """One multiplication with a constant weight: ``x`` (…, in) times ``weight`` (in, out)."""
+    """One multiplication with a constant weight: ``x`` (…, in) times ``weight`` (in, out), plus ``bias`` (out,).
+
+    ``out`` is where its sum goes: its own output, or that of the Add of its bias, which ``after`` is then.
+    """
 
     node: Any
+    after: Any
     x: str
+    out: str
     weight: Array
     bias: Array
     plan: Plan
@@ -139,6 +145,15 @@ def find_sites(graph: Any) -> list[Site]:
 
     tables = {t.name: t for t in graph.initializer}
     made = {name: node for node in graph.node for name in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    # what adds a stored vector to what nothing else reads, by what it adds it to
+    adds = {
+        x: (node, bias)
+        for node in graph.node
+        if node.op_type == "Add"
+        for x, bias in (node.input, reversed(node.input))
+        if readers[x] == 1 and bias in tables and len(tables[bias].dims) == 1
+    }
     sites = []
     for node in graph.node:
         if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables:
@@ -146,16 +161,19 @@ def find_sites(graph: Any) -> list[Site]:
         weight = numpy_helper.to_array(tables[node.input[1]]).astype(np.float64)
         if weight.ndim != 2:
             continue
-        bias = np.zeros(weight.shape[1])
+        bias, after, out = np.zeros(weight.shape[1]), None, node.output[0]
         kind = "Attention"
         if node.op_type == "Attention":
             bias = numpy_helper.to_array(tables[node.input[2]]).astype(np.float64)
         else:
+            if out in adds and list(tables[adds[out][1]].dims) == [weight.shape[1]]:
+                after, name = adds[out]
+                bias, out = numpy_helper.to_array(tables[name]).astype(np.float64), after.output[0]
             source = made[node.input[0]].op_type
             kind = {"Attention": "Attention output", "Add": "LayerNorm", "LayerNormalization": "LayerNorm"}.get(
                 source, "Activation"
             )
-        sites.append(Site(node, node.input[0], weight, bias, PLANS[kind]))
+        sites.append(Site(node, after, node.input[0], out, weight, bias, PLANS[kind]))
     return sites
 
 
@@ -184,13 +202,13 @@ def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Sta
 
 def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -> None:
     """Replace each site by its integer form, in place."""
-    made = {site.node.name: site for site in sites}
-    done: dict[str, tuple[str, str, str]] = {}
+    made = {site.node.output[0]: site for site in sites}
+    inside = {site.after.output[0] for site in sites if site.after is not None}
     nodes: list[Any] = []
     for node in graph.node:
-        if node.name in made and made[node.name].node is node:
-            nodes += _integer(graph, made[node.name], statistics[made[node.name].x], done)
-        else:
+        if site := made.get(node.output[0]):
+            nodes += _integer(graph, site, statistics[site.x])
+        elif node.output[0] not in inside:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -204,7 +222,7 @@ def drop_unused(graph: Any) -> None:
     graph.initializer.extend(kept)
 
 
-def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str, str, str]]) -> list[Any]:
+def _integer(graph: Any, site: Site, seen: Statistics) -> list[Any]:
     from onnx import helper, numpy_helper
 
     name, node, plan = site.node.name, site.node, site.plan
@@ -241,7 +259,6 @@ def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str
         constant("weight_scale", weight_scale),
         constant("weight_zero", np.zeros(len(weight_scale), np.int8)),
     )
-    out = node.output[0]
     inputs = [f"{name}/x", constants[0], scales[0], constants[1], scales[1], constants[2]]
     if node.op_type == "Attention":
         kept = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -249,11 +266,11 @@ def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str
             helper.make_node(
                 "QAttention",
                 [*inputs[:2], constant("bias", bias), *inputs[2:4], node.input[3], *inputs[4:]],
-                [out], name, domain="com.microsoft", **kept,
+                [site.out], name, domain="com.microsoft", **kept,
             )
         )  # fmt: skip
         return nodes
-    product = f"{name}/product" if len(outliers) else out
+    product = f"{name}/product" if len(outliers) else site.out
     if bias.any():
         inputs.append(constant("bias", bias))
     nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [product], name, domain="com.microsoft"))
@@ -266,7 +283,7 @@ def _integer(graph: Any, site: Site, seen: Statistics, done: dict[str, tuple[str
         nodes += [
             helper.make_node("Gather", [node.input[0], index], [f"{name}/wide"], f"{name}/Gather", axis=-1),
             helper.make_node("MatMul", [f"{name}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
-            helper.make_node("Add", [product, f"{name}/wide_product"], [out], f"{name}/Join"),
+            helper.make_node("Add", [product, f"{name}/wide_product"], [site.out], f"{name}/Join"),
         ]
     return nodes
 

@@ -10,7 +10,7 @@ from qguard.errors import ModelProblem
 from qguard.files import read_json
 from qguard.graph import external_files, read_graph
 from qguard.models import Model
-from qguard.precisions.export import MIN_COSINE, agreement, onnx_file, raw_mask_options, rms_layer_norm
+from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file, rms_layer_norm
 
 
 def fp32(model: Model, folder: Path) -> None:
@@ -44,7 +44,7 @@ def _fuse(source: Path, target: Path, config: Path) -> bool:
     declared = read_json(config, ModelProblem) if config.exists() else {}
     try:
         graph = optimizer.optimize_model(
-            str(source), model_type="bert", opt_level=0, optimization_options=raw_mask_options("bert"),
+            str(source), model_type="bert", opt_level=0, optimization_options=fusion_options("bert"),
             # 0: read it from the graph's own shapes, which tell it in older exports alone
             num_heads=int(declared.get("num_attention_heads", 0)), hidden_size=int(declared.get("hidden_size", 0)),
         )  # fmt: skip
