@@ -86,12 +86,12 @@ def faults() -> list[tuple[str, str, Callable[[Any], None]]]:
     norms = ["embeddings/LayerNorm"]
     for i in range(6):
         home = f"encoder/layer.{i}"
-        for k, part in enumerate(("query", "key", "value")):
-            layer, scale, at = f"{home}/attention/self/{part}", f"Attention_{i}/weight_scale", k * WIDTH
-            size = WIDTH // HEADS
-            add(layer, "scale x 1.5", scaled, scale, 1.5, slice(at, at + WIDTH))
-            add(layer, "a third of it x 1.5", scaled, scale, 1.5, slice(at, at + WIDTH // 3))
-            add(layer, "head 5 zeroed", scaled, scale, 0.0, slice(at + 5 * size, at + 6 * size))
+        for part in ("query", "key", "value"):
+            layer, size = f"{home}/attention/self/{part}", WIDTH // HEADS
+            scale = f"/network/{layer}/MatMul/weight_scale"
+            add(layer, "scale x 1.5", scaled, scale, 1.5, EVERY)
+            add(layer, "a third of it x 1.5", scaled, scale, 1.5, third)
+            add(layer, "head 5 zeroed", scaled, scale, 0.0, slice(5 * size, 6 * size))
         for part in ("attention/output/dense", "intermediate/dense", "output/dense"):
             layer, scale = f"{home}/{part}", f"/network/{home}/{part}/MatMul/weight_scale"
             bias = f"/network/{layer}/MatMul/bias"  # added by the product itself

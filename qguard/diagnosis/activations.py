@@ -215,7 +215,7 @@ def _usable(theirs: Runner, mine: Runner, sites: Sequence[Site], ids: Sequence[i
 
 def _heads(net: Net) -> int:
     nodes = (n for n in net.nodes if n.op_type in ("MultiHeadAttention", "Attention"))
-    return next((int(a.i) for n in nodes for a in n.attribute if a.name == "num_heads"), 0)
+    return next((int(a.i) for n in nodes for a in n.attribute if a.name in ("num_heads", "q_num_heads")), 0)
 
 
 def _error(site: Site, total: _Sums, own: _Sums, heads: int) -> LayerError:

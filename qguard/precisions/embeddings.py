@@ -20,6 +20,7 @@ def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
     import numpy as np
     from onnx import helper, numpy_helper
 
+    from qguard.precisions.attention import axes_as_inputs
     from qguard.precisions.export import layer_norm
 
     graph = model.graph
@@ -59,3 +60,4 @@ def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*rest[:at], *nodes, *rest[at + 1 :]])
+    axes_as_inputs(model)

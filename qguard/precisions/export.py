@@ -227,7 +227,7 @@ def rms_layer_norm(graph: Any) -> None:
 
 
 def layer_norm(x: str, gamma: str, beta: str, out: str, epsilon: float, name: str) -> list[Any]:
-    """LayerNorm of ``x`` over its last axis as nodes; see :func:`_rms_layer_norm`."""
+    """LayerNorm of ``x`` over its last axis as nodes; see :func:`rms_layer_norm`."""
     from onnx import helper
 
     return [
@@ -238,38 +238,3 @@ def layer_norm(x: str, gamma: str, beta: str, out: str, epsilon: float, name: st
         ),
         helper.make_node("Add", [f"{out}/normed", beta], [out], f"{name}/Beta"),
     ]
-
-
-def separate_attention(graph: Any) -> None:
-    """Take the weights out of each fused ``Attention``: three MatMul and a ``MultiHeadAttention``, in place.
-
-    The fused operator multiplies with a packed weight that only dynamic quantization knows; a MatMul can be quantized by
-    every tool.
-    """
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    tables = {t.name: t for t in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.op_type != "Attention":
-            nodes.append(node)
-            continue
-        x, packed, bias, mask = node.input[:4]
-        for part, weight in zip("qkv", np.split(numpy_helper.to_array(tables[packed]), 3, axis=1), strict=True):
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight), f"{packed}/{part}"))
-            nodes.append(
-                helper.make_node("MatMul", [x, f"{packed}/{part}"], [f"{node.name}/{part}"], f"{node.name}/{part}/MatMul")
-            )
-        graph.initializer.remove(tables[packed])
-        kept = {
-            a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ("num_heads", "mask_filter_value", "scale")
-        }
-        parts = [f"{node.name}/{part}" for part in "qkv"]
-        nodes.append(
-            helper.make_node(
-                "MultiHeadAttention", [*parts, bias, mask], [node.output[0]], node.name, domain="com.microsoft", **kept
-            )
-        )
-    del graph.node[:]
-    graph.node.extend(nodes)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from qguard.errors import ArtifactProblem
 from qguard.models import Model
 from qguard.precisions import parse_precision
+from qguard.precisions.attention import standard_attention
 from qguard.precisions.calibration import Sample
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
@@ -50,13 +51,14 @@ class Plan:
     outliers: int = 0
 
 
-# by operator and, for MatMul, by what made its input: found by benchmarks/recipes.py on two models
+# by what made the input: found by benchmarks/recipes.py on two models
 PLANS = {
-    "Attention": Plan(shift=True, smooth=0.8),  # the output of a LayerNorm
     "LayerNorm": Plan(shift=True, smooth=0.8),
-    "Attention output": Plan(),  # means of values: narrow already
+    "Attention": Plan(),  # means of values: narrow already
     "Activation": Plan(outliers=64),  # after GELU a few channels are ten times as wide as the rest
 }
+# what makes the input → how it is treated; the last operator of our LayerNorm adds beta
+KINDS = {"Add": "LayerNorm", "LayerNormalization": "LayerNorm", "EmbedLayerNormalization": "LayerNorm", "Attention": "Attention"}
 
 
 @dataclass
@@ -103,6 +105,8 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
     graph = onnx.load(str(source.file))
+    if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set
+        standard_attention(graph)
     sites = find_sites(graph.graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
@@ -124,23 +128,42 @@ def token_ids(model: Model, sample: Sample) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Site:
-    """One multiplication with a constant weight: ``x`` (…, in) times ``weight`` (in, out), plus ``bias`` (out,).
+class Product:
+    """One multiplication with a constant weight: a MatMul, or the packed one inside a fused Attention.
 
-    ``out`` is where its sum goes: its own output, or that of the Add of its bias, which ``after`` is then.
+    Attributes:
+        node: The operator.
+        after: The Add of its bias, or ``None``.
+        width: Output channels.
     """
 
     node: Any
     after: Any
+    width: int
+
+    @property
+    def out(self) -> str:
+        """Where its sum goes."""
+        return str((self.after or self.node).output[0])
+
+
+@dataclass(frozen=True)
+class Site:
+    """What is quantized once, and all that multiplies it: ``x`` (…, in) times ``weight`` (in, out), plus ``bias`` (out,).
+
+    The output channels are those of ``products`` one after the other: query, key and value read one tensor, and treated
+    alone each would want it narrowed in its own way.
+    """
+
+    products: tuple[Product, ...]
     x: str
-    out: str
     weight: Array
     bias: Array
     plan: Plan
 
 
 def find_sites(graph: Any) -> list[Site]:
-    """Every Attention and MatMul of the graph with a constant weight."""
+    """Every Attention and MatMul of the graph with a constant weight, by what they multiply."""
     from onnx import numpy_helper
 
     tables = {t.name: t for t in graph.initializer}
@@ -154,27 +177,26 @@ def find_sites(graph: Any) -> list[Site]:
         for x, bias in (node.input, reversed(node.input))
         if readers[x] == 1 and bias in tables and len(tables[bias].dims) == 1
     }
-    sites = []
+    sites: dict[str, Site] = {}
     for node in graph.node:
         if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables:
             continue
         weight = numpy_helper.to_array(tables[node.input[1]]).astype(np.float64)
         if weight.ndim != 2:
             continue
-        bias, after, out = np.zeros(weight.shape[1]), None, node.output[0]
-        kind = "Attention"
+        x, width, after, bias = node.input[0], weight.shape[1], None, ""
         if node.op_type == "Attention":
-            bias = numpy_helper.to_array(tables[node.input[2]]).astype(np.float64)
-        else:
-            if out in adds and list(tables[adds[out][1]].dims) == [weight.shape[1]]:
-                after, name = adds[out]
-                bias, out = numpy_helper.to_array(tables[name]).astype(np.float64), after.output[0]
-            source = made[node.input[0]].op_type
-            kind = {"Attention": "Attention output", "Add": "LayerNorm", "LayerNormalization": "LayerNorm"}.get(
-                source, "Activation"
-            )
-        sites.append(Site(node, after, node.input[0], out, weight, bias, PLANS[kind]))
-    return sites
+            bias = node.input[2]
+        elif node.output[0] in adds and list(tables[adds[node.output[0]][1]].dims) == [width]:
+            after, bias = adds[node.output[0]]
+        values = numpy_helper.to_array(tables[bias]).astype(np.float64) if bias else np.zeros(width)
+        kind = "LayerNorm" if node.op_type == "Attention" else KINDS.get(made[x].op_type if x in made else "", "Activation")
+        before = sites.get(x, Site((), x, weight[:, :0], values[:0], PLANS[kind]))
+        products = (*before.products, Product(node, after, width))
+        sites[x] = Site(
+            products, x, np.concatenate([before.weight, weight], axis=1), np.concatenate([before.bias, values]), before.plan
+        )
+    return list(sites.values())
 
 
 def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Statistics]:
@@ -202,13 +224,13 @@ def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Sta
 
 def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -> None:
     """Replace each site by its integer form, in place."""
-    made = {site.node.output[0]: site for site in sites}
-    inside = {site.after.output[0] for site in sites if site.after is not None}
+    first = {site.products[0].node.output[0]: site for site in sites}
+    replaced = {node.output[0] for site in sites for p in site.products for node in (p.node, p.after) if node is not None}
     nodes: list[Any] = []
     for node in graph.node:
-        if site := made.get(node.output[0]):
+        if site := first.get(node.output[0]):
             nodes += _integer(graph, site, statistics[site.x])
-        elif node.output[0] not in inside:
+        elif node.output[0] not in replaced:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -225,66 +247,70 @@ def drop_unused(graph: Any) -> None:
 def _integer(graph: Any, site: Site, seen: Statistics) -> list[Any]:
     from onnx import helper, numpy_helper
 
-    name, node, plan = site.node.name, site.node, site.plan
+    home, plan = site.products[0].node.name, site.plan
     nodes: list[Any] = []
 
-    def constant(label: str, value: Array) -> str:
-        graph.initializer.append(numpy_helper.from_array(value, f"{name}/{label}"))
-        return f"{name}/{label}"
+    def constant(name: str, value: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
 
     middle, width, outliers = treatment(site.weight, seen, plan)
     low, high = (seen.low - middle) / width, (seen.high - middle) / width
     inner = np.setdiff1d(np.arange(len(width)), outliers)
     scale, zero = activation_range(float(low[inner].min()), float(high[inner].max()))
-    weight = site.weight * width[:, None]
-    values, weight_scale = round_weights(weight, seen.hessian(middle, width), inner)
+    values, weight_scale = round_weights(site.weight * width[:, None], seen.hessian(middle, width), inner)
     bias = (site.bias + middle @ site.weight).astype(np.float32)
-    x = node.input[0]
+    x = site.x
     if plan.shift or plan.smooth is not None:
         # two steps over a narrow tensor; ONNX Runtime has no QuantizeLinear of that speed with a scale per channel
-        narrowed, moved = f"{name}/narrowed", f"{name}/moved"
+        narrowed, moved = f"{home}/narrowed", f"{home}/moved"
         factor, offset = (
-            constant("factor", (1 / width).astype(np.float32)),
-            constant("offset", (-middle / width).astype(np.float32)),
+            constant(f"{home}/factor", (1 / width).astype(np.float32)),
+            constant(f"{home}/offset", (-middle / width).astype(np.float32)),
         )
         nodes += [
-            helper.make_node("Mul", [x, factor], [narrowed], f"{name}/Narrow"),
-            helper.make_node("Add", [narrowed, offset], [moved], f"{name}/Move"),
+            helper.make_node("Mul", [x, factor], [narrowed], f"{home}/Narrow"),
+            helper.make_node("Add", [narrowed, offset], [moved], f"{home}/Move"),
         ]
         x = moved
-    scales = constant("x_scale", np.array(scale, np.float32)), constant("x_zero", np.array(zero, np.uint8))
-    nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{name}/x"], f"{name}/Quantize"))
-    constants = (
-        constant("weight", values),
-        constant("weight_scale", weight_scale),
-        constant("weight_zero", np.zeros(len(weight_scale), np.int8)),
+    scales = (
+        constant(f"{home}/x_scale", np.array(scale, np.float32)),
+        constant(f"{home}/x_zero", np.array(zero, np.uint8)),
     )
-    inputs = [f"{name}/x", constants[0], scales[0], constants[1], scales[1], constants[2]]
-    if node.op_type == "Attention":
-        kept = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        nodes.append(
-            helper.make_node(
-                "QAttention",
-                [*inputs[:2], constant("bias", bias), *inputs[2:4], node.input[3], *inputs[4:]],
-                [site.out], name, domain="com.microsoft", **kept,
-            )
-        )  # fmt: skip
-        return nodes
-    product = f"{name}/product" if len(outliers) else site.out
-    if bias.any():
-        inputs.append(constant("bias", bias))
-    nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [product], name, domain="com.microsoft"))
+    nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{home}/x"], f"{home}/Quantize"))
     if len(outliers):
         # in the integer product these channels saturate and meet weights of zero
-        index, wide = (
-            constant("outliers", outliers.astype(np.int64)),
-            constant("outlier_weight", site.weight[outliers].astype(np.float32)),
+        index = constant(f"{home}/outliers", outliers.astype(np.int64))
+        nodes.append(helper.make_node("Gather", [site.x, index], [f"{home}/wide"], f"{home}/Gather", axis=-1))
+    start = 0
+    for product in site.products:
+        at = slice(start, start := start + product.width)
+        name, node = product.node.name, product.node
+        weights = (
+            constant(f"{name}/weight", values[:, at]),
+            constant(f"{name}/weight_scale", weight_scale[at]),
+            constant(f"{name}/weight_zero", np.zeros(product.width, np.int8)),
         )
-        nodes += [
-            helper.make_node("Gather", [node.input[0], index], [f"{name}/wide"], f"{name}/Gather", axis=-1),
-            helper.make_node("MatMul", [f"{name}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
-            helper.make_node("Add", [product, f"{name}/wide_product"], [site.out], f"{name}/Join"),
-        ]
+        if node.op_type == "Attention":
+            kept = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            inputs = [f"{home}/x", weights[0], constant(f"{name}/bias", bias[at]), scales[0], weights[1], node.input[3]]
+            nodes.append(
+                helper.make_node(
+                    "QAttention", [*inputs, scales[1], weights[2]], [product.out], name, domain="com.microsoft", **kept
+                )
+            )
+            continue
+        inputs = [f"{home}/x", weights[0], scales[0], weights[1], scales[1], weights[2]]
+        if bias[at].any():
+            inputs.append(constant(f"{name}/bias", bias[at]))
+        whole = f"{name}/product" if len(outliers) else product.out
+        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [whole], name, domain="com.microsoft"))
+        if len(outliers):
+            wide = constant(f"{name}/outlier_weight", site.weight[outliers, at].astype(np.float32))
+            nodes += [
+                helper.make_node("MatMul", [f"{home}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
+                helper.make_node("Add", [whole, f"{name}/wide_product"], [product.out], f"{name}/Join"),
+            ]
     return nodes
 
 

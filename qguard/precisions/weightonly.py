@@ -11,7 +11,8 @@ from pathlib import Path
 
 from qguard.models import Model
 from qguard.precisions import parse_precision
-from qguard.precisions.export import onnx_file, separate_attention
+from qguard.precisions.attention import separate_attention
+from qguard.precisions.export import onnx_file
 
 BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
 
