@@ -124,6 +124,11 @@ def test_the_full_fault_is_caught_by_the_check_that_says_why(judged, fault, gate
         assert result.failures[0].words
 
 
+def test_the_mask_of_one_attention_layer_can_be_dropped(judged):
+    result = judged("mask-dropped", "1 layer")
+    assert result.status == CAUGHT, result.reason
+
+
 def test_what_a_model_cannot_have_says_why(judged):
     for name, why in (("dense-missing", "no Dense head"), ("prompt-missing", "no prompts"), ("slower", "latency is not gated")):
         result = judged(name)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qguard.diagnosis.sites import LINEAR, Net, Site
 from qguard.encoders.onnx import EXACT
 from qguard.errors import ArtifactProblem
+from qguard.precisions.attention import PROJECTIONS
 
 Array = NDArray[Any]
 BATCH = 8
@@ -220,12 +221,9 @@ def _heads(net: Net) -> int:
 
 def _error(site: Site, total: _Sums, own: _Sums, heads: int) -> LayerError:
     channels = standing_out(own.dd, own.xx)
-    part = words(channels, len(own.dd), heads if site.kind == LINEAR and site.layer.rsplit("/", 1)[-1] in _PROJECTED else 0)
+    part = words(channels, len(own.dd), heads if site.kind == LINEAR and site.layer.rsplit("/", 1)[-1] in PROJECTIONS else 0)
     numbers = (decibels(total.relative), total.cosine, total.relative, own.relative, decibels(own.relative))
     return LayerError(site.layer, site.kind, site.node, *numbers, channels, part)
-
-
-_PROJECTED = ("query", "key", "value")
 
 
 def standing_out(error: Array, energy: Array) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-PROJECTIONS = ("query", "key", "value")
+from qguard.precisions.attention import PROJECTIONS
 
 
 def opened(model: Any) -> Any:

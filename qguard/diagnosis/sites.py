@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qguard.diagnosis.names import home, key, layer
-from qguard.diagnosis.opened import PROJECTIONS, opened
+from qguard.diagnosis.opened import opened
 from qguard.errors import ArtifactProblem
 from qguard.graph import read_graph
+from qguard.precisions.attention import PROJECTIONS
 
 TABLE, LINEAR, ATTENTION, BIAS, ACTIVATION, NORM = "embedding", "linear", "attention", "bias", "activation", "LayerNorm"
 _EMBED = ("EmbedLayerNormalization", "QEmbedLayerNormalization")

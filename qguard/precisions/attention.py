@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-PARTS = ("query", "key", "value")
+PROJECTIONS = ("query", "key", "value")
 OPSET = 23  # the first with an Attention of ONNX's own
 _MASK = "attention_mask/added"
 _LOWEST = float(np.finfo(np.float32).min)
@@ -61,7 +61,6 @@ def standard_attention(model: Any) -> None:
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*added, *rest])
-    _drop_unread(graph)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = OPSET
@@ -124,7 +123,7 @@ def _separate(graph: Any, attend: Callable[[Any, list[str]], list[Any]], *, bias
         x, weight, bias = node.input[:3]
         weights, biases = (np.split(numpy_helper.to_array(tables[name]), 3, axis=-1) for name in (weight, bias))
         home, parts = node.output[0].rsplit("/", 1)[0], []
-        for part, w, b in zip(PARTS, weights, biases, strict=True):
+        for part, w, b in zip(PROJECTIONS, weights, biases, strict=True):
             name = f"{home}/{part}"
             graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(w), f"{name}/weight"))
             parts.append(f"{name}/MatMul_output_0")
@@ -136,7 +135,7 @@ def _separate(graph: Any, attend: Callable[[Any, list[str]], list[Any]], *, bias
         nodes += attend(node, parts)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def _origin(graph: Any, name: str) -> str:
@@ -147,8 +146,8 @@ def _origin(graph: Any, name: str) -> str:
     return name
 
 
-def _drop_unread(graph: Any) -> None:
-    """Remove the casts and stored tensors that nothing reads any more."""
+def drop_unread(graph: Any) -> None:
+    """Remove the casts and stored tensors that nothing reads, in place: other tools would load them and warn."""
     read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     nodes = [n for n in graph.node if n.op_type != "Cast" or n.output[0] in read]
     tensors = [t for t in graph.initializer if t.name in read]

@@ -16,7 +16,7 @@ Ranges are fixed, so a text's vector does not depend on its neighbours in the ba
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from qguard.errors import ArtifactProblem
 from qguard.models import Model
 from qguard.precisions import parse_precision
-from qguard.precisions.attention import standard_attention
+from qguard.precisions.attention import drop_unread, standard_attention
 from qguard.precisions.calibration import Sample
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
@@ -113,7 +113,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     statistics = observe(source.file, sorted({s.x for s in sites}), token_ids(model, sample))
     quantize(graph.graph, sites, statistics)
     quantize_embeddings(graph)
-    drop_unused(graph.graph)
+    drop_unread(graph.graph)
     target = onnx_file(model, folder)
     onnx.save(graph, str(target))
     declare_exact_products(target)
@@ -177,26 +177,27 @@ def find_sites(graph: Any) -> list[Site]:
         for x, bias in (node.input, reversed(node.input))
         if readers[x] == 1 and bias in tables and len(tables[bias].dims) == 1
     }
-    sites: dict[str, Site] = {}
+    found: dict[str, list[tuple[Product, Array, Array]]] = defaultdict(list)
     for node in graph.node:
         if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables:
             continue
         weight = numpy_helper.to_array(tables[node.input[1]]).astype(np.float64)
         if weight.ndim != 2:
             continue
-        x, width, after, bias = node.input[0], weight.shape[1], None, ""
+        width, after, bias = weight.shape[1], None, ""
         if node.op_type == "Attention":
             bias = node.input[2]
         elif node.output[0] in adds and list(tables[adds[node.output[0]][1]].dims) == [width]:
             after, bias = adds[node.output[0]]
         values = numpy_helper.to_array(tables[bias]).astype(np.float64) if bias else np.zeros(width)
-        kind = "LayerNorm" if node.op_type == "Attention" else KINDS.get(made[x].op_type if x in made else "", "Activation")
-        before = sites.get(x, Site((), x, weight[:, :0], values[:0], PLANS[kind]))
-        products = (*before.products, Product(node, after, width))
-        sites[x] = Site(
-            products, x, np.concatenate([before.weight, weight], axis=1), np.concatenate([before.bias, values]), before.plan
-        )
-    return list(sites.values())
+        found[node.input[0]].append((Product(node, after, width), weight, values))
+    sites = []
+    for x, entries in found.items():
+        products, weights, biases = zip(*entries, strict=True)
+        packed = products[0].node.op_type == "Attention"
+        kind = "LayerNorm" if packed else KINDS.get(made[x].op_type if x in made else "", "Activation")
+        sites.append(Site(products, x, np.concatenate(weights, axis=1), np.concatenate(biases), PLANS[kind]))
+    return sites
 
 
 def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Statistics]:
@@ -234,14 +235,6 @@ def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def drop_unused(graph: Any) -> None:
-    """Remove the constants that no node reads, in place: what was replaced, which other tools would load and warn of."""
-    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def _integer(graph: Any, site: Site, seen: Statistics) -> list[Any]:
