@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from texts import texts_of
 
 from qguard.config import load_config
 from qguard.errors import QguardError
@@ -110,11 +111,7 @@ def main() -> None:
     model = harness.model(args.model)
     # torch's fp16 takes minutes on a CPU that has no kernels for it
     names = args.precisions.split(",") if args.precisions else [f"{n}@{r}" for n, r in RECIPES if (n, r) != ("fp16", "torch")]
-    pick = random.Random(0)
-    texts = []
-    for file in args.fresh:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        texts += [r.get("text") or r["text_a"] for r in pick.sample(rows, min(len(rows), -(-600 // len(args.fresh))))]
+    texts = [t for file in args.fresh for t in texts_of([file])[: -(-600 // len(args.fresh))]]
     fp32 = harness.encoder(Precision("fp32", "onnx"), args.model)
     fresh = fp32.tokenizer(texts, [None] * len(texts)) if texts else []
     truth = fp32.encode_ids(fresh).astype(np.float64) if texts else None

@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 
-def texts_of(files: Iterable[str]) -> list[str]:
+def texts_of(files: Iterable[str | Path]) -> list[str]:
     """Distinct texts of 3 words or more, in an order that depends on the texts alone."""
     found = set()
+    if not (files := list(files)):
+        sys.exit('expected FILE.jsonl …, with lines of "text", or "text_a" and "text_b"; found none')
     for file in files:
         for line in Path(file).read_text(encoding="utf-8").split("\n"):
             row = json.loads(line) if line else {}
