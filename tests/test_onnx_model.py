@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,9 @@ def test_a_package_that_ships_an_onnx_file_and_nothing_else(small, tmp_path):
     golden.record(model, harness.suite("own"), harness.config.golden_root, "first")
     assert "fail" not in verdicts(harness, "fp32").values()
     assert "fail" not in verdicts(harness, "int8").values()  # norm_error too: its authors do not normalise
+    int8 = harness.artifact(parse_precision("int8"), "m")
+    # its biases are inside the fused operator, so that its three products stay together
+    assert Counter(n.op_type for n in read_graph(int8.file).graph.node)["QAttention"] == 3
     # int8-dynamic moves the lengths of such vectors by more than the default allows
     code, text = gate(tmp_path)
     assert (code, "loss by quantization: fp32@onnx still reproduces the golden" in text) == (1, True), text
