@@ -191,7 +191,7 @@ def pooled(folder: Path, *, masked: bool, first: bool = False, normalised: bool 
         ])  # fmt: skip
         g.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "pool/last"))
     else:
-        g.node.append(helper.make_node("ReduceMean", ["last_hidden_state"], [out], axes=[1], keepdims=0))
+        g.node.append(helper.make_node("ReduceMean", ["last_hidden_state", "pool/one"], [out], keepdims=0))
     g.node.append(
         helper.make_node("LpNormalization", [out], ["sentence_embedding"], axis=1, p=2)
         if normalised else helper.make_node("Identity", [out], ["sentence_embedding"])
