@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Artifact:
         found = key.get("calibration") if isinstance(key, dict) else None
         return found if isinstance(found, dict) else {}
 
-    @property
+    @cached_property
     def weight_files(self) -> list[Path]:
         """The files that hold the transformer's weights."""
         if self.file is None:

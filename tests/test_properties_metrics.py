@@ -25,6 +25,7 @@ from qguard.metrics import FAMILIES, Comparison, Measured, family, measure
 from qguard.metrics.agreement import AveragePrecision, Pearson
 from qguard.metrics.bootstrap import uncertainty
 from qguard.metrics.invariance import measure_invariance
+from qguard.metrics.ranking import best_first
 from qguard.metrics.statistics import Mean, Quantile, Ratio, Share, Spearman
 from qguard.pipeline import Pipeline
 from qguard.robustness.metrics import PROPERTIES, Tried, reduced
@@ -155,6 +156,13 @@ def test_ranking_equals_a_slow_reference_and_keeps_its_bounds(c):
         ndcg.append(sum(gain.get(d, 0) / math.log2(i + 2) for i, d in enumerate(now)) / ideal)
     for name, wanted in (("overlap@10", overlap), ("top1", top1), ("rbo", rbo), ("ndcg@10", ndcg)):
         assert found[name] == pytest.approx(sum(wanted) / len(wanted), abs=1e-9), name
+
+
+@given(draw=st.data(), queries=st.integers(1, 4), documents=st.integers(1, 12), k=st.integers(1, 14))
+def test_best_first_is_a_stable_sort_that_stops_at_k(draw, queries, documents, k):
+    tied = st.integers(-2, 2).map(float) | st.just(-math.inf)
+    scores = draw.draw(arrays(np.float64, (queries, documents), elements=tied))
+    assert best_first(scores, k).tolist() == [sorted(range(documents), key=lambda i: -row[i])[:k] for row in scores]
 
 
 @given(c=comparisons())

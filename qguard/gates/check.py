@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qguard.gates import Gate, parse_bound
@@ -58,7 +58,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of the JSON report, schema 1."""
-        return {**asdict(self), "worst": list(self.worst), "interval": self.interval and list(self.interval)}
+        return {**vars(self), "worst": list(self.worst), "interval": self.interval and list(self.interval)}
 
 
 def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, intervals: bool = False) -> list[Check]:

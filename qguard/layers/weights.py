@@ -66,6 +66,7 @@ def weight_errors(layers: Iterable[Layer], references: Iterable[Any]) -> list[tu
     by_inputs: dict[int, list[Any]] = {}
     for reference in references:
         by_inputs.setdefault(reference.shape[0], []).append(reference)
+    samples: dict[tuple[int, int], Any] = {}
     found = []
     for layer in layers:
         if layer.read is None:
@@ -78,13 +79,15 @@ def weight_errors(layers: Iterable[Layer], references: Iterable[Any]) -> list[tu
         width = max(widths)  # fused queries, keys and values are several matrices side by side
         near = [r for r in by_inputs[inputs] if r.shape[1] == width]
         some = np.linspace(0, width - 1, _SAMPLE).astype(int)
+        if (inputs, width) not in samples:
+            samples[inputs, width] = np.stack([_centred(r[:, some]) for r in near])
         errors, same = [], False
         for at in range(0, outputs, width):
             part = values[:, at : at + width]
-            distance = [_error(_centred(part[:, some]), _centred(r[:, some])) for r in near]
+            distance = _error(_centred(part[:, some]), samples[inputs, width])
             best = int(np.argmin(distance))
-            same = same or distance[best] < _SAME
-            errors.append(_error(part, near[best][:, :]))
+            same = same or bool(distance[best] < _SAME)
+            errors.append(float(_error(part, near[best][:, :])))
         if same:
             found.append((layer, max(errors)))
     return found
@@ -96,14 +99,15 @@ def _centred(columns: Any) -> Any:
     return columns - columns.mean(0)
 
 
-def _error(values: Any, reference: Any) -> float:
-    w = np.asarray(reference, np.float32)
-    square = np.einsum("io,io->i", w, w)
-    scale = np.einsum("io,io->i", values, w) / np.where(square > 0, square, 1)
-    fit = scale[:, None] * w
-    norm = float(np.einsum("io,io->", fit, fit))
+def _error(values: Any, references: Any) -> Any:
+    """Of one reference (inputs, outputs) or several (…, inputs, outputs): an error each."""
+    w = np.asarray(references, np.float32)
+    square = np.einsum("...io,...io->...i", w, w)
+    scale = np.einsum("io,...io->...i", values, w) / np.where(square > 0, square, 1)
+    fit = scale[..., None] * w
+    norm = np.einsum("...io,...io->...", fit, fit)
     off = values - fit
-    return float(np.sqrt(np.einsum("io,io->", off, off) / norm)) if norm > 0 else 1.0
+    return np.where(norm > 0, np.sqrt(np.einsum("...io,...io->...", off, off) / np.where(norm > 0, norm, 1)), 1.0)
 
 
 def overflowing(stored: Any) -> Any:

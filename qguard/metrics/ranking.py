@@ -43,8 +43,13 @@ def top_k(queries: Rows, documents: Rows, k: int, exclude_self: bool = False) ->
 
 
 def best_first(scores: Rows, k: int) -> Any:
-    """The places (q, k) of the greatest of scores (q, d), best first; ties by place."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    """The places (q, k) of the greatest of scores (q, d), best first; ties by place. Where ``d < k``, all d of them."""
+    k = min(k, scores.shape[1])
+    least = np.partition(scores, -k, axis=1)[:, -k, None]
+    query, place = np.nonzero(scores >= least)  # k of each query and what ties with the last, by query and place
+    order = np.lexsort((-scores[query, place], query))
+    first = np.searchsorted(query, np.arange(len(scores)))
+    return place[order][first[:, None] + np.arange(k)]
 
 
 def scored(c: Comparison, queries: Sequence[int] | None = None) -> tuple[Any, list[Rows]]:
