@@ -10,6 +10,7 @@ from qguard import golden as goldens
 from qguard.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
+from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check, judge
@@ -179,9 +180,19 @@ class Harness:
         def make() -> Encoder:
             a = self.artifact(precision, model)
             runtime = a.runtime(precision.runtime)
-            return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device)
+            tokenizer = self._tokenizer(precision, model)
+            return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer)
 
         return self._once(("encoder", precision, model), make)  # type: ignore[no-any-return]
+
+    def _tokenizer(self, precision: Precision, model: str) -> TextTokenizer:
+        """The artifact's own."""
+
+        def make() -> TextTokenizer:
+            a = self.artifact(precision, model)
+            return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)
+
+        return self._once(("tokenizer", precision, model), make)  # type: ignore[no-any-return]
 
     def token_ids(self, target: Target) -> list[list[int]]:
         """The artifact's own token ids, proved equal to the golden's."""
@@ -190,10 +201,7 @@ class Harness:
         def make() -> list[list[int]]:
             golden, suite = self.golden(target.model, target.suite), self.suite(target.suite)
             self.refuse_overlap(target.precision, target.model, target.suite)
-            a = self.artifact(target.precision, target.model)
-            from qguard.encoders.tokenizer import TextTokenizer
-
-            ids = TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
+            ids = self._tokenizer(target.precision, target.model)(suite.texts, suite.roles)
             goldens.compare_tokens(golden, suite, ids, self.model(target.model))
             return ids
 

@@ -177,7 +177,13 @@ def open_runtime(name: str, path: Path, precision: str, threads: int | None = No
 
 
 def open_encoder(
-    runtime: str, folder: Path, pipeline: Pipeline, precision: str, file: Path | None = None, device: str = "cpu"
+    runtime: str,
+    folder: Path,
+    pipeline: Pipeline,
+    precision: str,
+    file: Path | None = None,
+    device: str = "cpu",
+    tokenizer: TextTokenizer | None = None,
 ) -> Encoder:
     """An encoder on the files of ``folder``.
 
@@ -188,7 +194,8 @@ def open_encoder(
         precision: See :func:`open_runtime`.
         file: The ONNX file, for a runtime that reads one.
         device: See :func:`open_runtime`.
+        tokenizer: That of ``folder``, where it is open already.
     """
     root = folder / pipeline.transformer
-    tokenizer = TextTokenizer.open(root, pipeline)
+    tokenizer = tokenizer or TextTokenizer.open(root, pipeline)
     return Encoder(tokenizer, open_runtime(runtime, file or root, precision, None, device), Head.open(folder, pipeline))
