@@ -15,6 +15,7 @@ import numpy as np
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
+from qguard.metrics.ranking import best_first
 from qguard.metrics.statistics import Mean, Spearman, Statistic
 from qguard.suites import Pair, Suite
 
@@ -112,7 +113,7 @@ def _searched(c: Comparison, side: int, judged: list[int]) -> dict[str, dict[str
     suite = c.suite
     queries, documents = np.asarray([suite.queries[q] for q in judged]), np.asarray(suite.documents)
     ids = suite.document_ids or tuple(map(str, range(len(documents))))
-    # ties: a stable sort keeps this order, which is trec_eval's
+    # ties: best_first keeps this order, which is trec_eval's
     by_id = np.asarray(sorted(range(len(ids)), key=lambda d: ids[d], reverse=True))
     ranks = [float(r) for r in range(min(DEPTH, len(by_id)), 0, -1)]
     names = np.asarray(by_id.astype(str), object)
@@ -122,8 +123,7 @@ def _searched(c: Comparison, side: int, judged: list[int]) -> dict[str, dict[str
         some = queries[start : start + BLOCK]
         stored = c.vectors if side else None
         scores = units[some] @ searched if stored is None else stored.scores(documents[by_id], some)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
-        for q, row in zip(judged[start : start + BLOCK], best, strict=True):
+        for q, row in zip(judged[start : start + BLOCK], best_first(scores, DEPTH), strict=True):
             run[str(q)] = dict(zip(names[row], ranks, strict=True))
     return run
 
