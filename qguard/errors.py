@@ -70,3 +70,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageProblem:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "known: " + ", ".join(names)
     return UsageProblem(f"unknown {kind} {name!r}; {hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a sentence: its first line without control characters.
+
+    What advises ``trust_remote_code`` is left out: code that comes with a model is never run.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = "".join(c if c.isprintable() else " " for c in lines[0])[:200] if lines else ""
+    return f"{type(error).__name__}: {said}" if said and "trust_remote_code" not in said else type(error).__name__

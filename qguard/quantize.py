@@ -100,12 +100,14 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
 
 def describe(artifact: Artifact, model: Model, precision: Precision, folder: Path) -> str:
     """Size, quantized share and calibration of an artifact, and how to judge it in ``folder``."""
-    found = {m.name: m.value for m in measure_artifact(artifact, model, precision.recipe, precision.runtime)}
-    share, ratio = found["artifact.quantized_ops"], found["artifact.size_ratio"]
+    found = {m.name: m for m in measure_artifact(artifact, model, precision.recipe, precision.runtime)}
+    share, ratio, held = (found[f"artifact.{n}"] for n in ("quantized_ops", "size_ratio", "quantized_bytes"))
     lines = [
-        f"{folder}: {model.name} in {precision}, {artifact.bytes / 1e6:.1f} MB ({ratio:.0%} of fp32)",
-        f"{share:.0%} of the multiplications with weights are in the promised precision",
+        f"{folder}: {model.name} in {precision}, {artifact.bytes / 1e6:.1f} MB ({ratio.value:.0%} of fp32)",
+        f"{share.value:.0%} of the multiplications with weights are in the promised precision",
     ]
+    if held.value < 1:
+        lines += [f"left in float: {words}" for words in held.worst if "excluded by the recipe" not in words]
     if used := artifact.calibration:
         texts = f"{used['samples']} of {used['of']} texts of {used['source']}, seed {used['seed']}"
         lines.append(f"calibrated on {texts}, SHA-256 {used['sha256']}")

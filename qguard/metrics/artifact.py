@@ -135,9 +135,13 @@ def _share(name: str, of: Sequence[Layer], wrong: Sequence[Layer], words: Callab
 
 def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int) -> Measured:
     sizes = {x.weight: x for x in layers}  # a table may serve two layers
-    wrong = sorted((x for x in sizes.values() if not x.holds(recipe.weights)), key=lambda x: -x.bytes)
+
+    def promised(x: Layer) -> str:
+        return recipe.tables or recipe.weights if x.computes == LOOKUP else recipe.weights
+
+    wrong = sorted((x for x in sizes.values() if not x.holds(promised(x))), key=lambda x: -x.bytes)
     total = sum(x.bytes for x in sizes.values())
-    shown = [f"{x.name}: {x.bytes / 1e6:.2f} MB of {x.element}, not {recipe.weights}" for x in wrong[:_SHOWN]]
+    shown = [f"{x.name}: {x.bytes / 1e6:.2f} MB of {x.element}, not {promised(x)}" for x in wrong[:_SHOWN]]
     shown += [f"{excluded} layers are excluded by the recipe: {', '.join(recipe.excluded)}"] if excluded else []
     name = "artifact.quantized_bytes"
     return Measured(name, None, 1 - sum(x.bytes for x in wrong) / total, len(sizes), True, tuple(shown), BOUNDS[name])

@@ -27,6 +27,7 @@ class Recipe:
             is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
         granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
             number of inputs that share one; ``None`` where nothing is promised.
+        tables: Element type of word embedding tables, where it is not that of the weights.
         excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
         calibrated: Activation ranges or the rounding of weights come from texts: ``make`` is also given a
             :class:`~qguard.precisions.calibration.Sample`.
@@ -38,6 +39,7 @@ class Recipe:
     weights: str
     integer: bool = False
     granularity: str | int | None = None
+    tables: str | None = None
     excluded: tuple[str, ...] = ()
     calibrated: bool = False
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
@@ -47,7 +49,7 @@ class Recipe:
 _TORCHAO = ("torch", "torchao", "transformers", "safetensors")
 _NNCF = (*Recipe.packages, "nncf")
 # small tables of the embedding layer, a hundredth of the weights
-_TABLES = ("*position_embeddings*", "*token_type_embeddings*")
+_TABLES = ("*position_embeddings*", "*token_type_embeddings*", "*relative_attention_bias*")
 # (precision, runtime) → recipe
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
@@ -64,7 +66,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         extra="static",
     ),
     ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8", granularity=32, excluded=_TABLES),
-    ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4", granularity=32, excluded=(*_TABLES, "*word_embeddings*")),
+    ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4", granularity=32, tables="I8", excluded=_TABLES),
     ("fp16", "onnx"): Recipe("qguard.precisions.half:fp16", "F16"),
     ("int8", "torch"): Recipe(
         "qguard.precisions.torchao:int8", "I8", integer=True, granularity="per-channel", excluded=("*embeddings*",),

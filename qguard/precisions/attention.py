@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from qguard.precisions.products import drop_unread
+
 PROJECTIONS = ("query", "key", "value")
 OPSET = 23  # the first with an Attention of ONNX's own
 _MASK = "attention_mask/added"
@@ -144,13 +146,3 @@ def _origin(graph: Any, name: str) -> str:
     while name in made:
         name = made[name].input[0]
     return name
-
-
-def drop_unread(graph: Any) -> None:
-    """Remove the casts and stored tensors that nothing reads, in place: other tools would load them and warn."""
-    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    nodes = [n for n in graph.node if n.op_type != "Cast" or n.output[0] in read]
-    tensors = [t for t in graph.initializer if t.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)

@@ -4,49 +4,65 @@ from __future__ import annotations
 
 from typing import Any
 
+from qguard.encoders.ports import role_of
+
 BLOCK = 128  # values of a row that share a scale; one scale for the whole table loses several times as much
+SMALLEST = 16  # the least that ONNX Runtime's kernel takes; it takes powers of two alone
+_SAME_IDS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
-    """Replace the fused embedding layer's word table by 8-bit blocks with a scale each, in place.
+    """Replace the tables that token ids are looked up in by 8-bit blocks with a scale each, in place.
 
-    ``EmbedLayerNormalization`` is taken apart: word rows through ONNX Runtime's ``GatherBlockQuantized``, positions and
-    types as float tables (a hundredth of the size), then the same LayerNorm as everywhere in the export.
+    Rows come from ONNX Runtime's ``GatherBlockQuantized``. A fused ``EmbedLayerNormalization`` is taken apart first. Tables of
+    positions and token types stay in float: they are a hundredth of the size. So does a table that is no float32 matrix
+    read by a plain ``Gather`` of the token ids; the proof of the file then names it.
 
     Args:
-        model: An ``onnx.ModelProto`` of :mod:`qguard.precisions.export`.
-        block: Values that share a scale; divides the hidden size.
+        model: An ``onnx.ModelProto``.
+        block: Values that share a scale at the most, a power of two; a row is filled up to a whole number of blocks.
     """
+    graph = model.graph
+    fused = [n for n in graph.node if n.op_type == "EmbedLayerNormalization"]
+    for node in fused:
+        _take_apart(graph, node)
+    lookups = _word_lookups(graph)
+    for node in lookups:
+        _replace(graph, node, _quantized(graph, node, block))
+    if lookups and not any(o.domain == "com.microsoft" for o in model.opset_import):
+        model.opset_import.add(domain="com.microsoft", version=1)
+    read = {name for node in graph.node for name in node.input}
+    unread = [t for t in graph.initializer if t.name in {n.input[0] for n in lookups} - read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
+    if fused:
+        from qguard.precisions.attention import axes_as_inputs
+
+        axes_as_inputs(model)
+
+
+def _replace(graph: Any, node: Any, by: list[Any]) -> None:
+    nodes = [new for old in graph.node for new in (by if old.output[0] == node.output[0] else [old])]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _take_apart(graph: Any, embed: Any) -> None:
+    """The fused embedding layer as three lookups, their sum, and the same LayerNorm as everywhere in the export."""
     import numpy as np
     from onnx import helper, numpy_helper
 
-    from qguard.precisions.attention import axes_as_inputs
     from qguard.precisions.export import layer_norm
 
-    graph = model.graph
-    embed = next(n for n in graph.node if n.op_type == "EmbedLayerNormalization")
     ids, types, words, positions, kinds, gamma, beta = embed.input[:7]
-    tables = {t.name: t for t in graph.initializer}
-    table = numpy_helper.to_array(tables[words])
-    while table.shape[1] % block:
-        block //= 2
-    rows = table.reshape(len(table), -1, block)
-    scale = np.maximum(np.abs(rows).max(2) / 127, 1e-12).astype(np.float32)
-    data = (np.rint(rows / scale[..., None]) + 128).clip(0, 255).astype(np.uint8).reshape(table.shape)
-    graph.initializer.remove(tables[words])
     out = embed.output[0]
     graph.initializer.extend([
-        numpy_helper.from_array(data, f"{words}_quantized"),
-        numpy_helper.from_array(scale, f"{words}_scale"),
         numpy_helper.from_array(np.array([0], np.int64), f"{out}/zero"),
         numpy_helper.from_array(np.array([1], np.int64), f"{out}/one"),
     ])  # fmt: skip
     epsilon = next((a.f for a in embed.attribute if a.name == "epsilon"), 1e-12)
     nodes = [
-        helper.make_node(
-            "GatherBlockQuantized", [f"{words}_quantized", ids, f"{words}_scale"], [f"{out}/words"], f"{embed.name}/Words",
-            domain="com.microsoft", bits=8, block_size=block, gather_axis=0, quantize_axis=1,
-        ),
+        helper.make_node("Gather", [words, ids], [f"{out}/words"], f"{embed.name}/Words"),
         helper.make_node("Shape", [ids], [f"{out}/length"], f"{embed.name}/Length", start=1, end=2),
         helper.make_node(
             "Slice", [positions, f"{out}/zero", f"{out}/length", f"{out}/zero"], [f"{out}/positions"], f"{embed.name}/Positions"
@@ -56,8 +72,57 @@ def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
         helper.make_node("Add", [f"{out}/placed", f"{out}/types"], [f"{out}/sum"], f"{embed.name}/Sum"),
         *layer_norm(f"{out}/sum", gamma, beta, out, epsilon, embed.name),
     ]  # fmt: skip
-    at = list(graph.node).index(embed)
-    rest = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*rest[:at], *nodes, *rest[at + 1 :]])
-    axes_as_inputs(model)
+    _replace(graph, embed, nodes)
+
+
+def _word_lookups(graph: Any) -> list[Any]:
+    """Every ``Gather`` of the rows that belong to the token ids, in a stored float32 matrix."""
+    tables = {t.name for t in graph.initializer if len(t.dims) == 2 and t.data_type == 1}
+    made = {name: node for node in graph.node for name in node.output}
+    inputs = {i.name for i in graph.input if role_of(i.name) == "input_ids"}
+
+    def origin(name: str) -> str:
+        while name in made and made[name].op_type in _SAME_IDS:
+            name = made[name].input[0]
+        return name
+
+    def axis(node: Any) -> int:
+        return next((int(a.i) for a in node.attribute if a.name == "axis"), 0)
+
+    return [
+        n for n in graph.node if n.op_type == "Gather" and n.input[0] in tables and not axis(n) and origin(n.input[1]) in inputs
+    ]
+
+
+def _quantized(graph: Any, lookup: Any, block: int) -> list[Any]:
+    """The nodes that give what ``lookup`` gives, from 8-bit tables that are stored beside the others."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    words, ids = lookup.input
+    out, name = lookup.output[0], lookup.name or lookup.output[0]
+    stored = {t.name: t for t in graph.initializer}
+    table = numpy_helper.to_array(stored[words])
+    count, width = table.shape
+    filled = -(-width // SMALLEST) * SMALLEST
+    while filled % block:
+        block //= 2
+    constants: dict[str, Any] = {}
+    if f"{words}_quantized" not in stored:
+        rows = np.pad(table, ((0, 0), (0, filled - width))).reshape(count, -1, block)
+        scale = np.maximum(np.abs(rows).max(2) / 127, 1e-12).astype(np.float32)
+        data = (np.rint(rows / scale[..., None]) + 128).clip(0, 255).astype(np.uint8).reshape(count, filled)
+        constants |= {f"{words}_quantized": data, f"{words}_scale": scale}
+    whole = f"{out}/filled" if filled > width else out
+    nodes = [
+        helper.make_node(
+            "GatherBlockQuantized", [f"{words}_quantized", ids, f"{words}_scale"], [whole], name,
+            domain="com.microsoft", bits=8, block_size=block, gather_axis=0, quantize_axis=1,
+        )
+    ]  # fmt: skip
+    if filled > width:
+        ends = {"from": 0, "to": width, "axis": -1}
+        constants |= {f"{out}/{k}": np.array([v], np.int64) for k, v in ends.items()}
+        nodes.append(helper.make_node("Slice", [whole, *(f"{out}/{k}" for k in ends)], [out], f"{name}/Cut"))
+    graph.initializer.extend([numpy_helper.from_array(value, key) for key, value in constants.items()])
+    return nodes

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qguard.errors import ArtifactProblem
+from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
 from qguard.models import Model
 from qguard.quiet import quiet_transformers
@@ -140,13 +140,27 @@ def export_plain(root: Path, target: Path) -> Any:
     mask[1, 5:] = 0
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
     example = (ids, mask, *([torch.zeros_like(ids)] if has_types else []))
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Transformer().eval(), example, str(target), input_names=names, output_names=["last_hidden_state"],
-            dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, "last_hidden_state"]},
-            opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                Transformer().eval(), example, str(target), input_names=names, output_names=["last_hidden_state"],
+                dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, "last_hidden_state"]},
+                opset_version=OPSET, dynamo=False,
+            )  # fmt: skip
+    except Exception as e:  # torch raises whatever its tracer or the model's own code meets
+        raise ArtifactProblem(
+            f"torch {torch.__version__} cannot export a model of type {config.model_type!r} to ONNX ({first_line(e)}); "
+            f"give the ONNX file of another exporter with --artifact, or take a precision that runs in torch: fp16, bf16"
+        ) from e
+    if not fused:
+        import onnx
+
+        from qguard.precisions.products import plain_products
+
+        model = onnx.load(str(target))
+        plain_products(model.graph)
+        onnx.save(model, str(target))
     return config
 
 

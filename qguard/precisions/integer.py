@@ -17,6 +17,7 @@ Ranges are fixed, so a text's vector does not depend on its neighbours in the ba
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from numpy.typing import NDArray
 from qguard.errors import ArtifactProblem
 from qguard.models import Model
 from qguard.precisions import parse_precision
-from qguard.precisions.attention import drop_unread, standard_attention
+from qguard.precisions.attention import standard_attention
 from qguard.precisions.calibration import Sample
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
+from qguard.precisions.products import drop_unread, plain_products
 
 Array = NDArray[Any]
 BATCH = 8
+SHARE = 0.25  # of an input's channels that may be multiplied in float
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Plan:
     Attributes:
         shift: Subtract each channel's middle.
         smooth: SmoothQuant's alpha: how much of a channel's width goes over to its weights; ``None`` for none.
-        outliers: How many channels are multiplied in float.
+        outliers: How many channels are multiplied in float; of a narrow input :data:`SHARE` at the most.
     """
 
     shift: bool = False
@@ -76,6 +79,14 @@ class Statistics:
         """Of no token."""
         return cls(np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros(channels), np.zeros((channels, channels)))
 
+    @classmethod
+    def sum(cls, parts: Iterable[Statistics]) -> Statistics:
+        """Of all that several inputs hold, as if they were one."""
+        every = list(parts)
+        low, high = (f([getattr(p, k) for p in every], axis=0) for f, k in ((np.min, "low"), (np.max, "high")))
+        total, moments = (np.sum([getattr(p, k) for p in every], axis=0) for k in ("total", "moments"))
+        return cls(low, high, total, moments, sum(p.count for p in every))
+
     def add(self, tokens: Array) -> None:
         """Tokens (n, channels)."""
         x = tokens.astype(np.float64)
@@ -107,6 +118,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     graph = onnx.load(str(source.file))
     if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set
         standard_attention(graph)
+    plain_products(graph.graph)
     sites = find_sites(graph.graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
@@ -135,16 +147,28 @@ class Product:
         node: The operator.
         after: The Add of its bias, or ``None``.
         width: Output channels.
+        stored: Names of its weight and its bias, the latter empty where it has none.
     """
 
     node: Any
     after: Any
     width: int
+    stored: tuple[str, str]
 
     @property
     def out(self) -> str:
         """Where its sum goes."""
         return str((self.after or self.node).output[0])
+
+    @property
+    def name(self) -> str:
+        """The operator's, or that of its output: some exporters leave operators without one."""
+        return str(self.node.name or self.node.output[0])
+
+    @property
+    def packed(self) -> bool:
+        """Whether it is the one inside a fused Attention."""
+        return bool(self.node.op_type == "Attention")
 
 
 @dataclass(frozen=True)
@@ -160,6 +184,16 @@ class Site:
     weight: Array
     bias: Array
     plan: Plan
+
+    @property
+    def home(self) -> str:
+        """What the names of its nodes begin with."""
+        return self.products[0].name
+
+    @property
+    def stored(self) -> tuple[tuple[str, str], ...]:
+        """What it multiplies with, by name: layers that share their weights are quantized alike and stored once."""
+        return tuple(p.stored for p in self.products)
 
 
 def find_sites(graph: Any) -> list[Site]:
@@ -179,7 +213,7 @@ def find_sites(graph: Any) -> list[Site]:
     }
     found: dict[str, list[tuple[Product, Array, Array]]] = defaultdict(list)
     for node in graph.node:
-        if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables:
+        if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables or node.input[0] in tables:
             continue
         weight = numpy_helper.to_array(tables[node.input[1]]).astype(np.float64)
         if weight.ndim != 2:
@@ -190,12 +224,11 @@ def find_sites(graph: Any) -> list[Site]:
         elif node.output[0] in adds and list(tables[adds[node.output[0]][1]].dims) == [width]:
             after, bias = adds[node.output[0]]
         values = numpy_helper.to_array(tables[bias]).astype(np.float64) if bias else np.zeros(width)
-        found[node.input[0]].append((Product(node, after, width), weight, values))
+        found[node.input[0]].append((Product(node, after, width, (node.input[1], bias)), weight, values))
     sites = []
     for x, entries in found.items():
         products, weights, biases = zip(*entries, strict=True)
-        packed = products[0].node.op_type == "Attention"
-        kind = "LayerNorm" if packed else KINDS.get(made[x].op_type if x in made else "", "Activation")
+        kind = "LayerNorm" if products[0].packed else KINDS.get(made[x].op_type if x in made else "", "Activation")
         sites.append(Site(products, x, np.concatenate(weights, axis=1), np.concatenate(biases), PLANS[kind]))
     return sites
 
@@ -218,30 +251,59 @@ def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Sta
     for start in range(0, len(ids), BATCH):
         inputs, mask = padded(ids[start : start + BATCH])
         for name, value in zip(names, session.run(names, runtime.feeds(inputs, mask)), strict=True):
-            tokens = value[mask.astype(bool)]
+            # what has no row for each token, such as relative positions, has no padding either
+            tokens = value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
             found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
     return found
 
 
 def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -> None:
     """Replace each site by its integer form, in place."""
+    alike: dict[tuple[tuple[str, str], ...], list[Site]] = defaultdict(list)
+    for site in sites:
+        alike[site.stored].append(site)
+    treated = {
+        key: _treated(graph, some[0], Statistics.sum(statistics[s.x] for s in some), shared=len(some) > 1)
+        for key, some in alike.items()
+    }
     first = {site.products[0].node.output[0]: site for site in sites}
     replaced = {node.output[0] for site in sites for p in site.products for node in (p.node, p.after) if node is not None}
     nodes: list[Any] = []
     for node in graph.node:
-        if site := first.get(node.output[0]):
-            nodes += _integer(graph, site, statistics[site.x])
+        if found := first.get(node.output[0]):
+            nodes += _integer(found, treated[found.stored])
         elif node.output[0] not in replaced:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _integer(graph: Any, site: Site, seen: Statistics) -> list[Any]:
-    from onnx import helper, numpy_helper
+@dataclass(frozen=True)
+class _Treated:
+    """Names of the stored tensors of a site in integers.
 
-    home, plan = site.products[0].node.name, site.plan
-    nodes: list[Any] = []
+    Attributes:
+        moved: Factor and offset of each channel, where the plan moves or narrows them.
+        scales: Scale and zero point of the input.
+        outliers: Indices of the channels that are multiplied in float, or empty.
+        products: Of each product: weight, its scale, its zero point, its bias, and its float weights, where it has them.
+    """
+
+    moved: tuple[str, ...]
+    scales: tuple[str, str]
+    outliers: str
+    products: tuple[tuple[str, str, str, str, str], ...]
+
+
+def _treated(graph: Any, site: Site, seen: Statistics, *, shared: bool) -> _Treated:
+    """Store a site's tensors in integers.
+
+    Weights that several operators read are stored unsigned: with the session option of :func:`declare_exact_products`, ONNX
+    Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
+    """
+    from onnx import numpy_helper
+
+    home, plan = site.home, site.plan
 
     def constant(name: str, value: Array) -> str:
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
@@ -252,54 +314,67 @@ def _integer(graph: Any, site: Site, seen: Statistics) -> list[Any]:
     inner = np.setdiff1d(np.arange(len(width)), outliers)
     scale, zero = activation_range(float(low[inner].min()), float(high[inner].max()))
     values, weight_scale = round_weights(site.weight * width[:, None], seen.hessian(middle, width), inner)
+    zero_point = 0
+    if shared:
+        values, zero_point = (values.astype(np.int16) + 128).astype(np.uint8), 128
     bias = (site.bias + middle @ site.weight).astype(np.float32)
-    x = site.x
+    moved: tuple[str, ...] = ()
     if plan.shift or plan.smooth is not None:
-        # two steps over a narrow tensor; ONNX Runtime has no QuantizeLinear of that speed with a scale per channel
-        narrowed, moved = f"{home}/narrowed", f"{home}/moved"
-        factor, offset = (
+        moved = (
             constant(f"{home}/factor", (1 / width).astype(np.float32)),
             constant(f"{home}/offset", (-middle / width).astype(np.float32)),
         )
+    scales = (
+        constant(f"{home}/x_scale", np.array(scale, np.float32)),
+        constant(f"{home}/x_zero", np.array(zero, np.uint8)),
+    )
+    # in the integer product these channels saturate and meet weights of zero
+    index = constant(f"{home}/outliers", outliers.astype(np.int64)) if len(outliers) else ""
+    start, products = 0, []
+    for product in site.products:
+        at = slice(start, start := start + product.width)
+        name = product.name
+        products.append(
+            (
+                constant(f"{name}/weight", values[:, at]),
+                constant(f"{name}/weight_scale", weight_scale[at]),
+                constant(f"{name}/weight_zero", np.full(product.width, zero_point, values.dtype)),
+                constant(f"{name}/bias", bias[at]) if bias[at].any() or product.packed else "",
+                constant(f"{name}/outlier_weight", site.weight[outliers, at].astype(np.float32)) if index else "",
+            )
+        )
+    return _Treated(moved, scales, index, tuple(products))
+
+
+def _integer(site: Site, treated: _Treated) -> list[Any]:
+    """The nodes that stand for a site."""
+    from onnx import helper
+
+    home, x, scales = site.home, site.x, treated.scales
+    nodes: list[Any] = []
+    if treated.moved:
+        # two steps over a narrow tensor; ONNX Runtime has no QuantizeLinear of that speed with a scale per channel
+        narrowed, moved = f"{home}/narrowed", f"{home}/moved"
+        factor, offset = treated.moved
         nodes += [
             helper.make_node("Mul", [x, factor], [narrowed], f"{home}/Narrow"),
             helper.make_node("Add", [narrowed, offset], [moved], f"{home}/Move"),
         ]
         x = moved
-    scales = (
-        constant(f"{home}/x_scale", np.array(scale, np.float32)),
-        constant(f"{home}/x_zero", np.array(zero, np.uint8)),
-    )
     nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{home}/x"], f"{home}/Quantize"))
-    if len(outliers):
-        # in the integer product these channels saturate and meet weights of zero
-        index = constant(f"{home}/outliers", outliers.astype(np.int64))
-        nodes.append(helper.make_node("Gather", [site.x, index], [f"{home}/wide"], f"{home}/Gather", axis=-1))
-    start = 0
-    for product in site.products:
-        at = slice(start, start := start + product.width)
-        name, node = product.node.name, product.node
-        weights = (
-            constant(f"{name}/weight", values[:, at]),
-            constant(f"{name}/weight_scale", weight_scale[at]),
-            constant(f"{name}/weight_zero", np.zeros(product.width, np.int8)),
-        )
-        if node.op_type == "Attention":
+    if treated.outliers:
+        nodes.append(helper.make_node("Gather", [site.x, treated.outliers], [f"{home}/wide"], f"{home}/Gather", axis=-1))
+    for product, (weight, scale, zero, bias, wide) in zip(site.products, treated.products, strict=True):
+        name, node = product.name, product.node
+        if product.packed:
             kept = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            inputs = [f"{home}/x", weights[0], constant(f"{name}/bias", bias[at]), scales[0], weights[1], node.input[3]]
-            nodes.append(
-                helper.make_node(
-                    "QAttention", [*inputs, scales[1], weights[2]], [product.out], name, domain="com.microsoft", **kept
-                )
-            )
+            inputs = [f"{home}/x", weight, bias, scales[0], scale, node.input[3], scales[1], zero]
+            nodes.append(helper.make_node("QAttention", inputs, [product.out], name, domain="com.microsoft", **kept))
             continue
-        inputs = [f"{home}/x", weights[0], scales[0], weights[1], scales[1], weights[2]]
-        if bias[at].any():
-            inputs.append(constant(f"{name}/bias", bias[at]))
-        whole = f"{name}/product" if len(outliers) else product.out
+        inputs = [f"{home}/x", weight, scales[0], scale, scales[1], zero, *([bias] if bias else [])]
+        whole = f"{name}/product" if wide else product.out
         nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [whole], name, domain="com.microsoft"))
-        if len(outliers):
-            wide = constant(f"{name}/outlier_weight", site.weight[outliers, at].astype(np.float32))
+        if wide:
             nodes += [
                 helper.make_node("MatMul", [f"{home}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
                 helper.make_node("Add", [whole, f"{name}/wide_product"], [product.out], f"{name}/Join"),
@@ -321,7 +396,7 @@ def treatment(weight: Array, seen: Statistics, plan: Plan) -> tuple[Array, Array
     if plan.smooth is not None:
         width = reach**plan.smooth / np.abs(weight).max(1).clip(1e-5) ** (1 - plan.smooth)
         width /= np.exp(np.log(width).mean())
-    wide = np.argsort(-reach / width, kind="stable")[: plan.outliers]
+    wide = np.argsort(-reach / width, kind="stable")[: min(plan.outliers, int(SHARE * len(width)))]
     return middle, width, np.sort(wide)
 
 

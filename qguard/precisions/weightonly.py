@@ -13,6 +13,7 @@ from qguard.models import Model
 from qguard.precisions import parse_precision
 from qguard.precisions.attention import separate_attention
 from qguard.precisions.export import onnx_file
+from qguard.precisions.products import plain_products
 
 BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
 
@@ -37,6 +38,7 @@ def _quantize(model: Model, folder: Path, bits: int) -> None:
     assert source.file is not None
     graph = onnx.load(str(source.file))
     separate_attention(graph.graph)
+    plain_products(graph.graph)
     quantize_embeddings(graph)
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     config = (

@@ -1,0 +1,183 @@
+"""Quantization of architectures beyond BERT: the file runs, holds what its recipe promises, and computes what fp32 computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from qguard.cli import main
+from qguard.encoders import open_encoder
+from qguard.encoders.onnx import EXACT
+from qguard.errors import ArtifactProblem
+from qguard.metrics.artifact import measure_artifact
+from qguard.models import resolve
+from qguard.precisions import RECIPES, parse_precision
+from qguard.precisions.embeddings import quantize_embeddings
+from qguard.precisions.products import plain_products
+from tests import families
+
+ASKED = [name for name in families.FAMILIES if name != "gemma3"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny model of a family, made once."""
+    made = {}
+
+    def get(family):
+        if family not in made:
+            folder = families.write(family, tmp_path_factory.mktemp("families") / family)
+            made[family] = resolve(family, str(folder))
+        return made[family]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def texts(harness):
+    return [t for t in harness.suite("core").texts if t.strip()][::24]
+
+
+def loss(found, want):
+    """Mean cosine, and the squared error over the squared distance of vectors from their mean: those of tiny models lie close."""
+    found, want = found.astype(np.float64), want.astype(np.float64)
+    cosine = (found * want).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(want, axis=1)
+    return cosine.mean(), ((found - want) ** 2).sum() / ((want - want.mean(0)) ** 2).sum()
+
+
+@pytest.mark.parametrize("family", ASKED)
+def test_quantize_writes_a_file_that_computes_what_fp32_computes(model, texts, family, tmp_path, monkeypatch, capsys):
+    base = model(family)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text(f'[tool.qguard.models]\n{family} = "{base.folder}"\n')
+    assert main(["quantize", "--precision", "int8", "--out", "out"]) == 0
+    assert "100% of the multiplications with weights are in the promised precision" in capsys.readouterr().out
+    want = open_encoder("torch", base.folder, base.pipeline, "fp32").encode(texts)
+    ours = open_encoder("onnx", tmp_path / "out", base.pipeline, "int8", tmp_path / "out" / "onnx" / "model.onnx")
+    cosine, error = loss(ours.encode(texts), want)
+    assert (cosine >= 0.99, error < 0.1) == (True, True), (cosine, error)
+    kinds = [n.op_type for n in onnx.load(str(tmp_path / "out" / "onnx" / "model.onnx")).graph.node]
+    assert "GatherBlockQuantized" in kinds
+
+
+@pytest.mark.parametrize("precision", ["int8-weight", "int4"])
+@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert", "deberta-v2", "modernbert", "llama"])
+def test_weight_only_files_hold_what_they_promise(model, texts, family, precision):
+    base, chosen = model(family), parse_precision(precision)
+    artifact = chosen.build(base)
+    held = {m.name: m for m in measure_artifact(artifact, base, chosen.recipe)}
+    assert held["artifact.quantized_ops"].value == held["artifact.quantized_bytes"].value == 1
+    want = open_encoder("torch", base.folder, base.pipeline, "fp32").encode(texts)
+    found = open_encoder("onnx", artifact.folder, artifact.pipeline, precision, artifact.file).encode(texts)
+    assert loss(found, want)[0] >= (0.99 if precision == "int8-weight" else 0.95)
+
+
+def test_layers_that_share_their_weights_share_them_in_integers_too(model):
+    """ALBERT runs one layer again and again: stored once each time, an int8 file is larger than fp32's."""
+    base = model("albert")
+    artifact = parse_precision("int8").build(base)
+    graph = onnx.load(str(artifact.file)).graph
+    products = [n for n in graph.node if n.op_type == "MatMulIntegerToFloat"]
+    assert len(products) == 13
+    assert len({n.input[1] for n in products}) == 7
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.add_session_config_entry(EXACT, "1")  # where a file of shared signed weights does not load
+    ort.InferenceSession(str(artifact.file), options)
+
+
+def test_what_torch_cannot_export_is_said_in_words(model):
+    with pytest.raises(ArtifactProblem, match=r"cannot export a model of type 'gemma3_text' to ONNX .*torch: fp16, bf16"):
+        parse_precision("int8").build(model("gemma3"))
+
+
+def lookup(width, ids="input_ids", *, kind=np.float32, reader=None):
+    """A graph that looks rows of a table up, and may multiply with the same table."""
+    table = np.random.default_rng(0).normal(size=(50, width)).astype(kind)
+    nodes = [helper.make_node("Cast", [ids], ["wide"], to=7), helper.make_node("Gather", ["table", "wide"], ["rows"], "words")]
+    if reader:
+        nodes.append(helper.make_node("MatMul", ["rows", "table"], ["scores"]))
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    outputs = [helper.make_tensor_value_info("rows", element, ["b", "l", width])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info(ids, 6, ["b", "l"])], outputs, [numpy_helper.from_array(table, "table")]
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), table
+
+
+@pytest.mark.parametrize("width", [16, 24, 312, 384])
+def test_a_table_of_any_width_is_looked_up_in_8_bits(width):
+    import onnxruntime as ort
+
+    model, table = lookup(width)
+    quantize_embeddings(model)
+    assert "table" not in [t.name for t in model.graph.initializer]
+    (rows,) = ort.InferenceSession(model.SerializeToString()).run(None, {"input_ids": np.array([[3, 0, 49]], np.int32)})
+    assert rows.shape == (1, 3, width)
+    assert np.abs(rows[0] - table[[3, 0, 49]]).max() <= np.abs(table).max() / 127
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [({"ids": "position_ids"}, True), ({"kind": np.float16}, True), ({"reader": True}, True), ({}, False)],
+)
+def test_a_table_that_is_needed_in_float_stays(change, left):
+    model, _ = lookup(32, **change)
+    quantize_embeddings(model)
+    assert ("table" in [t.name for t in model.graph.initializer]) is left
+
+
+def test_a_table_left_in_float_is_told_of_by_the_proof_and_the_size(model, tmp_path, capsys, monkeypatch):
+    base = model("roberta")
+    monkeypatch.setattr("qguard.precisions.embeddings._word_lookups", lambda graph: [])
+    monkeypatch.setenv("QGUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text(f'[tool.qguard.models]\nroberta = "{base.folder}"\n')
+    assert main(["quantize", "--precision", "int8", "--out", "out"]) == 0
+    assert "left in float: embeddings.word_embeddings.weight: 0.23 MB of F32, not I8" in capsys.readouterr().out
+    held = {m.name: m for m in measure_artifact(parse_precision("int8").build(base), base, RECIPES["int8", "onnx"])}
+    assert held["artifact.quantized_bytes"].value < 0.99
+    assert held["artifact.quantized_bytes"].worst[0] == "embeddings.word_embeddings.weight: 0.23 MB of F32, not I8"
+
+
+def product(form):
+    """x @ w + b as exporters write it, and the weights."""
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(4, 6)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+    stored = {"w": w, "b": b}
+    if form in ("transposed", "Gemm"):
+        stored["w"] = w.T.copy()
+    if form == "Gemm":
+        nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "linear", transB=1)]
+    else:
+        name, nodes = "w", []
+        if form == "transposed":
+            nodes.append(helper.make_node("Transpose", ["w"], [name := "turned"], perm=[1, 0]))
+        elif form == "shared":
+            nodes.append(helper.make_node("Identity", ["w"], [name := "same"]))
+        elif form == "constant":
+            del stored["w"]
+            nodes.append(helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(w)))
+        nodes += [helper.make_node("MatMul", ["x", name], ["p"], "linear"), helper.make_node("Add", ["p", "b"], ["y"], "bias")]
+    info = helper.make_tensor_value_info
+    tensors = [numpy_helper.from_array(v, k) for k, v in stored.items()]
+    graph = helper.make_graph(nodes, "g", [info("x", 1, ["n", 4])], [info("y", 1, ["n", 6])], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), w, b
+
+
+@pytest.mark.parametrize("form", ["plain", "transposed", "Gemm", "shared", "constant"])
+def test_a_product_is_one_matmul_however_it_was_exported(form):
+    import onnxruntime as ort
+
+    model, w, b = product(form)
+    plain_products(model.graph)
+    assert [n.op_type for n in model.graph.node] == ["MatMul", "Add"]
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert np.array_equal(stored[model.graph.node[0].input[1]], w)
+    assert len(stored) == 2
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    (y,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    assert np.allclose(y, x @ w + b, atol=1e-6)
