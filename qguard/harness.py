@@ -133,9 +133,20 @@ class Harness:
 
         return self._once(("model", name), make)  # type: ignore[no-any-return]
 
-    def suite(self, name: str) -> Suite:
-        """The suite by name."""
-        return self._once(("suite", name), lambda: load_suite(name, self.config.suite_sources))  # type: ignore[no-any-return]
+    def suite(self, name: str, model: str | None = None) -> Suite:
+        """The suite by name.
+
+        Args:
+            name: Its name.
+            model: Only those of its texts that this model's golden holds vectors of, as everything that compares vectors needs.
+
+        Raises:
+            GoldenProblem: with a model that has no current golden of it.
+        """
+        whole: Suite = self._once(("suite", name), lambda: load_suite(name, self.config.suite_sources))
+        if model is None:
+            return whole
+        return self._once(("judged", name, model), lambda: self.golden(model, name).judged(whole))  # type: ignore[no-any-return]
 
     def labelled(self, name: str) -> bool:
         """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
@@ -199,7 +210,7 @@ class Harness:
         target = target.plain
 
         def make() -> list[list[int]]:
-            golden, suite = self.golden(target.model, target.suite), self.suite(target.suite)
+            golden, suite = self.golden(target.model, target.suite), self.suite(target.suite, target.model)
             self.refuse_overlap(target.precision, target.model, target.suite)
             ids = self._tokenizer(target.precision, target.model)(suite.texts, suite.roles)
             goldens.compare_tokens(golden, suite, ids, self.model(target.model))
@@ -235,7 +246,7 @@ class Harness:
     def compared(self, target: Target, embeddings: Floats) -> Comparison:
         """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
         golden = self.golden(target.model, target.suite)
-        found = Comparison.of(self.suite(target.suite), golden.vectors, embeddings)
+        found = Comparison.of(self.suite(target.suite, target.model), golden.vectors, embeddings)
         if found.suite.corpus is not None:
             return self._searched(target, found, embeddings)
         if target.precision.vectors == FLOAT:
@@ -295,7 +306,8 @@ class Harness:
 
         def make() -> Ranges:
             vectors = self.golden(target.model, name).vectors
-            return Ranges.of(self.suite(name), vectors if self.model(target.model).pipeline.normalize else unit(vectors))
+            normalized = self.model(target.model).pipeline.normalize
+            return Ranges.of(self.suite(name, target.model), vectors if normalized else unit(vectors))
 
         return self._once(("calibration", target.model, name), make)  # type: ignore[no-any-return]
 
@@ -320,7 +332,7 @@ class Harness:
             from qguard.metrics.invariance import measure_invariance
 
             encoder = self.encoder(target.precision, target.model)
-            suite, ids = self.suite(target.suite), self.token_ids(target)
+            suite, ids = self.suite(target.suite, target.model), self.token_ids(target)
             measured = self._once(("invariance", target.plain), lambda: measure_invariance(encoder, suite, ids))
         elif family == "robustness":
             return self._robustness(target)
@@ -333,7 +345,7 @@ class Harness:
                 raise MeasurementProblem(
                     f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
                 )
-        elif slices := set(self.suite(target.suite).slice_names):
+        elif slices := set(self.suite(target.suite, target.model).slice_names):
             of = {m.name for m in measured}
             idle = [g for g in gates if g.slice in slices and g.metric in of and not any(g.applies(m) for m in measured)]
             if idle:
@@ -436,6 +448,9 @@ class Harness:
         files = {"sha256": artifact.sha256, "bytes": artifact.bytes}
         facts: dict[str, Any] = {"artifact": files, "device": device, "changed": self.changed(target)}
         facts["scope"] = self.scope(target).to_json()
+        texts = self.suite(target.suite).texts
+        left_out = self.golden(target.model, target.suite).left_out
+        facts["texts_left_out"] = [f"{texts[i][:60]!r}: {why}" for i, why in left_out.items()]
         if target.precision.vectors != FLOAT:
             calibration = self.calibration(target)
             floats = self.golden(target.model, target.suite).vectors[:1]

@@ -14,6 +14,7 @@ import pytest
 
 from qguard import golden
 from qguard.golden import recording, stored
+from qguard.golden.reference import Outputs
 
 # For each line that it reads, a process that stores two goldens in turn, for ever, through the code that `golden update`
 # stores with; the slow encoding is left out, and so are fifty starts of Python.
@@ -112,7 +113,7 @@ def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(recording, "fp32_outputs", lambda *_: (old.vectors + np.float32(1e-6), old.token_ids))
+    monkeypatch.setattr(recording, "fp32_outputs", lambda _, s: Outputs(s, old.vectors + np.float32(1e-6), old.token_ids, {}))
     monkeypatch.setattr(recording, "confirm", lambda *_: {"mean": old.vectors})
     monkeypatch.setattr(stored, "write_atomic", full)
     with pytest.raises(GoldenProblem, match=r"No space left on device; the old golden is untouched"):

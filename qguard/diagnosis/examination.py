@@ -69,7 +69,7 @@ class Examination:
     @cached_property
     def own_ids(self) -> list[list[int]]:
         """Token ids of the suite by the artifact's own tokenizer."""
-        suite, a = self.harness.suite(self.target.suite), self.artifact
+        suite, a = self.harness.suite(self.target.suite, self.target.model), self.artifact
         return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
 
     @cached_property
@@ -101,7 +101,7 @@ class Examination:
                 with progress("judging the suite", 1) as advance:
                     vectors = self.harness.encoder(self.target.precision, self.target.model).encode_ids(self.own_ids)
                     advance()
-                suite = self.harness.suite(self.target.suite)
+                suite = self.harness.suite(self.target.suite, self.target.model)
                 rows = drift.sample(Comparison.of(suite, golden.vectors, vectors), self.texts)
                 checks = self.accuracy(vectors)
             except QguardError as e:

@@ -102,6 +102,8 @@ class Encoder:
         """
         if not ids:
             raise MeasurementProblem("nothing to encode: expected at least one text, found none")
+        if not all(len(row) for row in ids):
+            raise MeasurementProblem("a text without a token has no vector; leave it out")
         batches = list(length_batches([len(row) for row in ids], self.runtime.batch_tokens))
         first = self._batch([ids[r] for r in batches[0]])
         out = np.empty((len(ids), first.shape[1]), np.float32)

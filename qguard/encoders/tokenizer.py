@@ -14,6 +14,8 @@ class TextTokenizer:
     """Token ids of texts as the pipeline declares: prompt, lower-casing, special tokens, truncation; never padding."""
 
     def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int) -> None:
+        if pipeline.do_lower_case:
+            _lower_case(tokenizer)
         tokenizer.enable_truncation(pipeline.max_seq_length)
         tokenizer.no_padding()
         self._tokenizer, self._pipeline, self.pad_id = tokenizer, pipeline, pad_id
@@ -51,8 +53,16 @@ class TextTokenizer:
             roles: For each text ``"query"``, ``"document"`` or ``None``; decides its prompt.
         """
         prefix = self._pipeline.prefix
-        # sentence-transformers strips before it lower-cases; the order matters for a few scripts
-        prepared = [(prefix(role) + t).strip() for t, role in zip(texts, roles or [None] * len(texts), strict=True)]
-        if self._pipeline.do_lower_case:
-            prepared = [t.lower() for t in prepared]
+        # outer whitespace stays: some tokenizers have tokens for it, and sentence-transformers keeps it
+        prepared = [prefix(role) + t for t, role in zip(texts, roles or [None] * len(texts), strict=True)]
         return [e.ids for e in self._tokenizer.encode_batch(prepared)]
+
+
+def _lower_case(tokenizer: Any) -> None:
+    """Lower-case first of all, as sentence-transformers has the tokenizer do it; names of special tokens in a text stay."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    found: Any = tokenizer.normalizer
+    parts: list[Any] = list(found) if isinstance(found, Sequence) else [found] if found is not None else []
+    if not any(isinstance(part, Lowercase) for part in parts):
+        tokenizer.normalizer = Sequence([Lowercase(), *parts])

@@ -28,7 +28,9 @@ def check(golden: Golden, model: Model, suite: Suite) -> None:
     differs = [k for k in want if want[k] != have[k]]
     if differs:
         kind = "foreign: it was recorded for another model" if "weights" in differs else "stale"
-        changed = {"tokenizer", "suite"} & set(differs) == {"tokenizer"} and tokenizer_change(golden, model, suite)
+        changed = {"tokenizer", "suite"} & set(differs) == {"tokenizer"} and tokenizer_change(
+            golden, model, golden.judged(suite)
+        )
         flags = "".join(f" --accept-change {k}" for k in differs if k != "suite")
         raise GoldenProblem(
             f"golden {model.name}/{suite.name} is {kind}; {', '.join(differs)} differ "
@@ -44,7 +46,7 @@ def tokenizer_change(golden: Golden, model: Model, suite: Suite) -> str:
     Args:
         golden: Of this very suite.
         model: Its tokenizer is asked, never an artifact's.
-        suite: The texts.
+        suite: The texts that it holds vectors of.
     """
     from qguard.golden.tokens import live_token_ids, token_change
 
@@ -63,7 +65,7 @@ def compare_tokens(golden: Golden, suite: Suite, token_ids: list[list[int]], mod
 
     Args:
         golden: What was recorded.
-        suite: Its texts.
+        suite: Its texts, without those that it leaves out.
         token_ids: The artifact's own.
         model: The fp32 model; its tokenizer tells an upgrade, which it shares, from an artifact's own mistake.
 

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from qguard.errors import GoldenProblem
 from qguard.golden.consent import check_named, refuse_unnamed
 from qguard.golden.identity import identity
 from qguard.golden.pooling import by_pooling, contradiction, left_behind
-from qguard.golden.reference import PATHS, confirm, fp32_outputs
+from qguard.golden.reference import PATHS, Outputs, confirm, fp32_outputs, unreadable
 from qguard.golden.retrieved import Retrieved
 from qguard.golden.review import Review, first_review, review
 from qguard.golden.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store
@@ -65,15 +65,15 @@ def record(
     if not reason.strip() and not dry_run:
         raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
     check_named(accept_change)
-    vectors, token_ids, paths, pooled = _outputs(model, suite)
-    doubts = "; ".join(filter(None, (contradiction(suite, pooled), _lost(model))))
+    (judged, vectors, token_ids, left_out), paths, pooled = _outputs(model, suite)
+    doubts = "; ".join(filter(None, (contradiction(judged, pooled), _lost(model))))
     retrieved = None
     if suite.corpus is not None:
         from qguard.golden.corpus import retrieve
 
         retrieved = retrieve(model, suite, vectors)
-    data = _pack(vectors, token_ids, suite, retrieved)
-    text = summary(model.name, suite, vectors, token_ids, retrieved)
+    data = _pack(vectors, token_ids, judged, retrieved)
+    text = summary(model.name, judged, vectors, token_ids, retrieved)
     libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
     manifest = {
         "schema": SCHEMA,
@@ -87,6 +87,7 @@ def record(
         "paths": paths,
         "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
         "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        **({"left_out": list(left_out.items())} if left_out else {}),
         **({"accepted_changes": sorted(set(accept_change))} if accept_change else {}),
         "reason": reason.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -94,7 +95,8 @@ def record(
     folder = golden_folder(root, model.name, suite.name)
 
     def reviewed() -> Review:
-        found = _review(folder, model, suite, vectors, token_ids, manifest, retrieved)
+        found = _review(folder, model, judged, vectors, token_ids, manifest, retrieved)
+        found = replace(found, left_out=tuple(f"{suite.texts[i][:60]!r}: {why}" for i, why in left_out.items()))
         show(found)
         # what was doubted and accepted once is not asked again while it stays as it is
         open_doubts = doubts if found.new or {"pipeline", "weights"} & set(found.parts) else ""
@@ -121,17 +123,20 @@ def record(
     return found
 
 
-def _outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[list[int]], dict[str, str], dict[str, Any]]:
-    """Confirmed vectors, token ids, the two paths that agree, and the vectors by pooling as evidence."""
+def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[str, Any]]:
+    """Confirmed outputs, the two paths that agree, and the vectors by pooling as evidence."""
     if model.onnx is None:
-        vectors, token_ids = fp32_outputs(model, suite)
-        return vectors, token_ids, PATHS, confirm(model, suite, vectors, token_ids)
+        found = fp32_outputs(model, suite)
+        return found, PATHS, confirm(model, found.suite, found.vectors, found.token_ids)
     from qguard.encoders import open_encoder
     from qguard.onnx_reference import reference
 
-    vectors, token_ids, paths = reference(model, suite)
     encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx)
-    return vectors, token_ids, paths, by_pooling(encoder, token_ids)
+    ids = encoder.tokenizer(suite.texts, suite.roles)
+    left_out = unreadable(suite, ids, ids, "")
+    judged = suite.without(left_out)
+    vectors, token_ids, paths = reference(model, judged)
+    return Outputs(judged, vectors, token_ids, left_out), paths, by_pooling(encoder, token_ids)
 
 
 def _lost(model: Model) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.errors import GoldenProblem
+from qguard.errors import GoldenProblem, MeasurementProblem
 from qguard.models import Model
 from qguard.progress import progress
 from qguard.quiet import quiet_transformers
@@ -17,6 +18,9 @@ from qguard.suites import Suite
 AGREEMENT = 1e-5
 # fp32 of another runtime, version or CPU differs from a golden by some 1e-6; a hundred times that is no rounding.
 DRIFT = 1e-4
+# the share of a suite's texts that may be read in two ways before it is no matter of a few odd characters
+MISREAD = 0.01
+NO_TOKEN = "it has no token in this model's tokenizer"
 PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
 
 
@@ -49,9 +53,37 @@ def preprocess(st: Any, texts: list[str], batch: int = 256) -> list[list[int]]:
     return ids
 
 
-def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[list[int]]]:
-    """float32 vectors (texts, dim) and token ids by sentence-transformers."""
+class Outputs(NamedTuple):
+    """fp32 outputs of a suite.
+
+    Attributes:
+        suite: The texts that they are of.
+        vectors: float32 (texts, dim).
+        token_ids: One list per text, special tokens included.
+        left_out: Texts that are not among them, by their index in the whole suite, and why.
+    """
+
+    suite: Suite
+    vectors: NDArray[np.float32]
+    token_ids: list[list[int]]
+    left_out: dict[int, str]
+
+
+def fp32_outputs(model: Model, whole: Suite) -> Outputs:
+    """Vectors and token ids by sentence-transformers.
+
+    Raises:
+        GoldenProblem: see :func:`unreadable`.
+    """
+    from qguard.encoders.tokenizer import TextTokenizer
+
     st = open_fp32(model)
+    own = TextTokenizer.open(model.root, model.pipeline)(whole.texts, whole.roles)
+    prefixes = [model.pipeline.prefix(role) for role in whole.roles]
+    some = [i for i, ids in enumerate(own) if ids]
+    ids = dict(zip(some, preprocess(st, [prefixes[i] + whole.texts[i] for i in some], 1), strict=True))
+    left_out = unreadable(whole, own, [ids.get(i, []) for i in range(len(own))], type(st.tokenizer).__name__)
+    suite = whole.without(left_out)
     prefixes = [model.pipeline.prefix(role) for role in suite.roles]
     parts = {}
     with progress(f"{model.name}: {len(suite.texts)} texts of {suite.name} by sentence-transformers", None):
@@ -61,7 +93,42 @@ def fp32_outputs(model: Model, suite: Suite) -> tuple[NDArray[np.float32], list[
     vectors = np.empty((len(suite.texts), next(iter(parts.values()))[1].shape[1]), np.float32)
     for rows, found in parts.values():
         vectors[rows] = found
-    return vectors, preprocess(st, [prefix + text for prefix, text in zip(prefixes, suite.texts, strict=True)], 1)
+    return Outputs(suite, vectors, [row for i, row in ids.items() if i not in left_out], left_out)
+
+
+def unreadable(suite: Suite, own: Sequence[Sequence[int]], reference: Sequence[Sequence[int]], kind: str) -> dict[int, str]:
+    """The texts that a golden leaves out, by index, and why: those without a token, and those that are read in two ways.
+
+    Transformers builds some tokenizers anew, instead of reading ``tokenizer.json`` as servers and artifacts do. Where the two
+    differ in a few texts of whitespace or control characters, neither way is the model's.
+
+    Args:
+        suite: The texts.
+        own: Token ids by ``tokenizer.json``.
+        reference: Token ids by sentence-transformers, empty for a text that has none in ``own``.
+        kind: The tokenizer's class there.
+
+    Raises:
+        GoldenProblem: where more than :data:`MISREAD` of the texts are read in two ways, or nothing is left.
+        MeasurementProblem: for such a text in a large suite, whose documents are not told apart.
+    """
+    out = {i: NO_TOKEN for i, ids in enumerate(own) if not ids}
+    differ = [i for i, ids in enumerate(own) if ids and list(ids) != list(reference[i])]
+    if len(differ) > MISREAD * len(suite.texts):
+        i = differ[0]
+        raise GoldenProblem(
+            f"tokenizer.json and the {kind} that Transformers builds read {len(differ)} of {len(suite.texts)} texts differently; "
+            f"the first is {suite.texts[i][:60]!r}: {own[i][:8]}… and {reference[i][:8]}…. Copy the model's folder, have "
+            "Transformers write its tokenizer there, and give the copy: python -c \"from transformers import AutoTokenizer as T; "
+            "T.from_pretrained('FOLDER').save_pretrained('COPY')\"; nothing was written"
+        )
+    out |= dict.fromkeys(differ, f"tokenizer.json and Transformers' {kind} read it differently")
+    if len(out) == len(suite.texts):
+        raise GoldenProblem(f"no text of suite {suite.name!r} has a token in this model's tokenizer; nothing was written")
+    if out and suite.corpus is not None:
+        i = min(out)
+        raise MeasurementProblem(f"large suite {suite.name!r}: {suite.texts[i][:60]!r}: {out[i]}; remove it from the suite")
+    return dict(sorted(out.items()))
 
 
 def confirm(

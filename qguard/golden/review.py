@@ -35,6 +35,7 @@ class Review:
             the same; ``quality`` is a labelled score that falls by more than its noise.
         details: Part → what changed in it, in words.
         lines: Everything that moves, ready to be printed.
+        left_out: The texts of the suite that the golden holds no vector of, each with why.
     """
 
     name: str
@@ -43,11 +44,17 @@ class Review:
     parts: tuple[str, ...]
     details: dict[str, str]
     lines: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         """What moves, one line each below the golden's name."""
-        return "\n".join([f"{self.name}:", *(f"  {line}" for line in self.lines)])
+        return "\n".join([f"{self.name}:", *(f"  {line}" for line in (*self.lines, *self.without))])
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """What is left out, in lines."""
+        return (f"{len(self.left_out)} texts are left out:", *(f"  {t}" for t in self.left_out)) if self.left_out else ()
 
 
 def first_review(name: str, texts: int, problem: str = "") -> Review:
@@ -80,17 +87,22 @@ def review(
     """
     was, now = old.manifest["hashes"], manifest["hashes"]
     differs = [part for part in now if was[part] != now[part]]
-    same = not differs and old.manifest["data_sha256"] == manifest["data_sha256"]
+    was_left, now_left = old.left_out, dict(manifest.get("left_out", []))
+    other = "suite" in differs or list(was_left) != list(now_left)
+    same = not differs and was_left == now_left and old.manifest["data_sha256"] == manifest["data_sha256"]
     changed = not same or old.manifest.get("summary_sha256") != manifest["summary_sha256"] or not old.summary_is_whole
     lines = [f"against the golden of {old.manifest['date']} ({old.manifest['reason']})"]
     details = {part: f"{was[part][:8]} → {now[part][:8]}" for part in differs}
     if "pipeline" in differs and (words := _declared(old.manifest.get("pipeline"), manifest["pipeline"])):
         details["pipeline"] += f" ({words})"
+    if other and "suite" not in differs:
+        words = f"texts that are left out: {len(was_left)} → {len(now_left)}"
+        details["tokenizer"] = f"{details['tokenizer']}; {words}" if "tokenizer" in details else words
     lines += [f"{part}: {words}" for part, words in details.items()]
     if versions := _versions(old.manifest.get("versions", {}), manifest["versions"]):
         lines.append(f"versions: {versions}")
-    before, after = _kept(old, suite, "suite" in differs)
-    lines += _texts(len(old.vectors), len(vectors), len(before), "suite" in differs)
+    before, after = _kept(old, suite, other)
+    lines += _texts(len(old.vectors), len(vectors), len(before), other)
     if len(before):
         tokens = token_change([old.token_ids[i] for i in before], [ids[i] for i in after], model)
         lines.append(f"tokens: {tokens or 'none changes'}")
@@ -103,12 +115,12 @@ def review(
                 f"; {versions}" if versions else "; no recorded version changed"
             )
         lines += _neighbours(suite, old, vectors, before, after)
-    if "suite" not in differs and old.retrieved and retrieved:
+    if not other and old.retrieved and retrieved:
         queries, tokens = old.retrieved.moved(retrieved)
         lines += [queries, f"tokens: {tokens or 'none of a document changes'}"]
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}; {tokens}" if "tokenizer" in details else tokens
-    if "suite" not in differs:
+    if not other:
         scores = compare_quality(suite, old.vectors, vectors)
         lines += [f"labels: {q}" for q in scores]
         if fallen := [q for q in scores if q.fell > 0]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from qguard.errors import GoldenProblem
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
 from qguard.golden.retrieved import Retrieved
+
+if TYPE_CHECKING:
+    from qguard.suites import Suite
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -40,6 +43,15 @@ class Golden:
     token_ids: list[list[int]]
     manifest: dict[str, Any]
     retrieved: Retrieved | None = None
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Texts of the suite that it holds no vector of, by index, and why; see :func:`qguard.golden.reference.unreadable`."""
+        return {int(i): str(why) for i, why in self.manifest.get("left_out", [])}
+
+    def judged(self, suite: Suite) -> Suite:
+        """The suite that it was recorded on, without the texts that it leaves out."""
+        return suite.without(self.left_out)
 
     @cached_property
     def summary(self) -> bytes | None:

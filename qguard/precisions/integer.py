@@ -132,11 +132,11 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
 
 
 def token_ids(model: Model, sample: Sample) -> list[list[int]]:
-    """The sample's token ids, longest first."""
+    """The sample's token ids, longest first; texts without a token are left out."""
     from qguard.encoders.tokenizer import TextTokenizer
 
     ids = TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles)
-    return sorted(ids, key=len, reverse=True)
+    return sorted(filter(None, ids), key=len, reverse=True)
 
 
 @dataclass(frozen=True)

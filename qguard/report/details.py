@@ -72,7 +72,7 @@ def details(harness: Harness, target: Target, part: str) -> dict[str, Any]:
     make = PARTS.get(part)
     if make is None:
         return {}
-    texts = Texts(harness.suite(target.suite))
+    texts = Texts(harness.suite(target.suite, target.model))
     return {**make(harness, target, texts), "texts": texts.kept}
 
 

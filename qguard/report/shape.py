@@ -252,6 +252,7 @@ class RunShape(Part):
         verdict: Fails with any check; passes only if every gate test has measured.
         missing: Gate tests that did not measure.
         left_out: What the project or an option turned off.
+        texts_left_out: Texts of the suite that its golden holds no vector of, each with why.
         errors: What stopped a gate test.
         checks: Every value.
         latency: Every comparison of times.
@@ -272,6 +273,7 @@ class RunShape(Part):
     verdict: Literal["pass", "fail", "unmeasured"]
     missing: list[str]
     left_out: list[str] = []
+    texts_left_out: list[str] = []
     errors: list[str]
     checks: list[CheckShape]
     latency: list[TrialShape]

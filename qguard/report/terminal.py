@@ -11,6 +11,8 @@ from qguard.gates.check import Check
 from qguard.report.headline import headline, texts_of
 from qguard.vectors import FLOAT
 
+_LISTED = 5  # texts that a golden leaves out
+
 
 def failure_text(
     precision: str,
@@ -192,6 +194,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             lines.append(f"       {run['cause']}")
         lines += _effects(run["checks"])
         lines += [f"  left out: {', '.join(f'{n} (--qguard-{n}=off)' for n in run['left_out'])}"] if run.get("left_out") else []
+        if texts := run.get("texts_left_out"):
+            lines.append(f"  {len(texts)} texts of {run['suite']} are in no measurement: the golden leaves them out")
+            lines += [f"       {t}" for t in texts[:_LISTED]]
+            lines += [f"       and {len(texts) - _LISTED} more"] if len(texts) > _LISTED else []
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
         lines += [f"  {e}" for e in dict.fromkeys(run["errors"])]
     return lines

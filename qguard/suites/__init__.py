@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,31 @@ class Suite:
         """``"query"``, ``"document"`` or ``None`` of each text: models may declare a prompt for each."""
         queries, documents = set(self.queries), set(self.documents)
         return tuple("query" if i in queries else "document" if i in documents else None for i in range(len(self.texts)))
+
+    def without(self, texts: Collection[int]) -> Suite:
+        """The suite without some texts, by index, and without the pairs, queries, documents and judgements that need them."""
+        if not texts:
+            return self
+        kept = [i for i in range(len(self.texts)) if i not in texts]
+        at = {old: new for new, old in enumerate(kept)}
+        queries, documents = ([k for k, i in enumerate(which) if i in at] for which in (self.queries, self.documents))
+        place = {old: new for new, old in enumerate(documents)}
+        judged = {
+            new: {place[d]: grade for d, grade in self.qrels[old].items() if d in place}
+            for new, old in enumerate(queries)
+            if old in self.qrels
+        }
+        return replace(
+            self,
+            texts=tuple(self.texts[i] for i in kept),
+            slices=tuple(self.slices[i] for i in kept),
+            pairs=tuple(replace(p, a=at[p.a], b=at[p.b]) for p in self.pairs if p.a in at and p.b in at),
+            queries=tuple(at[self.queries[k]] for k in queries),
+            documents=tuple(at[self.documents[k]] for k in documents),
+            qrels={q: grades for q, grades in judged.items() if grades},
+            query_ids=tuple(self.query_ids[k] for k in queries) if self.query_ids else (),
+            document_ids=tuple(self.document_ids[k] for k in documents) if self.document_ids else (),
+        )
 
     @property
     def slice_names(self) -> list[str]:

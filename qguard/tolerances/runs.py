@@ -37,7 +37,7 @@ def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Itera
     """
     ids = harness.token_ids(target)
     encoder = harness.encoder(target.precision, target.model)
-    suite = harness.suite(target.suite)
+    suite = harness.suite(target.suite, target.model)
 
     def run(name: str, comparison: Comparison, computed_by: Encoder | None = None) -> Run:
         found = [m for f in families_of(suite) if f in families for m in measure(comparison, f, worst=0)]
