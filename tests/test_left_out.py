@@ -49,7 +49,8 @@ def test_bytes_and_pieces_record_a_golden_on_core(folders, harness, family, tmp_
 
 NOTHING = Suite(
     "own", ("one text", "", "another text", "and a third"), ("a", "a", None, None),
-    pairs=(Pair(0, 1, 1.0, None), Pair(0, 2, 1.0, None)), queries=(0,), documents=(1, 2, 3), qrels={0: {0: 1, 1: 2}}, query_ids=("q",), document_ids=("x", "y", "z"),
+    pairs=(Pair(0, 1, 1.0, None), Pair(0, 2, 1.0, None)), queries=(0,), documents=(1, 2, 3),
+    qrels={0: {0: 1, 1: 2}}, query_ids=("q",), document_ids=("x", "y", "z"),
 )  # fmt: skip
 
 

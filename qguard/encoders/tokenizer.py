@@ -63,6 +63,7 @@ def _lower_case(tokenizer: Any) -> None:
     from tokenizers.normalizers import Lowercase, Sequence
 
     found: Any = tokenizer.normalizer
-    parts: list[Any] = list(found) if isinstance(found, Sequence) else [found] if found is not None else []
+    several = isinstance(found, Sequence)
+    parts = list(found) if several else [found] if found is not None else []
     if not any(isinstance(part, Lowercase) for part in parts):
         tokenizer.normalizer = Sequence([Lowercase(), *parts])
