@@ -8,10 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from qguard import layout
+from qguard.admission import admit
 from qguard.errors import ModelProblem
 from qguard.files import inside, sha256_json
 from qguard.graph import external_files, fp32_sha256
@@ -59,6 +61,23 @@ class Model:
         if self.onnx is None:
             return weight_files(self.root)
         return [self.onnx, *(self.onnx.parent / name for name in external_files(self.onnx))]
+
+    @cached_property
+    def tensors(self) -> dict[str, dict[str, Any]]:
+        """Name → ``dtype`` (safetensors' names), ``shape`` and ``data_offsets`` of each tensor of the transformer's safetensors.
+
+        Raises:
+            ModelProblem: see :func:`weight_files` and :func:`safetensors_header`.
+        """
+        return {name: info for file in weight_files(self.root) for name, info in safetensors_header(file)[0].items()}
+
+    @cached_property
+    def fp32_bytes(self) -> int:
+        """Size of the transformer's weight files, were all their floats of four bytes: what a smaller one is held to."""
+        size = sum(p.stat().st_size for p in self.weight_files)
+        if self.onnx is not None:
+            return size
+        return size + sum(2 * int(prod(t["shape"])) for t in self.tensors.values() if t["dtype"] in ("F16", "BF16"))
 
     @cached_property
     def weight_sha256(self) -> str:
@@ -181,8 +200,9 @@ def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[
         settings: See :class:`Model`; for a model that comes as ONNX alone, also those of :func:`qguard.layout.complete`.
 
     Raises:
-        ModelProblem: if nothing is there, the hub cannot be reached and the model is not in its cache, or the folder of an
-            ONNX file leaves something open that ``settings`` do not state.
+        ModelProblem: if nothing is there, the hub cannot be reached and the model is not in its cache, the folder of an
+            ONNX file leaves something open that ``settings`` do not state, or it is no model that qguard judges; see
+            :func:`qguard.admission.admit`.
     """
     place, settings = locate(name, ref, revision), dict(settings or {})
     onnx = layout.fp32_onnx(place)
@@ -192,7 +212,9 @@ def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[
             f"model {name!r}: {', '.join(stated)} can be set only for a model that comes as ONNX alone; this one's files say it"
         )
     folder = layout.complete(name, ref, onnx, settings) if onnx else place
-    return Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx)
+    model = Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx)
+    admit(model)
+    return model
 
 
 def installed(*packages: str) -> dict[str, str]:

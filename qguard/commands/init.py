@@ -53,28 +53,34 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", args.ref.removeprefix("package:").rstrip("/").split("/")[-1]).strip("-")
     keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
     settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
-    if args.precision:
-        parse_precision(args.precision)
-    resolve(name, args.ref, None, settings)  # a wrong reference leaves nothing behind
     file = Path("pyproject.toml")
-    old = file.read_text(encoding="utf-8") if file.exists() else ""
-    if "[tool.qguard" in old:
+    old = file.read_text(encoding="utf-8") if file.exists() else None
+    if "[tool.qguard" in (old or ""):
         raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
+    parse_precision(args.precision or "int8").check(resolve(name, args.ref, None, settings))
     table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
     model, precision = f"{{ {table} }}" if settings else json.dumps(args.ref), args.precision or "int8"
     text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
-    file.write_text(old + ("\n" if old else "") + text, encoding="utf-8")
+    try:
+        file.write_text(f"{old}\n{text}" if old else text, encoding="utf-8")
+        harness = Harness(load_config(Path()))
+        review = golden.record(
+            harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init",
+            show=lambda r: None if r.new else print(r.words),
+        )  # fmt: skip
+        without = review.without if review.new else ()
+        print("\n".join([f"golden/{name}/core: {'written' if review.changed else 'unchanged'}", *(f"  {w}" for w in without)]))
+        if args.precision:
+            reason = "first gates, by qguard init"
+            tolerances.run(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))
+    except BaseException:  # Ctrl-C too: half a configuration would refuse the next try
+        if old is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_text(old, encoding="utf-8")
+        raise
     print(f"pyproject.toml: [tool.qguard] written for {name}")
-    harness = Harness(load_config(Path()))
-    review = golden.record(
-        harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init",
-        show=lambda r: None if r.new else print(r.words),
-    )  # fmt: skip
-    print(f"golden/{name}/core: {'written' if review.changed else 'unchanged'}")
-    if args.precision:
-        reason = "first gates, by qguard init"
-        tolerances.run(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))
-    else:
+    if not args.precision:
         print(f"gates are those of all-MiniLM-L6-v2; for your own: qguard tolerances --precision {precision} --write")
     print(f"next: pytest --precision {precision}")
     return 0

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.errors import GoldenProblem, MeasurementProblem
+from qguard.admission import refuse_unknown_type
+from qguard.errors import GoldenProblem, MeasurementProblem, ModelProblem, first_line
 from qguard.models import Model
 from qguard.progress import progress
-from qguard.quiet import quiet_transformers
 from qguard.suites import Suite
 
 # The independent path differs from sentence-transformers only by rounding.
@@ -25,11 +25,18 @@ PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with th
 
 
 def open_fp32(model: Model) -> Any:
-    """The model in sentence-transformers, fp32 on the CPU."""
-    quiet_transformers()
+    """The model in sentence-transformers, fp32 on the CPU.
+
+    Raises:
+        ModelProblem: for a type that Transformers does not know, or a folder that sentence-transformers cannot open.
+    """
+    refuse_unknown_type(model.root)
     from sentence_transformers import SentenceTransformer
 
-    st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
+    try:
+        st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
+    except Exception as e:  # it and Transformers raise many kinds for what they do not expect in a folder
+        raise ModelProblem(f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}") from e
     st.float()
     if "max_seq_length" in model.settings:
         st.max_seq_length = model.pipeline.max_seq_length

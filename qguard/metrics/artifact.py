@@ -47,7 +47,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
     ``artifact.activation_range``: the widest stored range of an activation; a mask's sentinel in it leaves no step for values.
     ``artifact.opset``: the declared version of ONNX's operators. ``artifact.saturation``: output channels whose products
     can overflow on x86 without VNNI, gated only on such a CPU, and only where the artifact does not declare the session option
-    that avoids it. ``artifact.size_ratio``: bytes over those of fp32.
+    that avoids it. ``artifact.size_ratio``: bytes over :attr:`qguard.models.Model.fp32_bytes`.
 
     In OpenVINO what is computed depends on the file's weights and on the properties that the artifact declares.
     Layers that the recipe excludes count for none of these but the last.
@@ -78,8 +78,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
 
         found.append(_share("artifact.granularity", quantized, coarse, words))
     found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied, artifact)]
-    base = sum(p.stat().st_size for p in model.weight_files)
-    return [*found, Measured("artifact.size_ratio", None, artifact.bytes / base, 1, False)]
+    return [*found, Measured("artifact.size_ratio", None, artifact.bytes / model.fp32_bytes, 1, False)]
 
 
 def summary(artifact: Artifact) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
+from qguard.admission import refuse_large, refuse_unknown_type
 from qguard.artifact import Artifact, build_cached
-from qguard.errors import ModelProblem, UsageProblem, unknown
+from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.models import Model, installed
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.vectors import FLOAT, KINDS
@@ -144,12 +145,7 @@ class Precision:
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
         """
-        if model.onnx and self.runtime == "torch":
-            others = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r != "torch")
-            raise ModelProblem(
-                f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
-                f"give a model with safetensors, or one of the precisions {', '.join(others)}"
-            )
+        self.check(model)
         module, _, function = self.recipe.make.partition(":")
         key = {
             "model": model.name,
@@ -166,10 +162,33 @@ class Precision:
             key["calibration"] = sample.facts
 
         def fill(folder: Path) -> None:
+            if model.onnx is None:
+                refuse_unknown_type(model.root)
             make: Callable[..., None] = getattr(import_module(module), function)
-            make(model, folder, *([sample] if sample else []))
+            try:
+                make(model, folder, *([sample] if sample else []))
+            except (QguardError, OSError):
+                raise
+            except Exception as e:  # whatever torch, Transformers or a quantizer meets in an architecture that is new to it
+                raise ArtifactProblem(f"{self} of model {model.name!r} cannot be made here: {first_line(e)}") from e
 
         return build_cached(key, model, fill)
+
+    def check(self, model: Model) -> None:
+        """This precision of a model can be made, as far as its files tell.
+
+        Raises:
+            ModelProblem: for torch, of a model that comes as ONNX alone; for the others, of one that is too large.
+        """
+        here = "torch" if self.runtime == "torch" else "onnx"
+        others = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if (r == "torch") != (here == "torch"))
+        if model.onnx and here == "torch":
+            raise ModelProblem(
+                f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
+                f"give a model with safetensors, or one of the precisions {', '.join(others)}"
+            )
+        if here == "onnx":
+            refuse_large(model, str(self), ", ".join(others))
 
 
 def _code_sha256() -> str:

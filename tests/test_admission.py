@@ -1,0 +1,205 @@
+"""What qguard does not judge is refused in words, before sentence-transformers or Transformers opens the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from qguard.cli import main
+from qguard.errors import ModelProblem, QguardError, first_line
+from qguard.golden.reference import open_fp32
+from qguard.models import resolve
+from qguard.precisions import parse_precision
+from tests import families
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return families.write("bert", tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture(scope="module")
+def roberta(tmp_path_factory):
+    return families.write("roberta", tmp_path_factory.mktemp("models") / "roberta")
+
+
+@pytest.fixture
+def folder(bert, tmp_path) -> Path:
+    return shutil.copytree(bert, tmp_path / "model")
+
+
+def edit(file: Path, **values: object) -> None:
+    old = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**old, **values}))
+
+
+def config(**values):
+    return lambda folder: edit(folder / "config.json", **values)
+
+
+def declared(**values):
+    return lambda folder: edit(folder / "config_sentence_transformers.json", **values)
+
+
+def modules(*types):
+    def change(folder):
+        kinds = [*types, *(["sentence_transformers.models.Pooling"] if len(types) == 1 else [])]
+        entries = [{"idx": i, "name": str(i), "path": "" if not i else "1_Pooling", "type": k} for i, k in enumerate(kinds)]
+        (folder / "modules.json").write_text(json.dumps(entries))
+
+    return change
+
+
+def raw(**values):
+    """Vectors that are not normalized."""
+
+    def change(folder):
+        modules("sentence_transformers.models.Transformer")(folder)
+        declared(**values)(folder)
+
+    return change
+
+
+def adapter(folder):
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "somebody/base"}))
+
+
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+REFUSED = {
+    "cross-encoder": (declared(model_type="CrossEncoder"), "is a CrossEncoder: it scores pairs"),
+    "sparse": (declared(model_type="SparseEncoder"), "is a SparseEncoder: it gives a weight to each word"),
+    "multi-vector": (declared(model_type="MultiVectorEncoder"), "is a MultiVectorEncoder: it gives each token"),
+    "sparse modules": (
+        modules(*(f"sentence_transformers.sparse_encoder.models.{kind}" for kind in ("MLMTransformer", "SpladePooling"))),
+        "is a SparseEncoder",
+    ),
+    "classifier": (config(architectures=["BertForSequenceClassification"]), "is a BertForSequenceClassification: it scores"),
+    "another class": (declared(model_type="Reader"), "is a Reader of sentence-transformers"),
+    "dot": (raw(similarity_fn_name="dot"), r"does not normalize its vectors and ranks by dot \(similarity_fn_name\)"),
+    "manhattan": (declared(similarity_fn_name="manhattan"), "ranks by manhattan"),
+    "truncated": (declared(truncate_dim=32), "saves truncate_dim = 32.*judge a copy without it"),
+    "custom module": (modules("custom_st.Transformer"), "has a module 'custom_st.Transformer', which is code that comes with it"),
+    "adapter": (adapter, r"is a PEFT adapter.*merge_and_unload\(\)"),
+    "T5": (config(model_type="t5", architectures=["T5EncoderModel"]), "is of type 't5', an encoder with a decoder"),
+    "two halves": (config(is_encoder_decoder=True), "an encoder with a decoder"),
+    "too long": (
+        lambda f: edit(f / "sentence_bert_config.json", max_seq_length=512),
+        r"may have 512 tokens \(max_seq_length\), and the model has positions for 130.*--max-seq-length 130",
+    ),
+    "pickled": (pickled, r"has only pytorch_model.bin; pickled weights are never read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_judged_is_refused_in_words(folder, name, monkeypatch, capsys):
+    change, words = REFUSED[name]
+    change(folder)
+    with pytest.raises(ModelProblem, match=words):
+        resolve("m", str(folder))
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)  # an import would raise
+    assert main(["init", "model"]) == 3
+    assert "Traceback" not in "".join(capsys.readouterr())
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        declared(model_type="SentenceTransformer", similarity_fn_name="cosine"),
+        declared(similarity_fn_name="dot"),  # of unit length, as euclidean
+        declared(similarity_fn_name="euclidean"),
+        raw(similarity_fn_name=None),
+        config(architectures=["BertForMaskedLM"]),
+        modules("sentence_transformers.base.modules.transformer.Transformer"),
+    ],
+)
+def test_what_says_the_same_in_another_way_is_judged(folder, change):
+    change(folder)
+    resolve("m", str(folder))
+
+
+def test_positions_of_roberta_begin_behind_the_padding_token(roberta, tmp_path):
+    folder = shutil.copytree(roberta, tmp_path / "model")
+    assert resolve("m", str(folder)).pipeline.max_seq_length == 128
+    edit(folder / "sentence_bert_config.json", max_seq_length=129)
+    with pytest.raises(ModelProblem, match="has positions for 128"):
+        resolve("m", str(folder))
+    assert resolve("m", str(folder), None, {"max_seq_length": 128}).pipeline.max_seq_length == 128
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "brand_new"}, r"of type 'brand_new' \(model_type in config.json\), which transformers .* does not know"),
+        ({"model_type": "own", "auto_map": {"AutoModel": "modeling.Own"}}, r"'own', whose code comes with the model.*never run"),
+    ],
+)
+def test_a_type_that_transformers_does_not_know_is_refused(folder, values, words, monkeypatch, capsys):
+    edit(folder / "config.json", **values)
+    (folder / "modeling.py").write_text("raise SystemExit('this code ran')")
+    for make in (open_fp32, parse_precision("int8").build, parse_precision("fp16").build):
+        with pytest.raises(QguardError, match=words) as raised:
+            make(resolve("m", str(folder)))
+        assert "trust_remote_code" not in str(raised.value)
+    monkeypatch.chdir(folder.parent)
+    assert main(["init", "model"]) == 3
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_code_beside_a_type_that_transformers_knows_is_not_run(folder):
+    edit(folder / "config.json", auto_map={"AutoModel": "modeling.Own", "AutoConfig": "modeling.OwnConfig"})
+    (folder / "modeling.py").write_text("raise SystemExit('this code ran')")
+    assert open_fp32(resolve("m", str(folder))).encode("text").shape == (64,)
+
+
+def test_a_folder_that_sentence_transformers_cannot_open(folder):
+    edit(folder / "config.json", num_attention_heads=5)
+    with pytest.raises(ModelProblem, match="sentence-transformers cannot open model 'm': ValueError: The hidden size"):
+        open_fp32(resolve("m", str(folder)))
+
+
+def test_what_another_library_says_is_one_line_without_advice():
+    assert first_line(ValueError("one\x1b[31m\ntwo")) == "ValueError: one [31m"
+    assert first_line(ValueError("pass trust_remote_code=True")) == "ValueError"
+    assert first_line(KeyError()) == "KeyError"
+    assert len(first_line(RuntimeError("x" * 999))) < 250
+
+
+def large(folder: Path, size: int) -> None:
+    """One tensor of this many bytes that takes no space: a file with a hole."""
+    header = json.dumps({"encoder.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    with (folder / "model.safetensors").open("wb") as f:
+        f.write(len(header).to_bytes(8, "little") + header)
+        f.truncate(8 + len(header) + size)
+
+
+def test_a_model_that_no_onnx_file_holds_is_refused_where_one_is_needed(folder, monkeypatch, capsys):
+    large(folder, 2_300_000_000)
+    model = resolve("m", str(folder))
+    words = r"made from one fp32 ONNX file, which holds 2 GB at the most, and model 'm' has 2.3 GB"
+    for name in ("int8", "fp32", "bf16@openvino", "fp16@onnx"):
+        with pytest.raises(ModelProblem, match=words):
+            parse_precision(name).build(model)
+    parse_precision("fp16@torch").check(model)
+    monkeypatch.chdir(folder.parent)
+    assert main(["init", "model"]) == 3
+    assert "bf16" in capsys.readouterr().err
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failed_init_leaves_the_configuration_as_it_was(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    Path("pyproject.toml").write_text("[project]\nname = 'mine'\n")
+    edit(folder / "config.json", num_attention_heads=5)  # found out when it is opened
+    assert main(["init", "model"]) == 3
+    assert "cannot open model 'model'" in capsys.readouterr().err
+    assert Path("pyproject.toml").read_text() == "[project]\nname = 'mine'\n"
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["model", "pyproject.toml"]
