@@ -82,7 +82,9 @@ _CLASH = pytest.StashKey[bool]()
 def asked_for(config: pytest.Config) -> str | None:
     """The precisions that the command line names; ``None`` where no gate runs."""
     short = None if config.stash.get(_CLASH, False) else config.getoption("precision", None)
-    return config.getoption("qguard_precision", None) or short
+    given = [text for text in (config.getoption("qguard_precision", None), short) if text is not None]
+    # an empty one, of a variable that is not set, asks for a gate too: it must not turn into a run without
+    return next((text for text in given if text.strip()), given[0]) if given else None
 
 
 class _NoBenchmark:
@@ -119,7 +121,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         for path in config.getoption("qguard_report"):
             check_format(Path(path))
-        state = _state(config, asked or "fp32")
+        state = _state(config, "fp32" if asked is None else asked)
         if update:
             from qguard.golden import refuse_in_ci
 
@@ -278,6 +280,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 
+def _about_quantization(item: pytest.Item) -> bool:
+    return bool(item.get_closest_marker("qguard") or set(FIXTURES) & set(getattr(item, "fixturenames", ())))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect, visibly, what is not about quantization; with explicit paths nothing is touched."""
@@ -290,7 +296,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not state.gated and not update:
         return
     keep = [
-        i for i in items if not update and (i.get_closest_marker("qguard") or set(FIXTURES) & set(getattr(i, "fixturenames", ())))
+        i for i in items if not update and _about_quantization(i)
     ]
     drop = [i for i in items if i not in keep]
     if drop:
@@ -345,6 +351,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when == "call" and RECORD in item.stash:
         report.qguard = item.stash[RECORD]
     report.qguard_shipped = item.path == GATE  # its node id has no path where the gate lies outside the project
+    report.qguard_judges = report.when == "call" and not report.skipped and _about_quantization(item)
     return report
 
 
@@ -354,4 +361,5 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if state is not None and not hasattr(session.config, "workerinput"):
         from qguard.plugin.collector import Collector
 
-        session.config.pluginmanager.register(Collector(session.config, state), "qguard-collector")
+        # without a name: -p no:NAME would turn off what fails a run that measures nothing
+        session.config.pluginmanager.register(Collector(session.config, state, asked_for(session.config) or ""))

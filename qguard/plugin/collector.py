@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,24 @@ import pytest
 from qguard.plugin.outputs import JUnit, attest, findings, summarise
 from qguard.plugin.state import State
 
+# options that keep tests from a run
+_HIDES = ("-k", "-m", "--deselect", "--ignore", "--co", "--setup", "--lf", "--last-failed", "--sw", "--stepwise")
+
 
 class Collector:
     """Gathers the records of the gate tests into one verdict."""
 
-    def __init__(self, config: pytest.Config, state: State) -> None:
-        self.config, self.state = config, state
+    def __init__(self, config: pytest.Config, state: State, asked: str) -> None:
+        self.config, self.state, self.asked = config, state, asked
+        self.judged = self.nothing = False  # a test judged something; none did, and the run ended all the same
         self.own: list[pytest.TestReport] = []  # failed tests of the project's own, which ran beside the gate
-        config.pluginmanager.register(JUnit(config, state), "qguard-junit")
+        config.pluginmanager.register(JUnit(config, state))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         record = getattr(report, "qguard", None)
         if record is not None:
             self.state.records.append(record)
+        self.judged |= bool(getattr(report, "qguard_judges", False))
         if report.failed and not getattr(report, "qguard_shipped", False):
             self.own.append(report)
 
@@ -36,7 +42,11 @@ class Collector:
         if self.config.getoption("golden_update"):
             session.exitstatus = self._update()
             return
-        if self.config.option.collectonly or exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        ended = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        self.nothing = not self.judged and exitstatus in (*ended, pytest.ExitCode.NO_TESTS_COLLECTED)
+        if self.nothing and self.state.strict and exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.config.option.collectonly or exitstatus not in ended:
             return
         from qguard.report import assemble, write
 
@@ -84,7 +94,11 @@ class Collector:
             terminalreporter.section("qguard goldens")
             for line in self.lines:
                 terminalreporter.line(line)
-        elif self.state.report is not None:
+            return
+        if self.nothing:
+            terminalreporter.section("qguard: NOTHING WAS JUDGED", red=self.state.strict)
+            terminalreporter.line(f"--precision {self.asked} was given, and no test that ran judges it. Run: {self._works()}")
+        if self.state.report is not None:
             from qguard.report.terminal import summary_lines
 
             terminalreporter.section(f"qguard: {self.state.report['verdict'].upper()}")
@@ -95,3 +109,12 @@ class Collector:
 
                 for line in commands(self.state.report.get("findings", [])):
                     terminalreporter.line(line)
+
+    def _works(self) -> str:
+        """The command that runs the gate, whatever this run's paths, options and environment say."""
+        words = ["pytest", "--pyargs", "qguard.gate", f"--precision={self.asked}"]
+        if any(str(word).startswith(_HIDES) for word in self.config.getini("addopts")):
+            words.insert(1, "-o addopts=")
+        if artifact := self.config.getoption("qguard_artifact"):
+            words.append(f"--artifact={shlex.quote(artifact)}")
+        return " ".join([*(["PYTEST_ADDOPTS="] if os.environ.get("PYTEST_ADDOPTS") else []), *words])
