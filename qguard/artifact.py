@@ -157,9 +157,13 @@ def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]
         with FileLock(f"{folder}.lock"):
             if folder.exists():
                 try:
-                    return open_artifact(folder, base)
+                    kept = open_artifact(folder, base)
                 except ArtifactProblem:  # a damaged cache entry is ours to mend
-                    shutil.rmtree(folder)
+                    kept = None
+                # without the record of what it was made from and of every file's hash, an entry may be anything
+                if kept is not None and kept.provenance.get("files") and sha256_json(kept.provenance.get("key")) == digest:
+                    return kept
+                shutil.rmtree(folder)
             work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
             try:
                 copy_layout(base, work)

@@ -315,9 +315,29 @@ class Harness:
         calibration = self.calibration(target)
         return None if calibration is None else calibration.ranges
 
-    def gates(self, precision: Precision) -> list[Gate]:
-        """The default gates of a precision with the project's own put over them."""
-        return gates_for(precision, self.config.gates)
+    def gates(self, precision: Precision, model: str | None = None) -> list[Gate]:
+        """The default gates of a precision with the project's own put over them.
+
+        Args:
+            precision: What is judged.
+            model: Of which model; without, every gate that any model has.
+        """
+        return gates_for(precision, self.config.gates, normalized=model is None or self.normalizes(model))
+
+    def normalizes(self, model: str) -> bool:
+        """Whether a model's vectors are of unit length, as a golden of it says: where verdicts are verified, no model lies."""
+
+        def find() -> bool:
+            for suite in self.config.suites:
+                try:
+                    golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
+                except QguardError:
+                    continue
+                if isinstance(declared := golden.manifest.get("pipeline"), dict):
+                    return bool(declared.get("normalize"))
+            return self.model(model).pipeline.normalize
+
+        return self._once(("normalizes", model), find)  # type: ignore[no-any-return]
 
     def checks(self, target: Target, family: str) -> list[Check]:
         """All checks of one metric family: ``embedding similarity ranking artifact invariance robustness task``."""
@@ -338,7 +358,7 @@ class Harness:
             return self._robustness(target)
         else:
             measured = measure(self.comparison(target), family)
-        gates = self.gates(target.precision)
+        gates = self.gates(target.precision, target.model)
         if family == "artifact":  # what a file does not hold is not measured in it
             lost = {g.metric for g in gates if g.metric.startswith("artifact.")} - {m.name for m in measured}
             if lost:

@@ -13,6 +13,13 @@ from qguard.files import inside
 HUB_FILES = (
     "*.json", "*.safetensors", "*.txt", "*.model", "model.onnx", "model.onnx_data", "onnx/model.onnx", "onnx/model.onnx_data",
 )  # fmt: skip
+# What people call the folders that hold their models, and the files in them: such a name is never looked up on the hub
+_FOLDERS = {
+    "model", "models", "checkpoint", "checkpoints", "ckpt", "weights", "artifact", "artifacts", "output", "outputs", "out",
+    "export", "exports", "build", "dist", "data", "assets", "resources", "tmp", "local", "saved", "trained", "finetuned", "onnx",
+    "src", "tests",
+}  # fmt: skip
+_FILES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".zip", ".tar", ".gz")
 
 
 def locate(name: str, ref: str, revision: str | None = None, files: tuple[str, ...] = HUB_FILES) -> Path:
@@ -20,7 +27,8 @@ def locate(name: str, ref: str, revision: str | None = None, files: tuple[str, .
 
     Args:
         name: The configuration's name for the model, for messages.
-        ref: ``package:NAME/PATH`` (a distribution or import package, and what is meant inside it), a local path, or a hub id.
+        ref: ``package:NAME/PATH`` (a distribution or import package, and what is meant inside it), a local path, or a hub id;
+            ``hf:ORG/NAME`` is a hub id whatever lies in the working folder.
         revision: Branch, tag or commit; hub ids only.
         files: What to fetch from the hub.
 
@@ -29,12 +37,29 @@ def locate(name: str, ref: str, revision: str | None = None, files: tuple[str, .
     """
     if ref.startswith("package:"):
         return _in_package(ref)
+    if ref.startswith("hf:"):
+        return _in_hub(name, ref.removeprefix("hf:"), revision, files)
     path = Path(ref).expanduser()
     if _usable(path):
         return path.resolve()
-    if ref.startswith((".", "/", "~")) or ref.count("/") > 1 or path.exists():
-        raise ModelProblem(f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout")
+    if _looks_local(ref, path):
+        hub = f"; for a hub id of that name: hf:{ref}" if ref.count("/") == 1 and not ref.startswith((".", "/", "~")) else ""
+        raise ModelProblem(f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout{hub}")
     return _in_hub(name, ref, revision, files)
+
+
+def _looks_local(ref: str, path: Path) -> bool:
+    """Whether a reference without a file behind it was meant as a path: somebody on the hub may own that name."""
+    first, _, rest = ref.replace("\\", "/").partition("/")
+    return bool(
+        ref.startswith((".", "/", "~"))
+        or "\\" in ref
+        or ref.count("/") > 1
+        or ref.endswith("/")
+        or path.suffix in _FILES
+        or path.exists()
+        or (rest and (first.lower() in _FOLDERS or Path(first).exists()))
+    )
 
 
 def _usable(path: Path) -> bool:

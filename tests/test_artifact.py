@@ -67,3 +67,30 @@ def test_an_int8_file_holds_nothing_that_no_node_reads(int8):
 
     graph = onnx.load(str(int8.file)).graph
     assert {t.name for t in graph.initializer} <= {name for node in graph.node for name in node.input}
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "of another", "without files"])
+def test_a_cache_entry_is_what_its_record_says_or_is_built_again(minilm, tmp_path, monkeypatch, damage):
+    import json
+
+    from qguard.artifact import PROVENANCE, build_cached
+
+    monkeypatch.setenv("QGUARD_CACHE", str(tmp_path))
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        (folder / "model.safetensors").write_bytes((minilm.folder / "model.safetensors").read_bytes())
+
+    key = {"model": "m", "precision": "fp32-torch"}
+    record = build_cached(key, minilm, build).folder / PROVENANCE
+    found = json.loads(record.read_text())
+    if damage == "missing":
+        record.unlink()
+    elif damage == "of another":
+        record.write_text(json.dumps({**found, "key": {"model": "other"}}))
+    elif damage == "without files":
+        record.write_text(json.dumps({**found, "files": {}}))
+    again = build_cached(key, minilm, build)
+    assert len(built) == (1 if damage == "none" else 2)
+    assert again.provenance == found

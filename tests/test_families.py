@@ -181,3 +181,80 @@ def test_a_product_is_one_matmul_however_it_was_exported(form):
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
     (y,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     assert np.allclose(y, x @ w + b, atol=1e-6)
+
+
+def values_of(base, name):
+    chosen = parse_precision(name)
+    artifact = chosen.build(base)
+    return artifact, {m.name: m for m in measure_artifact(artifact, base, chosen.recipe, artifact.runtime(chosen.runtime))}
+
+
+def without_pooler(folder):
+    """As checkpoints are that were saved with another head: Transformers then fills the pooler with noise."""
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = {k: v for k, v in load_file(file).items() if not k.startswith("pooler.")}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("family", ["mpnet", "qwen3", "bert"])
+def test_torchs_int8_counts_what_the_checkpoint_has(family, texts, tmp_path, monkeypatch):
+    base = resolve(family, str(without_pooler(families.write(family, tmp_path / family))))
+    files = []
+    for again in ("first", "second"):
+        monkeypatch.setenv("QGUARD_CACHE", str(tmp_path / again))
+        artifact, held = values_of(base, "int8@torch")
+        assert (held["artifact.quantized_ops"].value, held["artifact.quantized_bytes"].value) == (1, 1)
+        files.append(artifact.weight_files[0].read_bytes())
+    assert files[0] == files[1]
+    assert b"pooler" not in files[0]
+    want, found = (open_encoder("torch", a.folder, a.pipeline, "fp32").encode(texts) for a in (base, artifact))
+    assert loss(found, want)[0] >= 0.99
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_size_is_held_against_four_bytes_a_parameter(model, dtype, tmp_path):
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(model("roberta").folder, tmp_path / "model")
+    file = folder / "model.safetensors"
+    save_file({k: v.to(getattr(torch, dtype)) for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    base = resolve("half", str(folder))
+    assert base.fp32_bytes == pytest.approx(model("roberta").fp32_bytes, rel=1e-3)
+    assert model("roberta").fp32_bytes == (model("roberta").root / "model.safetensors").stat().st_size
+    for name, most in {"fp16@torch": 0.52, "int8-weight": 0.36, "fp32": 1.01}.items():
+        assert values_of(base, name)[1]["artifact.size_ratio"].value <= most, name
+
+
+def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
+    import json
+
+    from qguard import golden
+    from qguard.attest.policy import gates_in_force
+    from qguard.config import load_config
+    from qguard.harness import Harness, Target
+
+    families.write("roberta", tmp_path / "raw", normalize=False)
+    families.write("roberta", tmp_path / "unit")
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nraw = "raw"\nunit = "unit"\n'
+        '[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+    )
+    harness, int8 = Harness(load_config(tmp_path)), parse_precision("int8")
+    bounds = {}
+    for name in ("raw", "unit"):
+        golden.record(harness.model(name), harness.suite("own"), harness.config.golden_root, "first")
+        checks = harness.checks(Target(int8, name, "own"), "embedding")
+        bounds[name] = next(c.bound for c in checks if c.name == "embedding.norm_error")
+        assert ("embedding.norm_error" in gates_in_force(harness, int8, name)) is (name == "unit")
+    assert bounds == {"raw": None, "unit": "<= 0.02"}
+    with (tmp_path / "pyproject.toml").open("a") as file:
+        file.write('[tool.qguard.gates.int8]\n"embedding.norm_error" = "<= 0.5"\n')
+    checks = Harness(load_config(tmp_path)).checks(Target(int8, "raw", "own"), "embedding")
+    assert next(c.bound for c in checks if c.name == "embedding.norm_error") == "<= 0.5"

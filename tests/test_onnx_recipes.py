@@ -38,8 +38,15 @@ def test_files_and_vectors_are_as_promised(harness, name):
     assert ((found * kept).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(kept, axis=1)).min() >= cosine
 
 
+def test_activations_of_8_bit_weights_are_rounded_and_the_file_says_so(harness):
+    """What docs/recipes.md says of them."""
+    holds = {n: harness.holds(Target(parse_precision(n), "minilm", "core")) for n in ("int8-weight", "int4")}
+    assert holds["int8-weight"] == "36 x I8 block 32 integer with dynamic activations"
+    assert holds["int4"] == "36 x I4 block 32 float"
+
+
 def test_a_text_alone_is_the_text_in_a_batch(harness):
-    """No activation is quantized, so none depends on a neighbour; kernels of other shapes differ by rounding."""
+    """Activations are rounded by blocks of one token: none depends on a neighbour; other shapes differ by float rounding."""
     ids = sorted(harness.golden("minilm", "core").token_ids, key=len)[400:408]
     encoder = harness.encoder(parse_precision("int8-weight"), "minilm")
     alone = encoder.encode_batches(ids, [[i] for i in range(8)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -164,6 +165,27 @@ def test_a_reference_to_nothing_is_named(ref, message, monkeypatch):
         resolve("m", ref)
 
 
+@pytest.mark.parametrize("ref", ["models/x", "Models/x", "ours/x", "x/", "a\\b", "org/model.onnx", "org/x.bin", "a/b/c"])
+def test_what_looks_like_a_path_is_never_asked_of_the_hub(ref, tmp_path, monkeypatch):
+    """Somebody else may own that name there."""
+    (tmp_path / "ours").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qguard.location._in_hub", lambda *_: pytest.fail("the hub was asked"))
+    hint = f"for a hub id of that name: hf:{ref}" if ref in ("models/x", "ours/x") else "expected a folder"
+    with pytest.raises(ModelProblem, match=f"{re.escape(ref)} is not a folder.*{hint}"):
+        resolve("m", ref)
+
+
+def test_a_hub_id_is_asked_of_the_hub_whatever_lies_here(minilm, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("qguard.location._in_hub", lambda name, ref, *_: asked.append(ref) or minilm.folder)
+    for ref in ("hf:models/x", "org/name", "all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"):
+        resolve("m", ref)
+    assert asked == ["models/x", "org/name", "all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"]
+
+
 def test_the_same_weights_from_elsewhere_are_the_same_model(folder, minilm):
     """Names of shards, the order of tensors and position_ids buffers do not make another model."""
     from safetensors.numpy import load_file, save_file
@@ -180,3 +202,14 @@ def test_the_same_weights_from_elsewhere_are_the_same_model(folder, minilm):
     for shard in ("a.safetensors", "b.safetensors"):
         save_file({n: tensors[n] for n in names if half[n] == shard}, folder / shard, metadata={"format": "pt"})
     assert resolve("m", str(folder)).weight_sha256 != minilm.weight_sha256
+
+
+def test_a_path_of_the_configuration_is_never_asked_of_the_hub(tmp_path, monkeypatch):
+    from qguard.config import load_config
+
+    (tmp_path / "project" / "ours").mkdir(parents=True)
+    (tmp_path / "project" / "pyproject.toml").write_text('[tool.qguard.models]\nm = "ours/x"\nh = "hf:ours/x"\n')
+    monkeypatch.chdir(tmp_path)
+    config = load_config(tmp_path / "project")
+    assert config.model_ref("m") == str(tmp_path / "project" / "ours" / "x")
+    assert config.model_ref("h") == "hf:ours/x"

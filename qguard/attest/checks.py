@@ -27,7 +27,7 @@ def refuse_checks(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
 def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFacts) -> Iterator[Refusal]:
     recorded = {k: g.model_dump() for k, g in verdict.gates.items()}
     # a gate that is laxer as a whole was named once; here are values whose own bound is
-    now = {k: g for k, g in gates_in_force(asked.harness, asked.precision).items() if not laxer(recorded.get(k), g)}
+    now = {k: g for k, g in gates_in_force(asked.harness, asked.precision, asked.model).items() if not laxer(recorded.get(k), g)}
     for c in facts.checks:
         part = f"{suite}/{c.label}"
         judged = c.value if c.judged is None else c.judged
@@ -56,7 +56,8 @@ def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> It
     tried = harness.tries_robustness(asked.precision) and harness.config.robustness.mode == "gate"
     also = [*(["memory"] if harness.timing.buckets(asked.precision) else []), *(["robustness"] if tried else [])]
     judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
-    both = {k: g.model_dump() for k, g in verdict.gates.items() if k in gates_in_force(asked.harness, asked.precision)}
+    in_force = gates_in_force(asked.harness, asked.precision, asked.model)
+    both = {k: g.model_dump() for k, g in verdict.gates.items() if k in in_force}
     if lost := [k for k in must_judge(both, suite, also) if k not in judged]:
         yield Refusal(f"suite {name}", f"a value of {listed(lost)}", "none", asked.again)
     if slices := [k for k in both if k.endswith("[*]") and not k.startswith(("latency.", "task."))]:

@@ -59,6 +59,6 @@ def evidence(harness: Harness, target: Target) -> dict[str, Any]:
         "suite": {"name": target.suite, "sha256": suite.sha256, "texts": len(suite.texts), "slices": suite.slice_names},
         "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},
         "scope": harness.scope(target).to_json(),
-        "gates": gates_in_force(harness, precision),
+        "gates": gates_in_force(harness, precision, target.model),
         "host": host(),
     }  # fmt: skip

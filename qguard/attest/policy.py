@@ -20,12 +20,13 @@ PRINTED = 1e-6
 Gates = dict[str, dict[str, str]]
 
 
-def gates_in_force(harness: Harness, precision: Precision) -> Gates:
+def gates_in_force(harness: Harness, precision: Precision, model: str) -> Gates:
     """Every gate of a precision that needs no baseline, by its key.
 
     Args:
         harness: Its configuration is asked, nothing is measured.
         precision: What is judged.
+        model: The name of the model that it is of.
 
     Returns:
         ``METRIC`` or ``METRIC[SLICE]`` → ``bound`` and ``on``, as :class:`qguard.config.tables.GateConfig` has them.
@@ -34,7 +35,7 @@ def gates_in_force(harness: Harness, precision: Precision) -> Gates:
     for name, bound in BOUNDS.items():
         if name != "artifact.granularity" or (recipe.granularity is not None and recipe.weights.startswith("I")):
             found[name] = {"bound": bound, "on": "value"}
-    for gate in harness.gates(precision):
+    for gate in harness.gates(precision, model):
         found[_key(gate)] = {"bound": f"{gate.op} {gate.bound:g}", "on": gate.on}
     latency = harness.config.latency
     if latency.mode == "gate":

@@ -123,7 +123,7 @@ def _gates(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     recorded = {k: g.model_dump() for k, g in verdict.gates.items()}
     if sha256_json(recorded) != verdict.gates_sha256:
         yield Refusal("gates", f"gates with the SHA-256 {verdict.gates_sha256[:12]}…", "others", f"it was edited: {asked.again}")
-    for key, now in gates_in_force(asked.harness, asked.precision).items():
+    for key, now in gates_in_force(asked.harness, asked.precision, asked.model).items():
         then = recorded.get(key)
         if laxer(then, now):
             found = "no such gate" if then is None else f"{_gate(then)} when it was judged"

@@ -27,7 +27,7 @@ golden = "golden"        # recorded fp32 outputs; commit this folder
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("ref", metavar="MODEL", help="hub id, folder, or package:NAME/PATH")
+    parser.add_argument("ref", metavar="MODEL", help="hub id (also hf:ORG/NAME), folder, or package:NAME/PATH")
     parser.add_argument("--name", metavar="NAME", help="of the model in the configuration (default: the reference's last part)")
     parser.add_argument(
         "--precision", metavar="NAME[@RUNTIME]", help="also derive its gates, as qguard tolerances does (a minute)"
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from qguard.models import resolve
     from qguard.precisions import parse_precision
 
-    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", args.ref.removeprefix("package:").rstrip("/").split("/")[-1]).strip("-")
+    last = re.split(r"[/:]", args.ref.rstrip("/"))[-1]
+    name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-")
     keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
     settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
     file = Path("pyproject.toml")

@@ -209,8 +209,11 @@ class Config(BaseModel):
         return settings | {k: self._located(settings[k]) for k in ("tokenizer",) if k in settings}
 
     def _located(self, ref: str) -> str:
+        if ref.startswith(("package:", "hf:")):
+            return ref
         local = self.folder / ref
-        return str(local) if not ref.startswith("package:") and local.exists() else ref
+        # what is missing in a folder that is here was meant to be there, and is not looked up on the hub
+        return str(local) if local.exists() or (local.parent != self.folder and local.parent.exists()) else ref
 
 
 def load_config(path: Path) -> Config:

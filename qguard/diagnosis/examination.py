@@ -132,7 +132,7 @@ class Examination:
         """All checks of accuracy on the whole suite."""
         compared = self.harness.compared(self.target, vectors)
         families = families_of(self.harness.suite(self.target.suite))
-        gates = self.harness.gates(self.target.precision)
+        gates = self.harness.gates(self.target.precision, self.target.model)
         measured = [m for f in families for m in measure(compared, f)]
         if all(g.on == "value" for g in gates):  # no gate asks for an interval
             measured = [replace(m, uncertainty=None) for m in measured]

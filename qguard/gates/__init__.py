@@ -103,18 +103,28 @@ def parse_bound(key: str, bound: str) -> tuple[str, float]:
     return limit["op"], float(limit["number"])
 
 
-def gates_for(precision: Precision, configured: Mapping[str, Mapping[str, str | GateConfig]]) -> list[Gate]:
+# default gates that mean something of vectors of unit length alone
+_OF_UNIT_LENGTH = ("embedding.norm_error",)
+
+
+def gates_for(
+    precision: Precision, configured: Mapping[str, Mapping[str, str | GateConfig]], *, normalized: bool = True
+) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 
     Args:
         precision: With quantized vectors, the model's own gates bound its files alone, and those of the vectors the rest.
         configured: ``[tool.qguard.gates]``, by name: ``int8``, ``int8@onnx``; ``+binary``, ``int8+binary``,
             ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe.
+        normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
+            no default bounds it.
 
     Without defaults of its own a recipe has those of its name before the first ``-``: int8-legacy is judged as int8.
     """
     base, runtime = precision.base, precision.runtime
     bounds = _merged(DEFAULTS, (_judged_as(base, DEFAULTS), f"{base}@{runtime}"))
+    if not normalized and precision.vectors == FLOAT:
+        bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
     own = _merged(configured, names)
     if precision.vectors != FLOAT:

@@ -51,6 +51,8 @@ _TORCHAO = ("torch", "torchao", "transformers", "safetensors")
 _NNCF = (*Recipe.packages, "nncf")
 # small tables of the embedding layer, a hundredth of the weights
 _TABLES = ("*position_embeddings*", "*token_type_embeddings*", "*relative_attention_bias*")
+# the tables of torch's files, whose other matrices are multiplied
+_LOOKUPS = ("*embeddings*", "*embed_tokens*", "*relative_attention_bias*")
 # (precision, runtime) → recipe
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
@@ -70,14 +72,14 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4", granularity=32, tables="I8", excluded=_TABLES),
     ("fp16", "onnx"): Recipe("qguard.precisions.half:fp16", "F16"),
     ("int8", "torch"): Recipe(
-        "qguard.precisions.torchao:int8", "I8", integer=True, granularity="per-channel", excluded=("*embeddings*",),
+        "qguard.precisions.torchao:int8", "I8", integer=True, granularity="per-channel", excluded=_LOOKUPS,
         packages=_TORCHAO, extra="torchao",
     ),
     ("int8-weight", "torch"): Recipe(
-        "qguard.precisions.torchao:int8_weight", "I8", granularity="per-channel", excluded=("*embeddings*",),
+        "qguard.precisions.torchao:int8_weight", "I8", granularity="per-channel", excluded=_LOOKUPS,
         packages=_TORCHAO, extra="torchao",
     ),
-    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True, excluded=("*embeddings*",)),
+    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True, excluded=_LOOKUPS),
     ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
     ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", calibrated=True, extra="openvino"),
     ("int8", "openvino"): Recipe(

@@ -1,6 +1,7 @@
-"""Weight-only precisions in ONNX Runtime: the weights in 8 or 4 bits by blocks, every multiplication in float.
+"""Weight-only precisions in ONNX Runtime: the weights are stored in 8 or 4 bits by blocks, and no text calibrates them.
 
-What a text's vector is does not depend on its neighbours in the batch, because no activation is quantized.
+With 8 bits, ONNX Runtime also rounds activations to 8 bits, by blocks of one token's values as they come (accuracy level 4);
+with 4 bits it multiplies floats. Either way a text's vector does not depend on its neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from qguard.precisions.export import onnx_file
 from qguard.precisions.products import plain_products
 
 BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
+INTEGERS = 4  # accuracy level at which activations are rounded too; level 0 keeps them float, and is far slower
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -42,7 +44,7 @@ def _quantize(model: Model, folder: Path, bits: int) -> None:
     quantize_embeddings(graph)
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     config = (
-        quantizers.DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=8)
+        quantizers.DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, accuracy_level=INTEGERS, bits=8)
         if bits == 8
         else quantizers.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)  # loses a quarter less than rounding to nearest
     )

@@ -184,7 +184,7 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
             "versions": {k: v for k, v in installed(*_PACKAGES).items() if v != "absent"},
             "cpu": cpu()[0],
             "cpu_class": cpu_class(),
-            "gates": {_key(g): f"{g.op} {g.bound:g}" for g in harness.gates(target.precision)},
+            "gates": {_key(g): f"{g.op} {g.bound:g}" for g in harness.gates(target.precision, target.model)},
         }
     }
 

@@ -30,7 +30,7 @@ def proposals_for(harness: Harness, precision: Precision, say: Callable[[str], N
         for run in repeated_runs(harness, target, families):
             say(f"{target}: {run.name}")
             runs.append(run)
-        for proposal in propose(runs, gates):
+        for proposal in propose(runs, harness.gates(precision, target.model)):
             found.setdefault(proposal.key, []).append(proposal)
     return [loosest(each) for each in found.values()]
 
