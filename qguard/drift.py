@@ -15,8 +15,17 @@ from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
     from qguard.harness import Harness, Target
+    from qguard.precisions import Precision
 
 SAMPLE = 64  # texts: half of them the worst, half spread over the suite
+# The least mean cosine to fp32 that rounding explains, by element type of the weights. One scale a tensor leaves .93 to .96 of
+# 8 bits and random tokens as calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less.
+EXPLAINED = {"F32": 0.999, "F16": 0.99, "BF16": 0.99, "I8": 0.9, "I4": 0.8}
+ELSEWHERE = "the artifact computes something else"
+CHECK = (
+    "Check that it is made from this model and revision, which of its outputs is read, its pooling, Dense heads and "
+    "normalization, its attention mask, positions and padding side, and its prompts"
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class Cause:
 
     Attributes:
         kind: ``stack``: fp32 itself differs. ``loss``: fp32 still gives the golden, so the quantization does it.
-            ``artifact``: the same of a file that is itself fp32. ``unknown``: fp32 could not be run.
+            ``artifact``: the same of a file that is itself fp32, or whose vectors are further from fp32's than its recipe can
+            bring them. ``unknown``: fp32 could not be run.
         words: One paragraph that begins with the answer.
     """
 
@@ -39,6 +49,18 @@ def sample(comparison: Comparison, size: int = SAMPLE) -> list[int]:
     worst = np.argsort((golden * candidate).sum(1), kind="stable")[: size // 2].tolist()
     spread = np.linspace(0, len(golden) - 1, min(len(golden), size - len(worst))).astype(int).tolist()
     return sorted({*worst, *spread})
+
+
+def too_far(comparison: Comparison, precision: Precision) -> str:
+    """How far a candidate is from fp32, where rounding does not explain it; else empty.
+
+    Args:
+        comparison: Of float32 vectors.
+        precision: What the candidate should be.
+    """
+    golden, candidate = comparison.units
+    mean, least = float((golden * candidate).sum(1).mean()), EXPLAINED[precision.recipe.weights]
+    return "" if mean >= least else f"its mean cosine to fp32 is {mean:.4f}, and {precision.plain} loses no more than to {least}"
 
 
 def find_cause(harness: Harness, target: Target) -> Cause:
@@ -64,11 +86,13 @@ def find_cause(harness: Harness, target: Target) -> Cause:
     reproduces = (
         f"{name} still reproduces the golden to {max(float(change.max()), 1e-7):.0e} on {len(rows)} texts, the worst among them"
     )
+    if far := too_far(comparison, target.precision):
+        return Cause("artifact", f"{ELSEWHERE}: {reproduces}, but {far}. {CHECK}")
     if target.precision.vectors != FLOAT:
         what = "the vectors" if target.precision.base == "fp32" else "the model or its vectors"
         return Cause("loss", f"loss by quantizing {what}: {reproduces}")
     if target.precision.base == "fp32":
-        return Cause("artifact", f"the artifact computes something else: {reproduces}; it is the file, not the stack")
+        return Cause("artifact", f"{ELSEWHERE}: {reproduces}; it is the file, not the stack")
     return Cause("loss", f"loss by quantization: {reproduces}")
 
 

@@ -127,6 +127,46 @@ def test_a_file_that_poses_as_fp32_is_told_from_both(small, per_tensor):
     assert " why: the artifact computes something else: fp32@onnx still reproduces the golden" in text
 
 
+@pytest.fixture(scope="module")
+def of_another_model(fp32_onnx, tmp_path_factory):
+    """A file whose word table is that of another vocabulary: every row is the next word's."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(fp32_onnx))
+    table = next(t for t in graph.graph.initializer if t.name.endswith("word_embeddings.weight"))
+    table.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(table), 1, axis=0), table.name))
+    file = tmp_path_factory.mktemp("other") / "m.onnx"
+    onnx.save(graph, str(file))
+    return file
+
+
+def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_model):
+    harness = Harness(load_config(small), of_another_model)
+    (target,) = harness.targets([parse_precision("int8-dynamic")])
+    text = failure(harness, "int8-dynamic")
+    assert "why: the artifact computes something else: fp32@onnx still reproduces the golden to " in text
+    assert "the worst among them, but its mean cosine to fp32 is 0." in text
+    assert "and int8-dynamic loses no more than to 0.9. Check that it is made from" in text
+    assert "Check that it is made from this model and revision, which of its outputs is read" in text
+    assert "loss by quantization" not in text
+    assert "agree to it" not in text
+    assert harness.cause(target).kind == "artifact"
+
+
+@pytest.mark.parametrize("layers_only", [False, True])
+def test_a_diagnosis_does_not_call_another_model_sound(small, of_another_model, layers_only):
+    from qguard.diagnosis.examination import Examination
+
+    harness = Harness(load_config(small), of_another_model)
+    (target,) = harness.targets([parse_precision("int8-dynamic")])
+    found = Examination(harness, target, 16).run(layers_only=layers_only)
+    assert found.fault
+    assert found.conclusion.startswith("The artifact computes something else: its mean cosine to fp32 is 0.")
+    assert "Check that it is made from this model and revision" in found.conclusion
+    assert "No stage is wrong" not in found.conclusion
+
+
 def test_where_fp32_cannot_be_run_the_question_stays_open(small, per_tensor, monkeypatch):
     harness = Harness(load_config(small), per_tensor)
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cpu import saturates
 from qguard.diagnosis.sites import LINEAR, Net, Site
-from qguard.encoders.onnx import EXACT
+from qguard.encoders.unsigned import unsigned_weights
 from qguard.errors import ArtifactProblem
 from qguard.precisions.attention import PROJECTIONS
 
@@ -96,7 +97,7 @@ class Runner:
         net: The graph.
         names: Tensors to give.
         given: Tensors that are fed in place of what the graph computes.
-        exact: Run with :data:`qguard.encoders.onnx.EXACT`.
+        exact: Compute what :data:`qguard.encoders.onnx.EXACT` gives, on every CPU.
 
     Raises:
         ArtifactProblem: when ONNX Runtime cannot load the graph.
@@ -121,8 +122,8 @@ class Runner:
         )
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        if exact:
-            options.add_session_config_entry(EXACT, "1")
+        if exact and saturates():
+            unsigned_weights(model)
         # every wanted tensor must exist: what is fused away cannot be given
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:

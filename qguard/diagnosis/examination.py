@@ -96,16 +96,23 @@ class Examination:
         notes: list[str] = []
         checks: list[Check] = []
         rows = np.linspace(0, len(self.ids) - 1, min(self.texts, len(self.ids))).astype(int).tolist()
-        if not layers_only:
-            try:
+        suite, far = self.harness.suite(self.target.suite, self.target.model), ""
+        try:
+            encoder = self.harness.encoder(self.target.precision, self.target.model)
+            if layers_only:
+                left_out = set(range(len(self.ids))) - set(rows)
+                vectors = encoder.encode_ids([self.own_ids[i] for i in rows])
+                compared = Comparison.of(suite.without(left_out), golden.vectors[rows], vectors)
+            else:
                 with progress("judging the suite", 1) as advance:
-                    vectors = self.harness.encoder(self.target.precision, self.target.model).encode_ids(self.own_ids)
+                    vectors = encoder.encode_ids(self.own_ids)
                     advance()
-                suite = self.harness.suite(self.target.suite, self.target.model)
-                rows = drift.sample(Comparison.of(suite, golden.vectors, vectors), self.texts)
-                checks = self.accuracy(vectors)
-            except QguardError as e:
-                notes.append(f"the suite could not be judged: {e}")
+                compared = Comparison.of(suite, golden.vectors, vectors)
+                rows = drift.sample(compared, self.texts)
+            far = drift.too_far(compared, self.target.precision)
+            checks = [] if layers_only else self.accuracy(vectors)
+        except QguardError as e:
+            notes.append(f"the suite could not be judged: {e}")
         layers: list[LayerError] = []
         try:
             layers = self.layers([self.ids[i] for i in rows])
@@ -116,7 +123,7 @@ class Examination:
         others = () if layers_only else self.others(self.harness, self.target)
         wrong = [s for s in found if s.fault]
         exclusion = None
-        if failed and not wrong:
+        if failed and not wrong and not far:
             try:
                 exclusion = self.exclude(rows)
             except ArtifactProblem as e:
@@ -124,7 +131,7 @@ class Examination:
         failing = (*(f"{c.label} {c.judged:.4f}, gate {c.bound}" for c in failed), *others)
         recipe = self.target.precision.recipe
         worst = tuple(ranked(layers, recipe))
-        conclusion, fault = conclude(found, worst, failing, exclusion, recipe, self.artifact, judged=bool(checks))
+        conclusion, fault = conclude(found, worst, failing, exclusion, recipe, self.artifact, judged=bool(checks), far=far)
         names = str(self.target.precision), self.target.model, self.target.suite
         return Diagnosis(*names, len(rows), failing, tuple(found), worst, exclusion, tuple(notes), conclusion, fault)
 

@@ -10,6 +10,7 @@ from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
 from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
 from qguard.diagnosis.stages import Stage
+from qguard.drift import CHECK, ELSEWHERE
 from qguard.gates.check import Check
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
@@ -67,11 +68,15 @@ def conclude(
     artifact: Artifact,
     *,
     judged: bool,
+    far: str = "",
 ) -> tuple[str, bool]:
-    """The conclusion, and whether anything is wrong."""
+    """The conclusion, and whether anything is wrong; ``far`` as of :func:`qguard.drift.too_far`."""
     if wrong := [s for s in stages if s.fault]:
         first = wrong[0]
         return f"It is the {first.name}: {first.words}. Excluding layers would not help; mend this first.", True
+    if far:
+        words = "No stage by itself explains it" if stages else "No stage could be compared"
+        return f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}: {far}. {words}. {CHECK}.", True
     bad = damaged(layers, recipe)
     worst = f"largest own error: {named(layers[0])}, {layers[0].own:.1%}" if layers else "layers could not be compared"
     if bad and len(bad) <= max(2, len(layers) // 8):

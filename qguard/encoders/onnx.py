@@ -37,6 +37,16 @@ def exact_products(file: Path) -> bool:
     return found.get(EXACT) == "1"
 
 
+def _unsigned(file: Path) -> bytes:
+    import onnx
+
+    from qguard.encoders.unsigned import unsigned_weights
+
+    model = onnx.load(str(file))
+    unsigned_weights(model)
+    return bytes(model.SerializeToString())
+
+
 class OnnxRuntime:
     """An ONNX transformer, ours or another tool's: input and output names are found out, not assumed.
 
@@ -60,12 +70,16 @@ class OnnxRuntime:
         # kept blocks pay from the second pass on, and an encoder makes one; what is timed keeps ONNX Runtime's own setting
         options.enable_cpu_mem_arena = threads is not None
         options.log_severity_level = 3
-        if saturates() and exact_products(file):
-            options.add_session_config_entry(EXACT, "1")
+        source: str | bytes = str(file)
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        if saturates() and exact_products(file):
+            if optimise:
+                options.add_session_config_entry(EXACT, "1")
+            else:
+                source = _unsigned(file)
         try:
-            self.session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # ONNX Runtime's own exception types differ by build
             raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
         self.feeds = Feeds({i.name: i.type for i in self.session.get_inputs()}, file)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qguard.drift import ELSEWHERE
 from qguard.vectors import FLOAT
 
 # what users see comes first, then what explains it
@@ -190,6 +191,8 @@ def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[
             given = " --artifact PATH" if source == "--artifact" else ""
             look = f"qguard diagnose --precision {name}{given} --model {run['model']} --suite {suite}"
             steps.append(Step("See at which stage and layer it is lost", look))
+        if cause.startswith(ELSEWHERE):
+            return steps  # a bound that lets another model pass is no agreement
         others = dict.fromkeys([name, "int8", "int8-weight", "bf16@openvino"])
         steps.append(Step("See which precision holds", f"qguard compare --precision {','.join(others)} --suite {suite}"))
     if "latency" in families:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from qguard.drift import ELSEWHERE
 from qguard.gates.check import Check
 from qguard.report.headline import headline, texts_of
 from qguard.vectors import FLOAT
@@ -91,9 +92,11 @@ def _next(precision: str, suite: str, failed: list[Check], cause: str, fp32: str
         steps = [("see where it is lost", diagnose)]
     elif not cause and not first.name.startswith("robustness."):
         steps = [("tell drift of the stack from loss", f"pytest --precision {fp32} --qguard-suite {suite}")]
-    elif not first.name.startswith("invariance."):
+    elif not first.name.startswith("invariance.") and not cause.startswith(ELSEWHERE):
         others = ",".join(dict.fromkeys([model, "int8", "int8-weight"]))
         steps = [("see what holds", f"qguard compare --precision {others} --suite {suite}")]
+    if cause.startswith(ELSEWHERE):
+        return steps  # a bound that lets another model pass is no agreement
     op = (first.bound or "").split()[0]
     # four digits, rounded to the side on which the gate holds
     passing = (math.floor if op == ">=" else math.ceil)(first.judged * 1e4) / 1e4
