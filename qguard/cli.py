@@ -9,6 +9,7 @@ from qguard import __version__
 from qguard.commands import add_commands
 from qguard.completion import SHELLS, PrintCompletion
 from qguard.errors import QguardError
+from qguard.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except QguardError as e:
-        print(f"qguard: {e}", file=sys.stderr)
+        say(f"qguard: {e}", sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         return 130

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qguard.commands import add_selection, harness_of
 from qguard.errors import UsageProblem
+from qguard.visible import say
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,5 +43,5 @@ def run(args: argparse.Namespace) -> int:
             raise UsageProblem('accepting needs a reason for its reviewers: --reason "…"')  # before minutes of measuring
         report, root = measure_now(harness, precisions, lambda what: print(f"{what} …", file=sys.stderr)), config.golden_root
     lines = accept(report, root, args.reason, args.lower)
-    print("\n".join(lines) or "nothing new: every value is the accepted one, or the report holds none that can be accepted")
+    say("\n".join(lines) or "nothing new: every value is the accepted one, or the report holds none that can be accepted")
     return 0

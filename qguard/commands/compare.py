@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from qguard.commands import add_json, add_precision, add_selection, harness_of
+from qguard.visible import visible
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for row in rows:
         for text in (row.error,) if row.error else row.failed:
-            out.print(f"{row.precision} {row.model} {row.suite}: {text}", markup=False)
+            out.print(visible(f"{row.precision} {row.model} {row.suite}: {text}"), markup=False)
     if args.json:
         try:
             write_atomic(args.json, dump_json(to_json(rows)))

@@ -7,6 +7,7 @@ import sys
 
 from qguard.commands import add_command, add_selection, harness_of, selected
 from qguard.errors import QguardError, UsageProblem
+from qguard.visible import say
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +46,12 @@ def _update(args: argparse.Namespace) -> int:
         try:
             review = golden.record(
                 harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason,
-                accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: print(r.words, flush=True),
+                accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words),
             )  # fmt: skip
         except UsageProblem:
             raise
         except QguardError as e:  # one refusal does not keep the other goldens from being recorded
-            print(f"qguard: {e}", file=sys.stderr)
+            say(f"qguard: {e}", sys.stderr)
             status = e.exit_code
             continue
         done = "would be written (--dry-run)" if args.dry_run else "written"
@@ -77,7 +78,7 @@ def _check(args: argparse.Namespace) -> int:
         try:
             golden = harness.golden(model, suite)
             findings += audit.unfit(golden, accepted.read(folder)["scores"])
-            print(
+            say(
                 f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})"
             )
         except UsageProblem:
@@ -86,7 +87,7 @@ def _check(args: argparse.Namespace) -> int:
             findings.append(audit.Finding(f"{model}/{suite}", str(e), e.exit_code))
         findings += audit.unsigned(root, folder)
     for finding in findings:
-        print(finding, file=sys.stderr)
+        say(finding, sys.stderr)
     return max((f.exit_code for f in findings), default=0)
 
 
@@ -96,5 +97,5 @@ def _show(args: argparse.Namespace) -> int:
     harness = harness_of(args)
     for model, suite in selected(harness):
         found = golden.read(golden.golden_folder(harness.config.golden_root, model, suite))
-        print(golden.describe(found) if args.json else golden.words(found, args.texts))
+        say(golden.describe(found) if args.json else golden.words(found, args.texts))
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from qguard.commands import tolerances
 from qguard.errors import UsageProblem
 from qguard.pipeline import POOLING_MODES
+from qguard.visible import say
 
 INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
 [tool.qguard]
@@ -67,10 +68,10 @@ def run(args: argparse.Namespace) -> int:
         harness = Harness(load_config(Path()))
         review = golden.record(
             harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init",
-            show=lambda r: None if r.new else print(r.words),
+            show=lambda r: None if r.new else say(r.words),
         )  # fmt: skip
         without = review.without if review.new else ()
-        print("\n".join([f"golden/{name}/core: {'written' if review.changed else 'unchanged'}", *(f"  {w}" for w in without)]))
+        say("\n".join([f"golden/{name}/core: {'written' if review.changed else 'unchanged'}", *(f"  {w}" for w in without)]))
         if args.precision:
             reason = "first gates, by qguard init"
             tolerances.run(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))

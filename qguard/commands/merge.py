@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from qguard.errors import UsageProblem
+from qguard.visible import say
 
 _CODES = {"pass": 0, "fail": 1, "unmeasured": 3}
 
@@ -46,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
             write(report, path)
         except OSError as e:
             raise UsageProblem(f"cannot write {path}: {e.strerror or e}") from e
-    print("\n".join(table(report, shutil.get_terminal_size((100, 24)).columns)))
+    say("\n".join(table(report, shutil.get_terminal_size((100, 24)).columns)))
     return _CODES[report["verdict"]]

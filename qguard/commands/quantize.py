@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qguard.commands import add_precision, add_selection, harness_of
 from qguard.errors import UsageProblem
+from qguard.visible import say
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
         harness.refuse_overlap(precision, name, suite)
     artifact = harness.artifact(precision, name)
     write(artifact, args.out, force=args.force)
-    print(describe(artifact, harness.model(name), precision, args.out))
+    say(describe(artifact, harness.model(name), precision, args.out))
     return 0

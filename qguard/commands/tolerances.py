@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from qguard.commands import add_precision, add_selection, harness_of
+from qguard.visible import visible
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
         out.print(f"{precision}: margins from repeated runs and from a bootstrap over items", markup=False)
         out.print(tolerances.table(found))
         for idle in (p.idle for p in found if p.idle):
-            out.print(idle, markup=False)
+            out.print(visible(idle), markup=False)
         lines = tolerances.lines_for(found, args.reason)
         text = "\n".join([header(("tool", "qguard", "gates", name)), *(line(k, *v) for k, v in lines.items())])
-        out.print(text if lines else "every gate is as the data would have it", markup=False, soft_wrap=True)
+        out.print(visible(text) if lines else "every gate is as the data would have it", markup=False, soft_wrap=True)
         if args.write and lines:
             tolerances.refuse_unexplained(found, args.reason)
             write_table(file, name, lines)

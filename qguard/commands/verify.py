@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qguard.commands import add_config, add_json
 from qguard.errors import UsageProblem
+from qguard.visible import say
 
 if TYPE_CHECKING:
     from qguard.config import Config
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         except OSError as e:
             raise UsageProblem(f"--json {args.json}: cannot be written: {e.strerror or e}") from e
     for mend in dict.fromkeys(r.mend for r in refusals):
-        print("\n".join(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to mend it: {mend}", sep="\n")
+        say("\n".join([*(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to mend it: {mend}"]))
     if refusals:
         return 1
     signed = "signed by the given key" if found.authentic else "not authenticated: --key PUBLIC.pem checks a signature"

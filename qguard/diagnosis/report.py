@@ -8,6 +8,7 @@ from typing import Any
 from qguard.diagnosis import Diagnosis
 from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion, Unit
+from qguard.visible import visible
 
 SCHEMA = 1
 LISTED = 12
@@ -41,10 +42,10 @@ def show(diagnosis: Diagnosis, out: Any, every_layer: bool = False) -> None:
         every_layer: List all layers, not the worst :data:`LISTED`.
     """
     d = diagnosis
-    out.print(f"{d.precision}  {d.model}  {d.suite}: {d.conclusion}", markup=False)
+    out.print(visible(f"{d.precision}  {d.model}  {d.suite}: {d.conclusion}"), markup=False)
     out.print()
     for s in d.stages:
-        out.print(f"  {'✗' if s.fault else ' '} {s.name:<14} {s.words}", markup=False)
+        out.print(visible(f"  {'✗' if s.fault else ' '} {s.name:<14} {s.words}"), markup=False)
     if d.layers:
         out.print(_layers(d.layers if every_layer else d.layers[:LISTED], d))
     if d.exclusion:
@@ -53,7 +54,7 @@ def show(diagnosis: Diagnosis, out: Any, every_layer: bool = False) -> None:
         if lines:
             out.print(f"{title}:")
             for line in lines:
-                out.print(f"  {line}", markup=False)
+                out.print(visible(f"  {line}"), markup=False)
 
 
 def _layers(layers: tuple[LayerError, ...], diagnosis: Diagnosis) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qguard.plugin.state import GATE, RECORD, STATE, State
+from qguard.visible import visible
 
 if TYPE_CHECKING:
     from qguard.harness import Harness, Target
@@ -127,7 +128,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
             refuse_in_ci(config.getoption("golden_update_in_ci"))
     except QguardError as e:
-        raise pytest.UsageError(str(e)) from None
+        raise pytest.UsageError(visible(str(e))) from None
     config.stash[STATE] = state
     if asked is not None:
         _add_gate(config, state)
@@ -257,7 +258,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         lines.append("qguard: --precision belongs to another plugin here; use --qguard-precision")
     state = config.stash.get(STATE, None)
     if state is not None:
-        lines.append("qguard: " + ", ".join(map(str, state.targets)) + (" (strict)" if state.strict else ""))
+        lines.append("qguard: " + visible(", ".join(map(str, state.targets)), "") + (" (strict)" if state.strict else ""))
     return lines
 
 
@@ -314,7 +315,7 @@ def qguard_harness(request: pytest.FixtureRequest) -> Harness:
         try:
             state = request.config.stash[STATE] = _state(request.config, "all")
         except QguardError as e:
-            pytest.fail(str(e), pytrace=False)
+            pytest.fail(visible(str(e)), pytrace=False)
     return state.harness
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from qguard.plugin.outputs import JUnit, attest, findings, summarise
 from qguard.plugin.state import State
+from qguard.visible import visible
 
 # options that keep tests from a run
 _HIDES = ("-k", "-m", "--deselect", "--ignore", "--co", "--setup", "--lf", "--last-failed", "--sw", "--stepwise")
@@ -93,7 +94,7 @@ class Collector:
         if self.config.getoption("golden_update"):
             terminalreporter.section("qguard goldens")
             for line in self.lines:
-                terminalreporter.line(line)
+                terminalreporter.line(visible(line))
             return
         if self.nothing:
             terminalreporter.section("qguard: NOTHING WAS JUDGED", red=self.state.strict)
@@ -103,7 +104,7 @@ class Collector:
 
             terminalreporter.section(f"qguard: {self.state.report['verdict'].upper()}")
             for line in summary_lines(self.state.report):
-                terminalreporter.line(line, red="FAIL" in line)
+                terminalreporter.line(visible(line), red="FAIL" in line)
             if os.environ.get("GITHUB_ACTIONS") == "true":
                 from qguard.report.github import commands
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
+from qguard.visible import visible
 
 if TYPE_CHECKING:
     from qguard.gates.check import Check
@@ -70,7 +71,7 @@ class GateKeeper:
                 of = "generated text" if family == "robustness" else target.suite
                 diagnose = "" if cause and self._harness.cause(target).kind == "stack" else command(self._harness, target)
                 text = failure_text(str(target.precision), of, checks, changed, holds, fp32, cause, diagnose)
-                pytest.fail(text, pytrace=False)
+                pytest.fail(visible(text), pytrace=False)
         return checks
 
     def _details(self, target: Target, part: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class GateKeeper:
             hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
         text = latency_text(str(target.precision), checks)
         if any(c.outcome == "fail" for c in checks):
-            pytest.fail(text, pytrace=False)
+            pytest.fail(visible(text), pytrace=False)
         if not record["done"]:
             self._unmeasured(record, text)
         return checks
@@ -127,8 +128,8 @@ class GateKeeper:
         record["error"] = text
         state = self._item.config.stash.get(STATE, None)
         if state is None or state.strict:
-            raise pytest.fail.Exception(f"NOT MEASURED: {text}", pytrace=False)
-        pytest.skip(text)
+            raise pytest.fail.Exception(visible(f"NOT MEASURED: {text}"), pytrace=False)
+        pytest.skip(visible(text))
 
 
 class _spoken:  # noqa: N801 - used as a function
@@ -146,4 +147,4 @@ class _spoken:  # noqa: N801 - used as a function
         if isinstance(error, QguardError):
             self.record["error"] = str(error)
             # "from None": the paragraph alone, not the error that it was made from
-            raise pytest.fail.Exception(f"NOT MEASURED: {error}", pytrace=False) from None
+            raise pytest.fail.Exception(visible(f"NOT MEASURED: {error}"), pytrace=False) from None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qguard.plugin.state import State
+from qguard.visible import visible
 
 
 def attest(path: Path, state: State, report: dict[str, Any], others: Iterable[str]) -> str:
@@ -92,7 +93,7 @@ class JUnit:
 
 def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of every gated check, and of each run's verdict."""
-    found = [("qguard.verdict", report["verdict"])]
+    found: list[tuple[str, str]] = [("qguard.verdict", report["verdict"])]
     for run in report["runs"]:
         at = f"{run['precision']}@{run['runtime']}/{run['model']}/{run['suite']}"
         found.append((f"{at}/verdict", run["verdict"]))
@@ -100,4 +101,4 @@ def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
             if c["bound"]:
                 label = c["name"] + (f"[{c['slice']}]" if c["slice"] else "") + (" (accepted)" if c.get("accepted") else "")
                 found.append((f"{at}/{label}", f"{c['value']:.6g} ({c['bound']}: {c['outcome']})"))
-    return found
+    return [(visible(name, ""), value) for name, value in found]

@@ -11,6 +11,7 @@ from typing import Any
 
 from qguard.latency.check import interval_text
 from qguard.report.headline import failed_of, family_of, headline, label_of, name_of, texts_of
+from qguard.visible import visible
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
 _MARK = {"pass": "✅", "fail": "❌", "unmeasured": "⚠️"}
@@ -99,7 +100,7 @@ def _details(run: Mapping[str, Any]) -> list[str]:
 
 def code(text: str) -> str:
     """A code span that holds any text: its fence is longer than every run of backticks in it, and line breaks are spaces."""
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()), "")
     fence = "`" * (max((len(run) for run in re.findall("`+", flat)), default=0) + 1)
     pad = " " if flat.startswith("`") or flat.endswith("`") else ""
     return f"{fence}{pad}{flat}{pad}{fence}"
@@ -112,10 +113,10 @@ def _cell(text: str) -> str:
 
 def escape(text: str) -> str:
     """Text on one line, with nothing in it that Markdown or HTML would take for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~&@!])", lambda m: f"\\{m[1]}", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>()#|~&@!])", lambda m: f"\\{m[1]}", visible(" ".join(text.split()), ""))
 
 
 def _html(text: str) -> str:
     import html
 
-    return html.escape(" ".join(text.split()))
+    return html.escape(visible(" ".join(text.split()), ""))

@@ -12,6 +12,7 @@ from qguard.precisions import RECIPES, Precision
 from qguard.tolerances.proposal import Proposal, loosest, propose
 from qguard.tolerances.runs import repeated_runs
 from qguard.vectors import FLOAT
+from qguard.visible import visible
 
 
 def proposals_for(harness: Harness, precision: Precision, say: Callable[[str], None]) -> list[Proposal]:
@@ -77,5 +78,6 @@ def table(proposals: list[Proposal]) -> Any:
         proposed = "" if p.bound is None else p.text + (" (looser)" if p.looser else "" if p.changed else " (as now)")
         part = f" {p.part}" if p.part else ""
         now = f"{p.now.op} {p.now.bound:g}"
-        out.add_row(p.key.replace("[", "\\["), now, f"{p.value:.4f}{part}", held, f"{p.spread:.1g}", p.why, proposed)
+        key, value = visible(p.key).replace("[", "\\["), f"{p.value:.4f}{visible(part)}"
+        out.add_row(key, now, value, held, f"{p.spread:.1g}", p.why, proposed)
     return out

