@@ -1,5 +1,5 @@
 """qguard: an accuracy and latency regression gate for quantized sentence-embedding models."""
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 __all__ = ["__version__"]
