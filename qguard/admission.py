@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
-from qguard.files import read_json
+from qguard.files import inside, read_json
 
 if TYPE_CHECKING:
     from qguard.models import Model
@@ -41,11 +41,21 @@ def admit(model: Model) -> None:
             texts that may be longer than the model has positions.
     """
     folder = model.folder
+    modules = _modules(folder)
+    for root in {folder, inside(folder, str(modules[0].get("path") or "") if modules else "")}:
+        if (root / "adapter_config.json").exists():  # mostly without a config.json of its own
+            raise ModelProblem(
+                _refusal(
+                    model,
+                    "is a PEFT adapter (adapter_config.json), whose weights are not its own",
+                    "merge it and save the whole: PeftModel.from_pretrained(base, adapter).merge_and_unload()",
+                )
+            )
     declared = _read(folder / "config_sentence_transformers.json")
     kind = str(declared.get("model_type") or "SentenceTransformer")
     if kind not in ("SentenceTransformer", *_KINDS):
         raise ModelProblem(_refusal(model, f"is a {kind} of sentence-transformers"))
-    for module in _modules(folder):
+    for module in modules:
         package, _, rest = str(module.get("type", "")).partition(".")
         if package != "sentence_transformers":
             raise ModelProblem(_refusal(model, f"has a module {module.get('type')!r}, which is code that comes with it", _CODE))
@@ -69,19 +79,18 @@ def admit(model: Model) -> None:
     _admit_transformer(model, _read(model.root / "config.json"), pipeline.max_seq_length)
 
 
-_CODE = "such code is never run; give a copy whose architecture and modules are those of Transformers and sentence-transformers"
+_CLASSIFIER = "ForSequenceClassification"
+_CODE = (
+    "such code is never run. Where Transformers and sentence-transformers compute the same by themselves, give a copy whose "
+    "files do not name it"
+)
 
 
 def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> None:
-    if (model.root / "adapter_config.json").exists():
-        raise ModelProblem(
-            _refusal(
-                model,
-                "is a PEFT adapter (adapter_config.json), whose weights are not its own",
-                "merge it and save the whole: PeftModel.from_pretrained(base, adapter).merge_and_unload()",
-            )
-        )
-    architectures = [str(a) for a in config.get("architectures") or () if str(a).endswith("ForSequenceClassification")]
+    if config.get("auto_map"):
+        raise ModelProblem(_refusal(model, "comes with code of its own (auto_map in config.json)", _CODE))
+    declared = config.get("architectures")
+    architectures = [str(a) for a in (declared if isinstance(declared, list) else ()) if str(a).endswith(_CLASSIFIER)]
     if architectures:
         raise ModelProblem(_refusal(model, f"is a {architectures[0]}: it {_KINDS['CrossEncoder']}"))
     kind = str(config.get("model_type", ""))
@@ -112,26 +121,25 @@ def refuse_unknown_type(root: Path) -> None:
     """The installed Transformers knows the type of a transformer folder; imports it.
 
     Raises:
-        ModelProblem: where it does not, or would need code that comes with the model.
+        ModelProblem: where it does not.
     """
     from qguard.quiet import quiet_transformers
 
     quiet_transformers()
     import transformers
 
-    config = read_json(root / "config.json", ModelProblem)
-    kind = config.get("model_type")
+    kind = read_json(root / "config.json", ModelProblem).get("model_type")
+    if not isinstance(kind, str):
+        raise ModelProblem(f"{root.name}/config.json: expected model_type to name an architecture, found {kind!r}")
     if kind in transformers.CONFIG_MAPPING:
         return
-    if config.get("auto_map"):
-        raise ModelProblem(f"{root.name} is of type {kind!r}, whose code comes with the model (auto_map in config.json); {_CODE}")
     raise ModelProblem(
         f"{root.name} is of type {kind!r} (model_type in config.json), which transformers {transformers.__version__} does not "
         "know; install a version that does, or give its fp32 ONNX file as the model"
     )
 
 
-def refuse_large(model: Model, precision: str, others: str) -> None:
+def refuse_large(model: Model, precision: str, mend: str) -> None:
     """The fp32 graph of a model fits one ONNX file.
 
     Raises:
@@ -140,7 +148,7 @@ def refuse_large(model: Model, precision: str, others: str) -> None:
     if model.fp32_bytes > LARGEST:
         raise ModelProblem(
             f"{precision} is made from one fp32 ONNX file, which holds 2 GB at the most, and model {model.name!r} has "
-            f"{model.fp32_bytes / 1e9:.1f} GB of weights; judge another tool's file with --artifact, or take one of {others}"
+            f"{model.fp32_bytes / 1e9:.1f} GB of weights; {mend}"
         )
 
 

@@ -71,6 +71,16 @@ def _of_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
                 yield from _of_graph(graph)
 
 
+def read_names(graph: Any) -> set[str]:
+    """Every name that the nodes or outputs of a graph read, those inside branches and loops among them."""
+    names = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+                names |= read_names(inner)
+    return names
+
+
 def fp32_sha256(file: Path) -> str:
     """SHA-256 of an fp32 model that comes as an ONNX file.
 

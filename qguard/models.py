@@ -15,7 +15,7 @@ from typing import Any
 from qguard import layout
 from qguard.admission import admit
 from qguard.errors import ModelProblem
-from qguard.files import inside, sha256_json
+from qguard.files import inside, read_json, sha256_json
 from qguard.graph import external_files, fp32_sha256
 from qguard.location import locate
 from qguard.pipeline import Pipeline, checked, read_pipeline
@@ -121,14 +121,19 @@ def weight_files(root: Path) -> list[Path]:
     if single.exists():
         return [single]
     if index.exists():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [inside(root, name) for name in sorted(set(shards))]
+        shards = read_json(index, ModelProblem).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
+            raise ModelProblem(f"{index} has no weight_map from tensors to files; fetch or copy it again")
+        return [inside(root, name) for name in sorted(set(shards.values()))]
     if (root / "pytorch_model.bin").exists():
         raise ModelProblem(
             f"{root} has only pytorch_model.bin; pickled weights are never read. Convert it once with "
             f"SentenceTransformer(folder).save(folder, safe_serialization=True)"
         )
-    raise ModelProblem(f"{root} has no model.safetensors")
+    raise ModelProblem(
+        f"{root} has no model.safetensors; pickled weights such as pytorch_model.bin are neither fetched nor read. Save the "
+        "model as safetensors"
+    )
 
 
 def tensors_sha256(files: list[Path]) -> str:

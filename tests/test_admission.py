@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from qguard.cli import main
 from qguard.errors import ModelProblem, QguardError, first_line
 from qguard.golden.reference import open_fp32
-from qguard.models import resolve
+from qguard.models import Model, resolve
 from qguard.precisions import parse_precision
 from tests import families
 
@@ -87,6 +88,14 @@ REFUSED = {
     "truncated": (declared(truncate_dim=32), "saves truncate_dim = 32.*judge a copy without it"),
     "custom module": (modules("custom_st.Transformer"), "has a module 'custom_st.Transformer', which is code that comes with it"),
     "adapter": (adapter, r"is a PEFT adapter.*merge_and_unload\(\)"),
+    "adapter alone": (lambda f: (adapter(f), (f / "config.json").unlink(), pickled(f)), "is a PEFT adapter"),
+    "code of a known type": (config(auto_map={"AutoModel": "modeling.Own"}), r"code of its own \(auto_map in config.json\)"),
+    "shards of nothing": (
+        lambda f: (
+            (f / "model.safetensors").rename(f / "model-1.safetensors"), (f / "model.safetensors.index.json").write_text("{}")
+        ),
+        "has no weight_map",
+    ),
     "T5": (config(model_type="t5", architectures=["T5EncoderModel"]), "is of type 't5', an encoder with a decoder"),
     "two halves": (config(is_encoder_decoder=True), "an encoder with a decoder"),
     "too long": (
@@ -139,7 +148,8 @@ def test_positions_of_roberta_begin_behind_the_padding_token(roberta, tmp_path):
     ("values", "words"),
     [
         ({"model_type": "brand_new"}, r"of type 'brand_new' \(model_type in config.json\), which transformers .* does not know"),
-        ({"model_type": "own", "auto_map": {"AutoModel": "modeling.Own"}}, r"'own', whose code comes with the model.*never run"),
+        ({"model_type": "own", "auto_map": {"AutoModel": "modeling.Own"}}, r"comes with code of its own.*never run"),
+        ({"model_type": ["bert"]}, r"expected model_type to name an architecture, found \['bert'\]"),
     ],
 )
 def test_a_type_that_transformers_does_not_know_is_refused(folder, values, words, monkeypatch, capsys):
@@ -152,12 +162,6 @@ def test_a_type_that_transformers_does_not_know_is_refused(folder, values, words
     monkeypatch.chdir(folder.parent)
     assert main(["init", "model"]) == 3
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
-
-
-def test_code_beside_a_type_that_transformers_knows_is_not_run(folder):
-    edit(folder / "config.json", auto_map={"AutoModel": "modeling.Own", "AutoConfig": "modeling.OwnConfig"})
-    (folder / "modeling.py").write_text("raise SystemExit('this code ran')")
-    assert open_fp32(resolve("m", str(folder))).encode("text").shape == (64,)
 
 
 def test_a_folder_that_sentence_transformers_cannot_open(folder):
@@ -191,15 +195,24 @@ def test_a_model_that_no_onnx_file_holds_is_refused_where_one_is_needed(folder, 
     parse_precision("fp16@torch").check(model)
     monkeypatch.chdir(folder.parent)
     assert main(["init", "model"]) == 3
-    assert "bf16" in capsys.readouterr().err
+    assert "take one that runs in torch (bf16, fp16, " in capsys.readouterr().err
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_large_onnx_model_is_judged_as_it_is(folder, monkeypatch):
+    model = resolve("m", str(folder))
+    shipped = replace(model, onnx=folder / "model.onnx")
+    monkeypatch.setattr(Model, "fp32_bytes", 2_300_000_000)
+    parse_precision("fp32").check(shipped)
+    with pytest.raises(ModelProblem, match=r"judge another tool's file: pytest --precision int8 --artifact=PATH"):
+        parse_precision("int8").check(shipped)
 
 
 def test_a_failed_init_leaves_the_configuration_as_it_was(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
-    Path("pyproject.toml").write_text("[project]\nname = 'mine'\n")
+    Path("pyproject.toml").write_bytes(b"[project]\r\nname = 'mine'\r\n")
     edit(folder / "config.json", num_attention_heads=5)  # found out when it is opened
     assert main(["init", "model"]) == 3
     assert "cannot open model 'model'" in capsys.readouterr().err
-    assert Path("pyproject.toml").read_text() == "[project]\nname = 'mine'\n"
+    assert Path("pyproject.toml").read_bytes() == b"[project]\r\nname = 'mine'\r\n"
     assert sorted(p.name for p in folder.parent.iterdir()) == ["model", "pyproject.toml"]

@@ -43,7 +43,10 @@ def by_hand(folder: Path, texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarra
     encoded = tokenizer.encode_batch(list(texts))
     mask = np.array([e.attention_mask for e in encoded], np.int64)
     feeds = {"input_ids": np.array([e.ids for e in encoded], np.int64), "attention_mask": mask, "token_type_ids": 0 * mask}
-    session = ort.InferenceSession(str(folder / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    for key, value in json.loads((folder / "onnx" / "onnxruntime.json").read_text()).items():  # what docs/recipes.md asks for
+        options.add_session_config_entry(key, value)
+    session = ort.InferenceSession(str(folder / "onnx" / "model.onnx"), options, providers=["CPUExecutionProvider"])
     (tokens,) = session.run(None, feeds)
     return tokens, mask
 

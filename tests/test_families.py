@@ -57,7 +57,7 @@ def test_quantize_writes_a_file_that_computes_what_fp32_computes(model, texts, f
     want = open_encoder("torch", base.folder, base.pipeline, "fp32").encode(texts)
     ours = open_encoder("onnx", tmp_path / "out", base.pipeline, "int8", tmp_path / "out" / "onnx" / "model.onnx")
     cosine, error = loss(ours.encode(texts), want)
-    assert (cosine >= 0.99, error < 0.1) == (True, True), (cosine, error)
+    assert (cosine >= 0.99, error < 0.2) == (True, True), (cosine, error)
     kinds = [n.op_type for n in onnx.load(str(tmp_path / "out" / "onnx" / "model.onnx")).graph.node]
     assert "GatherBlockQuantized" in kinds
 
@@ -90,7 +90,8 @@ def test_layers_that_share_their_weights_share_them_in_integers_too(model):
 
 
 def test_what_torch_cannot_export_is_said_in_words(model):
-    with pytest.raises(ArtifactProblem, match=r"cannot export a model of type 'gemma3_text' to ONNX .*torch: fp16, bf16"):
+    words = r"cannot export a model of type 'gemma3_text' to ONNX .*judge the model in torch: --precision bf16"
+    with pytest.raises(ArtifactProblem, match=words):
         parse_precision("int8").build(model("gemma3"))
 
 
@@ -141,6 +142,50 @@ def test_a_table_left_in_float_is_told_of_by_the_proof_and_the_size(model, tmp_p
     held = {m.name: m for m in measure_artifact(parse_precision("int8").build(base), base, RECIPES["int8", "onnx"])}
     assert held["artifact.quantized_bytes"].value < 0.99
     assert held["artifact.quantized_bytes"].worst[0] == "embeddings.word_embeddings.weight: 0.23 MB of F32, not I8"
+
+
+def test_what_a_branch_reads_stays():
+    """Other tools' files hold If and Loop, whose inner graphs read tensors of the outer one."""
+    import onnxruntime as ort
+
+    info, tensor = helper.make_tensor_value_info, numpy_helper.from_array
+    branch = helper.make_graph([helper.make_node("Add", ["p", "inner"], ["out"])], "b", [], [info("out", 1, ["n", 4])])
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    stored = [tensor(np.eye(4, dtype=np.float32), "w"), tensor(np.ones(4, np.float32), "inner"), tensor(np.array(True), "yes")]
+    stored.append(tensor(np.ones(2), "unread"))
+    graph = helper.make_graph(nodes, "g", [info("x", 1, ["n", 4])], [info("y", 1, ["n", 4])], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    plain_products(model.graph)
+    assert {t.name for t in model.graph.initializer} == {"w", "inner", "yes"}
+    (y,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((1, 4), np.float32)})
+    assert y.tolist() == [[1.0] * 4]
+
+
+@pytest.mark.parametrize("types", [True, False])
+def test_a_fused_embedding_layer_is_taken_apart_with_types_and_without(types):
+    import onnxruntime as ort
+
+    rng = np.random.default_rng(0)
+    stored = {
+        "words": rng.normal(size=(20, 16)), "places": rng.normal(size=(9, 16)), "kinds": rng.normal(size=(2, 16)),
+        "gain": np.ones(16), "shift": np.zeros(16),
+    }  # fmt: skip
+    names = [*(["input_ids", "token_type_ids"] if types else ["input_ids", ""]), "words", "places", "kinds" if types else ""]
+    node = helper.make_node("EmbedLayerNormalization", [*names, "gain", "shift"], ["y", "mask"], "emb", domain="com.microsoft")
+    info = helper.make_tensor_value_info
+    inputs = [info(n, 6, ["b", "l"]) for n in names[:2] if n]
+    tensors = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items() if k in node.input]
+    graph = helper.make_graph([node], "g", inputs, [info("y", 1, ["b", "l", 16])], tensors)
+    sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=sets, ir_version=8)
+    feed = {i.name: np.array([[0, 1, 1]], np.int32) for i in inputs}
+    before = ort.InferenceSession(model.SerializeToString()).run(["y"], feed)[0]
+    quantize_embeddings(model)
+    after = ort.InferenceSession(model.SerializeToString()).run(["y"], feed)[0]
+    assert np.abs(after - before).max() < 0.05
 
 
 def product(form):

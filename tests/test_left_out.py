@@ -96,6 +96,20 @@ def test_a_text_without_a_token_is_left_out_and_reported(folders, tmp_path):
     assert "it has no token in this model" in (tmp_path / "r.md").read_text()
 
 
+def test_a_gate_on_a_slice_that_is_left_out_is_not_silent(folders, tmp_path):
+    without_frame(shutil.copytree(folders["llama"], tmp_path / "model"))
+    rows = [{"text": "", "slice": "blank"}, *({"text": f"text number {i}", "slice": "some"} for i in range(20))]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nllama = "model"\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+        '[tool.qguard.gates.fp32]\n"embedding.cosine_min[blank]" = ">= 0.5"\n'
+    )
+    harness = Harness(load_config(tmp_path))
+    golden.record(harness.model("llama"), harness.suite("own"), harness.config.golden_root, "first")
+    with pytest.raises(MeasurementProblem, match=r"no value for embedding.cosine_min\[blank\]"):
+        harness.checks(Target(parse_precision("fp32@torch"), "llama", "own"), "embedding")
+
+
 def test_leaving_out_other_texts_must_be_named(folders, tmp_path):
     folder = shutil.copytree(folders["llama"], tmp_path / "model")
     golden.record(resolve("llama", str(folder)), NOTHING, tmp_path / "golden", "first")
@@ -119,6 +133,12 @@ def test_a_few_texts_that_are_read_in_two_ways_are_left_out(folders, tmp_path):
     found = fp32_outputs(model, Suite("own", texts, (None,) * len(texts)))
     assert found.left_out == {150: "tokenizer.json and Transformers' XLMRobertaTokenizer read it differently"}
     assert found.vectors.shape[0] == len(found.token_ids) == len(found.suite.texts) == 150
+
+
+def test_one_odd_text_does_not_refuse_a_small_suite(folders, tmp_path):
+    model = resolve("e5", str(built_anew(shutil.copytree(folders["xlm-roberta"], tmp_path / "model"))))
+    texts = (*(f"text number {i}" for i in range(29)), "   ")
+    assert list(fp32_outputs(model, Suite("own", texts, (None,) * 30)).left_out) == [29]
 
 
 def test_many_texts_that_are_read_in_two_ways_refuse_the_golden(folders, tmp_path):

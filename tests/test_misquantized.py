@@ -20,8 +20,10 @@ from qguard.harness import Harness, Target
 from qguard.precisions import Precision, parse_precision
 from qguard.precisions.calibration import Calibration
 from qguard.precisions.dynamic import quantize
+from qguard.precisions.export import declare_exact_products
 from qguard.report.terminal import failure_text
 from tests import faults
+from tests.machine import needs_exact_sums
 
 FAMILIES = ("artifact", "embedding", "similarity", "ranking", "invariance")  # in the order of the gate
 LAYER = "layer.2/intermediate/dense"
@@ -113,6 +115,7 @@ def test_minmax_over_all_operators_names_the_quantized_mask(judge, plain_onnx, t
 def test_calibration_on_random_tokens_fails_with_what_the_file_computes(judge, plain_onnx, tmp_path):
     """The files' integers are in order, so that the activations' ranges are left as the reason."""
     file = faults.static(plain_onnx, tmp_path / "m.onnx", faults.random_ids(24, 32, 30522), faults.WEIGHTED)
+    declare_exact_products(file)
     metric, text = judge(file)
     assert metric == "embedding.cosine_mean"
     assert "the file computes: 36 x I8 per-channel integer with static activations" in text
@@ -132,6 +135,7 @@ def test_our_int8_calibrated_on_random_tokens_fails_and_names_its_texts(minilm, 
     assert "calibrated on 50 texts of 'random.jsonl'" in harness.holds(target)
 
 
+@needs_exact_sums
 def test_saturation_is_emulated_exactly(tmp_path):
     """Every full-range weight against sums of pairs that are clipped one by one."""
     rng = np.random.default_rng(0)
@@ -149,6 +153,7 @@ def test_saturation_is_emulated_exactly(tmp_path):
     assert (session.run(None, {"a": activation})[0] == pairs.clip(-32768, 32767).sum(1)).all()
 
 
+@needs_exact_sums
 def test_saturating_products_move_vectors_and_are_told_of_before_they_do(judge, dynamic, minilm, token_ids, tmp_path):
     """MiniLM's vectors survive it; that its weights could overflow is stated all the same, and gated where they would."""
     file = faults.saturating(dynamic.file, tmp_path / "m.onnx")

@@ -43,6 +43,19 @@ def test_a_strict_run_that_judges_nothing_fails_and_prints_what_works(project, a
     assert f"no test that ran judges it. Run: {prefix}pytest --pyargs qguard.gate --precision=fp32\n" in text
 
 
+@pytest.mark.parametrize("option", ["--fixtures", "--markers", "--help", "--version", "--fixtures-per-test"])
+def test_what_only_shows_something_is_refused_under_strict(project, option):
+    code, text = run_pytest(project, "--precision", "fp32", CI="true", PYTEST_ADDOPTS=option)
+    assert (code, "nothing would be judged: another option only shows something" in text) == (4, True), text
+    assert run_pytest(project, "--precision", "fp32", "--no-qguard-strict", option)[0] == 0
+
+
+def test_a_test_that_looks_at_the_golden_alone_judges_nothing(project):
+    (project / "tests" / "test_mine.py").write_text("def test_mine(qguard_golden):\n    assert len(qguard_golden.vectors)\n")
+    code, text = run_pytest(project, "--precision", "fp32", "tests", CI="true")
+    assert (code, "NOTHING WAS JUDGED" in text) == (1, True), text
+
+
 def test_the_printed_command_judges(project, fp32_onnx):
     file = project / "pyproject.toml"
     file.write_text(file.read_text().replace("[tool.pytest.ini_options]\n", '[tool.pytest.ini_options]\naddopts = "-k other"\n'))

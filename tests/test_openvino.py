@@ -24,6 +24,7 @@ from qguard.metrics import families_of
 from qguard.metrics.artifact import measure_artifact
 from qguard.precisions import parse_precision
 from tests.conftest import ROOT
+from tests.machine import needs_bf16
 
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs the extra openvino")
 
@@ -36,8 +37,14 @@ def built(minilm):
 
 @pytest.fixture(scope="session")
 def encoders(built):
-    """Encoders by precision."""
-    return {n: open_encoder("openvino", a.folder, a.pipeline, n, a.file) for n, a in built.items()}
+    """Encoders by precision, opened when they are asked for: bf16 needs a CPU that has it."""
+
+    class Encoders(dict):
+        def __missing__(self, name):
+            a = built[name]
+            return self.setdefault(name, open_encoder("openvino", a.folder, a.pipeline, name, a.file))
+
+    return Encoders()
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +82,7 @@ def test_int8_passes_its_gate_on_core(harness):
 
 
 @needs_openvino
+@needs_bf16
 def test_bf16_is_half_the_size_and_computes_in_bf16(harness, encoders, some):
     ids, golden = some
     (target,) = harness.targets([parse_precision("bf16@openvino")])

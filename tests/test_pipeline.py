@@ -211,5 +211,6 @@ def test_a_path_of_the_configuration_is_never_asked_of_the_hub(tmp_path, monkeyp
     (tmp_path / "project" / "pyproject.toml").write_text('[tool.qguard.models]\nm = "ours/x"\nh = "hf:ours/x"\n')
     monkeypatch.chdir(tmp_path)
     config = load_config(tmp_path / "project")
-    assert config.model_ref("m") == str(tmp_path / "project" / "ours" / "x")
+    with pytest.raises(ModelProblem, match="for a hub id of that name: hf:ours/x"):
+        config.model_ref("m")
     assert config.model_ref("h") == "hf:ours/x"

@@ -8,6 +8,7 @@ import pytest
 from qguard import screens, search
 from qguard.errors import MeasurementProblem
 from qguard.search import VectorFile, top_k
+from tests.machine import needs_exact_sums
 
 
 def full_sort(queries, documents, k, own=None):
@@ -105,7 +106,7 @@ def test_what_cannot_be_searched_is_an_error(stored):
             top_k(*pair, 2)
 
 
-@pytest.fixture(params=["singles", "bytes", "bytes without VNNI"])
+@pytest.fixture(params=["singles", pytest.param("bytes", marks=needs_exact_sums), "bytes without VNNI"])
 def screen(request, monkeypatch):
     monkeypatch.setattr(screens, "PAYS", np.inf if request.param == "singles" else 0)
     monkeypatch.setattr(screens, "saturates", lambda: "without" in request.param)

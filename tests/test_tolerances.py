@@ -273,7 +273,7 @@ def test_init_with_a_precision_derives_its_gates(int8, tmp_path, monkeypatch, ca
 
     def committed(model, suite, root, reason, **_):
         shutil.copytree(ROOT / "golden" / "minilm" / "core", root / model.name / suite.name)
-        return SimpleNamespace(changed=True)
+        return SimpleNamespace(changed=True, new=True, without=())
 
     monkeypatch.setattr(golden, "record", committed)
     monkeypatch.setattr(tolerances, "proposals_for", lambda h, p, say: only_the_gates_run(proposals_for, h, p, say))

@@ -93,6 +93,14 @@ def test_commands_show_them(project, command, monkeypatch, capsys):
     assert obeyed(text) == []
 
 
+def test_json_stays_json(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(["golden", "show", "--json"]) == 0
+    text = capsys.readouterr().out
+    assert json.loads(text)["reason"] == f"first {ESCAPE}".strip()
+    assert obeyed(text) == []
+
+
 def test_errors_show_them(project, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main(["init", f"models/{ESCAPE}"]) == 3

@@ -97,5 +97,5 @@ def _show(args: argparse.Namespace) -> int:
     harness = harness_of(args)
     for model, suite in selected(harness):
         found = golden.read(golden.golden_folder(harness.config.golden_root, model, suite))
-        say(golden.describe(found) if args.json else golden.words(found, args.texts))
+        print(golden.describe(found)) if args.json else say(golden.words(found, args.texts))
     return 0

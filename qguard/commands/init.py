@@ -56,10 +56,13 @@ def run(args: argparse.Namespace) -> int:
     keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
     settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
     file = Path("pyproject.toml")
-    old = file.read_text(encoding="utf-8") if file.exists() else None
-    if "[tool.qguard" in (old or ""):
+    before = file.read_bytes() if file.exists() else None
+    old = file.read_text(encoding="utf-8") if before is not None else ""
+    if "[tool.qguard" in old:
         raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
-    parse_precision(args.precision or "int8").check(resolve(name, args.ref, None, settings))
+    wanted, found = parse_precision(args.precision or "int8"), resolve(name, args.ref, None, settings)
+    if args.precision or found.onnx is None:  # of a large ONNX file, fp32 and other tools' files can be judged
+        wanted.check(found)
     table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
     model, precision = f"{{ {table} }}" if settings else json.dumps(args.ref), args.precision or "int8"
     text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
@@ -76,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
             reason = "first gates, by qguard init"
             tolerances.run(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))
     except BaseException:  # Ctrl-C too: half a configuration would refuse the next try
-        if old is None:
+        if before is None:
             file.unlink(missing_ok=True)
         else:
-            file.write_text(old, encoding="utf-8")
+            file.write_bytes(before)
         raise
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     if not args.precision:

@@ -20,7 +20,7 @@ from qguard.config.tables import (
     SuiteConfig,
     VectorsConfig,
 )
-from qguard.errors import UsageProblem, unknown
+from qguard.errors import ModelProblem, UsageProblem, unknown
 
 if TYPE_CHECKING:
     from qguard.precisions import Precision
@@ -212,8 +212,14 @@ class Config(BaseModel):
         if ref.startswith(("package:", "hf:")):
             return ref
         local = self.folder / ref
-        # what is missing in a folder that is here was meant to be there, and is not looked up on the hub
-        return str(local) if local.exists() or (local.parent != self.folder and local.parent.exists()) else ref
+        if local.exists():
+            return str(local)
+        if local.parent != self.folder and local.parent.exists():
+            raise ModelProblem(
+                f"{ref}: the folder {Path(ref).parent} beside the configuration holds no {Path(ref).name}, and the hub is not "
+                f"asked for what looks like a path; for a hub id of that name: hf:{ref}"
+            )
+        return ref
 
 
 def load_config(path: Path) -> Config:

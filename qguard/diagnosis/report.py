@@ -67,7 +67,7 @@ def _layers(layers: tuple[LayerError, ...], diagnosis: Diagnosis) -> Any:
     table.add_column("where in it")
     for x in layers:
         numbers = f"{x.own:.4f}", f"{x.own_sqnr:.1f}", f"{x.error:.4f}", f"{x.sqnr:.1f}", f"{x.cosine:.5f}"
-        table.add_row(x.layer, x.kind, *numbers, x.part)
+        table.add_row(_plain(x.layer), x.kind, *numbers, x.part)
     return table
 
 
@@ -78,7 +78,7 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
     for head in ("mean cosine", "overlap@10", "weights"):
         table.add_column(head, justify="right")
     for c in e.costs[:LISTED]:
-        table.add_row(c.unit.layer, f"{c.cosine:+.5f}", f"{c.overlap:+.4f}", f"{c.unit.parameters / 1e6:.2f} M")
+        table.add_row(_plain(c.unit.layer), f"{c.cosine:+.5f}", f"{c.overlap:+.4f}", f"{c.unit.parameters / 1e6:.2f} M")
     out.print(table)
     if not e.chosen:
         return
@@ -88,7 +88,7 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
         cost += f", speed {e.speed[0]:.2f} → {e.speed[1]:.2f} times fp32's (64 tokens x 1, measured shortly)"
     out.print(f"exclude {len(e.chosen)} layers: {cost}")
     for unit in e.chosen:
-        out.print(f"  {unit.layer}", markup=False)
+        out.print(visible(f"  {unit.layer}"), markup=False)
     out.print(f"as a list for a quantizer of the fp32 export: nodes_to_exclude={_nodes(e.chosen)!r}", markup=False)
     if e.left:
         out.print("what stands in the way then:")
@@ -98,3 +98,8 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
 
 def _nodes(units: tuple[Unit, ...]) -> list[str]:
     return [node for unit in units for node in unit.nodes]
+
+
+def _plain(name: str) -> str:
+    """A layer's name, which a file gives, without markup of rich."""
+    return visible(name).replace("[", "\\[")

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from qguard.graph import read_names
+
 # operator → inputs: weight, its zero point
 _PRODUCTS = {
     "MatMulInteger": (1, 3),
@@ -51,6 +53,6 @@ def unsigned_weights(model: Any) -> None:
         if node.input[zero] and node.input[zero] not in stored:
             continue  # computed: not ours to change
         node.input[weight], node.input[zero] = moved(node.input[weight]), moved(node.input[zero])
-    read = {name for node in graph.node for name in node.input}
+    read = read_names(graph)
     for name in set(added) - read - {""}:
         graph.initializer.remove(stored[name])

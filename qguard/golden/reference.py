@@ -20,6 +20,7 @@ AGREEMENT = 1e-5
 DRIFT = 1e-4
 # the share of a suite's texts that may be read in two ways before it is no matter of a few odd characters
 MISREAD = 0.01
+FEW = 3  # of a small suite, as long as they are no more than a tenth of it
 NO_TOKEN = "it has no token in this model's tokenizer"
 PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
 
@@ -116,12 +117,14 @@ def unreadable(suite: Suite, own: Sequence[Sequence[int]], reference: Sequence[S
         kind: The tokenizer's class there.
 
     Raises:
-        GoldenProblem: where more than :data:`MISREAD` of the texts are read in two ways, or nothing is left.
+        GoldenProblem: where more than :data:`MISREAD` of the texts, and more than :data:`FEW`, are read in two ways, or nothing
+            is left.
         MeasurementProblem: for such a text in a large suite, whose documents are not told apart.
     """
     out = {i: NO_TOKEN for i, ids in enumerate(own) if not ids}
     differ = [i for i, ids in enumerate(own) if ids and list(ids) != list(reference[i])]
-    if len(differ) > MISREAD * len(suite.texts):
+    texts = len(suite.texts)
+    if len(differ) > max(MISREAD * texts, min(FEW, texts // 10)):
         i = differ[0]
         raise GoldenProblem(
             f"tokenizer.json and the {kind} that Transformers builds read {len(differ)} of {len(suite.texts)} texts differently; "

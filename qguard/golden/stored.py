@@ -183,8 +183,8 @@ def seal(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(golden: Golden) -> str:
-    """The manifest as readable JSON."""
-    return json.dumps(golden.manifest, indent=2, sort_keys=True, ensure_ascii=False)
+    """The manifest as JSON, in ASCII: whatever a prompt or a reason holds, no terminal obeys it."""
+    return json.dumps(golden.manifest, indent=2, sort_keys=True)
 
 
 def words(golden: Golden, texts: bool = False) -> str:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from qguard.harness import Harness, Target
     from qguard.plugin.gatekeeper import GateKeeper
 
+_ASKS = ("--precision", "--qguard-precision")
+_JUDGES = ("qguard_gate", "qguard_encoder", "qguard_comparison")  # fixtures that run the candidate
+# what pytest shows instead of running tests; its exit code is then 0 whatever a plugin says
+_SHOWS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
 FIXTURES = ("qguard_target", "qguard_gate", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
 
 
@@ -103,6 +107,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
     config.addinivalue_line("markers", "qguard(labelled, generated): runs together with the gate when --precision is given")
     asked, update = asked_for(config), config.getoption("golden_update")
+    shows = next((name for name in _SHOWS if getattr(config.option, name, None)), "")
+    strict = config.getoption("qguard_strict")
+    wanted = asked is not None or any(str(a).startswith(_ASKS) for a in config.invocation_params.args)  # --help reads no more
+    if wanted and shows and (os.environ.get("CI") if strict is None else strict):
+        raise pytest.UsageError(
+            f"--precision is strict here, and nothing would be judged: another option only shows something ({shows})"
+        )
     if asked is None and not update:
         for option, name in (
             ("qguard_artifact", "--artifact"),
@@ -352,7 +363,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when == "call" and RECORD in item.stash:
         report.qguard = item.stash[RECORD]
     report.qguard_shipped = item.path == GATE  # its node id has no path where the gate lies outside the project
-    report.qguard_judges = report.when == "call" and not report.skipped and _about_quantization(item)
+    judges = RECORD in item.stash or bool(set(_JUDGES) & set(getattr(item, "fixturenames", ())))
+    report.qguard_judges = report.when == "call" and not report.skipped and judges
     return report
 
 

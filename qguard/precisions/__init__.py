@@ -189,8 +189,13 @@ class Precision:
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"
             )
-        if here == "onnx":
-            refuse_large(model, str(self), ", ".join(others))
+        if here == "torch":
+            return
+        if model.onnx is None:
+            instead = f"take one that runs in torch ({', '.join(others)}): qguard init MODEL --precision bf16"
+            refuse_large(model, str(self), instead)
+        elif self.base != "fp32":  # the shipped file itself may keep its weights beside it
+            refuse_large(model, str(self), f"judge another tool's file: pytest --precision {self} --artifact=PATH")
 
 
 def _code_sha256() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qguard.encoders.ports import role_of
+from qguard.graph import read_names
 
 BLOCK = 128  # values of a row that share a scale; one scale for the whole table loses several times as much
 SMALLEST = 16  # the least that ONNX Runtime's kernel takes; it takes powers of two alone
@@ -31,7 +32,7 @@ def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
         _replace(graph, node, _quantized(graph, node, block))
     if lookups and not any(o.domain == "com.microsoft" for o in model.opset_import):
         model.opset_import.add(domain="com.microsoft", version=1)
-    read = {name for node in graph.node for name in node.input}
+    read = read_names(graph)
     unread = [t for t in graph.initializer if t.name in {n.input[0] for n in lookups} - read]
     for tensor in unread:
         graph.initializer.remove(tensor)
@@ -61,15 +62,21 @@ def _take_apart(graph: Any, embed: Any) -> None:
         numpy_helper.from_array(np.array([1], np.int64), f"{out}/one"),
     ])  # fmt: skip
     epsilon = next((a.f for a in embed.attribute if a.name == "epsilon"), 1e-12)
+    places = [f"{out}/words", f"{out}/positions"]
+    typed = [helper.make_node("Add", places, [f"{out}/sum"], f"{embed.name}/Sum")]
+    if types:  # DistilBERT has none
+        typed = [
+            helper.make_node("Gather", [kinds, types], [f"{out}/types"], f"{embed.name}/Types"),
+            helper.make_node("Add", places, [f"{out}/placed"], f"{embed.name}/Place"),
+            helper.make_node("Add", [f"{out}/placed", f"{out}/types"], [f"{out}/sum"], f"{embed.name}/Sum"),
+        ]
     nodes = [
         helper.make_node("Gather", [words, ids], [f"{out}/words"], f"{embed.name}/Words"),
         helper.make_node("Shape", [ids], [f"{out}/length"], f"{embed.name}/Length", start=1, end=2),
         helper.make_node(
             "Slice", [positions, f"{out}/zero", f"{out}/length", f"{out}/zero"], [f"{out}/positions"], f"{embed.name}/Positions"
         ),
-        helper.make_node("Gather", [kinds, types], [f"{out}/types"], f"{embed.name}/Types"),
-        helper.make_node("Add", [f"{out}/words", f"{out}/positions"], [f"{out}/placed"], f"{embed.name}/Place"),
-        helper.make_node("Add", [f"{out}/placed", f"{out}/types"], [f"{out}/sum"], f"{embed.name}/Sum"),
+        *typed,
         *layer_norm(f"{out}/sum", gamma, beta, out, epsilon, embed.name),
     ]  # fmt: skip
     _replace(graph, embed, nodes)

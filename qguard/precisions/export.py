@@ -152,7 +152,7 @@ def export_plain(root: Path, target: Path) -> Any:
     except Exception as e:  # torch raises whatever its tracer or the model's own code meets
         raise ArtifactProblem(
             f"torch {torch.__version__} cannot export a model of type {config.model_type!r} to ONNX ({first_line(e)}); "
-            f"give the ONNX file of another exporter with --artifact, or take a precision that runs in torch: fp16, bf16"
+            f"judge the model in torch: --precision bf16"
         ) from e
     if not fused:
         import onnx

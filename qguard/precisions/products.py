@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from qguard.graph import read_names
+
 
 def plain_products(graph: Any) -> None:
     """Write every product with a stored matrix as a MatMul whose second input is that matrix as it is stored, in place.
@@ -72,14 +74,13 @@ def plain_products(graph: Any) -> None:
 def drop_unread(graph: Any) -> None:
     """Remove the casts, copies and stored tensors that nothing reads, in place: other tools would load them and warn."""
     moves = ("Cast", "Identity", "Transpose")
-    nodes = list(graph.node)
     while True:
-        read = {name for node in nodes for name in node.input} | {o.name for o in graph.output}
-        left = [n for n in nodes if n.op_type not in moves or n.output[0] in read]
-        if len(left) == len(nodes):
+        read = read_names(graph)
+        nodes = [n for n in graph.node if n.op_type not in moves or n.output[0] in read]
+        if len(nodes) == len(graph.node):
             break
-        nodes = left
+        del graph.node[:]
+        graph.node.extend(nodes)
     tensors = [t for t in graph.initializer if t.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
+    del graph.initializer[:]
     graph.initializer.extend(tensors)

@@ -1,0 +1,11 @@
+"""What the CPU under the tests can do; what it cannot is skipped, and says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from qguard.cpu import cpu, saturates
+
+BF16 = bool(cpu()[1] & {"avx512_bf16", "amx_bf16", "bf16"})
+needs_bf16 = pytest.mark.skipif(not BF16, reason="this CPU has no bfloat16")
+needs_exact_sums = pytest.mark.skipif(saturates(), reason="this CPU saturates sums itself: x86 without VNNI")
