@@ -66,7 +66,7 @@ def admit(model: Model) -> None:
         raise ModelProblem(
             _refusal(
                 model,
-                f"saves truncate_dim = {declared['truncate_dim']}, which cuts its vectors behind all modules",
+                f"saves truncate_dim = {declared['truncate_dim']}, which cuts its vectors after all modules",
                 "judge a copy without it in config_sentence_transformers.json: the whole vector",
             )
         )

@@ -84,13 +84,13 @@ def test_a_text_without_a_token_is_left_out_and_reported(folders, tmp_path):
     review = golden.record(harness.model("llama"), harness.suite("own"), harness.config.golden_root, "first")
     words = "'': it has no token in this model's tokenizer"
     assert review.left_out == (words,)
-    assert "1 texts are left out:" in review.words
+    assert f"texts left out: 1\n    {words}" in review.words
     assert not golden.record(harness.model("llama"), harness.suite("own"), harness.config.golden_root, "again").changed
     target = Target(parse_precision("fp32@torch"), "llama", "own")
     assert harness.comparison(target).golden.shape[0] == 40
     code, text = gate(tmp_path, "--qguard-report=r.json", "--qguard-report=r.html", "--qguard-report=r.md", precision="fp32")
     assert code == 0, text
-    assert f"1 texts of own are in no measurement: the golden leaves them out\n       {words}" in text
+    assert f"texts of own that the golden leaves out, so that nothing judges them: 1\n       {words}" in text
     assert json.loads((tmp_path / "r.json").read_text())["runs"][0]["texts_left_out"] == [words]
     assert "it has no token in this model" in (tmp_path / "r.html").read_text()
     assert "it has no token in this model" in (tmp_path / "r.md").read_text()

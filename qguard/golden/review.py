@@ -54,7 +54,7 @@ class Review:
     @property
     def without(self) -> tuple[str, ...]:
         """What is left out, in lines."""
-        return (f"{len(self.left_out)} texts are left out:", *(f"  {t}" for t in self.left_out)) if self.left_out else ()
+        return (f"texts left out: {len(self.left_out)}", *(f"  {t}" for t in self.left_out)) if self.left_out else ()
 
 
 def first_review(name: str, texts: int, problem: str = "") -> Review:

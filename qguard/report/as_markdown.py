@@ -89,7 +89,7 @@ def _details(run: Mapping[str, Any]) -> list[str]:
     if run["missing"]:
         lines += ["", f"Not measured: {', '.join(f'`{m}`' for m in run['missing'])}"]
     if texts := run.get("texts_left_out"):
-        lines += ["", f"In no measurement, since the golden leaves them out: {len(texts)} texts of {run['suite']}", ""]
+        lines += ["", f"Texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}", ""]
         lines += [f"- {escape(t)}" for t in texts]
     lines += [f"\n{escape(e)}" for e in dict.fromkeys(run["errors"])]
     if host := run.get("host"):

@@ -198,7 +198,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         lines += _effects(run["checks"])
         lines += [f"  left out: {', '.join(f'{n} (--qguard-{n}=off)' for n in run['left_out'])}"] if run.get("left_out") else []
         if texts := run.get("texts_left_out"):
-            lines.append(f"  {len(texts)} texts of {run['suite']} are in no measurement: the golden leaves them out")
+            lines.append(f"  texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}")
             lines += [f"       {t}" for t in texts[:_LISTED]]
             lines += [f"       and {len(texts) - _LISTED} more"] if len(texts) > _LISTED else []
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
