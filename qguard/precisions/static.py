@@ -16,7 +16,6 @@ from qguard.errors import UsageProblem
 from qguard.models import Model
 from qguard.precisions.calibration import Sample
 from qguard.precisions.export import declare_exact_products, export_split, onnx_file
-from qguard.precisions.integer import token_ids
 from qguard.progress import progress
 
 PASSES = 2  # SmoothQuant, then ranges and biases: each reads all texts once
@@ -129,7 +128,10 @@ def _feeds(model: Model, sample: Sample, inputs: list[str]) -> Iterator[dict[str
     """One text each, unpadded: a padding token's activations are never used, and must not widen a range."""
     import numpy as np
 
-    for row in token_ids(model, sample):
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    # in the sample's order, which NNCF's ranges depend on; a text without a token has no activation
+    for row in filter(None, TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles)):
         ids = np.asarray([row], np.int64)
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         yield {name: feed[name] for name in inputs}
