@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
+from qguard.pipeline import read_optional
 
 if TYPE_CHECKING:
     from qguard.models import Model
@@ -26,7 +27,7 @@ _KINDS = {
 _OF_MODULES = {"cross_encoder": "CrossEncoder", "sparse_encoder": "SparseEncoder", "multi_vector_encoder": "MultiVectorEncoder"}
 # encoder and decoder in one: sentence-transformers runs the first half alone, which the exports here do not
 _TWO_HALVES = ("t5", "mt5", "umt5", "longt5", "byt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
-# learned positions that begin behind that of the padding token
+# these count positions from the padding token's id on, so that the first rows of their table are not used
 _SHIFTED = (
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm", "xmod", "ibert",
     "longformer", "luke",
@@ -51,7 +52,7 @@ def admit(model: Model) -> None:
                     "merge it and save the whole: PeftModel.from_pretrained(base, adapter).merge_and_unload()",
                 )
             )
-    declared = _read(folder / "config_sentence_transformers.json")
+    declared = read_optional(folder / "config_sentence_transformers.json")
     kind = str(declared.get("model_type") or "SentenceTransformer")
     if kind not in ("SentenceTransformer", *_KINDS):
         raise ModelProblem(_refusal(model, f"is a {kind} of sentence-transformers"))
@@ -76,7 +77,7 @@ def admit(model: Model) -> None:
     if similarity != "cosine" and not (pipeline.normalize and similarity in ("dot", "euclidean")):
         how = "ranks by" if pipeline.normalize else "does not normalize its vectors and ranks by"
         raise ModelProblem(_refusal(model, f"{how} {similarity} (similarity_fn_name), and qguard ranks by cosine"))
-    _admit_transformer(model, _read(model.root / "config.json"), pipeline.max_seq_length)
+    _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
 
 
 _CLASSIFIER = "ForSequenceClassification"
@@ -113,7 +114,7 @@ def _positions(model: Model, config: Mapping[str, Any], kind: str) -> int | None
         tables = (t["shape"] for n, t in model.tensors.items() if n.endswith("position_embeddings.weight"))
         rows = next((shape[0] for shape in tables if len(shape) == 2), None)
     padding = config.get("pad_token_id")
-    # Transformers' default of these types
+    # 1 is the id of the padding token where these types state none
     return rows if rows is None or kind not in _SHIFTED else rows - (padding if isinstance(padding, int) else 1) - 1
 
 
@@ -154,10 +155,6 @@ def refuse_large(model: Model, precision: str, mend: str) -> None:
 
 def _refusal(model: Model, what: str, mend: str = "qguard does not judge that yet; give a dense embedding model") -> str:
     return f"model {model.name!r} {what}; {mend}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return read_json(file, ModelProblem) if file.exists() else {}
 
 
 def _modules(folder: Path) -> list[Any]:

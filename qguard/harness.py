@@ -325,7 +325,7 @@ class Harness:
         return gates_for(precision, self.config.gates, normalized=model is None or self.normalizes(model))
 
     def normalizes(self, model: str) -> bool:
-        """Whether a model's vectors are of unit length, as a golden of it says: where verdicts are verified, no model lies."""
+        """Whether a model's vectors are of unit length, as its golden says: a verdict is verified without the model's files."""
 
         def find() -> bool:
             for suite in self.config.suites:

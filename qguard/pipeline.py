@@ -110,7 +110,7 @@ def read_pipeline(folder: Path) -> Pipeline:
         raise ModelProblem("a Dense module without a Pooling module before it is not supported")
     root = inside(folder, transformer)
     values |= _lengths(root)
-    config = _optional(folder / "config_sentence_transformers.json")
+    config = read_optional(folder / "config_sentence_transformers.json")
     if config:
         prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
         if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
@@ -197,7 +197,7 @@ def _dense(folder: Path, path: str) -> Dense:
 def _lengths(root: Path) -> dict[str, Any]:
     if any(root.glob("*.safetensors")):
         read_json(root / "config.json", ModelProblem)  # without its architecture, torch cannot run these weights
-    length, settings = declared_length(root), _optional(root / "sentence_bert_config.json")
+    length, settings = declared_length(root), read_optional(root / "sentence_bert_config.json")
     if length is None:
         raise ModelProblem(f"{root} declares no maximum length; add max_seq_length to sentence_bert_config.json")
     return {"max_seq_length": length, "do_lower_case": bool(settings.get("do_lower_case", False))}
@@ -205,14 +205,19 @@ def _lengths(root: Path) -> dict[str, Any]:
 
 def declared_length(root: Path) -> int | None:
     """The longest input in tokens that a transformer folder declares, or ``None``."""
-    limits = [_optional(root / "sentence_bert_config.json").get("max_seq_length")]
+    limits = [read_optional(root / "sentence_bert_config.json").get("max_seq_length")]
     if limits[0] is None:
         limits = [
-            _optional(root / "tokenizer_config.json").get("model_max_length"),
-            _optional(root / "config.json").get("max_position_embeddings"),
+            read_optional(root / "tokenizer_config.json").get("model_max_length"),
+            read_optional(root / "config.json").get("max_position_embeddings"),
         ]
     return min((int(n) for n in limits if isinstance(n, int | float) and 1 <= n < 10**6), default=None)
 
 
-def _optional(file: Path) -> dict[str, Any]:
+def read_optional(file: Path) -> dict[str, Any]:
+    """The object of a JSON file, empty where there is no such file.
+
+    Raises:
+        ModelProblem: for a file that holds anything else.
+    """
     return read_json(file, ModelProblem) if file.exists() else {}

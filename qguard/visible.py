@@ -20,6 +20,11 @@ def visible(text: str, keep: str = "\n") -> str:
     return "".join(c if c in stays or unicodedata.category(c) not in _HIDDEN else ascii(c)[1:-1] for c in text)
 
 
+def cell(text: str) -> str:
+    """Text for a table of rich: visible, and without what rich takes for markup."""
+    return visible(text).replace("[", "\\[")
+
+
 def say(text: object, file: TextIO | None = None) -> None:
     """Print what may hold text from users."""
     print(visible(str(text)), file=file or sys.stdout, flush=True)

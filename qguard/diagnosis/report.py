@@ -8,7 +8,7 @@ from typing import Any
 from qguard.diagnosis import Diagnosis
 from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion, Unit
-from qguard.visible import visible
+from qguard.visible import cell, visible
 
 SCHEMA = 1
 LISTED = 12
@@ -67,7 +67,7 @@ def _layers(layers: tuple[LayerError, ...], diagnosis: Diagnosis) -> Any:
     table.add_column("where in it")
     for x in layers:
         numbers = f"{x.own:.4f}", f"{x.own_sqnr:.1f}", f"{x.error:.4f}", f"{x.sqnr:.1f}", f"{x.cosine:.5f}"
-        table.add_row(_plain(x.layer), x.kind, *numbers, x.part)
+        table.add_row(cell(x.layer), x.kind, *numbers, x.part)
     return table
 
 
@@ -78,7 +78,7 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
     for head in ("mean cosine", "overlap@10", "weights"):
         table.add_column(head, justify="right")
     for c in e.costs[:LISTED]:
-        table.add_row(_plain(c.unit.layer), f"{c.cosine:+.5f}", f"{c.overlap:+.4f}", f"{c.unit.parameters / 1e6:.2f} M")
+        table.add_row(cell(c.unit.layer), f"{c.cosine:+.5f}", f"{c.overlap:+.4f}", f"{c.unit.parameters / 1e6:.2f} M")
     out.print(table)
     if not e.chosen:
         return
@@ -98,8 +98,3 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
 
 def _nodes(units: tuple[Unit, ...]) -> list[str]:
     return [node for unit in units for node in unit.nodes]
-
-
-def _plain(name: str) -> str:
-    """A layer's name, which a file gives, without markup of rich."""
-    return visible(name).replace("[", "\\[")

@@ -11,7 +11,7 @@ from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Resul
 from qguard.faults.runner import Report
 from qguard.gates import Gate, gates_for, parse_bound
 from qguard.gates.defaults import DEFAULTS
-from qguard.visible import visible
+from qguard.visible import cell
 
 SCHEMA = 1
 
@@ -157,7 +157,7 @@ def _absent(report: Report) -> dict[str, str]:
 
 def _plain(text: str) -> str:
     """Text in which rich reads no markup, and markdown no column."""
-    return visible(text).replace("[", "\\[").replace("|", "/")
+    return cell(text).replace("|", "/")
 
 
 def lines(report: Report) -> list[str]:

@@ -12,7 +12,7 @@ from qguard.precisions import RECIPES, Precision
 from qguard.tolerances.proposal import Proposal, loosest, propose
 from qguard.tolerances.runs import repeated_runs
 from qguard.vectors import FLOAT
-from qguard.visible import visible
+from qguard.visible import cell, visible
 
 
 def proposals_for(harness: Harness, precision: Precision, say: Callable[[str], None]) -> list[Proposal]:
@@ -78,6 +78,6 @@ def table(proposals: list[Proposal]) -> Any:
         proposed = "" if p.bound is None else p.text + (" (looser)" if p.looser else "" if p.changed else " (as now)")
         part = f" {p.part}" if p.part else ""
         now = f"{p.now.op} {p.now.bound:g}"
-        key, value = visible(p.key).replace("[", "\\["), f"{p.value:.4f}{visible(part)}"
+        key, value = cell(p.key), f"{p.value:.4f}{visible(part)}"
         out.add_row(key, now, value, held, f"{p.spread:.1g}", p.why, proposed)
     return out
