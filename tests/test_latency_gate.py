@@ -42,6 +42,15 @@ def _runner(folder: Path):
     return call
 
 
+def decided(call, *args: str) -> tuple[int, str]:
+    """The same until the trials told yes or no, three times at most: a busy machine may leave one undecided, as it should."""
+    for _ in range(3):
+        code, out = call(*args)
+        if not re.search("INCONCLUSIVE|RUNNER UNFIT", out):
+            break
+    return code, out
+
+
 def _configure(folder: Path, old: str, new: str) -> None:
     file = folder / "pyproject.toml"
     text = file.read_text()
@@ -79,7 +88,7 @@ def timed(small, int8, tmp_path_factory):
     _configure(folder, '[tool.qguard.latency]\nmode = "off"', f"[tool.qguard.latency]\n{SETTINGS}")
     more = ["--benchmark-histogram=h"] if PYGAL else []
     run = _runner(folder)
-    return folder, *run("--qguard-report=r.json", "--benchmark-json=b.json", "--benchmark-save=one", *more)
+    return folder, *decided(run, "--qguard-report=r.json", "--benchmark-json=b.json", "--benchmark-save=one", *more)
 
 
 @pytest.fixture
@@ -135,7 +144,7 @@ def test_int8_is_faster_and_the_timings_reach_pytest_benchmark(timed):
 @timing
 def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run64, int8):
     slowed(int8.file, run64.path / "slow.onnx", 150)  # more than int8 saves on a CPU with AMX
-    code, out = run64("--artifact=slow.onnx", "-k", "latency")
+    code, out = decided(run64, "--artifact=slow.onnx", "-k", "latency")
     assert code == 1, out
     assert "int8 latency.speedup[64x1] 0." in out
     for part in ("gate >= 1: FAIL", "baseline ", "candidate ", "ratio 0.", "confirmed in a fresh process"):
@@ -158,18 +167,18 @@ def test_torch_fp16_fails_where_a_speed_is_promised_that_no_cpu_gives_it(run):
 @timing
 def test_a_regression_against_the_deployed_artifact_fails_and_none_passes(deployed, int8):
     slowed(int8.file, deployed.path / "slow.onnx", 60)
-    code, out = deployed("--artifact=slow.onnx", f"--baseline-artifact={int8.folder}", "-k", "latency")
+    code, out = decided(deployed, "--artifact=slow.onnx", f"--baseline-artifact={int8.folder}", "-k", "latency")
     assert code == 1, out
     assert "gate <= 1.25: FAIL" in out
     _configure(deployed.path, *WIDER)
-    code, out = deployed(f"--baseline-artifact={int8.folder}", "-k", "latency")
+    code, out = decided(deployed, f"--baseline-artifact={int8.folder}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
 
 
 @timing
 def test_the_baseline_may_run_in_another_interpreter(deployed):
     _configure(deployed.path, *WIDER)
-    _, out = deployed(f"--baseline-python={sys.executable}", "-k", "latency")
+    _, out = decided(deployed, f"--baseline-python={sys.executable}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
     project = Harness(load_config(deployed.path), baseline_python="/no/such/python")
     (target,) = project.targets([parse_precision("int8")])
@@ -190,14 +199,14 @@ def test_a_disabled_benchmark_is_unmeasured_and_strict_fails_it(run, extra):
 
 @timing
 def test_without_pytest_benchmark_latency_is_measured_all_the_same(run):
-    code, out = run("-p", "no:benchmark", "--strict-markers", "-k", "latency")
+    code, out = decided(run, "-p", "no:benchmark", "--strict-markers", "-k", "latency")
     assert code == 0, out
     assert "ok   latency.speedup[32x1]" in out
 
 
 @timing
 def test_benchmark_only_and_skip_leave_a_part_unmeasured(run):
-    code, out = run("--benchmark-only", "--qguard-strict")
+    code, out = decided(run, "--benchmark-only", "--qguard-strict")
     assert code == 1
     assert "not measured: test_golden_is_current" in out
     assert "ok   latency.speedup[32x1]" in out
@@ -209,8 +218,8 @@ def test_benchmark_only_and_skip_leave_a_part_unmeasured(run):
 @timing
 def test_save_compare_and_max_time(timed, again):
     assert "Saved benchmark data" in timed[2], timed[2]
-    code, out = again(
-        "--benchmark-compare=0001", "--benchmark-compare-fail=median:900%", "--benchmark-max-time=4", "-k", "latency"
+    code, out = decided(
+        again, "--benchmark-compare=0001", "--benchmark-compare-fail=median:900%", "--benchmark-max-time=4", "-k", "latency"
     )
     assert "(0001_one)" in out, out
     assert code == 0, out
