@@ -14,8 +14,9 @@ from pathlib import Path
 from texts import texts_of
 
 from qguard.config import load_config
+from qguard.families import measure
 from qguard.harness import Harness
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.precisions import Precision, parse_precision
 from qguard.precisions.calibration import Calibration
 from qguard.suites.reader import read_suite

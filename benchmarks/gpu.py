@@ -22,9 +22,10 @@ from typing import Any
 from qguard.config import load_config
 from qguard.encoders import open_runtime
 from qguard.errors import QguardError
+from qguard.families import measure
 from qguard.harness import Harness
 from qguard.latency.check import Bucket, fingerprint
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.precisions import Precision, parse_precision
 from qguard.suites import Suite
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from qguard.config import load_config
+from qguard.families import measure
 from qguard.harness import Harness, Target
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.vectors import KINDS, SCALAR
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from qguard.config import load_config
+from qguard.families import measure
 from qguard.harness import Harness
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.suites import Suite
 from qguard.suites.reader import read_suite

@@ -14,8 +14,9 @@ from pathlib import Path
 from qguard.config import load_config
 from qguard.encoders import Floats
 from qguard.errors import QguardError
+from qguard.families import measure
 from qguard.harness import Harness
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.precisions import RECIPES, Precision, parse_precision
 from qguard.suites.reader import read_suite
 from qguard.suites.source import Source

@@ -23,6 +23,7 @@ def pages() -> dict[str, str]:
 
     schema = json.dumps(ReportShape.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
     made = {"pytest.md": pytest_page(), "qguard.md": qguard_page(), "configuration.md": configuration(), "report.md": report()}
+    made["metrics.md"] = metrics_page()
     return {name: NOTE + text for name, text in made.items()} | {"report.schema.json": schema}
 
 
@@ -147,6 +148,26 @@ def report() -> str:
         s.MovedPair, s.Neighbours, s.Query, s.Provenance,
     ]  # fmt: skip
     return made + "".join(f"\n## {p.__name__.removesuffix('Shape')}\n\n{intro(p)}\n\n{fields(p)}" for p in parts)
+
+
+def metrics_page() -> str:
+    """Every family with its metrics."""
+    from qguard.families import FAMILIES, NEEDS
+
+    parts = [
+        '# Metrics\n\nA gate bounds a metric: `[tool.qguard.gates.int8]`, `"ranking.overlap@10" = ">= 0.96"`. '
+        "Each family of metrics answers one question, and one test of the gate judges it.\n"
+    ]
+    for f in FAMILIES.values():
+        needs = "; ".join(NEEDS[n] for n in f.needs)
+        bounds = ", ".join(f"`{k} {b}`" for k, b in f.bounds.items()) or f.bounded_by
+        parts.append(f"## {f.name}\n\n{f.question} Test: `{f.test}`. It needs {needs}. Bounds: {bounds}.\n")
+        rows = [
+            [f"`{m.name}`", m.description, m.unit, "higher" if m.higher_is_better else "lower", m.source]
+            for m in f.metrics
+        ]  # fmt: skip
+        parts.append(table(["metric", "", "unit", "better", "formula"], rows))
+    return "\n".join(parts)
 
 
 def intro(part: type[BaseModel]) -> str:

@@ -18,8 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0 holds, 1 regression, 2 usage or configuration, 3 could not be measured.
     """
-    args = parser().parse_args(argv)
     try:
+        args = parser().parse_args(argv)  # help texts name what other packages registered
         return int(args.run(args))
     except QguardError as e:
         say(f"qguard: {e}", sys.stderr)

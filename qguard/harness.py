@@ -12,10 +12,11 @@ from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
+from qguard.families import FAMILIES, TASK, Family, family_of, measure
 from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check, judge
 from qguard.golden import Golden
-from qguard.metrics import FAMILIES, TASK, Comparison, Measured, measure
+from qguard.metrics import Comparison, Measured
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision
 from qguard.precisions.calibration import DEFAULT
@@ -152,13 +153,25 @@ class Harness:
         """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
         return not self.readable(name) or self.suite(name).labelled
 
-    def also(self, target: Target) -> list[str]:
-        """The gate tests of a target beyond those that every target has; see :data:`qguard.report.GATES`."""
+    def tests(self, target: Target) -> list[str]:
+        """The gate tests that judge a target, beside the one of its golden; see :data:`qguard.report.CURRENT`."""
         return [
-            *(["test_task_quality"] if self.labelled(target.suite) else []),
-            *(["test_robustness"] if self.tries_robustness(target.precision) else []),
+            *dict.fromkeys(f.test for f in self.families(target) if "process" not in f.needs),
             *(f"test_latency[{b}]" for b in self.timing.buckets(target.precision)),
         ]
+
+    def families(self, target: Target) -> list[Family]:
+        """The families that a target is judged in, in the order of the gate."""
+        return [f for f in FAMILIES.values() if all(self._has(need, target) for need in f.needs)]
+
+    def _has(self, need: str, target: Target) -> bool:
+        if need == "labels":
+            return self.labelled(target.suite)
+        if need == "generated":
+            return self.tries_robustness(target.precision)
+        if need == "process":
+            return bool(self.timing.buckets(target.precision))
+        return True
 
     def readable(self, name: str) -> bool:
         """Whether a suite can be read."""
@@ -340,32 +353,19 @@ class Harness:
         return self._once(("normalizes", model), find)  # type: ignore[no-any-return]
 
     def checks(self, target: Target, family: str) -> list[Check]:
-        """All checks of one metric family: ``embedding similarity ranking artifact invariance robustness task``."""
-        if family == "artifact":
-            from qguard.metrics.artifact import measure_artifact
-
-            self.refuse_overlap(target.precision, target.model, target.suite)
-            artifact = self.artifact(target.precision, target.model)
-            runtime = artifact.runtime(target.precision.runtime)
-            measured = measure_artifact(artifact, self.model(target.model), target.precision.recipe, runtime)
-        elif family == "invariance":
-            from qguard.metrics.invariance import measure_invariance
-
-            encoder = self.encoder(target.precision, target.model)
-            suite, ids = self.suite(target.suite, target.model), self.token_ids(target)
-            measured = self._once(("invariance", target.plain), lambda: measure_invariance(encoder, suite, ids))
-        elif family == "robustness":
-            return self._robustness(target)
-        else:
-            measured = measure(self.comparison(target), family)
+        """All checks of one metric family, a name in :data:`qguard.families.FAMILIES`."""
+        part = FAMILIES.find(family)
+        found = measure(self.comparison(target), family) if part.sampled else list(part.judged(self, target))
+        measured = [m for m in found if isinstance(m, Measured)]
+        if checks := [c for c in found if isinstance(c, Check)]:  # the family judges its values itself
+            return checks
         gates = self.gates(target.precision, target.model)
-        if family == "artifact":  # what a file does not hold is not measured in it
-            lost = {g.metric for g in gates if g.metric.startswith("artifact.")} - {m.name for m in measured}
+        if not part.sampled:  # of a suite's items a gate may bound what its labels do not allow
+            lost = {g.metric for g in gates if family_of(g.metric) == family} - {m.name for m in measured}
             if lost:
-                raise MeasurementProblem(
-                    f"no value for {', '.join(sorted(lost))}: the artifact holds nothing that this gate bounds"
-                )
-        elif slices := set(self.suite(target.suite).slice_names):  # those whose texts are all left out too
+                what = "the artifact holds nothing that this gate bounds" if family == "artifact" else "it was not measured"
+                raise MeasurementProblem(f"no value for {', '.join(sorted(lost))}: {what}")
+        if slices := set(self.suite(target.suite).slice_names):  # those whose texts are all left out too
             of = {m.name for m in measured}
             idle = [g for g in gates if g.slice in slices and g.metric in of and not any(g.applies(m) for m in measured)]
             if idle:
@@ -376,18 +376,9 @@ class Harness:
                 )
         return [*judge(measured, gates, target.suite, self.intervals), *self._accepted(target, family, measured)]
 
-    def _robustness(self, target: Target) -> list[Check]:
-        """Of the precision and model: all suites share one search."""
-        from qguard.robustness.measure import gated, measure_robustness
-
-        made = self._once(
-            ("robustness", target.precision, target.model), lambda: measure_robustness(self, target.precision, target.model)
-        )
-        return judge(made, gated(self, target.precision), target.suite)
-
     def _accepted(self, target: Target, family: str, measured: list[Measured]) -> list[Check]:
         """Values that have an accepted score, held against it."""
-        if family not in (*FAMILIES, TASK):
+        if not FAMILIES.find(family).sampled:
             return []
         from qguard.accepted.scores import judge_scores
 
@@ -404,7 +395,7 @@ class Harness:
 
     def standard_errors(self, target: Target, family: str) -> dict[str, float]:
         """Standard error of each whole-suite value of a family over the suite's items, by metric."""
-        from qguard.metrics import standard_errors
+        from qguard.families import standard_errors
 
         found = self._once(("standard errors", target, family), lambda: standard_errors(self.comparison(target), family))
         return dict(found)
@@ -493,3 +484,13 @@ class Harness:
         then = self.golden(target.model, target.suite).manifest.get("versions", {})
         now = installed(*then)
         return [f"{k} {then[k]} → {now[k]}" for k in then if then[k] != now[k]]
+
+
+def invariance_of(harness: Harness, target: Target) -> list[Measured]:
+    """The values of the family ``invariance``; the same for every kind of stored vectors."""
+    from qguard.metrics.invariance import measure_invariance
+
+    encoder = harness.encoder(target.precision, target.model)
+    suite, ids = harness.suite(target.suite, target.model), harness.token_ids(target)
+    found = harness._once(("invariance", target.plain), lambda: measure_invariance(encoder, suite, ids))
+    return list(found)

@@ -9,7 +9,8 @@ import pytest
 
 from qguard.config import load_config
 from qguard.errors import DataProblem, UsageProblem
-from qguard.metrics import Comparison, measure
+from qguard.families import measure
+from qguard.metrics import Comparison
 from qguard.suites import load_suite
 from qguard.suites.source import Source
 from tests.labelled import CORPUS, PAIRS, rows, saved_to_disk, write

@@ -17,9 +17,9 @@ from qguard import corpus_vectors, golden
 from qguard.config import load_config
 from qguard.corpus_vectors import STATE, VECTORS, candidate_coder, encode_corpus
 from qguard.errors import DataProblem, GoldenProblem, MeasurementProblem
+from qguard.families import measure
 from qguard.golden import corpus as recorded
 from qguard.harness import Harness, Target
-from qguard.metrics import measure
 from qguard.metrics.ranking import METRICS, items
 from qguard.precisions import parse_precision
 from qguard.report.details import QUERIES, details

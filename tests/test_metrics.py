@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from qguard.errors import MeasurementProblem
-from qguard.metrics import FAMILIES, Comparison, family, measure
+from qguard.families import FAMILIES, measure, sampled
+from qguard.metrics import Comparison
 from qguard.metrics.ranking import items as ranking_items
 from qguard.suites import Pair, Suite
 
@@ -64,9 +65,9 @@ def test_slices_are_the_same_reduction_over_their_rows(noisy):
 def test_reductions_of_many_samples_at_once_are_those_of_each(noisy):
     quantized = noisy.quantize("int8", np.stack([noisy.golden.min(0), noisy.golden.max(0)]))
     draws = np.random.default_rng(0).integers(0, 30, (2, 3, 30))
-    for name in FAMILIES:
-        items, metrics = family(name)
-        rows = items(quantized).rows[draws]  # (2, 3, 30, columns)
+    for name in sampled(quantized.suite):
+        ((items, metrics),) = FAMILIES[name].parts_of(quantized)
+        rows = items.rows[draws]  # (2, 3, 30, columns)
         for metric in metrics:
             want = [[float(metric.reduce(rows[i, j])) for j in range(3)] for i in range(2)]
             assert np.asarray(metric.reduce(rows)) == pytest.approx(np.asarray(want), abs=1e-12), metric.name

@@ -16,7 +16,7 @@ import pytest
 from qguard.attest import statement
 from qguard.gates.check import Check
 from qguard.precisions.dynamic import quantize
-from qguard.report import as_codequality, as_markdown, assemble
+from qguard.report import CURRENT, as_codequality, as_markdown, assemble
 from qguard.report.findings import findings, gate_line
 from qguard.report.github import MOST, commands
 from qguard.report.terminal import failure_text
@@ -189,7 +189,8 @@ def test_a_statement_is_what_the_in_toto_specification_says(run_in_ci):
 
 
 TARGET = {"model": "m", "precision": "int8", "runtime": "onnx", "vectors": "float32", "suite": "s"}
-GATES = ("test_golden_is_current", "test_artifact_is_quantized", "test_embeddings", "test_similarity", "test_ranking")
+TESTS = ("test_artifact_is_quantized", "test_embeddings", "test_similarity", "test_ranking", "test_invariance")
+GATES = (CURRENT, *TESTS)
 CHECK = {
     "name": "ranking.top1", "suite": "s", "slice": None, "value": 0.9, "bound": ">= 0.8", "outcome": "pass", "margin": 0.1,
     "items": 9, "worst": [], "on": "value", "interval": None, "accepted": None,
@@ -204,12 +205,12 @@ EVIDENCE = {
 
 def records(*left_out: str, **change) -> list[dict]:
     """What a whole passing run leaves behind, without some tests."""
-    names = [g for g in (*GATES, "test_invariance") if g not in left_out]
+    names = [g for g in GATES if g not in left_out]
     return [{"target": TARGET, "gate": g, "checks": [CHECK | change], "done": True, "shipped": True} for g in names]
 
 
 def verdict(found: list[dict], *, evidence=(EVIDENCE,), files=FILES, others=()) -> tuple[str, list[str]]:
-    report = assemble([{**TARGET, "also": []}], found)
+    report = assemble([{**TARGET, "tests": TESTS}], found)
     predicate = statement(report, list(evidence), files, others)["predicate"]
     return predicate["result"], predicate["failedTests"]
 
@@ -217,7 +218,7 @@ def verdict(found: list[dict], *, evidence=(EVIDENCE,), files=FILES, others=()) 
 def test_only_a_whole_run_over_unchanged_files_passes():
     assert verdict(records()) == ("PASSED", [])
     assert verdict(records("test_ranking")) == ("FAILED", ["s/test_ranking"])
-    assert verdict([]) == ("FAILED", sorted(f"s/{g}" for g in (*GATES, "test_invariance")))
+    assert verdict([]) == ("FAILED", sorted(f"s/{g}" for g in GATES))
     assert verdict(records(outcome="fail"))[0] == "FAILED"
     assert verdict(records(), evidence=()) == ("FAILED", ["s/evidence"])
     assert verdict(records(), files={"m.onnx": "0" * 64}) == ("FAILED", ["s/files: the artifact changed during the run"])
@@ -231,7 +232,7 @@ def test_a_test_of_ones_own_does_not_stand_for_the_gates():
 
 def test_the_date_is_utc():
     moment = datetime.datetime(2026, 3, 1, 1, 30, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
-    made = statement(assemble([{**TARGET, "also": []}], records()), [EVIDENCE], FILES, (), moment)
+    made = statement(assemble([{**TARGET, "tests": TESTS}], records()), [EVIDENCE], FILES, (), moment)
     assert made["predicate"]["configuration"][0]["annotations"]["qguard"]["date"] == "2026-02-28T23:30:00Z"
 
 
@@ -279,7 +280,7 @@ speedup = ">= 1.5"
 
 
 def test_a_finding_outside_the_repository_names_no_file(tmp_path):
-    report = assemble([{**TARGET, "also": []}], records(outcome="fail", margin=-0.1))
+    report = assemble([{**TARGET, "tests": TESTS}], records(outcome="fail", margin=-0.1))
     (found,) = findings(report, tmp_path / "pyproject.toml", tmp_path / "repository")
     assert (found["file"], found["line"]) == (None, 1)
     assert json.loads(as_codequality.render(report | {"findings": [found]})) == []
@@ -291,7 +292,7 @@ def test_markdown_shows_any_text_as_it_is():
     hostile = "``` <img src=x onerror=alert(1)> | [a](javascript:b) `x` \n# not a heading"
     change = {"outcome": "fail", "margin": -0.1, "worst": [hostile], "slice": "a|<img src=x>`b`"}
     report = assemble(
-        [{**TARGET, "model": hostile, "also": []}], [r | {"target": TARGET | {"model": hostile}} for r in records(**change)]
+        [{**TARGET, "model": hostile, "tests": TESTS}], [r | {"target": TARGET | {"model": hostile}} for r in records(**change)]
     )
     text = as_markdown.render(report).decode()
     assert "- worst: ```` ``` <img src=x onerror=alert(1)> | [a](javascript:b) `x` # not a heading ````" in text
@@ -305,7 +306,7 @@ def test_markdown_shows_any_text_as_it_is():
 
 def test_markdown_of_nothing_is_no_pass_and_a_large_one_is_cut():
     assert as_markdown.render(assemble([], [])).startswith("## ⚠️ qguard: UNMEASURED\n".encode())
-    expected = [{**TARGET, "suite": f"s{i}", "also": []} for i in range(4000)]
+    expected = [{**TARGET, "suite": f"s{i}", "tests": TESTS} for i in range(4000)]
     data = as_markdown.render(assemble(expected, []))
     assert len(data) <= as_markdown.LARGEST
     assert b"The rest is left out" in data

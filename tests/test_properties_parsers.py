@@ -20,8 +20,8 @@ from qguard import accepted, golden
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
 from qguard.errors import QguardError
+from qguard.families import metric_names
 from qguard.gates import Gate, gates_for, parse_bound, parse_gate
-from qguard.metrics import metric_names
 from qguard.pipeline import Pipeline, read_pipeline
 from qguard.precisions import parse_precisions
 from qguard.precisions.calibration import Calibration

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qguard.metrics import Comparison, measure
+from qguard.families import measure
+from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.suites.reader import read_suite
 from qguard.suites.source import Source

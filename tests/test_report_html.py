@@ -14,10 +14,10 @@ import pytest
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
+from qguard.families import sampled
 from qguard.harness import Harness
-from qguard.metrics import families_of
 from qguard.precisions import parse_precision
-from qguard.report import GATES, as_html, assemble
+from qguard.report import CURRENT, as_html, assemble
 from qguard.report.details import LONGEST, POINTS, details, merged
 from qguard.report.headline import headline
 from qguard.report.shape import checked
@@ -86,7 +86,7 @@ def core(harness):
     """A report of core in four precisions, with the checks, details and trials that a run would have."""
     own = Perturbed(harness.config, intervals=True)
     (target,) = own.targets([parse_precision("int8")])
-    families = families_of(own.suite("core"))
+    families = sampled(own.suite("core"))
     asked = {"model": "minilm", "runtime": "onnx", "vectors": "float32", "suite": "core"}
     parts, shown = merged([details(own, target, f) for f in families])
     record = {
@@ -102,8 +102,8 @@ def core(harness):
         ],
     }  # fmt: skip
     names = ("fp32", "int8", "int8-weight", "bf16")
-    expected = [{**asked, "precision": n, "also": []} for n in names]
-    records = [{**record, "target": {**asked, "precision": n}, "gate": g, "done": True} for n in names for g in GATES[:1]]
+    expected = [{**asked, "precision": n, "tests": []} for n in names]
+    records = [{**record, "target": {**asked, "precision": n}, "gate": g, "done": True} for n in names for g in (CURRENT,)]
     return assemble(expected, records)
 
 
@@ -186,7 +186,7 @@ def test_details_of_quantized_vectors(folder, report):
     """Bits are searched as they are stored: their scores are whole numbers."""
     own = Harness(load_config(folder))
     (target,) = own.targets([parse_precision("fp32+binary")])
-    parts, texts = merged([details(own, target, f) for f in families_of(own.suite("own"))])
+    parts, texts = merged([details(own, target, f) for f in sampled(own.suite("own"))])
     parts |= details(own, target, "golden")
     pytest.importorskip("execnet").dumps(parts)  # records travel from xdist's workers, which take no number of NumPy's
     queries = parts["neighbours"]["queries"]

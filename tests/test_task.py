@@ -11,8 +11,9 @@ import pytest
 
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.families import measure
 from qguard.harness import Harness, Target
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.metrics.agreement import AveragePrecision, Pearson
 from qguard.metrics.task import parts
 from qguard.precisions import parse_precision
@@ -358,7 +359,8 @@ def test_a_gate_on_a_slice_that_has_no_value_is_not_a_pass(harness, int8):
 
 def test_the_warm_path_imports_neither_scipy_stats_nor_scikit_learn(core):
     code = (
-        "import sys, numpy as np\nfrom qguard.suites import load_suite\nfrom qguard.metrics import Comparison, measure\n"
+        "import sys, numpy as np\nfrom qguard.suites import load_suite\nfrom qguard.families import measure\n"
+        "from qguard.metrics import Comparison\n"
         "s = load_suite('core', {})\nv = np.random.default_rng(0).normal(size=(len(s.texts), 8))\n"
         "v[[p.b for p in s.pairs]] += [[p.score] * 8 for p in s.pairs] * v[[p.a for p in s.pairs]]\n"
         "measure(Comparison.of(s, v, v), 'task')\n"

@@ -12,12 +12,13 @@ import pytest
 from qguard.config import load_config
 from qguard.encoders.legacy import FILE, SCALE
 from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.families import measure
 from qguard.gates import gates_for, speedup_of
 from qguard.gates.check import judge
 from qguard.harness import Harness
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket
-from qguard.metrics import Comparison, measure
+from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.suites import Suite
 from tests.conftest import ROOT

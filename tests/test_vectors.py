@@ -12,10 +12,11 @@ from hypothesis.extra import numpy as npst
 
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.families import measure, sampled
 from qguard.gates import gates_for
 from qguard.gates.check import judge
 from qguard.harness import Harness, Target
-from qguard.metrics import Comparison, families_of, measure
+from qguard.metrics import Comparison
 from qguard.metrics.ranking import items as ranking_items
 from qguard.precisions import Precision, parse_precision
 from qguard.suites import Suite
@@ -48,7 +49,7 @@ def documents(real):
 
 def failed(comparison: Comparison) -> set[str]:
     """Labels of the default gates that do not hold."""
-    measured = [m for family in families_of(comparison.suite) for m in measure(comparison, family)]
+    measured = [m for family in sampled(comparison.suite) for m in measure(comparison, family)]
     gates = gates_for(Precision("fp32", "onnx", comparison.kind), {})
     assert len({g.metric for g in gates}) >= 8
     checks = judge(measured, gates, "core")

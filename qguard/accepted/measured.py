@@ -7,7 +7,6 @@ from typing import Any
 
 from qguard.errors import RegressionProblem
 from qguard.harness import Harness
-from qguard.metrics import families_of
 from qguard.precisions import Precision
 
 
@@ -30,11 +29,11 @@ def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[st
     for target in harness.targets(precisions):
         say(str(target))
         harness.token_ids(target)
-        families = families_of(harness.suite(target.suite))
-        checks = [c for name in ("artifact", *families, "invariance") for c in harness.checks(target, name)]
+        families = [f for f in harness.families(target) if "process" not in f.needs]
+        checks = [c for f in families for c in harness.checks(target, f.name)]
         fell = [c for c in checks if c.outcome == "fail"]
         failed += [f"{target.precision} {c.label} {c.value:.4g}, gate {c.bound}" for c in fell if not c.accepted]
-        errors = {k: v for name in families for k, v in harness.standard_errors(target, name).items()}
+        errors = {k: v for f in families if f.sampled for k, v in harness.standard_errors(target, f.name).items()}
         p = target.precision
         runs.append(
             {

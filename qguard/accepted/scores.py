@@ -11,8 +11,9 @@ from typing import Any
 from qguard.accepted.stored import read
 from qguard.cpu import cpu_class
 from qguard.errors import GoldenProblem
+from qguard.families import all_metrics
 from qguard.gates.check import Check
-from qguard.metrics import Measured, all_metrics
+from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Z
 from qguard.precisions import Precision
 from qguard.vectors import FLOAT

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from qguard.families import FAMILIES, TASK
 from qguard.gates import Gate, parse_bound
-from qguard.metrics import FAMILIES, TASK
 from qguard.metrics.artifact import BOUNDS
 from qguard.suites import Suite
 
@@ -69,7 +69,7 @@ def must_judge(gates: Mapping[str, Mapping[str, str]], suite: Suite, also: Colle
     from qguard.metrics.task import names
 
     task, slices = set(names(suite)), set(suite.slice_names)
-    families = {*FAMILIES, "artifact", "invariance", *also}
+    families = {f.name for f in FAMILIES.values() if not {"labels", "generated", "process"} & set(f.needs)} | {*also}
     keys = []
     for key in gates:
         metric, part = split(key)

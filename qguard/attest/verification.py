@@ -15,8 +15,9 @@ from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
 from qguard.attest.subjects import digests
 from qguard.errors import GoldenProblem
+from qguard.families import FAMILIES
 from qguard.files import sha256_json
-from qguard.report import GATES
+from qguard.report import CURRENT
 
 if TYPE_CHECKING:
     from qguard.harness import Harness
@@ -147,11 +148,9 @@ def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
         if suite.sha256 != verdict.suite_sha256[name]:
             found = f"SHA-256 {verdict.suite_sha256[name][:12]}…: other texts"
             yield Refusal(f"suite {name}", f"SHA-256 {suite.sha256[:12]}…", found, asked.again)
-        tests = (*GATES, *harness.also(Target(asked.precision, asked.model, name)))
-        if harness.config.latency.mode != "gate":
-            tests = tuple(t for t in tests if not t.startswith("test_latency["))
-        if harness.config.robustness.mode != "gate":
-            tests = tuple(t for t in tests if t != "test_robustness")
+        reported = {f.test for f in FAMILIES.values() if f.switch and getattr(harness.config, f.switch).mode != "gate"}
+        target = Target(asked.precision, asked.model, name)
+        tests = (CURRENT, *(t for t in harness.tests(target) if t.partition("[")[0] not in reported))
         if lost := sorted({f"{name}/{t}" for t in tests} - set(verdict.predicate.passedTests)):
             yield Refusal(f"suite {name}", f"{listed(lost)} passed", "not among its passed tests", asked.again)
         try:

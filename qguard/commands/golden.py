@@ -78,9 +78,7 @@ def _check(args: argparse.Namespace) -> int:
         try:
             golden = harness.golden(model, suite)
             findings += audit.unfit(golden, accepted.read(folder)["scores"])
-            say(
-                f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})"
-            )
+            say(f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})")
         except UsageProblem:
             raise
         except QguardError as e:

@@ -24,9 +24,10 @@ from qguard.encoders.onnx import OnnxRuntime, exact_products
 from qguard.encoders.pooling import Head
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ArtifactProblem, QguardError
+from qguard.families import FAMILIES, measure, sampled
 from qguard.gates.check import Check, judge
 from qguard.harness import Harness, Target
-from qguard.metrics import Comparison, families_of, measure
+from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
 from qguard.progress import progress
 
@@ -138,7 +139,7 @@ class Examination:
     def accuracy(self, vectors: Floats) -> list[Check]:
         """All checks of accuracy on the whole suite."""
         compared = self.harness.compared(self.target, vectors)
-        families = families_of(self.harness.suite(self.target.suite))
+        families = sampled(self.harness.suite(self.target.suite))
         gates = self.harness.gates(self.target.precision, self.target.model)
         measured = [m for f in families for m in measure(compared, f)]
         if all(g.on == "value" for g in gates):  # no gate asks for an interval
@@ -146,9 +147,9 @@ class Examination:
         return judge(measured, gates, self.target.suite)
 
     def others(self, harness: Harness, target: Target) -> tuple[str, ...]:
-        """Gates on the file and on invariance that do not hold, with what stands behind them."""
+        """Gates on the file, on invariance and the like that do not hold, with what stands behind them."""
         found: list[str] = []
-        for family in ("artifact", "invariance"):
+        for family in (f.name for f in FAMILIES.values() if not f.sampled and not {"generated", "process"} & set(f.needs)):
             try:
                 found += [obstacle(c) for c in harness.checks(target, family) if c.outcome == "fail"]
             except QguardError as e:

@@ -1,14 +1,19 @@
 """Faults: what has gone wrong for somebody when a model was quantized, stored or served, made again in the user's own model.
 
-A new fault is one function in its family's file and one line in :data:`FAULTS`.
+A new fault is one function in its family's file and one line in :data:`_ALL`; another package adds one through the entry-point
+group ``qguard.faults``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from qguard.families import FAMILIES
+from qguard.registry import Registry
 
 if TYPE_CHECKING:
     from qguard.faults.site import Candidate, Site
@@ -24,7 +29,8 @@ class Fault:
         expected: The part of the gate that is meant to see it: ``golden`` (the current golden and the token ids), a metric
             family, or ``latency``.
         seen: Where it happened to somebody; empty for bit rot and the like.
-        make: ``module:function`` below this package; takes a :class:`~qguard.faults.site.Site` and a severity's value.
+        make: ``module:function``, or the function; it takes a :class:`~qguard.faults.site.Site` and a severity's value. A module
+            without a dot is one of this package.
         severities: Label → value, from the smallest to the full fault, which every gate should see.
     """
 
@@ -32,8 +38,21 @@ class Fault:
     what: str
     expected: str
     seen: str
-    make: str
+    make: Callable[..., Candidate] | str
     severities: Mapping[str, Any] = field(default_factory=lambda: {"full": None})
+
+    def lacks(self) -> Iterable[str]:
+        """See :class:`qguard.registry.Record`."""
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            yield f"its name is {self.name!r}; expected words in lower case, joined by hyphens"
+        if not self.what:
+            yield "it does not say what goes wrong (what)"
+        if self.expected not in ("golden", *FAMILIES):
+            yield f"no part of the gate is meant to see it (expected={self.expected!r}; known: golden, {', '.join(FAMILIES)})"
+        if not callable(self.make) and not re.fullmatch(r"[\w.]+:\w+", self.make):
+            yield f"it does not say what makes it: expected a function or 'module:function', found {self.make!r}"
+        if not self.severities:
+            yield "it has no severities"
 
     @property
     def full(self) -> str:
@@ -50,9 +69,14 @@ class Fault:
         Raises:
             NotApplicable: where this model or precision cannot have the fault; the message says why.
         """
+        return self._maker()(site, self.severities[severity])
+
+    def _maker(self) -> Callable[..., Candidate]:
+        if callable(self.make):
+            return self.make
         module, _, function = self.make.partition(":")
-        made: Candidate = getattr(import_module(f"qguard.faults.{module}"), function)(site, self.severities[severity])
-        return made
+        found: Callable[..., Candidate] = getattr(import_module(module if "." in module else f"{__name__}.{module}"), function)
+        return found
 
 
 _ALL = (
@@ -148,7 +172,7 @@ _ALL = (
     Fault("slower", "the model takes longer than the deployed one", "latency", "onnxruntime#10267, #6695", "slow:slower",
           {"5 %": 0.05, "10 %": 0.1, "30 %": 0.3, "100 %": 1.0}),
 )  # fmt: skip
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in _ALL}
+FAULTS: Registry[Fault] = Registry("fault", "qguard.faults", Fault, lambda: _ALL)
 
 # What happened to others and cannot be made here, with the reason; reported, never silently left out.
 ELSEWHERE = {
@@ -167,9 +191,4 @@ def chosen(names: list[str]) -> list[Fault]:
     Raises:
         UsageProblem: for an unknown name, with the nearest ones.
     """
-    from qguard.errors import unknown
-
-    for name in names:
-        if name not in FAULTS:
-            raise unknown("fault", name, FAULTS)
-    return [FAULTS[name] for name in dict.fromkeys(names)] if names else list(FAULTS.values())
+    return [FAULTS.find(name) for name in dict.fromkeys(names)] if names else list(FAULTS.values())

@@ -126,7 +126,7 @@ def selftest(
     cases = [(m, f, s) for m in plan.config.models for f in faults for s in f.severities]
     results: dict[int, Result] = {}
     # those that calibrate anew take longest
-    order = sorted(range(len(cases)), key=lambda i: not cases[i][1].make.startswith("recipe:"))
+    order = sorted(range(len(cases)), key=lambda i: not str(cases[i][1].make).startswith("recipe:"))
     timed = [i for i in order if cases[i][1].expected == "latency"]
     with processes(plan, jobs) as pool:
         for i, result in each(pool, _case, {i: cases[i] for i in order if i not in timed}, advance):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from qguard.families import FAMILIES, Family
 from qguard.latency.replay import TIMER
 
 
@@ -14,44 +16,26 @@ def test_golden_is_current(qguard_target: Any, qguard_gate: Any) -> None:
     qguard_gate.current(qguard_target)
 
 
-def test_artifact_is_quantized(qguard_target: Any, qguard_gate: Any) -> None:
-    """The file computes in the precision it is named after."""
-    qguard_gate.judge(qguard_target, "artifact")
+def _test(family: Family) -> Callable[..., None]:
+    """The gate test of one family: it runs for every target that the family judges."""
 
+    def test(qguard_target: Any, qguard_gate: Any) -> None:
+        qguard_gate.judge(qguard_target, family.name)
 
-def test_embeddings(qguard_target: Any, qguard_gate: Any) -> None:
-    """Vectors point where fp32's point."""
-    qguard_gate.judge(qguard_target, "embedding")
-
-
-def test_similarity(qguard_target: Any, qguard_gate: Any) -> None:
-    """Pairs score what they scored in fp32."""
-    qguard_gate.judge(qguard_target, "similarity")
-
-
-def test_ranking(qguard_target: Any, qguard_gate: Any) -> None:
-    """Texts find the neighbours that they found in fp32."""
-    qguard_gate.judge(qguard_target, "ranking")
-
-
-@pytest.mark.qguard(labelled=True)
-def test_task_quality(qguard_target: Any, qguard_gate: Any) -> None:
-    """Labelled suites: pairs and queries are scored as well as in fp32."""
-    qguard_gate.judge(qguard_target, "task")
-
-
-def test_invariance(qguard_target: Any, qguard_gate: Any) -> None:
-    """A text's vector is its own: it depends neither on the batch nor on padding."""
-    qguard_gate.judge(qguard_target, "invariance")
-
-
-@pytest.mark.qguard(generated=True)
-def test_robustness(qguard_target: Any, qguard_gate: Any) -> None:
-    """The same, and fp32's vectors, on text that Hypothesis makes up: any script, any length, any character."""
-    qguard_gate.judge(qguard_target, "robustness")
+    test.__name__ = test.__qualname__ = family.test
+    test.__doc__ = family.question
+    marked: Callable[..., None] = pytest.mark.qguard(family=family.name)(test)
+    return marked
 
 
 @pytest.mark.benchmark(timer=TIMER)
 def test_latency(qguard_target: Any, qguard_bucket: Any, qguard_gate: Any, benchmark: Any) -> None:
     """As fast as promised, timed against fp32 (and the deployed artifact) in this very run."""
     qguard_gate.latency(qguard_target, qguard_bucket, benchmark)
+
+
+_timed = globals().pop("test_latency")  # last: what is timed should not wait for models that others still hold
+for _family in FAMILIES.values():
+    if _family.test != _timed.__name__:
+        globals()[_family.test] = _test(_family)
+globals()[_timed.__name__] = _timed

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
+from qguard.families import default_bounds, infos, metric_names
 from qguard.gates.defaults import DEFAULT_SPEEDUP, DEFAULTS
-from qguard.metrics import Measured, has_interval, metric_names
+from qguard.metrics import Measured
 from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def parse_gate(key: str, bound: str | GateConfig, vectors: str = FLOAT) -> Gate:
     if on != "value":
         if on != (end := "lower" if op == ">=" else "upper"):
             raise UsageProblem(f'gate {key}: expected on = "{end}" with a bound {op} {limit:g}, found on = "{on}"')
-        if not has_interval(match["metric"]):
+        if not infos()[match["metric"]].has_interval:
             raise UsageProblem(f'gate {key}: on = "{on}" needs an interval, and {match["metric"]} has none; leave out "on"')
     return Gate(match["metric"], match["slice"], op, limit, on)
 
@@ -132,7 +133,8 @@ def gates_for(
         bounds = _stored(bounds, DEFAULTS[kind])
         files = {key: bound for key, bound in own.items() if key.startswith("artifact.")}
         own = files | _merged(configured, (kind, *(name + kind for name in names)))
-    return [parse_gate(key, bound, precision.vectors) for key, bound in {**bounds, **own}.items()]
+    all_bounds = {**default_bounds(precision.vectors), **bounds, **own}
+    return [parse_gate(key, bound, precision.vectors) for key, bound in all_bounds.items()]
 
 
 def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[str, T]:

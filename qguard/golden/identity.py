@@ -28,9 +28,7 @@ def check(golden: Golden, model: Model, suite: Suite) -> None:
     differs = [k for k in want if want[k] != have[k]]
     if differs:
         kind = "foreign: it was recorded for another model" if "weights" in differs else "stale"
-        changed = {"tokenizer", "suite"} & set(differs) == {"tokenizer"} and tokenizer_change(
-            golden, model, golden.judged(suite)
-        )
+        changed = {"tokenizer", "suite"} & set(differs) == {"tokenizer"} and tokenizer_change(golden, model, golden.judged(suite))
         flags = "".join(f" --accept-change {k}" for k in differs if k != "suite")
         raise GoldenProblem(
             f"golden {model.name}/{suite.name} is {kind}; {', '.join(differs)} differ "

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.metrics import TASK, Comparison, Rows
+from qguard.families import TASK
+from qguard.metrics import Comparison, Rows
 from qguard.metrics.bootstrap import Z, seed_of, standard_error
 from qguard.metrics.task import labelled_items
 from qguard.suites import Suite

@@ -129,7 +129,7 @@ def unreadable(suite: Suite, own: Sequence[Sequence[int]], reference: Sequence[S
         raise GoldenProblem(
             f"tokenizer.json and the {kind} that Transformers builds read {len(differ)} of {len(suite.texts)} texts differently; "
             f"the first is {suite.texts[i][:60]!r}: {own[i][:8]}… and {reference[i][:8]}…. Copy the model's folder, have "
-            "Transformers write its tokenizer there, and give the copy: python -c \"from transformers import AutoTokenizer as T; "
+            'Transformers write its tokenizer there, and give the copy: python -c "from transformers import AutoTokenizer as T; '
             "T.from_pretrained('FOLDER').save_pretrained('COPY')\"; nothing was written"
         )
     out |= dict.fromkeys(differ, f"tokenizer.json and Transformers' {kind} read it differently")

@@ -113,3 +113,15 @@ class Timing:
         words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
         measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
         return judge([measured], self.harness.gates(target.precision), target.suite)
+
+
+def judge_latency(harness: Harness, target: Target) -> list[Check]:
+    """The checks of every bucket of a target."""
+    timing = harness.timing
+    gates = timing.gates([target.precision])
+    return [check for bucket in timing.buckets(target.precision) for check, _, _ in timing.trials(target, bucket, gates)]
+
+
+def judge_memory(harness: Harness, target: Target) -> list[Check]:
+    """The check of peak memory, in the last bucket of a target."""
+    return harness.timing.memory(target, harness.timing.buckets(target.precision)[-1])

@@ -1,5 +1,5 @@
-"""Metrics: pure functions of (golden, candidate) in float64. A new metric is one ``Metric`` in its family's file;
-a new family is one file and one line in ``FAMILIES``.
+"""Metrics: pure functions of (golden, candidate) in float64. A new metric is one ``Metric`` in its family's file; the families
+are registered in :mod:`qguard.families`.
 
 A metric maps a :class:`Comparison` to items (one row per text, pair or query, each with its slice) and reduces rows to
 one number, so that the value of a slice is the same reduction over that slice's rows, and its interval that over resamples.
@@ -8,15 +8,14 @@ one number, so that the value of a slice is the same reduction over that slice's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.errors import MeasurementProblem, unknown
+from qguard.errors import MeasurementProblem
 from qguard.suites import Suite
 from qguard.vectors import FLOAT, KINDS, Vectors
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from qguard.metrics.neighbours import Neighbours
 
 Rows = NDArray[np.float64]
-FAMILIES = ("embedding", "similarity", "ranking")
-TASK = "task"  # of labelled suites alone; its items are pairs, queries or both
 
 
 @dataclass(frozen=True)
@@ -40,28 +37,55 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One named number.
+class MetricInfo:
+    """What people need to know of one named number.
 
     Attributes:
         name: Public name, ``family.what``.
-        reduce: Rows (..., n, columns) to (...): it reduces axis -2, so that many resamples of the rows are reduced at once.
-            Any such function, but a minimum, a maximum or a quantile must be a
-            :class:`~qguard.metrics.statistics.Quantile`: a bootstrap of it would be wrong.
         higher_is_better: Direction, for margins and for the order of worst items.
-        worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
-        min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
+        unit: Of the value, with its range where it has one, such as ``cosine in [-1, 1]``.
+        description: What it says, in one line.
+        source: Where the formula comes from: a publication, a library's function, or ``qguard`` for our own.
         vectors: The kinds of stored vectors that it exists for.
         of_fp32: It says nothing of the candidate.
     """
 
     name: str
+    higher_is_better: bool = field(kw_only=True)
+    unit: str = field(kw_only=True)
+    description: str = field(kw_only=True)
+    source: str = field(kw_only=True)
+    vectors: tuple[str, ...] = field(default=(FLOAT, *KINDS), kw_only=True)
+    of_fp32: bool = field(default=False, kw_only=True)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether the value is a statistic of a sample of items, so that a 95 % interval exists."""
+        return False
+
+
+@dataclass(frozen=True)
+class Metric(MetricInfo):
+    """One number that is a statistic of a suite's items.
+
+    Attributes:
+        reduce: Rows (..., n, columns) to (...): it reduces axis -2, so that many resamples of the rows are reduced at once.
+            Any such function, but a minimum, a maximum or a quantile must be a
+            :class:`~qguard.metrics.statistics.Quantile`: a bootstrap of it would be wrong.
+        worst: Rows to a badness per row (n,), or ``None`` when single rows mean nothing.
+        min_items: Fewest rows the number makes sense for; smaller slices are left out, a smaller suite is an error.
+    """
+
     reduce: Callable[[Rows], Rows]
-    higher_is_better: bool
-    worst: Callable[[Rows], Rows] | None = None
-    min_items: int = 1
-    vectors: tuple[str, ...] = (FLOAT, *KINDS)
-    of_fp32: bool = False
+    worst: Callable[[Rows], Rows] | None = field(default=None, kw_only=True)
+    min_items: int = field(default=1, kw_only=True)
+
+    @property
+    def has_interval(self) -> bool:
+        """Of no minimum or maximum: a bootstrap of it would be wrong."""
+        from qguard.metrics.statistics import Quantile
+
+        return not (isinstance(self.reduce, Quantile) and self.reduce.q in (0, 1))
 
 
 @dataclass(frozen=True)
@@ -134,87 +158,12 @@ class Measured:
     noun: str = "items"
 
 
-def families_of(suite: Suite) -> tuple[str, ...]:
-    """The families of vectors that a suite is measured on: :data:`TASK` needs labels."""
-    return (*FAMILIES, TASK) if suite.labelled else FAMILIES
-
-
-def family(name: str) -> tuple[Callable[[Comparison], Items], tuple[Metric, ...]]:
-    """The item function and the metrics of one family."""
-    if name not in FAMILIES:
-        raise unknown("metric family", name, FAMILIES)
-    module = import_module(f"qguard.metrics.{name}")
-    return module.items, module.METRICS
-
-
-def all_metrics() -> list[Metric]:
-    """Every metric over the items of a suite."""
-    from qguard.metrics.task import METRICS
-
-    return [*(m for f in FAMILIES for m in family(f)[1]), *METRICS]
-
-
-def metric_names(vectors: str | None = None) -> list[str]:
-    """Public names of all metrics that a gate may bound.
-
-    Args:
-        vectors: Only those that exist for this kind of stored vectors.
-    """
-    from qguard.latency.memory import NAME
-    from qguard.metrics.artifact import NAMES
-    from qguard.metrics.invariance import METRICS
-
-    found = [m.name for m in all_metrics() if vectors is None or vectors in m.vectors]
-    found += [m.name for m in METRICS]
-    if vectors in (None, FLOAT):
-        from qguard.robustness.metrics import NAMES as ROBUSTNESS
-
-        found += ROBUSTNESS
-    # processes are measured with the plain precision only: vectors are quantized after them
-    return [*found, *NAMES, *([NAME] if vectors in (None, FLOAT) else [])]
-
-
-def has_interval(name: str) -> bool:
-    """Whether a metric is a sample of items whose interval exists: no count in a file, no minimum or maximum."""
-    from qguard.metrics.statistics import Quantile
-
-    found = next((m for m in all_metrics() if m.name == name), None)
-    return found is not None and not (isinstance(found.reduce, Quantile) and found.reduce.q in (0, 1))
-
-
-def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
-    """All metrics of one family, or of what :data:`TASK` the suite has labels for, for the suite and for each of its slices.
+def reduced(items: Items, metrics: Sequence[Metric], suite: Suite, worst: int = 5) -> list[Measured]:
+    """Each metric over all items of a suite and over those of each slice.
 
     Raises:
         MeasurementProblem: when the suite has too few items, or a value is not finite.
     """
-    return [m for items, metrics in _parts(comparison, name) for m in reduced(items, metrics, comparison.suite, worst)]
-
-
-def standard_errors(comparison: Comparison, name: str) -> dict[str, float]:
-    """Metric → standard error of its value over the whole suite, of the candidate's metrics of one family or :data:`TASK`."""
-    from qguard.metrics.bootstrap import seed_of, standard_error
-
-    seed = seed_of(comparison.suite.sha256, name, None)
-    return {
-        m.name: standard_error(m.reduce, items.rows, seed)
-        for items, metrics in _parts(comparison, name)
-        for m in metrics
-        if len(items.rows) >= m.min_items and not m.of_fp32
-    }
-
-
-def _parts(comparison: Comparison, name: str) -> list[tuple[Items, tuple[Metric, ...]]]:
-    if name == TASK:
-        from qguard.metrics.task import parts
-
-        return parts(comparison)
-    find, metrics = family(name)
-    return [(find(comparison), tuple(m for m in metrics if comparison.kind in m.vectors))]
-
-
-def reduced(items: Items, metrics: Sequence[Metric], suite: Suite, worst: int = 5) -> list[Measured]:
-    """Each metric over all items of a suite and over those of each slice; see :func:`measure`."""
     out = []
     groups: list[tuple[str | None, Any]] = [(None, np.arange(len(items.rows)))]
     at = np.asarray([s or "" for s in items.slices])

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from qguard.artifact import Artifact
 from qguard.cpu import saturates
@@ -27,15 +28,15 @@ ERROR_BOUND = {8: 0.05, 4: 0.25}
 PER_TENSOR_ERROR = 0.5
 # Activations of encoders stay within some hundreds; masks fill with -10000 or -3.4e38
 WIDEST = 5000.0
-NAMES = (
-    *BOUNDS,
-    "artifact.weight_error",
-    "artifact.activation_range",
-    "artifact.opset",
-    "artifact.saturation",
-    "artifact.size_ratio",
-)
 _SHOWN = 5
+
+
+def of_target(harness: Any, target: Any) -> list[Measured]:
+    """The values of a target's artifact, whose calibration texts are not those that judge it."""
+    harness.refuse_overlap(target.precision, target.model, target.suite)
+    artifact = harness.artifact(target.precision, target.model)
+    runtime = artifact.runtime(target.precision.runtime)
+    return measure_artifact(artifact, harness.model(target.model), target.precision.recipe, runtime)
 
 
 def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: str = "onnx") -> list[Measured]:

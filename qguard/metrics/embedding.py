@@ -23,12 +23,31 @@ def items(c: Comparison) -> Items:
     return Items(rows, c.suite.slices, lambda i: f"cosine {cosine[i]:.4f}  {c.suite.texts[i][:90]!r}")
 
 
+_COSINE = "cosine in [-1, 1]"
 METRICS = (
-    Metric("embedding.cosine_mean", Mean(0), True),
-    # NumPy's linear quantile: on fewer than 100 items it lies between the two lowest
-    Metric("embedding.cosine_p01", Quantile(0, 0.01), True),
-    Metric("embedding.cosine_min", Quantile(0, 0), True, worst=lambda r: 1 - r[:, 0]),
-    Metric("embedding.norm_error", Quantile(1, 1), False, vectors=(FLOAT, *SCALAR)),
-    Metric("embedding.clipped", Mean(2, best=0.0), False, vectors=SCALAR),
-    Metric("embedding.size_ratio", Mean(3), False, vectors=KINDS),
-)
+    Metric(
+        "embedding.cosine_mean", Mean(0), higher_is_better=True, unit=_COSINE, source="qguard",
+        description="mean cosine of a text's vector to its fp32 vector",
+    ),
+    # on fewer than 100 items it lies between the two lowest
+    Metric(
+        "embedding.cosine_p01", Quantile(0, 0.01), higher_is_better=True, unit=_COSINE, source="numpy.quantile, linear",
+        description="the cosine to fp32 that 1 % of the texts fall below",
+    ),
+    Metric(
+        "embedding.cosine_min", Quantile(0, 0), higher_is_better=True, unit=_COSINE, source="qguard",
+        description="the lowest cosine of any text to its fp32 vector", worst=lambda r: 1 - r[:, 0],
+    ),
+    Metric(
+        "embedding.norm_error", Quantile(1, 1), higher_is_better=False, unit="relative error, 0 or more", source="qguard",
+        description="the largest relative change of a vector's length", vectors=(FLOAT, *SCALAR),
+    ),
+    Metric(
+        "embedding.clipped", Mean(2, best=0.0), higher_is_better=False, unit="share in [0, 1]", source="qguard",
+        description="share of the values of stored vectors that lie outside their range", vectors=SCALAR,
+    ),
+    Metric(
+        "embedding.size_ratio", Mean(3), higher_is_better=False, unit="ratio of bytes", source="qguard",
+        description="bytes of a stored vector over those of float32", vectors=KINDS,
+    ),
+)  # fmt: skip

@@ -7,6 +7,7 @@ whole batch, as in ONNX Runtime's dynamic int8: there the effect is bounded and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -100,17 +101,23 @@ def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[in
     return reduced(items(encoder, suite, ids), METRICS, suite)
 
 
-def _metrics(column: int, low: str, p01: str) -> tuple[Metric, Metric]:
+def _metrics(column: int, low: str, p01: str, between: str) -> tuple[Metric, Metric]:
+    def metric(name: str, reduce: Quantile, which: str, **more: Any) -> Metric:
+        return Metric(
+            f"invariance.{name}", reduce, higher_is_better=True, unit="cosine in [-1, 1]",
+            source="numpy.quantile, linear" if reduce.q else "qguard",
+            description=f"{which} cosine of a text's vector {between}", **more,
+        )  # fmt: skip
+
     return (
-        Metric(f"invariance.{low}", Quantile(column, 0), True, worst=lambda r: (1 - r[:, column]).round(6)),
-        # NumPy's linear quantile: of 64 items, between the two lowest
-        Metric(f"invariance.{p01}", Quantile(column, 0.01), True),
+        metric(low, Quantile(column, 0), "the lowest", worst=lambda r: (1 - r[:, column]).round(6)),
+        metric(p01, Quantile(column, 0.01), "the 1 % quantile of the"),  # of 64 items, between the two lowest
     )
 
 
 METRICS = (
-    *_metrics(0, "batch_cosine_min", "batch_cosine_p01"),
-    *_metrics(1, "order", "order_p01"),
-    *_metrics(2, "padding", "padding_p01"),
-    *_metrics(3, "equal_length", "equal_length_p01"),
+    *_metrics(0, "batch_cosine_min", "batch_cosine_p01", "alone to that in a batch"),
+    *_metrics(1, "order", "order_p01", "in a batch to that in the same batch reversed"),
+    *_metrics(2, "padding", "padding_p01", "without to that with padding"),
+    *_metrics(3, "equal_length", "equal_length_p01", "in a batch of mixed lengths to that in one of its own length"),
 )

@@ -149,14 +149,45 @@ def _agreement(gold: Any, found: Any) -> list[Any]:
 
 # share of clearly ordered golden pairs (gap over MARGIN) whose order flips; 0 where none is clear
 _INVERSIONS = Ratio(Mean(4), Mean(5), empty=0.0)
+_SHARE, _RBO, _NDCG = "share in [0, 1]", "score in [0, 1]", "score in [0, 1]"
+_FROM_RBO = f"Webber, Moffat and Zobel 2010, p = {RBO_P}, cut at {K} and scaled to reach 1"
+_FROM_NDCG = f"Jaervelin and Kekaelaeinen 2002; the gain of fp32's neighbors falls from {K} to 1"
 METRICS = (
-    Metric(f"ranking.overlap@{K}", Mean(0, best=1.0), True, worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1])),
-    Metric("ranking.top1", Share(1), True),
-    Metric("ranking.rbo", Mean(2, best=1.0), True),
-    Metric(f"ranking.ndcg@{K}", Mean(3, best=1.0), True),
-    Metric("ranking.inversions", _INVERSIONS, False),
-    Metric(f"ranking.rescored_overlap@{K}", Mean(6, best=1.0), True, vectors=KINDS),
-    Metric("ranking.rescored_top1", Share(7), True, vectors=KINDS),
-    Metric("ranking.rescored_rbo", Mean(8, best=1.0), True, vectors=KINDS),
-    Metric(f"ranking.rescored_ndcg@{K}", Mean(9, best=1.0), True, vectors=KINDS),
-)
+    Metric(
+        f"ranking.overlap@{K}", Mean(0, best=1.0), higher_is_better=True, unit=_SHARE, source="qguard",
+        description=f"share of a text's {K} nearest fp32 neighbors that it still finds",
+        worst=lambda r: 1 - r[:, 0] + 0.1 * (1 - r[:, 1]),
+    ),
+    Metric(
+        "ranking.top1", Share(1), higher_is_better=True, unit=_SHARE, source="qguard",
+        description="share of the texts whose nearest neighbor is still that of fp32",
+    ),
+    Metric(
+        "ranking.rbo", Mean(2, best=1.0), higher_is_better=True, unit=_RBO, source=_FROM_RBO,
+        description="rank-biased overlap with fp32's neighbors: places near the top weigh more",
+    ),
+    Metric(
+        f"ranking.ndcg@{K}", Mean(3, best=1.0), higher_is_better=True, unit=_NDCG, source=_FROM_NDCG,
+        description="nDCG with fp32's own neighbors as the ideal order",
+    ),
+    Metric(
+        "ranking.inversions", _INVERSIONS, higher_is_better=False, unit=_SHARE, source="qguard",
+        description=f"share of the pairs of fp32 neighbors at least {MARGIN} apart whose order flips",
+    ),
+    Metric(
+        f"ranking.rescored_overlap@{K}", Mean(6, best=1.0), higher_is_better=True, unit=_SHARE, source="qguard", vectors=KINDS,
+        description="as ranking.overlap@10, after rescoring",
+    ),
+    Metric(
+        "ranking.rescored_top1", Share(7), higher_is_better=True, unit=_SHARE, source="qguard", vectors=KINDS,
+        description="as ranking.top1, after rescoring",
+    ),
+    Metric(
+        "ranking.rescored_rbo", Mean(8, best=1.0), higher_is_better=True, unit=_RBO, source=_FROM_RBO, vectors=KINDS,
+        description="as ranking.rbo, after rescoring",
+    ),
+    Metric(
+        f"ranking.rescored_ndcg@{K}", Mean(9, best=1.0), higher_is_better=True, unit=_NDCG, source=_FROM_NDCG, vectors=KINDS,
+        description="as ranking.ndcg@10, after rescoring",
+    ),
+)  # fmt: skip

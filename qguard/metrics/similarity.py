@@ -50,10 +50,27 @@ def _flips(r: Rows) -> Rows:
 
 # the cosine of bits lies on another scale: their order can be compared, their values cannot
 _SCALE = (FLOAT, *SCALAR)
+_DIFFERENCE = "difference of cosines in [0, 2]"
 METRICS = (
-    Metric("similarity.spearman", Spearman(0, 1), True, min_items=3),
-    Metric("similarity.max_error", Quantile(_error, 1), False, worst=_error, vectors=_SCALE),
-    Metric("similarity.p99_error", Quantile(_error, 0.99), False, vectors=_SCALE),
-    Metric("similarity.bias", Absolute(Mean(_moved)), False, vectors=_SCALE),
-    Metric("similarity.threshold_flips", Mean(_flips, best=0.0), False, vectors=_SCALE),
-)
+    Metric(
+        "similarity.spearman", Spearman(0, 1), higher_is_better=True, unit="correlation in [-1, 1]",
+        source="Spearman 1904, mean ranks for ties, as scipy.stats.spearmanr", min_items=3,
+        description="rank correlation of the pairs' cosines with those of fp32",
+    ),
+    Metric(
+        "similarity.max_error", Quantile(_error, 1), higher_is_better=False, unit=_DIFFERENCE, source="qguard",
+        description="the largest change of a pair's cosine", worst=_error, vectors=_SCALE,
+    ),
+    Metric(
+        "similarity.p99_error", Quantile(_error, 0.99), higher_is_better=False, unit=_DIFFERENCE,
+        source="numpy.quantile, linear", description="the change that 1 % of the pairs exceed", vectors=_SCALE,
+    ),
+    Metric(
+        "similarity.bias", Absolute(Mean(_moved)), higher_is_better=False, unit=_DIFFERENCE, source="qguard",
+        description="size of the mean change of the pairs' cosines: a shift that breaks fixed thresholds", vectors=_SCALE,
+    ),
+    Metric(
+        "similarity.threshold_flips", Mean(_flips, best=0.0), higher_is_better=False, unit="share in [0, 1]", source="qguard",
+        description=f"share of the decisions 'cosine >= {', '.join(map(str, THRESHOLDS))}' that change", vectors=_SCALE,
+    ),
+)  # fmt: skip

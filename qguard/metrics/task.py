@@ -156,13 +156,34 @@ def _displaced(r: Rows) -> Rows:
     return np.asarray((np.abs(candidate - label) - np.abs(fp32 - label)) / len(r), np.float64)
 
 
+_SCORES = {  # name → what it says, its unit and where it comes from
+    "spearman": ("rank correlation of cosines with labels", "correlation in [-1, 1]", "Spearman 1904, mean ranks for ties"),
+    "pearson": ("linear correlation of cosines with labels", "correlation in [-1, 1]", "Pearson 1895, as scipy.stats.pearsonr"),
+    "average_precision": (
+        "average precision of cosines for pairs of two labels", "score in [0, 1]", "as sklearn.metrics.average_precision_score",
+    ),
+    "ndcg@10": ("nDCG@10 of the judged queries", "score in [0, 1]", "trec_eval ndcg_cut_10"),
+    "recall@10": ("share of the relevant documents among the first 10", "share in [0, 1]", "trec_eval recall_10"),
+    "mrr@10": ("mean reciprocal rank of the first relevant document, cut at 10", "score in [0, 1]", "trec_eval recip_rank"),
+    "map": (f"mean average precision over the first {DEPTH} documents", "score in [0, 1]", "trec_eval map"),
+}  # fmt: skip
+
+
 def _forms(name: str, scores: tuple[Statistic, Statistic], worst: Any = None, least: int = 1) -> tuple[Metric, Metric, Metric]:
     """A score of the candidate, that of fp32, and the candidate's over fp32's; ``scores`` are fp32's and the candidate's."""
     fp32, candidate = scores
+    what, unit, source = _SCORES[name]
+
+    def metric(suffix: str, reduce: Statistic, description: str, unit: str = unit, **more: Any) -> Metric:
+        return Metric(
+            f"task.{name}{suffix}", reduce, higher_is_better=True, unit=unit, source=source, description=description,
+            min_items=least, **more,
+        )  # fmt: skip
+
     return (
-        Metric(f"task.{name}", candidate, True, min_items=least),
-        Metric(f"task.{name}{FP32}", fp32, True, min_items=least, of_fp32=True),
-        Metric(f"task.{name}{RETENTION}", Retention(candidate, fp32), True, worst, least),
+        metric("", candidate, what),
+        metric(FP32, fp32, f"the same of fp32: {what}", of_fp32=True),
+        metric(RETENTION, Retention(candidate, fp32), f"share of fp32's score that is kept: {what}", "ratio", worst=worst),
     )
 
 

@@ -105,7 +105,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
-    config.addinivalue_line("markers", "qguard(labelled, generated): runs together with the gate when --precision is given")
+    config.addinivalue_line(
+        "markers", "qguard(family, labelled, generated): runs together with the gate when --precision is given"
+    )
     asked, update = asked_for(config), config.getoption("golden_update")
     shows = next((name for name in _SHOWS if getattr(config.option, name, None)), "")
     strict = config.getoption("qguard_strict")
@@ -274,8 +276,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per precision × model × suite; ``@pytest.mark.qguard(labelled=True)``: per labelled suite, ``generated=True``:
-    where generated texts are tried.
+    """One test for each precision, model and suite; with ``@pytest.mark.qguard(family=NAME)`` for those that the family judges,
+    with ``labelled=True`` for suites with labels, with ``generated=True`` where generated texts are tried.
     """
     if "qguard_target" in metafunc.fixturenames:
         state = metafunc.config.stash.get(STATE, None)
@@ -285,10 +287,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(("qguard_target", "qguard_bucket"), both, ids=[f"{t}-{b}" for t, b in both], scope="session")
             return
         mark = metafunc.definition.get_closest_marker("qguard")
-        if state and mark and mark.kwargs.get("labelled"):
+        asks = mark.kwargs if state and mark else {}
+        if state and asks.get("labelled"):
             targets = [t for t in targets if state.harness.labelled(t.suite)]
-        if state and mark and mark.kwargs.get("generated"):
+        if state and asks.get("generated"):
             targets = [t for t in targets if state.harness.tries_robustness(t.precision)]
+        if state and (family := asks.get("family")):
+            targets = [t for t in targets if family in [f.name for f in state.harness.families(t)]]
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 
@@ -307,9 +312,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     update = config.getoption("golden_update")
     if not state.gated and not update:
         return
-    keep = [
-        i for i in items if not update and _about_quantization(i)
-    ]
+    keep = [i for i in items if not update and _about_quantization(i)]
     drop = [i for i in items if i not in keep]
     if drop:
         config.hook.pytest_deselected(items=drop)

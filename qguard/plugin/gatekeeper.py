@@ -49,26 +49,27 @@ class GateKeeper:
 
     def judge(self, target: Target, family: str) -> list[Check]:
         """All checks of a metric family; fails the test when a gate does not hold."""
-        from qguard.metrics import FAMILIES, TASK
+        from qguard.families import FAMILIES
 
+        part = FAMILIES.find(family)
         record = self._record(target)
         with _spoken(record), self._uncaptured(target):
             checks = self._harness.checks(target, family)
             record["checks"] = [c.to_json() for c in checks]
             record["done"] = True
-            if family in (*FAMILIES, TASK) and self._item.config.getoption("qguard_report"):
+            if part.sampled and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = self._harness.standard_errors(target, family)
             record["details"] = self._details(target, family)
             if any(c.outcome == "fail" for c in checks):
                 from qguard.diagnosis import command
                 from qguard.report.terminal import failure_text
 
-                cause = self._harness.cause(target).words if family in (*FAMILIES, TASK) else ""
+                cause = self._harness.cause(target).words if part.sampled else ""
                 record["cause"] = cause
-                changed = [] if family in ("artifact", "robustness") else self._harness.changed(target)
+                changed = [] if {"files", "generated"} & set(part.needs) else self._harness.changed(target)
                 holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
-                of = "generated text" if family == "robustness" else target.suite
+                of = "generated text" if "generated" in part.needs else target.suite
                 diagnose = "" if cause and self._harness.cause(target).kind == "stack" else command(self._harness, target)
                 text = failure_text(str(target.precision), of, checks, changed, holds, fp32, cause, diagnose)
                 pytest.fail(visible(text), pytrace=False)

@@ -24,17 +24,18 @@ class State:
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of the gate tests that it has beyond those of all, and what
+        """What the report must hold: every target, with the names of the gate tests that judge it, and what
         was left out on purpose.
         """
-        return [{**as_json(t), "also": self.harness.also(t), "left_out": self.left_out} for t in self.targets]
+        return [{**as_json(t), "tests": self.harness.tests(t), "left_out": self.left_out} for t in self.targets]
 
     @property
     def left_out(self) -> list[str]:
         """What the configuration or the command line switched off, as the report says it."""
-        config = self.harness.config
-        modes = {"robustness": config.robustness.mode, "latency": config.latency.mode}
-        return [name for name, mode in modes.items() if mode == "off"]
+        from qguard.families import FAMILIES
+
+        switches = dict.fromkeys(f.switch for f in FAMILIES.values() if f.switch)
+        return [name for name in switches if getattr(self.harness.config, name).mode == "off"]
 
 
 def as_json(target: Target) -> dict[str, str]:

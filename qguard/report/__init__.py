@@ -1,8 +1,13 @@
-"""Reports: one verdict, written as files or shown in the terminal. A new format is one file here and one line in FORMATS."""
+"""Reports: one verdict, written as files or shown in the terminal.
+
+Another package adds a file format through the entry-point group ``qguard.report_formats``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,18 +16,47 @@ from qguard import __version__
 from qguard.errors import UsageProblem
 from qguard.files import write_atomic
 from qguard.host import host
+from qguard.registry import Registry
 
 SCHEMA = 1
-# suffix → module here whose render(report) gives the file's bytes
-FORMATS = {".json": "as_json", ".html": "as_html", ".md": "as_markdown", ".codequality.json": "as_codequality"}
-GATES = (
-    "test_golden_is_current",
-    "test_artifact_is_quantized",
-    "test_embeddings",
-    "test_similarity",
-    "test_ranking",
-    "test_invariance",
-)
+
+
+@dataclass(frozen=True)
+class ReportFormat:
+    """A kind of file that a report is written as.
+
+    Attributes:
+        name: The suffix of its files, such as ``.html``; of two that fit the longer one decides.
+        render: ``module:function``, imported when it is needed, or the function: a report of schema 1, as
+            :func:`assemble` gives it and the reference describes it, → the file's bytes.
+    """
+
+    name: str
+    render: Callable[[dict[str, Any]], bytes] | str
+
+    def lacks(self) -> Iterable[str]:
+        """See :class:`qguard.registry.Record`."""
+        if not self.name.startswith(".") or len(self.name) < 2:
+            yield f"expected the suffix of its files as its name, such as '.csv', found {self.name!r}"
+        if not callable(self.render) and not re.fullmatch(r"[\w.]+:\w+", self.render):
+            yield f"it does not say what renders it: expected a function or 'module:function', found {self.render!r}"
+
+    def rendered(self, report: dict[str, Any]) -> bytes:
+        """The file's bytes."""
+        if callable(self.render):
+            return self.render(report)
+        module, _, function = self.render.partition(":")
+        made: bytes = getattr(import_module(module), function)(report)
+        return made
+
+
+def _own() -> Iterable[ReportFormat]:
+    names = {".json": "as_json", ".html": "as_html", ".md": "as_markdown", ".codequality.json": "as_codequality"}
+    return [ReportFormat(suffix, f"{__name__}.{module}:render") for suffix, module in names.items()]
+
+
+FORMATS: Registry[ReportFormat] = Registry("report format", "qguard.report_formats", ReportFormat, _own)
+CURRENT = "test_golden_is_current"  # the gate test that every target has
 
 
 def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -30,7 +64,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
 
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
-            ``also``, the names of the gate tests that it has beyond :data:`GATES`; and ``left_out``, what was switched off.
+            ``tests``, the names of the gate tests that judge it beside :data:`CURRENT`; and ``left_out``, what was switched off.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -44,13 +78,13 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     runs = []
     texts: dict[str, dict[str, str]] = {}
     for asked in expected:
-        target = {k: v for k, v in asked.items() if k not in ("also", "left_out")}
+        target = {k: v for k, v in asked.items() if k not in ("tests", "left_out")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         # a test of the project's own that is named like one of the gate's does not stand for it
         shipped = [r for r in mine if r.get("shipped", True)]
         done = {r["gate"] for r in shipped if r["done"]}
-        gates = (*GATES, *asked["also"])
+        gates = (CURRENT, *asked["tests"])
         missing = [g for g in gates if g not in done]
         fell = {r["gate"] for r in shipped if any(c["outcome"] == "fail" for c in r["checks"])}
         errors = [without_home(r["error"]) for r in mine if r.get("error")]
@@ -89,8 +123,8 @@ def check_format(path: Path) -> None:
         raise UsageProblem(f"report {path}: expected a file that ends in {', '.join(FORMATS)}")
 
 
-def _format(path: Path) -> str | None:
-    """The module of a file's format; of two suffixes that fit the longer one."""
+def _format(path: Path) -> ReportFormat | None:
+    """The format of a file; of two suffixes that fit the longer one."""
     return next((FORMATS[s] for s in sorted(FORMATS, key=len, reverse=True) if path.name.endswith(s)), None)
 
 
@@ -101,4 +135,6 @@ def write(report: dict[str, Any], path: Path) -> None:
         OSError: when it cannot be written.
     """
     check_format(path)
-    write_atomic(path, import_module(f"qguard.report.{_format(path)}").render(report))
+    form = _format(path)
+    assert form is not None
+    write_atomic(path, form.rendered(report))

@@ -176,7 +176,7 @@ def moves(query: Mapping[str, Any]) -> dict[str, Any]:
 
 def heat_map(checks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Slices by metrics. A column is shaded from its best slice to its worst; failed gates are marked besides."""
-    from qguard.metrics import all_metrics
+    from qguard.families import all_metrics
 
     better = {m.name: m.higher_is_better for m in all_metrics() if not m.of_fp32}
     cells: dict[str, dict[str, Any]] = {}

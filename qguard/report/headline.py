@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from qguard.drift import ELSEWHERE
+from qguard.families import FAMILIES
 from qguard.vectors import FLOAT
 
 # what users see comes first, then what explains it
-ORDER = ("ranking", "artifact", "latency", "task", "similarity", "embedding", "invariance", "robustness", "memory")
+ORDER = tuple(f.name for f in sorted(FAMILIES.values(), key=lambda f: f.lead))
 DIRECT = ("latency.speedup", "latency.regression", "latency.trend")
 
 

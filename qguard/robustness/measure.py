@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.gates import Gate
+from qguard.gates.check import Check, judge
 from qguard.metrics import Measured
 from qguard.robustness.features import describe
 from qguard.robustness.kept import MOST, keep, kept_file, read_kept
@@ -16,7 +17,7 @@ from qguard.robustness.probe import Probe
 from qguard.robustness.search import Found, search
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness
+    from qguard.harness import Harness, Target
     from qguard.precisions import Precision
 
 
@@ -25,6 +26,14 @@ def gated(harness: Harness, precision: Precision) -> list[Gate]:
     if harness.config.robustness.mode != "gate":
         return []
     return [g for g in harness.gates(precision) if g.metric in NAMES]
+
+
+def judge_robustness(harness: Harness, target: Target) -> list[Check]:
+    """The checks of a target's precision and model: all suites share one search."""
+    made = harness._once(
+        ("robustness", target.precision, target.model), lambda: measure_robustness(harness, target.precision, target.model)
+    )
+    return judge(made, gated(harness, target.precision), target.suite)
 
 
 def probe_of(harness: Harness, precision: Precision, model: str) -> Probe:

@@ -6,37 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from qguard.metrics import Measured
+from qguard.families.own import COUNT, ROBUSTNESS
+from qguard.metrics import Measured, MetricInfo
 
 SHOWN = 5  # worst texts of a failure
 
 
-@dataclass(frozen=True)
-class Property:
-    """One property of a text's vector.
-
-    Attributes:
-        higher_is_better: Direction of the values.
-        counts: The value is the number of texts whose own is not 0, instead of the worst.
-        words: What it says.
-    """
-
-    higher_is_better: bool
-    counts: bool
-    words: str
-
-
-# Public name → what it bounds. Cosines are in [-1, 1].
-PROPERTIES: Mapping[str, Property] = {
-    "robustness.token_mismatches": Property(False, True, "texts whose token ids differ from the base model's"),
-    "robustness.broken_vectors": Property(False, True, "texts whose vector holds NaN or infinity, or only zeros"),
-    "robustness.norm_error": Property(False, False, "distance of the norm from 1, where the pipeline normalises"),
-    "robustness.cosine_min": Property(True, False, "cosine to fp32 of the same runtime"),
-    "robustness.batch_cosine_min": Property(True, False, "cosine between alone and in a batch"),
-    "robustness.padding_cosine_min": Property(True, False, "cosine between with and without padding"),
-    "robustness.order_cosine_min": Property(True, False, "cosine between a batch and the same reversed"),
-    "robustness.repeat_cosine_min": Property(True, False, "cosine between the same input twice"),
-}
+# Public name → what it bounds; one that counts texts is the number of those whose own value is not 0, the others are the worst
+PROPERTIES: Mapping[str, MetricInfo] = {m.name: m for m in ROBUSTNESS}
 NAMES = tuple(PROPERTIES)
 COSINE = "robustness.cosine_min"
 
@@ -75,6 +52,6 @@ def reduced(tried: Iterable[Tried], describe: Callable[[str], str], first: str |
         ideal = 1.0 if kind.higher_is_better else 0.0
         shown = tuple(f"{worst[t]:.6g}  {describe(t)}" for t in order[:SHOWN] if abs(worst[t] - ideal) > 1e-6)
         values = list(worst.values())
-        value = float(sum(v > 0 for v in values)) if kind.counts else min(values) if kind.higher_is_better else max(values)
+        value = float(sum(v > 0 for v in values)) if kind.unit == COUNT else min(values) if kind.higher_is_better else max(values)
         out.append(Measured(name, None, value, len(worst), kind.higher_is_better, shown, noun="texts"))
     return out

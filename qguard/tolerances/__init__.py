@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from qguard.errors import UsageProblem
+from qguard.families import family_of
 from qguard.harness import Harness
-from qguard.metrics import FAMILIES, TASK
 from qguard.precisions import RECIPES, Precision
 from qguard.tolerances.proposal import Proposal, loosest, propose
 from qguard.tolerances.runs import repeated_runs
@@ -24,7 +24,7 @@ def proposals_for(harness: Harness, precision: Precision, say: Callable[[str], N
         say: Called with the name of each run when it is done.
     """
     gates = harness.gates(precision)
-    families = {g.metric.partition(".")[0] for g in gates} & {*FAMILIES, TASK, "invariance"}
+    families = {family_of(g.metric) for g in gates}
     found: dict[str, list[Proposal]] = {}
     for target in harness.targets([precision]):
         runs = []

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from qguard.encoders import Encoder, open_runtime
 from qguard.encoders.onnx import OnnxRuntime
+from qguard.families import measure, sampled
 from qguard.harness import Harness, Target
-from qguard.metrics import Comparison, Measured, families_of, measure
+from qguard.metrics import Comparison, Measured
 from qguard.metrics.invariance import measure_invariance
 
 BATCHES = (128, 2048)  # padded tokens; the gate's are 512 in ONNX Runtime and OpenVINO, 2,048 in torch
@@ -30,7 +31,7 @@ def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Itera
     Args:
         harness: Holds the artifact and the golden.
         target: What is judged.
-        families: Metric families to measure, ``invariance`` among them or not.
+        families: Metric families to measure: those over the items of a suite, and ``invariance``; others are left out.
 
     Raises:
         QguardError: when the artifact cannot be judged.
@@ -40,7 +41,7 @@ def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Itera
     suite = harness.suite(target.suite, target.model)
 
     def run(name: str, comparison: Comparison, computed_by: Encoder | None = None) -> Run:
-        found = [m for f in families_of(suite) if f in families for m in measure(comparison, f, worst=0)]
+        found = [m for f in sampled(suite) if f in families for m in measure(comparison, f, worst=0)]
         if computed_by is not None and "invariance" in families:
             found += [replace(m, worst=()) for m in measure_invariance(computed_by, suite, ids)]
         return Run(name, tuple(found))

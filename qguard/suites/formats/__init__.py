@@ -1,6 +1,7 @@
-"""Formats of suites: how files become tables of rows. A new format is one file here and one line in ``FORMATS``.
+"""Formats of suites: how files become tables of rows.
 
-A format's function maps a file to its rows; that of a folder maps it to tables, each of one kind of rows.
+A format's function maps a file to its rows; that of a folder maps it to tables, each of one kind of rows. Another package adds a
+format through the entry-point group ``qguard.suite_formats``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qguard.errors import DataProblem, unknown
+from qguard.errors import DataProblem
+from qguard.registry import Registry
 from qguard.suites.source import Source
 
 # Number of the line or row, from 1, and its values by column
@@ -40,35 +42,59 @@ class Format:
     """How one kind of file, or folder, is read.
 
     Attributes:
-        module: In this package; has ``rows(path)`` for a file, ``holds(path)`` and ``tables(path, split)`` for a folder.
-        suffixes: Of the files that are in this format; none for a folder.
+        name: As the configuration's ``format`` has it.
+        module: The module that reads it, imported when it is needed; it has ``rows(path)`` for a file, ``holds(path)`` and
+            ``tables(path, split)`` for a folder.
+        suffixes: Of the files that are in this format, such as ``.csv``; none for a folder.
         settings: What ``rows`` gets beside the path.
+        folder: It reads a folder. A folder is read as the first format that holds what it looks for.
     """
 
+    name: str
     module: str
     suffixes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: bool = False
 
+    def lacks(self) -> Iterator[str]:
+        """See :class:`qguard.registry.Record`."""
+        if not self.name:
+            yield "it has no name"
+        if any(not s.startswith(".") or s != s.lower() for s in self.suffixes):
+            yield f"suffixes: expected lower case with a dot, such as '.csv', found {', '.join(self.suffixes)}"
+        for function in ("holds", "tables") if self.folder else ("rows",):
+            if not callable(getattr(self.code, function, None)) if self.module else True:
+                yield f"its module {self.module!r} has no function {function}"
+
     @property
     def code(self) -> Any:
         """The module, imported now."""
-        return import_module(f"{__name__}.{self.module}")
+        return import_module(self.module)
 
 
-# A folder is read as the first that holds what it looks for.
-FORMATS = {
-    "jsonl": Format("jsonl", (".jsonl", ".ndjson")),
-    "csv": Format("table", (".csv",), {"delimiter": ","}),
-    "tsv": Format("table", (".tsv",), {"delimiter": "\t"}),
-    "tsv-unquoted": Format("table", (), {"delimiter": "\t", "quoted": False}),
-    "txt": Format("lines", (".txt",)),
-    "parquet": Format("parquet", (".parquet",)),
-    "arrow": Format("parquet", (".arrow",), {"stream": True}),
-    "beir": Format("beir", folder=True),
-    "datasets": Format("datasets", folder=True),
-}
-SUFFIXES = {suffix: f for f in FORMATS.values() for suffix in f.suffixes}
+def _own() -> Iterator[Format]:
+    here = __name__
+    yield Format("jsonl", f"{here}.jsonl", (".jsonl", ".ndjson"))
+    yield Format("csv", f"{here}.table", (".csv",), {"delimiter": ","})
+    yield Format("tsv", f"{here}.table", (".tsv",), {"delimiter": "\t"})
+    yield Format("tsv-unquoted", f"{here}.table", (), {"delimiter": "\t", "quoted": False})
+    yield Format("txt", f"{here}.lines", (".txt",))
+    yield Format("parquet", f"{here}.parquet", (".parquet",))
+    yield Format("arrow", f"{here}.parquet", (".arrow",), {"stream": True})
+    yield Format("beir", f"{here}.beir", folder=True)
+    yield Format("datasets", f"{here}.datasets", folder=True)
+
+
+FORMATS: Registry[Format] = Registry("format of a suite", "qguard.suite_formats", Format, _own)
+
+
+def suffixes() -> dict[str, Format]:
+    """Each known suffix with its format, qguard's own first."""
+    found: dict[str, Format] = {}
+    for f in FORMATS.values():
+        for suffix in f.suffixes:
+            found.setdefault(suffix, f)
+    return found
 
 
 def rows_of(path: Path, format: Format | None = None) -> Iterator[Row]:
@@ -77,10 +103,10 @@ def rows_of(path: Path, format: Format | None = None) -> Iterator[Row]:
     Raises:
         DataProblem: for a suffix that no format has, and while reading.
     """
-    chosen = format or SUFFIXES.get(path.suffix.lower())
+    chosen = format or suffixes().get(path.suffix.lower())
     if chosen is None:
         raise DataProblem(
-            f"{path.name}: no format has the suffix {path.suffix!r}; known: {' '.join(SUFFIXES)}, or state one: "
+            f"{path.name}: no format has the suffix {path.suffix!r}; known: {' '.join(suffixes())}, or state one: "
             'format = "jsonl" under [tool.qguard.suite.NAME]'
         )
     return chosen.code.rows(path, **chosen.settings)  # type: ignore[no-any-return]
@@ -93,9 +119,7 @@ def tables_of(suite: str, source: Source) -> list[Table]:
         UsageProblem: for an unknown format.
         DataProblem: when nothing is there, or nothing that a format knows.
     """
-    if source.format and source.format not in FORMATS:
-        raise unknown("format of a suite", source.format, FORMATS)
-    chosen = FORMATS[source.format] if source.format else None
+    chosen = FORMATS.find(source.format) if source.format else None
     if source.hub:
         from qguard.suites.formats.hub import fetch
 
@@ -113,6 +137,6 @@ def tables_of(suite: str, source: Source) -> list[Table]:
     if chosen is None:
         raise DataProblem(
             f"suite {suite!r}: {source.name} holds nothing to read; expected texts, pairs, corpus, queries and qrels in files of "
-            f"those names (corpus.jsonl, qrels/test.tsv), or data files; known suffixes: {' '.join(SUFFIXES)}"
+            f"those names (corpus.jsonl, qrels/test.tsv), or data files; known suffixes: {' '.join(suffixes())}"
         )
     return chosen.code.tables(path, source.split)  # type: ignore[no-any-return]

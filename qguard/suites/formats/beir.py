@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qguard.errors import DataProblem
-from qguard.suites.formats import SUFFIXES, Table, rows_of
+from qguard.suites.formats import Table, rows_of, suffixes
 from qguard.suites.formats import table as tsv
 from qguard.suites.formats.datasets import choose
 
@@ -38,21 +38,21 @@ def tables(path: Path, split: str) -> list[Table]:
 
 
 def _files(path: Path, part: str) -> list[Path]:
-    flat = [f for suffix in SUFFIXES if (f := path / f"{part}{suffix}").is_file()]
+    flat = [f for suffix in suffixes() if (f := path / f"{part}{suffix}").is_file()]
     inner = path / part
-    return flat or (sorted(f for f in inner.iterdir() if f.suffix in SUFFIXES) if inner.is_dir() else [])
+    return flat or (sorted(f for f in inner.iterdir() if f.suffix in suffixes()) if inner.is_dir() else [])
 
 
 def _qrels(path: Path, split: str) -> list[Path]:
     if split:
-        named = [path / f"qrels_{split}{s}" for s in SUFFIXES]
+        named = [path / f"qrels_{split}{s}" for s in suffixes()]
         if found := next((f for f in named if f.is_file()), None):
             return [found]
     # newer data sets of the hub keep their judgements in the folder of the default configuration
     inner = next((f for n in ("qrels", "default", "data") if (f := path / n).is_dir()), None)
     if inner is not None:
-        return choose(f"{path.name}/{inner.name}", inner, sorted(f for f in inner.iterdir() if f.suffix in SUFFIXES), split)
-    flat = [f for s in SUFFIXES if (f := path / f"qrels{s}").is_file()]
+        return choose(f"{path.name}/{inner.name}", inner, sorted(f for f in inner.iterdir() if f.suffix in suffixes()), split)
+    flat = [f for s in suffixes() if (f := path / f"qrels{s}").is_file()]
     if flat and split:
         others = ", ".join(sorted(f.name for f in path.glob("qrels*")))
         raise DataProblem(f"{path.name}/ has no judgements of split {split!r}, only {others}; leave split out for those")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qguard.errors import DataProblem
 from qguard.files import inside, read_json
-from qguard.suites.formats import SUFFIXES, Table, rows_of
+from qguard.suites.formats import Table, rows_of, suffixes
 
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 
@@ -26,7 +26,7 @@ def tables(path: Path, split: str) -> list[Table]:
 def _files(path: Path) -> list[Path]:
     states = sorted(path.glob("**/state.json"))
     if not states:
-        return sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
+        return sorted(f for f in path.rglob("*") if f.suffix in suffixes() and f.is_file())
     # save_to_disk: the state names the files of its folder, and their order
     found = []
     for state in states:

@@ -1,0 +1,194 @@
+"""Families of metrics: which exist, what each measures, what it needs, and the gate test that judges it.
+
+Every part of qguard that asks "which checks are there?" reads :data:`FAMILIES`: the gate, the plugin, reports, ``compare``,
+``accept``, ``selftest``, ``tolerances``, ``attest`` and the reference pages. Another package adds a family through the
+entry-point group ``qguard.families``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from qguard.metrics import Comparison, Items, Measured, Metric, MetricInfo, reduced
+from qguard.registry import Registry
+from qguard.suites import Suite
+from qguard.vectors import FLOAT
+
+# What a family may need; a target that lacks one is not judged in that family.
+NEEDS = {
+    "vectors": "embeddings of the suite's texts",
+    "labels": "a suite with labels: scored pairs, or queries with relevance judgments",
+    "files": "the artifact's files",
+    "tokens": "a runtime that takes token ids",
+    "generated": "texts that are generated for the run",
+    "process": "processes of its own in which the artifact is timed or its memory is measured",
+}
+TASK = "task"
+
+Parts = list[tuple[Items, tuple[Metric, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Metrics that answer one question, and are judged by one gate test.
+
+    Exactly one of ``parts`` and ``judge`` says how its values come about. A function may also be named as
+    ``module:function``, and is then imported when it is first needed.
+
+    Attributes:
+        name: What the names of its metrics begin with, before the dot.
+        question: What it measures, as a question.
+        test: Name of the test in the shipped gate; it begins with ``test_``.
+        needs: Keys of :data:`NEEDS`.
+        metrics: Every metric that it may give, in the order of reports.
+        bounds: Default bounds for every precision: metric, or ``metric[slice]``, → ``>= NUMBER`` or ``<= NUMBER``.
+        bounded_by: Where the bounds are, in words, if they are not in ``bounds``.
+        parts: :class:`~qguard.metrics.Comparison` → pairs of items and the metrics over them. Slices, intervals, accepted scores
+            and proposed tolerances follow from it.
+        judge: Session and target → the values (:class:`~qguard.metrics.Measured`), or their checks
+            (:class:`qguard.gates.check.Check`) where they are not judged in the common way.
+        switch: The table of the configuration whose ``mode`` switches it off; empty where nothing does.
+        lead: Its place in headlines and tables; smaller comes first.
+    """
+
+    name: str
+    question: str
+    test: str
+    needs: tuple[str, ...]
+    metrics: tuple[MetricInfo, ...]
+    bounds: Mapping[str, str] = field(default_factory=dict)
+    bounded_by: str = ""
+    parts: Callable[[Comparison], Parts] | str = ""
+    judge: Callable[[Any, Any], Any] | str = ""
+    switch: str = ""
+    lead: int = 100
+
+    @property
+    def sampled(self) -> bool:
+        """Whether its values are statistics of a suite's items."""
+        return bool(self.parts)
+
+    def lacks(self) -> Iterable[str]:
+        """See :class:`qguard.registry.Record`."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            yield f"its name is {self.name!r}; expected lower-case letters, digits and underscores"
+        if not self.question:
+            yield "it does not say what it measures (question)"
+        if not re.fullmatch(r"test_[a-z0-9_]+", self.test):
+            yield f"no gate test judges it (test={self.test!r}; expected a name such as 'test_{self.name}')"
+        if not self.needs:
+            yield f"it does not say what it needs (needs; known: {', '.join(NEEDS)})"
+        if strange := sorted(set(self.needs) - set(NEEDS)):
+            yield f"it needs {', '.join(strange)}, which qguard does not know (known: {', '.join(NEEDS)})"
+        if not self.metrics:
+            yield "it has no metrics"
+        for m in self.metrics:
+            if not re.fullmatch(rf"{re.escape(self.name)}\.[a-z0-9_@]+", m.name):
+                yield f"its metric {m.name!r} is not named {self.name}.SOMETHING"
+            for part in ("unit", "description", "source"):
+                if not getattr(m, part):
+                    yield f"its metric {m.name} has no {part}"
+        if not self.bounds and not self.bounded_by:
+            yield "no bound judges it: give bounds={metric: bound} for at least one metric"
+        for key in self.bounds:
+            if key.partition("[")[0] not in {m.name for m in self.metrics}:
+                yield f"it bounds {key!r}, which is none of its metrics"
+        if bool(self.parts) == bool(self.judge):
+            yield "it does not say how its values come about: give one of parts and judge"
+
+    def parts_of(self, comparison: Comparison) -> Parts:
+        """Items, and the metrics over them that exist for the kind of vectors compared."""
+        found = _function(self.parts)(comparison)
+        return [(items, tuple(m for m in metrics if comparison.kind in m.vectors)) for items, metrics in found]
+
+    def judged(self, session: Any, target: Any) -> Any:
+        """What ``judge`` gives."""
+        return _function(self.judge)(session, target)
+
+
+def _function(of: Callable[..., Any] | str) -> Callable[..., Any]:
+    if callable(of):
+        return of
+    module, _, name = of.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def _own() -> Iterable[Family]:
+    from qguard.families.own import OWN
+
+    return OWN
+
+
+FAMILIES: Registry[Family] = Registry("metric family", "qguard.families", Family, _own)
+
+
+def sampled(suite: Suite | None = None) -> tuple[str, ...]:
+    """The families over a suite's items; of a suite without labels those that need none."""
+    return tuple(f.name for f in FAMILIES.values() if f.sampled and (suite is None or suite.labelled or "labels" not in f.needs))
+
+
+def all_metrics() -> list[Metric]:
+    """Every metric over the items of a suite."""
+    return [m for f in FAMILIES.values() if f.sampled for m in f.metrics if isinstance(m, Metric)]
+
+
+def infos() -> dict[str, MetricInfo]:
+    """Every metric by name."""
+    return {m.name: m for f in FAMILIES.values() for m in f.metrics}
+
+
+def metric_names(vectors: str | None = None) -> list[str]:
+    """Public names of all metrics that a gate may bound.
+
+    Args:
+        vectors: Only those that exist for this kind of stored vectors.
+    """
+    return [
+        m.name
+        for f in FAMILIES.values()
+        for m in f.metrics
+        if f.name not in _UNBOUNDED and (vectors is None or vectors in m.vectors)
+    ]
+
+
+# bounded in a table of their own, [tool.qguard.latency]
+_UNBOUNDED = ("latency",)
+
+
+def family_of(metric: str) -> str:
+    """The name of a metric's family."""
+    return metric.partition(".")[0]
+
+
+def default_bounds(vectors: str = FLOAT) -> dict[str, str]:
+    """The bounds that families bring themselves, for every precision."""
+    known = infos()
+    return {k: b for f in FAMILIES.values() for k, b in f.bounds.items() if vectors in known[k.partition("[")[0]].vectors}
+
+
+def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:
+    """All metrics of one family over a suite's items, for the whole suite and for each of its slices.
+
+    Raises:
+        MeasurementProblem: when the suite has too few items, or a value is not finite.
+    """
+    parts = FAMILIES.find(name).parts_of(comparison)
+    return [m for items, metrics in parts for m in reduced(items, metrics, comparison.suite, worst)]
+
+
+def standard_errors(comparison: Comparison, name: str) -> dict[str, float]:
+    """Metric → standard error of its value over the whole suite, of the candidate's metrics of one family."""
+    from qguard.metrics.bootstrap import seed_of, standard_error
+
+    seed = seed_of(comparison.suite.sha256, name, None)
+    return {
+        m.name: standard_error(m.reduce, items.rows, seed)
+        for items, metrics in FAMILIES.find(name).parts_of(comparison)
+        for m in metrics
+        if len(items.rows) >= m.min_items and not m.of_fp32
+    }

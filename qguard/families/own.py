@@ -1,0 +1,111 @@
+"""qguard's own families, in the order of the gate."""
+
+from __future__ import annotations
+
+from qguard.families import Family, Parts
+from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task
+from qguard.vectors import FLOAT
+
+_BY_PRECISION = "the default bounds of each precision"
+
+
+def _embedding(c: Comparison) -> Parts:
+    return [(embedding.items(c), embedding.METRICS)]
+
+
+def _similarity(c: Comparison) -> Parts:
+    return [(similarity.items(c), similarity.METRICS)]
+
+
+def _ranking(c: Comparison) -> Parts:
+    return [(ranking.items(c), ranking.METRICS)]
+
+
+def _artifact(what: str, better: bool, unit: str, description: str) -> MetricInfo:
+    return MetricInfo(f"artifact.{what}", higher_is_better=better, unit=unit, description=description, source="qguard")
+
+
+ARTIFACT = (
+    _artifact("quantized_ops", True, "share in [0, 1]", "multiplications with weights that are in the promised precision"),
+    _artifact("quantized_bytes", True, "share in [0, 1]", "bytes of weight matrices that are in the promised element type"),
+    _artifact("granularity", True, "share in [0, 1]", "quantized multiplications whose scales are as fine as promised"),
+    _artifact("weight_error", False, "relative error, 0 or more", "the largest error of a weight matrix against fp32's"),
+    _artifact("activation_range", False, "width, 0 or more", "the widest stored range of an activation"),
+    _artifact("opset", True, "version", "the version of ONNX's operators that the file declares"),
+    _artifact("saturation", False, "share in [0, 1]", "output channels whose products can overflow on x86 without VNNI"),
+    _artifact("size_ratio", False, "ratio of bytes", "bytes of the weights over those of fp32"),
+)
+
+
+def _robustness(what: str, better: bool, unit: str, description: str) -> MetricInfo:
+    name = f"robustness.{what}"
+    return MetricInfo(name, higher_is_better=better, unit=unit, description=description, source="qguard", vectors=(FLOAT,))
+
+
+COUNT, _COSINE = "texts", "cosine in [-1, 1]"
+ROBUSTNESS = (
+    _robustness("token_mismatches", False, COUNT, "texts whose token ids differ from the base model's"),
+    _robustness("broken_vectors", False, COUNT, "texts whose vector holds NaN or infinity, or only zeros"),
+    _robustness("norm_error", False, "distance, 0 or more", "distance of the norm from 1, where the pipeline normalizes"),
+    _robustness("cosine_min", True, _COSINE, "cosine to fp32 of the same runtime"),
+    _robustness("batch_cosine_min", True, _COSINE, "cosine between alone and in a batch"),
+    _robustness("padding_cosine_min", True, _COSINE, "cosine between with and without padding"),
+    _robustness("order_cosine_min", True, _COSINE, "cosine between a batch and the same reversed"),
+    _robustness("repeat_cosine_min", True, _COSINE, "cosine between the same input twice"),
+)
+
+
+def _latency(name: str, better: bool, description: str) -> MetricInfo:
+    return MetricInfo(name, higher_is_better=better, unit="ratio", description=description, source="qguard", vectors=(FLOAT,))
+
+
+LATENCY = (
+    _latency("latency.speedup", True, "time of fp32 over that of the artifact, in the same runtime and run"),
+    _latency("latency.regression", False, "time of the artifact over that of the deployed one, in the same run"),
+    _latency("latency.trend", False, "slowdown against the accepted ratio, on an equal machine"),
+)
+MEMORY = (_latency("memory.ratio", False, "peak memory of a process that runs the artifact, over that of fp32"),)
+
+OWN = (
+    Family(
+        name="artifact", question="Does the file compute in the precision that it is named after?",
+        test="test_artifact_is_quantized", needs=("files",), metrics=ARTIFACT,
+        bounded_by="what the recipe promises, and the default bounds of each precision",
+        judge="qguard.metrics.artifact:of_target", lead=1,
+    ),
+    Family(
+        name="embedding", question="Do the vectors still point where those of fp32 point?", test="test_embeddings",
+        needs=("vectors",), metrics=embedding.METRICS, bounded_by=_BY_PRECISION, parts=_embedding, lead=5,
+    ),
+    Family(
+        name="similarity", question="Do pairs of texts still score what they scored in fp32?", test="test_similarity",
+        needs=("vectors",), metrics=similarity.METRICS, bounded_by=_BY_PRECISION, parts=_similarity, lead=4,
+    ),
+    Family(
+        name="ranking", question="Do texts still find their fp32 neighbors?", test="test_ranking",
+        needs=("vectors",), metrics=ranking.METRICS, bounded_by=_BY_PRECISION, parts=_ranking, lead=0,
+    ),
+    Family(
+        name="task", question="Do labeled pairs and queries score as well as in fp32?", test="test_task_quality",
+        needs=("vectors", "labels"), metrics=task.METRICS, bounded_by=_BY_PRECISION, parts=task.parts, lead=3,
+    ),
+    Family(
+        name="invariance", question="Does a text's vector depend on its batch or on padding?", test="test_invariance",
+        needs=("tokens",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION, judge="qguard.harness:invariance_of", lead=6,
+    ),
+    Family(
+        name="robustness", question="Do generated texts of any script, length and character keep their vectors?",
+        test="test_robustness", needs=("tokens", "generated"), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION,
+        judge="qguard.robustness.measure:judge_robustness", switch="robustness", lead=7,
+    ),
+    Family(
+        name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test="test_latency",
+        needs=("process",), metrics=LATENCY, bounded_by="the promises of each precision, and [tool.qguard.latency]",
+        judge="qguard.latency.timing:judge_latency", switch="latency", lead=2,
+    ),
+    Family(
+        name="memory", question="How much memory does a process need that runs it, against fp32?", test="test_latency",
+        needs=("process",), metrics=MEMORY, bounded_by="gates of the project",
+        judge="qguard.latency.timing:judge_memory", switch="latency", lead=8,
+    ),
+)  # fmt: skip
