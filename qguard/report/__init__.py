@@ -12,7 +12,7 @@ from qguard.errors import UsageProblem
 from qguard.files import write_atomic
 from qguard.host import host
 
-SCHEMA = 1
+SCHEMA = 2
 # suffix → module here whose render(report) gives the file's bytes
 FORMATS = {".json": "as_json", ".html": "as_html", ".md": "as_markdown", ".codequality.json": "as_codequality"}
 GATES = (
