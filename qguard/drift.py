@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -22,10 +24,40 @@ SAMPLE = 64  # texts: half of them the worst, half spread over the suite
 # 8 bits and random tokens as calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less.
 LEAST_COSINE = {"F32": 0.999, "F16": 0.99, "BF16": 0.99, "I8": 0.9, "I4": 0.8}
 ELSEWHERE = "the artifact computes something else"
-CHECK = (
-    "Check that it is made from this model and revision, which of its outputs is read, its pooling, Dense heads and "
-    "normalization, its attention mask, positions and padding side, and its prompts"
-)
+
+Kind = Literal["stack", "loss", "artifact", "unknown"]
+
+
+class Facts(TypedDict, total=False):
+    """What is known of a cause; of each kind some.
+
+    Attributes:
+        fp32: The precision that was run anew, or could not be.
+        texts: On how many texts of the suite, those among them whose vectors moved most.
+        change: The largest difference of an fp32 vector from the golden's, relative to its length.
+        precision: What is judged, without the kind of its vectors.
+        quantized: What is quantized: ``model``, ``vectors``, or both.
+        mean_cosine: Of the candidate to fp32, where rounding does not explain it.
+        least_cosine: What rounding leaves at least.
+        drift: Mean loss of cosine from the golden to fp32 as it runs now.
+        loss: The same from there to the candidate.
+        versions: What changed since the golden, ``torch 2.1.0 → 2.2.0``.
+        error: Why fp32 could not be run.
+        command: What mends it (``stack``), or tells more (``unknown``).
+    """
+
+    fp32: str
+    texts: int
+    change: float
+    precision: str
+    quantized: list[str]
+    mean_cosine: float
+    least_cosine: float
+    drift: float
+    loss: float
+    versions: list[str]
+    error: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -36,11 +68,29 @@ class Cause:
         kind: ``stack``: fp32 itself differs. ``loss``: fp32 still gives the golden, so the quantization does it.
             ``artifact``: the same of a file that is itself fp32, or whose vectors are further from fp32's than its recipe can
             bring them. ``unknown``: fp32 could not be run.
-        words: One paragraph that begins with the answer.
+        facts: What the kind rests on.
+        text: One sentence or two for people, without what to do about it; see :mod:`qguard.report.advice`.
     """
 
-    kind: str
-    words: str
+    kind: Kind
+    facts: Facts
+    text: str
+
+    @classmethod
+    def of(cls, kind: Kind, facts: Facts) -> Cause:
+        """A cause with its text."""
+        return cls(kind, facts, _TEXTS[kind](facts))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a report has it; JSON has no NaN, and where fp32 gives one its number is ``null``."""
+        facts = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in self.facts.items()}
+        return {"kind": self.kind, "facts": facts, "text": self.text}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Cause:
+        """The cause of :meth:`to_json`; what is ``null`` is not known."""
+        facts: Any = {k: v for k, v in value["facts"].items() if v is not None}
+        return cls(value["kind"], facts, value["text"])
 
 
 def sample(comparison: Comparison, size: int = SAMPLE) -> list[int]:
@@ -51,8 +101,8 @@ def sample(comparison: Comparison, size: int = SAMPLE) -> list[int]:
     return sorted({*worst, *spread})
 
 
-def too_far(comparison: Comparison, precision: Precision) -> str:
-    """How far a candidate is from fp32, where rounding does not explain it; else empty.
+def too_far(comparison: Comparison, precision: Precision) -> Facts | None:
+    """``mean_cosine`` and ``least_cosine`` of a candidate where rounding does not explain them; else ``None``.
 
     Args:
         comparison: Of float32 vectors.
@@ -60,7 +110,15 @@ def too_far(comparison: Comparison, precision: Precision) -> str:
     """
     golden, candidate = comparison.units
     mean, least = float((golden * candidate).sum(1).mean()), LEAST_COSINE[precision.recipe.weights]
-    return "" if mean >= least else f"its mean cosine to fp32 is {mean:.4f}, and {precision.plain} loses no more than to {least}"
+    if mean >= least:
+        return None
+    return {"precision": str(precision.plain), "mean_cosine": mean, "least_cosine": least}
+
+
+def how_far(facts: Facts) -> str:
+    """The words for :func:`too_far`."""
+    least = f"rounding to {facts['precision']} leaves at least {facts['least_cosine']}"
+    return f"its mean cosine to fp32 is {facts['mean_cosine']:.4f}, and {least}"
 
 
 def find_cause(harness: Harness, target: Target) -> Cause:
@@ -77,40 +135,67 @@ def find_cause(harness: Harness, target: Target) -> Cause:
     try:
         name, live = harness.live_fp32(target, rows)
     except Exception as e:  # whatever keeps fp32 from running here, the gate's own failure must still be told
-        again = f"pytest --precision {_repeat(harness, target)} --qguard-suite {target.suite} tells drift of the stack from loss"
-        return Cause("unknown", f"drift of the stack or loss? {name} could not be run here ({e}); {again}")
+        again = f"pytest --precision {_repeat(harness, target)} --qguard-suite {target.suite}"
+        return Cause.of("unknown", {"fp32": name, "error": str(e), "command": again})
     golden = harness.golden(target.model, target.suite)
     change = relative_change(golden.vectors[rows], live)
+    facts: Facts = {"fp32": name, "texts": len(rows), "change": float(change.max())}
     if not change.max() <= DRIFT:
-        return Cause("stack", _drifted(harness, target, name, rows, live, float(change.max())))
-    reproduces = (
-        f"{name} still reproduces the golden to {max(float(change.max()), 1e-7):.0e} on {len(rows)} texts, the worst among them"
-    )
+        return Cause.of("stack", {**facts, **_drifted(harness, target, rows, live)})
     if far := too_far(comparison, target.precision):
-        return Cause("artifact", f"{ELSEWHERE}: {reproduces}, but {far}. {CHECK}")
-    if target.precision.vectors != FLOAT:
-        what = "the vectors" if target.precision.base == "fp32" else "the model or its vectors"
-        return Cause("loss", f"loss by quantizing {what}: {reproduces}")
-    if target.precision.base == "fp32":
-        return Cause("artifact", f"{ELSEWHERE}: {reproduces}; it is the file, not the stack")
-    return Cause("loss", f"loss by quantization: {reproduces}")
+        return Cause.of("artifact", {**facts, **far})
+    parts = [] if target.precision.base == "fp32" else ["model"]
+    parts += [] if target.precision.vectors == FLOAT else ["vectors"]
+    return Cause.of("loss" if parts else "artifact", {**facts, "quantized": parts})
 
 
-def _drifted(harness: Harness, target: Target, name: str, rows: list[int], live: Floats, change: float) -> str:
+def _drifted(harness: Harness, target: Target, rows: list[int], live: Floats) -> Facts:
     golden = harness.golden(target.model, target.suite).vectors[rows]
-    drift = 1 - _cosine(golden, live).mean()
-    changed = ", ".join(harness.changed(target)) or "no recorded version changed: another CPU?"
-    words = (
-        f"the stack drifted: {name}, run now, differs from the golden by up to {change:.1e} on {len(rows)} texts (rounding stays "
-        f"below {DRIFT:.0e}) and costs {drift:.6f} of their mean cosine; {changed}"
-    )
+    facts: Facts = {
+        "drift": float(1 - _cosine(golden, live).mean()),
+        "versions": harness.changed(target),
+        "command": f"{update_command(target.model, target.suite)} --accept-change stack",
+    }
     if target.precision.base != "fp32":
-        candidate = harness.embeddings(target)[rows]
-        loss = 1 - _cosine(live, candidate).mean()
-        share = " more, most of what is lost" if loss > drift else " more, the smaller part of what is lost"
-        words += f". Quantization costs {loss:.6f}{share}"
-    command = f"{update_command(target.model, target.suite)} --accept-change stack"
-    return f"{words}. Record the golden anew after review: {command}"
+        facts["loss"] = float(1 - _cosine(live, harness.embeddings(target)[rows]).mean())
+    return facts
+
+
+def _stack(facts: Facts) -> str:
+    changed = ", ".join(facts["versions"]) or "no recorded version changed: another CPU?"
+    words = (
+        f"the stack drifted: {facts['fp32']}, run now, differs from the golden by up to {facts['change']:.1e} on "
+        f"{facts['texts']} texts (rounding stays below {DRIFT:.0e}) and costs {facts['drift']:.6f} of their mean cosine; "
+        f"{changed}"
+    )
+    if (loss := facts.get("loss")) is not None:
+        share = "most of what is lost" if loss > facts["drift"] else "the smaller part of what is lost"
+        words += f". Quantization costs {loss:.6f} more, {share}"
+    return words
+
+
+def _loss(facts: Facts) -> str:
+    what = {"model": "quantization", "vectors": "quantizing the vectors"}
+    parts = facts["quantized"]
+    by = "quantizing the model or its vectors" if len(parts) > 1 else what[parts[0]]
+    return f"loss by {by}: {_reproduces(facts)}"
+
+
+def _artifact(facts: Facts) -> str:
+    rest = f", but {how_far(facts)}" if "mean_cosine" in facts else "; it is the file, not the stack"
+    return f"{ELSEWHERE}: {_reproduces(facts)}{rest}"
+
+
+def _unknown(facts: Facts) -> str:
+    return f"drift of the stack or loss? {facts['fp32']} could not be run here ({facts['error']})"
+
+
+def _reproduces(facts: Facts) -> str:
+    change, texts = max(facts["change"], 1e-7), facts["texts"]
+    return f"{facts['fp32']} still reproduces the golden to {change:.0e} on {texts} texts, the worst among them"
+
+
+_TEXTS: dict[Kind, Callable[[Facts], str]] = {"stack": _stack, "loss": _loss, "artifact": _artifact, "unknown": _unknown}
 
 
 def _cosine(a: Floats, b: Floats) -> Rows:

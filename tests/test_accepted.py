@@ -84,12 +84,12 @@ def test_a_fall_beyond_the_noise_fails_although_the_gate_holds(place):
     (failed,) = [c for c in checks if c.outcome == "fail"]
     assert (failed.name, failed.accepted is not None) == (METRIC, True)
     assert [c.outcome for c in checks if c.name == METRIC and c.slice is None and not c.accepted] == ["pass"]
-    text = failure_text("int8", "own", checks, [], cause=harness.cause(target).words)
+    text = failure_text(target.precision, "own", checks, [], cause=harness.cause(target))
     first = text.splitlines()[0]
     assert first.startswith(f"int8 {METRIC} {failed.value:.4f}, accepted ")
     assert f"on 2026-01-02, now {failed.value:.4f}, more than its noise 0.0" in first
     assert 'to accept less:\n          qguard accept --precision int8 --suite own --lower --reason "…"\n' in text
-    assert "would pass at" not in text
+    assert "agree to this much" not in text
 
 
 def test_a_fall_within_the_noise_is_none(place):

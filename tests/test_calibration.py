@@ -106,7 +106,7 @@ def test_an_own_precision_is_used_like_a_built_in_one(tmp_path):
     assert (legal8.recipe, plain.recipe) == (static.recipe, static.recipe)
     assert (legal8.sample.facts["samples"], legal8.sample.facts["of"], legal8.calibration.seed) == (1, 2, 5)
     assert (plain.calibration, static.calibration.seed, static.calibration.path) == (None, 3, SHIPPED)
-    bounds = {g.metric: g.bound for g in project.gates(legal8) if g.slice is None}
+    bounds = {g.metric: g.bound.number for g in project.gates(legal8) if g.slice is None}
     # its own gate, then that of its recipe in the project, then the recipe's default
     assert (bounds["ranking.overlap@10"], bounds["ranking.top1"], bounds["artifact.size_ratio"] > 0) == (0.6, 0.5, True)
 

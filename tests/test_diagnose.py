@@ -18,6 +18,7 @@ from qguard.diagnosis.examination import Examination
 from qguard.diagnosis.exclusion import Surgery, costs, fewest
 from qguard.diagnosis.sites import Net, align
 from qguard.diagnosis.verdict import ranked
+from qguard.drift import Cause
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import OPTIONS_FILE, exact_products
 from qguard.errors import ArtifactProblem
@@ -298,6 +299,7 @@ def test_failing_gate_names_the_command(project, int8, tmp_path):
     assert asked == f"qguard diagnose --precision int8 --artifact {file}"
     checks = [c for c in harness.checks(TARGET, "ranking") if c.bound and c.slice is None]
     failed = [type(c)(**{**vars(c), "outcome": "fail"}) for c in checks]
-    text = failure_text("int8", "own", failed, [], cause="loss by quantization", diagnose=asked)
+    loss = Cause.of("loss", {"fp32": "fp32@onnx", "texts": 64, "change": 3e-7, "quantized": ["model"]})
+    text = failure_text(TARGET.precision, "own", failed, [], cause=loss, diagnose=asked)
     assert f"  do:     see where it is lost:\n          {asked}\n" in text
     assert not diagnosable(parse_precision("int8@openvino"))

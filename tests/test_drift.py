@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qguard.config import load_config
+from qguard.drift import Cause
 from qguard.errors import GoldenProblem, ModelProblem
 from qguard.harness import Harness
 from qguard.precisions import parse_precision
@@ -23,8 +24,8 @@ def failure(harness: Harness, precision: str, family: str = "embedding") -> str:
     (target,) = harness.targets([parse_precision(precision)])
     checks = harness.checks(target, family)
     assert any(c.outcome == "fail" for c in checks)
-    cause = harness.cause(target).words
-    text = failure_text(precision, target.suite, checks, harness.changed(target), harness.holds(target), cause=cause)
+    cause = harness.cause(target)
+    text = failure_text(target.precision, target.suite, checks, harness.changed(target), harness.holds(target), cause=cause)
     return " ".join(text.split())  # its first lines are wrapped
 
 
@@ -147,11 +148,14 @@ def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_
     text = failure(harness, "int8-dynamic")
     assert "why: the artifact computes something else: fp32@onnx still reproduces the golden to " in text
     assert "the worst among them, but its mean cosine to fp32 is 0." in text
-    assert "and int8-dynamic loses no more than to 0.9. Check that it is made from" in text
+    assert "and rounding to int8-dynamic leaves at least 0.9. Check that it is made from" in text
     assert "Check that it is made from this model and revision, which of its outputs is read" in text
     assert "loss by quantization" not in text
-    assert "agree to it" not in text
-    assert harness.cause(target).kind == "artifact"
+    assert "agree to this much" not in text
+    cause = harness.cause(target)
+    assert cause.kind == "artifact"
+    assert cause.facts["mean_cosine"] < cause.facts["least_cosine"] == 0.9
+    assert Cause.from_json(json.loads(json.dumps(cause.to_json()))) == cause
 
 
 @pytest.mark.parametrize("layers_only", [False, True])
@@ -183,7 +187,10 @@ def test_a_gate_test_and_the_report_say_it(small, per_tensor, tmp_path):
     code, out = gate(small, f"--artifact={per_tensor}", f"--qguard-report={report}", "-k", "embeddings or ranking")
     assert code == 1
     assert out.count("loss by quantization: fp32@onnx still reproduces the golden") >= 3  # both tests and the summary
-    assert json.loads(report.read_text())["runs"][0]["cause"].startswith("loss by quantization")
+    cause = json.loads(report.read_text())["runs"][0]["cause"]
+    assert (cause["kind"], cause["facts"]["fp32"], cause["facts"]["quantized"]) == ("loss", "fp32@onnx", ["model"])
+    assert cause["facts"]["change"] < 1e-4
+    assert cause["text"].startswith("loss by quantization: fp32@onnx still reproduces the golden")
 
 
 def test_neither_torch_nor_transformers_is_needed_to_tell(small, per_tensor):

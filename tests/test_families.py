@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from qguard.bounds import Bound
 from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import EXACT
@@ -298,8 +299,8 @@ def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
         checks = harness.checks(Target(int8, name, "own"), "embedding")
         bounds[name] = next(c.bound for c in checks if c.name == "embedding.norm_error")
         assert ("embedding.norm_error" in gates_in_force(harness, int8, name)) is (name == "unit")
-    assert bounds == {"raw": None, "unit": "<= 0.02"}
+    assert bounds == {"raw": None, "unit": Bound("<=", 0.02)}
     with (tmp_path / "pyproject.toml").open("a") as file:
         file.write('[tool.qguard.gates.int8]\n"embedding.norm_error" = "<= 0.5"\n')
     checks = Harness(load_config(tmp_path)).checks(Target(int8, "raw", "own"), "embedding")
-    assert next(c.bound for c in checks if c.name == "embedding.norm_error") == "<= 0.5"
+    assert next(c.bound for c in checks if c.name == "embedding.norm_error") == Bound("<=", 0.5)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from qguard.bounds import Bound
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
 from qguard.errors import MeasurementProblem, UsageProblem
@@ -23,7 +24,7 @@ def test_unknown_metric_names_the_nearest():
         parse_gate("ranking.overlap@1", ">= 0.9")
 
 
-@pytest.mark.parametrize("bound", ["0.9", "> 0.9", ">= high", ">= nan", ""])
+@pytest.mark.parametrize("bound", ["0.9", "> 0.9", ">= high", ">= nan", ">= 1e999", ""])
 def test_a_bound_that_is_no_bound_is_refused(bound):
     with pytest.raises(UsageProblem, match="expected a bound"):
         parse_gate("ranking.top1", bound)
@@ -81,8 +82,8 @@ def test_both_forms_of_a_gate_are_read(tmp_path):
     file = tmp_path / "pyproject.toml"
     file.write_text('[tool.qguard.gates.int8]\n"ranking.top1" = ">= 0.9"\n"ranking.rbo" = {bound = ">= 0.8", on = "lower"}\n')
     gates = {g.metric: g for g in gates_for(parse_precision("int8"), load_config(file).gates)}
-    assert (gates["ranking.top1"].bound, gates["ranking.top1"].on) == (0.9, "value")
-    assert (gates["ranking.rbo"].bound, gates["ranking.rbo"].on) == (0.8, "lower")
+    assert (gates["ranking.top1"].bound, gates["ranking.top1"].on) == (Bound(">=", 0.9), "value")
+    assert (gates["ranking.rbo"].bound, gates["ranking.rbo"].on) == (Bound(">=", 0.8), "lower")
     for wrong, message in (
         ("{bound = '>= 0.8', at = 'lower'}", "unknown key"),
         ("{on = 'lower'}", "bound"),

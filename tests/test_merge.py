@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from qguard.bounds import Bound
 from qguard.cli import main
 from qguard.report.merge import table
 
@@ -17,8 +18,8 @@ HOSTS = {
 
 def report(precision: str = "int8", host: str = "amd", verdict: str = "pass", value: float = 0.97) -> dict:
     check = {
-        "name": "ranking.overlap@10", "suite": "s", "slice": None, "value": value, "bound": ">= 0.96", "margin": value - 0.96,
-        "outcome": "pass" if value >= 0.96 else "fail", "items": 9,
+        "name": "ranking.overlap@10", "suite": "s", "slice": None, "value": value, "bound": Bound(">=", 0.96).to_json(),
+        "margin": value - 0.96, "outcome": "pass" if value >= 0.96 else "fail", "items": 9,
         "worst": [], "on": "value", "interval": None, "accepted": None,
     }  # fmt: skip
     run = {
@@ -26,7 +27,7 @@ def report(precision: str = "int8", host: str = "amd", verdict: str = "pass", va
         "missing": [] if verdict != "unmeasured" else ["test_ranking"], "errors": [], "checks": [check], "latency": [],
         "host": HOSTS[host], "cause": None,
     }  # fmt: skip
-    return {"schema": 1, "qguard": "0.1.0", "verdict": verdict, "runs": [run]}
+    return {"schema": 2, "qguard": "0.1.0", "verdict": verdict, "runs": [run]}
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_the_verdict_is_the_worst_of_all(merge, verdicts, code):
 def test_nothing_never_passes(merge, capsys):
     assert main(["merge"]) == 2
     assert "nothing measured is no pass" in capsys.readouterr().err
-    empty = {"schema": 1, "qguard": "0.1.0", "verdict": "unmeasured", "runs": []}
+    empty = {"schema": 2, "qguard": "0.1.0", "verdict": "unmeasured", "runs": []}
     assert merge(empty)[0] == 3
     assert merge(empty, report())[0] == 3
 
@@ -97,8 +98,8 @@ def test_a_merged_report_can_be_merged_again(merge):
     ("damage", "message"),
     [
         (lambda r: "{", "is not valid JSON"),
-        (lambda r: r | {"schema": 2}, "expected a report of schema 1"),
-        (lambda r: r | {"verdict": "fine"}, "expected a report of schema 1"),
+        (lambda r: r | {"schema": 3}, "expected a report of schema 2"),
+        (lambda r: r | {"verdict": "fine"}, "expected a report of schema 2"),
         (lambda r: r | {"runs": [{"model": "m"}]}, "a run has no suite, precision"),
         (lambda r: r | {"runs": [{k: v for k, v in r["runs"][0].items() if k != "host"}]}, "an older qguard wrote it"),
     ],

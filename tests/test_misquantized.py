@@ -40,7 +40,7 @@ def judge(small):
         for family in FAMILIES:
             checks = project.checks(target, family)
             if any(c.outcome == "fail" for c in checks):
-                text = failure_text(precision, target.suite, checks, [], project.holds(target))
+                text = failure_text(target.precision, target.suite, checks, [], project.holds(target))
                 return text.split()[1].partition("[")[0], text
         return "", ""
 

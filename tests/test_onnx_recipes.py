@@ -29,7 +29,9 @@ def test_files_and_vectors_are_as_promised(harness, name):
     size, cosine = PROMISED[name]
     target = Target(parse_precision(name), "minilm", "core")
     checks = {c.name: c for c in harness.checks(target, "artifact")}
-    assert all(c.outcome != "fail" for c in checks.values()), failure_text(name, "core", list(checks.values()), [], "")
+    assert all(c.outcome != "fail" for c in checks.values()), failure_text(
+        parse_precision(name), "core", list(checks.values()), []
+    )
     assert checks["artifact.quantized_ops"].value == 1
     assert checks["artifact.size_ratio"].value <= size
     golden = harness.golden("minilm", "core")

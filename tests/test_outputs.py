@@ -14,7 +14,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from qguard.attest import statement
+from qguard.bounds import Bound
+from qguard.drift import Cause
 from qguard.gates.check import Check
+from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report import CURRENT, as_codequality, as_markdown, assemble
 from qguard.report.findings import findings, gate_line
@@ -65,7 +68,7 @@ def test_the_first_ten_lines_of_a_failure_say_what_by_how_much_on_which_text_and
     assert "\n  do:     see where it is lost: qguard diagnose --precision int8 --artifact pt.onnx\n" in text.replace(
         ":\n          qguard", ": qguard"
     )
-    assert "[tool.qguard.gates.int8] ranking.overlap@10 >= 0." in text
+    assert '[tool.qguard.gates.int8]  "ranking.overlap@10" = ">= 0.' in text
 
 
 def test_the_first_ten_lines_of_the_summary_say_it_too(run_in_ci):
@@ -80,19 +83,20 @@ def test_the_first_ten_lines_of_the_summary_say_it_too(run_in_ci):
     assert all(len(x) <= 80 for x in first), first
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-dynamic@onnx"])
+@pytest.mark.parametrize("precision", ["int8", "int8-weight@torch"])
 def test_a_long_text_leaves_room_for_what_to_do_within_ten_lines(precision):
     worst = "overlap 0.3 'a text that goes on and on, " + "with many words more " * 9 + "': is '" + "y" * 200 + "'"
-    check = Check("ranking.overlap@10", "core", None, 0.7842, ">= 0.96", "fail", -0.1758, 1440, (worst,))
-    cause = "loss by quantization: fp32@onnx still reproduces the golden to 3e-07 on 63 texts, the worst among them"
+    check = Check("ranking.overlap@10", "core", None, 0.7842, Bound(">=", 0.96), "fail", -0.1758, 1440, (worst,))
+    cause = Cause.of("loss", {"fp32": "fp32@onnx", "texts": 63, "change": 3e-7, "quantized": ["model"]})
     diagnose = "qguard diagnose --precision int8-dynamic@onnx --artifact some/folder/model.onnx"
-    lines = failure_text(precision, "core", [check, check], [], cause=cause, diagnose=diagnose).splitlines()
+    asked = parse_precision(precision)
+    lines = failure_text(asked, "core", [check, check], [], cause=cause, diagnose=diagnose).splitlines()
     first = lines[:10]
     assert all(len(x) <= 90 for x in first), first
     assert f"{precision} ranking.overlap@10 0.7842, gate >= 0.96" in first[0]
     assert "missed by 0.1758" in f"{first[0]} {first[1]}"
     assert [x.split(":")[0].strip() for x in first if re.match("  [a-z]+:", x)] == ["worst", "why", "do", "do"]
-    assert "overlap@10 >= 0.78" in first[-1] or "overlap@10 >= 0.78" in first[-2]
+    assert '"ranking.overlap@10" = ">= 0.7842"' in f"{first[-1]} {first[-2]}"
     assert f"    {worst}" in lines  # whole, below
 
 
@@ -192,8 +196,8 @@ TARGET = {"model": "m", "precision": "int8", "runtime": "onnx", "vectors": "floa
 TESTS = ("test_artifact_is_quantized", "test_embeddings", "test_similarity", "test_ranking", "test_invariance")
 GATES = (CURRENT, *TESTS)
 CHECK = {
-    "name": "ranking.top1", "suite": "s", "slice": None, "value": 0.9, "bound": ">= 0.8", "outcome": "pass", "margin": 0.1,
-    "items": 9, "worst": [], "on": "value", "interval": None, "accepted": None,
+    "name": "ranking.top1", "suite": "s", "slice": None, "value": 0.9, "bound": Bound(">=", 0.8).to_json(), "outcome": "pass",
+    "margin": 0.1, "items": 9, "worst": [], "on": "value", "interval": None, "accepted": None,
 }  # fmt: skip
 FILES = {"m.onnx": "a" * 64}
 EVIDENCE = {

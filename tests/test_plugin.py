@@ -46,7 +46,7 @@ def test_int8_passes_and_reports(run, int8):
     assert code == 0, out
     assert "1 deselected" in out
     report = json.loads((run.path / "r.json").read_text())
-    assert (report["schema"], report["verdict"], report["runs"][0]["missing"]) == (1, "pass", [])
+    assert (report["schema"], report["verdict"], report["runs"][0]["missing"]) == (2, "pass", [])
     assert "ranking.overlap@10" in (run.path / "j.xml").read_text()
 
 

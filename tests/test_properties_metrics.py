@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from qguard.bounds import Bound
 from qguard.encoders import Encoder
 from qguard.encoders.pooling import Head
 from qguard.errors import MeasurementProblem
@@ -401,5 +402,5 @@ def test_pairs_that_moved_most_are_those_of_all_pairs(draw, top, dim, n):
 
 @given(value=st.floats(allow_nan=True), bound=st.floats(allow_nan=False, allow_infinity=False), op=st.sampled_from([">=", "<="]))
 def test_a_gate_passes_what_its_bound_says_and_never_nan(value, bound, op):
-    (check,) = judge([Measured("ranking.top1", None, value, 1, True)], [Gate("ranking.top1", None, op, bound)], "s")
+    (check,) = judge([Measured("ranking.top1", None, value, 1, True)], [Gate("ranking.top1", None, Bound(op, bound))], "s")
     assert (check.outcome == "pass") == (not math.isnan(value) and (value >= bound if op == ">=" else value <= bound))

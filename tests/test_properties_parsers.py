@@ -17,11 +17,13 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from qguard import accepted, golden
+from qguard.bounds import Bound
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
 from qguard.errors import QguardError
 from qguard.families import metric_names
-from qguard.gates import Gate, gates_for, parse_bound, parse_gate
+from qguard.files import dump_json
+from qguard.gates import Gate, gates_for, parse_gate
 from qguard.pipeline import Pipeline, read_pipeline
 from qguard.precisions import parse_precisions
 from qguard.precisions.calibration import Calibration
@@ -180,14 +182,12 @@ BOUND = st.builds("{} {}".format, st.sampled_from([">=", "<=", ">", "=", "=>", "
     key=KEY, bound=BOUND, on=st.sampled_from(["value", "lower", "upper"]), vectors=st.sampled_from(["float32", "int8", "binary"])
 )
 def test_gate_expressions(key, bound, on, vectors):
-    gate = parses(lambda: parse_gate(key, GateConfig(bound=bound, on=on), vectors))
+    gate = parses(lambda: parse_gate(key, GateConfig(bound=Bound.parse(bound), on=on), vectors))
     if gate is not None:
         assert isinstance(gate, Gate)
-        assert gate.holds(gate.bound)
-        assert not gate.holds(float("nan"))
-        assert (
-            parse_gate(key, f"{gate.op} {gate.bound!r}" if "inf" not in repr(gate.bound) else bound, vectors).bound == gate.bound
-        )
+        assert gate.bound.holds(gate.bound.number)
+        assert not gate.bound.holds(float("nan"))
+        assert parse_gate(key, f"{gate.bound.op} {gate.bound.number!r}", vectors).bound == gate.bound
 
 
 @given(
@@ -196,7 +196,8 @@ def test_gate_expressions(key, bound, on, vectors):
     space=st.sampled_from(["", " ", "\t "]),
 )
 def test_every_finite_bound_is_read_as_it_is_written(op, number, space):
-    assert parse_bound("x", f"{space}{op}{space}{number!r}{space}") == (op, number)
+    bound = Bound.parse(f"{space}{op}{space}{number!r}{space}")
+    assert bound == Bound(op, number) == Bound.from_json(json.loads(dump_json(bound.to_json())))
 
 
 @given(

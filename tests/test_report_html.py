@@ -142,7 +142,7 @@ def test_verdict_first_with_miss_text_cause_and_what_to_do(report):
     by = {m.label: m for m in lines.misses}
     failed = {c["name"]: c for c in run["checks"] if c["outcome"] == "fail" and c["slice"] is None}
     for label, miss in by.items():
-        assert f"{failed[label]['value']:.4g}, gate {failed[label]['bound']}" == miss.words
+        assert f"{failed[label]['value']:.4g}, gate {failed[label]['bound']['text']}" == miss.words
         assert f"{-failed[label]['margin']:.2g}" in miss.by
     assert any(t[:40] in lines.worst for t in (*PLAIN, *HOSTILE))
     assert lines.steps[0].command == "qguard quantize --precision int8@onnx --out DIR"
@@ -150,7 +150,8 @@ def test_verdict_first_with_miss_text_cause_and_what_to_do(report):
 
 def test_advice_follows_what_failed(report):
     run = copy.deepcopy(report["runs"][0])
-    drifted = {**run, "cause": "the stack drifted: fp32 differs. Record the golden anew after review: qguard golden update X"}
+    stack = {"kind": "stack", "facts": {"command": "qguard golden update X"}, "text": "the stack drifted: fp32 differs"}
+    drifted = {**run, "cause": stack}
     assert [s.command for s in headline(drifted).steps] == ["qguard golden update X"]
     accuracy = {**run, "checks": [c for c in run["checks"] if c["name"].startswith("embedding.") and not c["slice"]]}
     steps = [s.command for s in headline(accuracy).steps]
@@ -235,7 +236,7 @@ def test_a_report_of_an_older_version_renders(report):
         ('{"schema": 1, "runs": [', "is not valid JSON"),
         ("[]", "expected a JSON object"),
         ('{"name": "left-pad", "version": "1.0.0"}', "is no report of this version, or is damaged: schema: Field required"),
-        ('{"schema": 2, "qguard": "9", "verdict": "pass", "runs": []}', "schema: Input should be 1"),
+        ('{"schema": 3, "qguard": "9", "verdict": "pass", "runs": []}', "schema: Input should be 2"),
         ('{"schema": 1, "qguard": "0", "verdict": "pass", "runs": [{}]}', "runs.0.model: Field required"),
         ('{"schema": 1, "qguard": "0", "verdict": "fine", "runs": []}', "verdict: Input should be"),
     ],

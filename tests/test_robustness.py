@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from qguard.bounds import Bound
 from qguard.config import load_config
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import UsageProblem
@@ -128,7 +129,7 @@ def test_what_fails_is_the_furthest_beyond_its_bound_and_ends_the_search():
     def look(texts):
         return [Tried(t, {"robustness.cosine_min": 0.5 if any(map(str.isdigit, t)) else 1.0}) for t in texts]
 
-    gate = Gate("robustness.cosine_min", None, ">=", 0.9)
+    gate = Gate("robustness.cosine_min", None, Bound(">=", 0.9))
     found = search(look, [gate], 60)
     assert (found.broken, found.batch, found.replayed) == ("0", ("0",), False)
     assert search(look, [], 5).broken is None
@@ -141,7 +142,7 @@ def test_what_goes_wrong_in_company_is_shrunk_to_two_texts():
         low = len({len(t) for t in texts}) > 1
         return [Tried(t, {"robustness.cosine_min": 1.0, "robustness.batch_cosine_min": 0.5 if low else 1.0}) for t in texts]
 
-    found = search(look, [Gate("robustness.batch_cosine_min", None, ">=", 0.9)], 30)
+    found = search(look, [Gate("robustness.batch_cosine_min", None, Bound(">=", 0.9))], 30)
     assert len(found.batch) == 2
 
 

@@ -12,6 +12,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 
 from qguard import cli, golden
+from qguard.bounds import Bound
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.faults import ELSEWHERE, FAULTS, Fault, chosen, findings, runner
@@ -238,7 +239,7 @@ def test_a_hole_is_named_with_the_gate_that_closes_it(lax, tmp_path, capsys):
     assert '[tool.qguard.gates.int8] "embedding.cosine_mean" = ">= 0.999"' in out
     assert "2 clean repeats in 2 processes: 0 false alarms" in out
     report = json.loads((tmp_path / "r.json").read_text())
-    assert (report["schema"], report["exit_code"], report["false_alarms"]) == (1, 1, 0)
+    assert (report["schema"], report["exit_code"], report["false_alarms"]) == (2, 1, 0)
     assert [h["fault"] for h in report["holes"]] == ["pooling-wrong"]
     assert report["not_applicable"]["dense-missing"] == "the model has no Dense head"
     assert {r["status"] for r in report["results"]} == {"caught", "missed", "not applicable"}
@@ -269,7 +270,8 @@ def report(sound):
     """A report whose statuses a test sets."""
     fault = Fault("one", "what", "embedding", "", "", {"small": 1, "full": 2})
     plan = runner.Plan(sound.config, INT8, None, ("own",))
-    seen = Result("one", "full", "minilm", CAUGHT, "own", (Failure("embedding", "embedding.cosine_min", 0.5, ">= 0.9", -0.4),))
+    failure = Failure("embedding", "embedding.cosine_min", 0.5, Bound(">=", 0.9), -0.4)
+    seen = Result("one", "full", "minilm", CAUGHT, "own", (failure,))
     small = replace(seen, severity="small", status=MISSED, failures=(), values={"embedding.cosine_mean": 0.9994})
     return runner.Report(plan, (fault,), (small, seen), (), {("minilm", "own"): {"embedding.cosine_mean": 0.9995}})
 
@@ -289,7 +291,8 @@ def test_exit_codes(report):
 def run_alarm():
     from qguard.faults.repeats import Repeat
 
-    return Repeat(0, "minilm", str(Condition.of(0)), (Failure("embedding", "embedding.cosine_min", 0.1, ">= 0.9", -0.8),), 1)
+    failure = Failure("embedding", "embedding.cosine_min", 0.1, Bound(">=", 0.9), -0.8)
+    return Repeat(0, "minilm", str(Condition.of(0)), (failure,), 1)
 
 
 def test_the_smallest_damage_is_that_from_which_on_all_is_caught(report):

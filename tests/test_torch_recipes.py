@@ -181,7 +181,7 @@ def test_a_build_is_byte_identical(project, minilm, tmp_path):
 
 
 def test_defaults_of_a_precision_fall_back_to_the_part_before_the_dash():
-    assert {g.metric: g.bound for g in gates_for(parse_precision("int8-weight@torch"), {})}["ranking.overlap@10"] > 0.85
+    assert {g.metric: g.bound.number for g in gates_for(parse_precision("int8-weight@torch"), {})}["ranking.overlap@10"] > 0.85
     assert speedup_of("int8-legacy@torch") == speedup_of("int8@onnx")
     assert speedup_of("int8-weight@torch") is speedup_of("int8@torch") is None
 

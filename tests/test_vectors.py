@@ -314,9 +314,7 @@ def test_unknown_vectors_name_the_nearest(text, message):
 
 def test_gates_fall_back_from_exact_to_vectors_to_model():
     def bounds(name, configured=None):
-        return {
-            g.metric + (f"[{g.slice}]" if g.slice else ""): g.bound for g in gates_for(parse_precision(name), configured or {})
-        }
+        return {g.key: g.bound.number for g in gates_for(parse_precision(name), configured or {})}
 
     plain, stored, both = bounds("int8"), bounds("fp32+binary"), bounds("int8+binary")
     assert both["artifact.size_ratio"] == plain["artifact.size_ratio"]

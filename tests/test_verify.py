@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
+from qguard.bounds import Bound
 from qguard.cli import main
 from qguard.files import sha256_json
 from tests.processes import gate
+
+LAX = Bound(">=", 0.1).to_json()
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +140,17 @@ def failed_outcome_edited(c):
 
 
 def bound_loosened_in_the_check(c):
-    c.check("ranking.overlap@10")["bound"] = ">= 0.1"
+    c.check("ranking.overlap@10")["bound"] = LAX
 
 
 def bound_loosened_everywhere(c):
-    c.check("ranking.overlap@10")["bound"] = ">= 0.1"
-    c.part("gates")["gates"]["ranking.overlap@10"]["bound"] = ">= 0.1"
+    c.check("ranking.overlap@10")["bound"] = LAX
+    c.part("gates")["gates"]["ranking.overlap@10"]["bound"] = LAX
     c.sealed_gates()
 
 
 def gates_edited_without_their_hash(c):
-    c.part("gates")["gates"]["ranking.overlap@10"]["bound"] = ">= 0.99"
+    c.part("gates")["gates"]["ranking.overlap@10"]["bound"] = Bound(">=", 0.99).to_json()
 
 
 def gate_removed(c):
@@ -158,8 +161,8 @@ def gate_removed(c):
 def slice_gate_slipped_in(c):
     """A gate of one slice wins over that of all slices."""
     sliced = next(x for x in c.part("suite/own")["checks"] if x["name"] == "ranking.overlap@10" and x["slice"] and x["bound"])
-    c.part("gates")["gates"][f"ranking.overlap@10[{sliced['slice']}]"] = {"bound": ">= 0.1", "on": "value"}
-    sliced |= {"bound": ">= 0.1", "value": 0.2}
+    c.part("gates")["gates"][f"ranking.overlap@10[{sliced['slice']}]"] = {"bound": LAX, "on": "value"}
+    sliced |= {"bound": LAX, "value": 0.2}
     c.sealed_gates()
 
 
@@ -179,6 +182,18 @@ def slices_unjudged(c):
     for x in c.part("suite/own")["checks"]:
         if x["name"] == "ranking.overlap@10" and x["slice"]:
             x |= {"bound": None, "outcome": "reported"}
+
+
+def bound_without_a_direction(c):
+    c.check("ranking.overlap@10")["bound"] = {"op": ">", "number": 0.96}
+
+
+def laxer_by_less_than_is_printed(c):
+    c.configure('[tool.qguard.gates.int8]\n"ranking.top1" = ">= 0.92000004"\n')
+
+
+def value_below_its_bound_by_less_than_is_printed(c):
+    c.check("ranking.overlap@10")["value"] = 0.9599999
 
 
 def stricter_policy_since(c):
@@ -300,7 +315,10 @@ TAMPERINGS = {
     gates_edited_without_their_hash: "gates: expected gates with the SHA-256 .*, found others",
     gate_removed: "gates: expected ranking.top1 >= 0.92, in force now, found no such gate",
     slice_gate_slipped_in: r"own/ranking.overlap@10\[.*\]: expected ranking.overlap@10\[\*\] >= 0.88, in force now, found >= 0.1",
-    bound_that_is_none: "suites.own.checks.*bound: String should match pattern",
+    bound_that_is_none: r"suites\.own\.checks\..*expected a bound such as '>= 0.9' or '<= 0.05', found '0.5'",
+    bound_without_a_direction: 'suites.own.checks.*bound: .*expected a bound such as .*, found .*op',
+    laxer_by_less_than_is_printed: "gates: expected ranking.top1 >= 0.92000004, in force now, found >= 0.92 when",
+    value_below_its_bound_by_less_than_is_printed: "own/ranking.overlap@10: expected a value that holds >= 0.96, found 0.9599999",
     judged_by_an_end_that_is_not_there: "own/ranking.overlap@10: expected a value that holds >= 0.96",
     value_removed: "suite own: expected a value of similarity.spearman, found none",
     slices_unjudged: r"ranking.overlap@10\[\*\] >= 0.88, as it was judged by, found no bound",
@@ -343,6 +361,49 @@ def test_the_untouched_verdict_holds(case, capsys):
     assert "files of minilm passed int8 on own" in capsys.readouterr().out
     found = json.loads((case.folder / "found.json").read_text())
     assert found == {"schema": 1, "holds": True, "authentic": False, "refusals": []}
+
+
+def as_written_before(c):
+    """The statement with its bounds as text of six digits, as until 0.1.0."""
+    gates = c.part("gates")["gates"]
+    for x in (*gates.values(), *c.part("suite/own")["checks"]):
+        x["bound"] = x["bound"] and x["bound"]["text"]
+    c.sealed_gates()
+
+
+def test_a_verdict_written_before_bounds_were_values_holds(case):
+    """Its bounds are printed: what is compared with them is as coarse."""
+    top1 = case.check("ranking.top1")
+    for found in (top1, case.part("gates")["gates"]["ranking.top1"]):
+        found["bound"] = Bound(">=", 0.91234551).to_json()
+    top1["value"] = 0.91234553  # which holds the gate, and not what is printed of it
+    case.configure('[tool.qguard.gates.int8]\n"ranking.top1" = ">= 0.91234551"\n')
+    as_written_before(case)
+    assert top1["bound"] == ">= 0.912346"
+    assert case() == 0
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        (lambda c: c.check("ranking.top1").update(value=0.5), "own/ranking.top1: expected a value that holds >= 0.92, found 0.5"),
+        (lambda c: c.configure('[tool.qguard.gates.int8]\n"ranking.top1" = ">= 0.95"\n'), "gates: expected ranking.top1 >= 0.95"),
+        (lambda c: c.part("gates")["gates"]["ranking.top1"].update(bound=">= 0.93"), "gates: expected gates with the SHA-256"),
+    ],
+)
+def test_a_verdict_written_before_is_refused_for_the_same_reasons(case, capsys, tamper, reason):
+    as_written_before(case)
+    tamper(case)
+    assert case() == 1
+    assert reason in "".join(capsys.readouterr())
+
+
+def test_a_verdict_may_be_written_anew_by_what_knows_one_kind_of_number(case):
+    """Envelopes are made by other tools, some of which write 1.0 as 1."""
+    text = json.dumps(case.statement)
+    assert "1.0" in text
+    case.statement = json.loads(re.sub(r"\b(\d+)\.0\b(?=[,}])", r"\1", text))
+    assert case() == 0
 
 
 def test_a_laxer_policy_since_is_no_reason_to_refuse(case):

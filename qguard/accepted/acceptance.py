@@ -11,13 +11,15 @@ from qguard.accepted import latency, scores
 from qguard.accepted.stored import read, write
 from qguard.errors import UsageProblem
 from qguard.golden import golden_folder
+from qguard.report import SCHEMA
+from qguard.report.shape import upgraded
 
 
 def accept(report: Mapping[str, Any], root: Path, reason: str, lower: bool = False) -> list[str]:
     """Store the latency ratios and the scores of a report's passing runs.
 
     Args:
-        report: A JSON report, schema 1.
+        report: A JSON report, of schema 1 or 2.
         root: The project's golden folder.
         reason: Why; for the reviewers.
         lower: Also replace accepted scores by worse ones. A run that fails by accepted scores alone then counts as passing.
@@ -31,8 +33,9 @@ def accept(report: Mapping[str, Any], root: Path, reason: str, lower: bool = Fal
     """
     if not reason.strip():
         raise UsageProblem('accepting needs a reason for its reviewers: --reason "…"')
-    if report.get("schema") != 1 or not isinstance(report.get("runs"), list):
-        raise UsageProblem("expected a report of pytest --qguard-report=PATH.json, schema 1")
+    report = upgraded(report)
+    if report.get("schema") != SCHEMA or not isinstance(report.get("runs"), list):
+        raise UsageProblem(f"expected a report of pytest --qguard-report=PATH.json, schema {SCHEMA}")
     why = {"reason": reason.strip(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
     passed = [r for r in report["runs"] if r["verdict"] == "pass" or (lower and only_fell(r))]
     if not passed:

@@ -12,6 +12,11 @@ from qguard.accepted.stored import read
 MOVED = 0.10  # ratios of time repeat to a few per cent on an equal fingerprint; a tenth is a change
 
 
+def moved(slowdown: float) -> bool:
+    """Whether a ratio is no longer the accepted one; ``slowdown`` is 1 where it is."""
+    return not 1 / (1 + MOVED) <= slowdown <= 1 + MOVED
+
+
 def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     fingerprint = tuple(sorted((k, str(v)) for k, v in entry["fingerprint"].items()))
     return entry["precision"], entry["metric"], entry["bucket"], fingerprint

@@ -8,6 +8,7 @@ from typing import Any
 from qguard.errors import RegressionProblem
 from qguard.harness import Harness
 from qguard.precisions import Precision
+from qguard.report import SCHEMA
 
 
 def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[str], None]) -> dict[str, Any]:
@@ -44,4 +45,4 @@ def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[st
         )  # fmt: skip
     if failed:
         raise RegressionProblem(f"only what passes can be accepted: {'; '.join(failed)}; nothing was stored")
-    return {"schema": 1, "verdict": "fail" if any(r["verdict"] == "fail" for r in runs) else "pass", "runs": runs}
+    return {"schema": SCHEMA, "verdict": "fail" if any(r["verdict"] == "fail" for r in runs) else "pass", "runs": runs}

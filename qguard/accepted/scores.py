@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.accepted.stored import read
+from qguard.bounds import Bound
 from qguard.cpu import cpu_class
 from qguard.errors import GoldenProblem
 from qguard.families import all_metrics
@@ -96,12 +97,11 @@ def judge_scores(folder: Path, scope: Scope, measured: Iterable[Measured], suite
         if entry is None or m.slice is not None:
             continue
         allowed, old = noise(entry), float(entry["value"])
-        limit = old - allowed if m.higher_is_better else old + allowed
-        margin = m.value - limit if m.higher_is_better else limit - m.value
+        bound = Bound(">=", old - allowed) if m.higher_is_better else Bound("<=", old + allowed)
+        margin = bound.margin(m.value)
         outcome = "pass" if margin >= 0 else "fail"
         words = f"accepted {old:.4f} on {entry.get('date')}, now {m.value:.4f}, "
         words += f"{'within' if margin >= 0 else 'more than'} its noise {allowed:.4f}"
-        bound = f"{'>=' if m.higher_is_better else '<='} {limit:.6g}"
         checks.append(Check(m.name, suite, None, m.value, bound, outcome, margin, m.items, (), accepted=words))
     return checks
 

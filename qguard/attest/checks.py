@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from qguard.attest.policy import gate_of, gates_in_force, holds, laxer, must_judge
+from qguard.attest.policy import Judging, gate_of, laxer, must_judge
 from qguard.attest.refusal import Refusal, listed
-from qguard.attest.shape import CheckFacts, SuiteFacts, Verdict
+from qguard.attest.shape import GateFacts, SuiteFacts, Verdict
 from qguard.errors import GoldenProblem
 
 if TYPE_CHECKING:
@@ -25,29 +25,29 @@ def refuse_checks(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
 
 
 def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFacts) -> Iterator[Refusal]:
-    recorded = {k: g.model_dump() for k, g in verdict.gates.items()}
+    recorded = verdict.gates
     # a gate that is laxer as a whole was named once; here are values whose own bound is
-    now = {k: g for k, g in gates_in_force(asked.harness, asked.precision, asked.model).items() if not laxer(recorded.get(k), g)}
+    now = {k: g for k, g in verdict.as_written(asked.gates).items() if not laxer(recorded.get(k), g)}
     for c in facts.checks:
         part = f"{suite}/{c.label}"
-        judged = c.value if c.judged is None else c.judged
-        if c.bound is not None and not _within(judged, c):
-            yield Refusal(part, f"a value that holds {c.bound}", f"{judged:.6g}, {c.outcome}", asked.again)
+        if c.bound is not None and not c.holds:
+            judged = c.value if c.judged is None else c.judged
+            found = f"{judged:.6g}"
+            found = repr(judged) if c.bound.holds(float(found)) else found  # else six digits would hold it
+            yield Refusal(part, f"a value that holds {c.bound.exact}", f"{found}, {c.outcome}", asked.again)
         if c.accepted or c.name.startswith("latency.regression"):
             continue
-        for gates, whose in ((recorded, "as it was judged by"), (now, "in force now")):
+        then = None if c.bound is None else GateFacts(bound=c.bound, on=c.on)
+        sides: tuple[tuple[Mapping[str, Judging], str], ...] = ((recorded, "as it was judged by"), (now, "in force now"))
+        for gates, whose in sides:
             key = gate_of(gates, c.name, c.slice)
             if key is None:
                 continue
-            then = None if c.bound is None else {"bound": c.bound, "on": c.on}
             if laxer(then, gates[key]):
-                yield Refusal(part, f"{key} {gates[key]['bound']}, {whose}", c.bound or "no bound", asked.again)
+                yield Refusal(
+                    part, f"{key} {gates[key].bound.exact}, {whose}", c.bound.exact if c.bound else "no bound", asked.again
+                )
                 break
-
-
-def _within(judged: float, c: CheckFacts) -> bool:
-    known = c.on == "value" or c.judged is not None  # an interval's end is not the value
-    return known and c.outcome == "pass" and c.bound is not None and holds(judged, c.bound)
 
 
 def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
@@ -56,8 +56,7 @@ def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> It
     tried = harness.tries_robustness(asked.precision) and harness.config.robustness.mode == "gate"
     also = [*(["memory"] if harness.timing.buckets(asked.precision) else []), *(["robustness"] if tried else [])]
     judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
-    in_force = gates_in_force(asked.harness, asked.precision, asked.model)
-    both = {k: g.model_dump() for k, g in verdict.gates.items() if k in in_force}
+    both = [k for k in verdict.gates if k in asked.gates]
     if lost := [k for k in must_judge(both, suite, also) if k not in judged]:
         yield Refusal(f"suite {name}", f"a value of {listed(lost)}", "none", asked.again)
     if slices := [k for k in both if k.endswith("[*]") and not k.startswith(("latency.", "task."))]:

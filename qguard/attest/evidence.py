@@ -45,6 +45,7 @@ def evidence(harness: Harness, target: Target) -> dict[str, Any]:
     precision, model, suite = target.precision, harness.model(target.model), harness.suite(target.suite)
     artifact = harness.artifact(precision, target.model)
     manifest = harness.golden(target.model, target.suite).manifest
+    in_force = gates_in_force(harness, precision, target.model)
     return {
         "files": digests(artifact_path(harness, target)),
         "model": {
@@ -59,6 +60,6 @@ def evidence(harness: Harness, target: Target) -> dict[str, Any]:
         "suite": {"name": target.suite, "sha256": suite.sha256, "texts": len(suite.texts), "slices": suite.slice_names},
         "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},
         "scope": harness.scope(target).to_json(),
-        "gates": gates_in_force(harness, precision, target.model),
+        "gates": {key: {"bound": g.bound.to_json(), "on": g.on} for key, g in in_force.items()},
         "host": host(),
     }  # fmt: skip

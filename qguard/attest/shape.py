@@ -7,17 +7,34 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
 from qguard.attest.refusal import listed, printable
 from qguard.attest.statement import KEY, PREDICATE, TYPE
-from qguard.errors import RefusedProblem
+from qguard.bounds import Bound
+from qguard.errors import RefusedProblem, UsageProblem
+from qguard.gates import Gate
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Bound = Annotated[str, Field(pattern=r"^(>=|<=) [-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")]
 On = Literal["value", "lower", "upper"]
+# Until 0.1.0 a statement held a bound as text of six digits: what is compared with it may lie that far from it
+_ROUNDING = 1e-6
+
+
+def _bound(value: object) -> Bound:
+    """A bound of a statement, from its value or, in older ones, from its text."""
+    if isinstance(value, Bound):
+        return value
+    try:
+        return Bound.parse(value) if isinstance(value, str) else Bound.from_json(value)
+    except UsageProblem as e:
+        raise ValueError(str(e)) from None
+
+
+BoundValue = Annotated[InstanceOf[Bound], BeforeValidator(_bound)]
 
 
 class Part(BaseModel):
@@ -78,22 +95,43 @@ class Statement(Part):
 class GateFacts(Part):
     """A gate in force."""
 
-    bound: Bound
+    bound: BoundValue
     on: On = "value"
 
 
 class CheckFacts(Part):
-    """A value, and the gate that judged it; see :class:`qguard.gates.check.Check`."""
+    """A value, and the gate that judged it; see :class:`qguard.gates.check.Check`.
+
+    Attributes:
+        rounding: How far the bound may be from the one that judged; 0 but in older statements.
+    """
 
     name: str
     slice: str | None
     value: float
-    bound: Bound | None
+    bound: BoundValue | None
     on: On
     outcome: str
     items: int
     judged: float | None = None
     accepted: bool = False
+    rounding: float = Field(0.0, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _printed(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        bound = value.get("bound")
+        slack = _ROUNDING * max(1.0, abs(_bound(bound).number)) if isinstance(bound, str) else 0.0
+        return {**value, "rounding": slack}
+
+    @property
+    def holds(self) -> bool:
+        """Whether it says that it passed, and its numbers say so too."""
+        if self.bound is None or self.outcome != "pass" or (self.on != "value" and self.judged is None):
+            return False  # an interval's end is not the value
+        return self.bound.margin(self.value if self.judged is None else self.judged) >= -self.rounding
 
     @property
     def label(self) -> str:
@@ -154,7 +192,11 @@ class GoldenFacts(Part):
 
 
 class Verdict(Part):
-    """A statement of qguard's with its parts by what they are."""
+    """A statement of qguard's with its parts by what they are.
+
+    Attributes:
+        printed: An older one, whose bounds are text of six digits.
+    """
 
     subjects: list[Subject]
     predicate: Predicate
@@ -168,6 +210,16 @@ class Verdict(Part):
     suite_sha256: dict[str, str]
     goldens: dict[str, GoldenFacts]
     golden_data: dict[str, str]
+    printed: bool
+
+    @property
+    def sealed_gates(self) -> dict[str, dict[str, Any]]:
+        """The gates as their digest is of; whatever wrote the file again, a number has one form."""
+        return {key: {"bound": str(g.bound) if self.printed else g.bound.to_json(), "on": g.on} for key, g in self.gates.items()}
+
+    def as_written(self, gates: Mapping[str, Gate]) -> dict[str, Gate]:
+        """Gates in force now with the digits that this verdict could write; those of older ones are printed."""
+        return {k: replace(g, bound=Bound.parse(str(g.bound))) if self.printed else g for k, g in gates.items()}
 
 
 def verdict_of(statement: Mapping[str, Any]) -> Verdict:
@@ -220,6 +272,11 @@ def _parts(whole: Statement) -> Verdict:
             "gates_sha256": digests["gates"], "model": model, "weights": digests[f"model/{model}"],
             "model_facts": found["model"][model], "suites": found["suite"],
             "suite_sha256": {s: digests[f"suite/{s}"] for s in found["suite"]}, "goldens": golden,
-            "golden_data": {s: digests.get(f"golden/{model}/{s}", "") for s in golden},
+            "golden_data": {s: digests.get(f"golden/{model}/{s}", "") for s in golden}, "printed": _printed(gates),
         }
     )  # fmt: skip
+
+
+def _printed(gates: object) -> bool:
+    found = gates.values() if isinstance(gates, dict) else ()
+    return any(isinstance(g, dict) and isinstance(g.get("bound"), str) for g in found)

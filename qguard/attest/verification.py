@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qguard.attest.checks import refuse_checks
-from qguard.attest.policy import gates_in_force, laxer
+from qguard.attest.policy import Judging, gates_in_force, laxer
 from qguard.attest.refusal import Refusal, listed
 from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
@@ -20,6 +21,7 @@ from qguard.files import sha256_json
 from qguard.report import CURRENT
 
 if TYPE_CHECKING:
+    from qguard.gates import Gate
     from qguard.harness import Harness
     from qguard.precisions import Precision
 
@@ -45,6 +47,11 @@ class Asked:
     artifact: Path
     max_age: datetime.timedelta | None
     now: datetime.datetime
+
+    @cached_property
+    def gates(self) -> dict[str, Gate]:
+        """Those in force now."""
+        return gates_in_force(self.harness, self.precision, self.model)
 
     @property
     def again(self) -> str:
@@ -121,18 +128,17 @@ def _result(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
 
 
 def _gates(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
-    recorded = {k: g.model_dump() for k, g in verdict.gates.items()}
-    if sha256_json(recorded) != verdict.gates_sha256:
+    if sha256_json(verdict.sealed_gates) != verdict.gates_sha256:
         yield Refusal("gates", f"gates with the SHA-256 {verdict.gates_sha256[:12]}…", "others", f"it was edited: {asked.again}")
-    for key, now in gates_in_force(asked.harness, asked.precision, asked.model).items():
-        then = recorded.get(key)
+    for key, now in verdict.as_written(asked.gates).items():
+        then = verdict.gates.get(key)
         if laxer(then, now):
             found = "no such gate" if then is None else f"{_gate(then)} when it was judged"
             yield Refusal("gates", f"{key} {_gate(now)}, in force now", found, asked.again)
 
 
-def _gate(g: Mapping[str, str]) -> str:
-    return g["bound"] + ("" if g["on"] == "value" else f" on the {g['on']} end")
+def _gate(g: Judging) -> str:
+    return g.bound.exact + ("" if g.on == "value" else f" on the {g.on} end")
 
 
 def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:

@@ -22,7 +22,6 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from qguard.gates import parse_bound
     from qguard.latency.calibrate import calibrate
     from qguard.latency.check import Bucket, fingerprint, spec_of
     from qguard.precisions import parse_precision
@@ -34,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
     settings = harness.config.latency
     precision = parse_precision(args.precision, harness.config.own_precisions).plain
-    margin = parse_bound("latency.regression", settings.regression)[1] - 1
+    margin = settings.regression.number - 1
     batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
     spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)
     with progress(f"{precision} against itself", 1.0) as advance:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
-from qguard.errors import unknown
+from qguard.bounds import Bound
+from qguard.errors import UsageProblem, unknown
 from qguard.pipeline import POOLING_MODES
 
 if TYPE_CHECKING:
@@ -15,6 +26,19 @@ if TYPE_CHECKING:
 
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+def _parsed(value: object) -> Bound:
+    """A bound from its text: nothing reads that text again."""
+    try:
+        return value if isinstance(value, Bound) else Bound.parse(value)
+    except UsageProblem as e:
+        raise ValueError(str(e)) from None  # which pydantic tells with the key
+
+
+BoundText = Annotated[
+    InstanceOf[Bound], BeforeValidator(_parsed), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
+]
 
 
 class _Table(BaseModel):
@@ -129,7 +153,7 @@ class GateConfig(_Table):
         on: ``lower`` (of ``>=``) and ``upper`` (of ``<=``) are ends of the 95 % interval.
     """
 
-    bound: str
+    bound: BoundText
     on: Literal["value", "lower", "upper"] = "value"
 
 
@@ -148,9 +172,9 @@ class LatencyConfig(_Table):
     """
 
     mode: Literal["gate", "report", "off"] = "gate"
-    speedup: str | None = None
-    regression: str = "<= 1.05"
-    trend: str | None = None
+    speedup: BoundText | None = None
+    regression: BoundText = Bound("<=", 1.05)
+    trend: BoundText | None = None
     tokens: tuple[int, ...] = (16, 64, 128)
     batches: tuple[int, ...] = (1, 32)
     threads: int = Field(1, ge=1)
@@ -166,14 +190,10 @@ class LatencyConfig(_Table):
 
     @field_validator("speedup", "regression", "trend")
     @classmethod
-    def _bound(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None:
-            from qguard.gates import parse_bound
-
-            op, number = parse_bound(f"latency.{info.field_name}", value)
-            want = ">=" if info.field_name == "speedup" else "<="
-            if op != want or number <= 0:
-                raise ValueError(f"expected a bound such as '{want} 1.05', found {value!r}")
+    def _direction(cls, value: Bound | None, info: ValidationInfo) -> Bound | None:
+        want = ">=" if info.field_name == "speedup" else "<="
+        if value is not None and (value.op != want or value.number <= 0):
+            raise ValueError(f"expected a bound such as '{want} 1.05', found '{value}'")
         return value
 
 

@@ -97,7 +97,8 @@ class Examination:
         notes: list[str] = []
         checks: list[Check] = []
         rows = np.linspace(0, len(self.ids) - 1, min(self.texts, len(self.ids))).astype(int).tolist()
-        suite, far = self.harness.suite(self.target.suite, self.target.model), ""
+        suite = self.harness.suite(self.target.suite, self.target.model)
+        far: drift.Facts | None = None
         try:
             encoder = self.harness.encoder(self.target.precision, self.target.model)
             if layers_only:

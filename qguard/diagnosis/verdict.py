@@ -10,10 +10,11 @@ from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
 from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
 from qguard.diagnosis.stages import Stage
-from qguard.drift import CHECK, ELSEWHERE
+from qguard.drift import ELSEWHERE, Facts, how_far
 from qguard.gates.check import Check
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
+from qguard.report.advice import CHECK
 
 # A layer's own error that its element type explains, on real activations. MiniLM's int8 layers come to 0.005 to 0.04
 EXPLAINED = {"I8": 0.08, "I4": 0.3, "F16": 0.005, "BF16": 0.02}
@@ -68,7 +69,7 @@ def conclude(
     artifact: Artifact,
     *,
     judged: bool,
-    far: str = "",
+    far: Facts | None = None,
 ) -> tuple[str, bool]:
     """The conclusion, and whether anything is wrong; ``far`` as of :func:`qguard.drift.too_far`."""
     if wrong := [s for s in stages if s.fault]:
@@ -76,7 +77,7 @@ def conclude(
         return f"It is the {first.name}: {first.words}. Excluding layers would not help; mend this first.", True
     if far:
         words = "No stage by itself explains it" if stages else "No stage could be compared"
-        return f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}: {far}. {words}. {CHECK}.", True
+        return f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}: {how_far(far)}. {words}. {CHECK}.", True
     bad = damaged(layers, recipe)
     worst = f"largest own error: {named(layers[0])}, {layers[0].own:.1%}" if layers else "layers could not be compared"
     if bad and len(bad) <= max(2, len(layers) // 8):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from qguard.bounds import Bound
 from qguard.faults import ELSEWHERE, Fault
 from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Result
+from qguard.faults.repeats import Repeat
 from qguard.faults.runner import Report
-from qguard.gates import Gate, gates_for, parse_bound
+from qguard.gates import Gate, gates_for
 from qguard.gates.defaults import DEFAULTS
 from qguard.visible import cell
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def closing(report: Report, result: Result) -> str:
     precision = report.plan.precision
     for gate in gates_for(precision, {}):
         value = result.values.get(gate.metric)
-        if gate.slice is None and value is not None and not gate.holds(value):
+        if gate.slice is None and value is not None and not gate.bound.holds(value):
             return f"the default gate would see it: {_line(gate, precision)} (found {value:.4g})"
     sound = report.sound.get((result.model, result.suite), {})
     moved = sorted(_moves(sound, result.values), reverse=True)
@@ -68,17 +70,17 @@ def closing(report: Report, result: Result) -> str:
         return "no value of this suite moves: it needs texts that show it"
     _, name, op = moved[0]
     a, b = sound[name], result.values[name]
-    gate = Gate(name, None, op, float(f"{(a + b) / 2:.4g}"))
+    gate = Gate(name, None, Bound(op, float(f"{(a + b) / 2:.4g}")))
     return f"a gate that would see it: {_line(gate, precision)} (sound {a:.4g}, with the fault {b:.4g})"
 
 
 def _line(gate: Gate, precision: Any) -> str:
-    return f'[tool.qguard.gates.{precision.name}] "{gate.metric}" = "{gate.op} {gate.bound:g}"'
+    return f'[tool.qguard.gates.{precision.name}] "{gate.metric}" = "{gate.bound}"'
 
 
-def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, str]]:
+def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, Literal[">=", "<="]]]:
     """How much worse each value is, relative to what the sound artifact loses already, and the operator of its gate."""
-    operators = {key.partition("[")[0]: parse_bound(key, bound)[0] for gates in DEFAULTS.values() for key, bound in gates.items()}
+    operators = {key.partition("[")[0]: bound.op for gates in DEFAULTS.values() for key, bound in gates.items()}
     for name in sound.keys() & found.keys() & operators.keys():
         op = operators[name]
         worse = sound[name] - found[name] if op == ">=" else found[name] - sound[name]
@@ -98,7 +100,7 @@ def _words(failure: Failure) -> tuple[str, str, str, str]:
     if failure.value is None:
         return failure.gate, failure.words, "", ""
     margin = "" if failure.margin is None else f"{failure.margin:.4g}"
-    return failure.check, f"{failure.value:.4g}", failure.bound or failure.words, margin
+    return failure.check, f"{failure.value:.4g}", str(failure.bound or failure.words), margin
 
 
 def _short(result: Result) -> str:
@@ -182,14 +184,18 @@ def lines(report: Report) -> list[str]:
     return out
 
 
+def _json(found: Result | Repeat) -> dict[str, Any]:
+    return asdict(found) | {"failures": [asdict(f) | {"bound": f.bound and f.bound.to_json()} for f in found.failures]}
+
+
 def to_json(report: Report) -> dict[str, Any]:
-    """The stable shape of ``--json``, schema 1."""
+    """The stable shape of ``--json``, schema 2."""
     return {
         "schema": SCHEMA,
         "precision": str(report.plan.precision),
         "suites": list(report.plan.suites),
         "exit_code": exit_code(report),
-        "results": [asdict(r) for r in report.results],
+        "results": [_json(r) for r in report.results],
         "damage": [
             {
                 "fault": s.fault.name,
@@ -199,7 +205,7 @@ def to_json(report: Report) -> dict[str, Any]:
             }
             for s in summaries(report)
         ],
-        "repeats": [asdict(r) for r in report.repeats],
+        "repeats": [_json(r) for r in report.repeats],
         "false_alarms": sum(bool(r.failures) for r in report.repeats),
         "holes": [{"fault": r.fault, "severity": r.severity, "model": r.model, "closes": c} for r, c in holes(report)],
         "not_applicable": _absent(report),

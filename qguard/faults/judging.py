@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from qguard.bounds import Bound
 from qguard.encoders import Encoder
 from qguard.errors import GoldenProblem, QguardError
 from qguard.faults import Fault
@@ -37,7 +38,7 @@ class Failure:
     gate: str
     check: str = ""
     value: float | None = None
-    bound: str | None = None
+    bound: Bound | None = None
     margin: float | None = None
     words: str = ""
 

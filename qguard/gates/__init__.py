@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qguard.bounds import Bound
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
 from qguard.gates.defaults import DEFAULT_SPEEDUP, DEFAULTS
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _KEY = re.compile(r"^(?P<metric>[a-z0-9_.@]+)(?:\[(?P<slice>[^\]]+)\])?$")
-_BOUND = re.compile(r"^\s*(?P<op>>=|<=)\s*(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*$")
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Gate:
 
     metric: str
     slice: str | None
-    op: str
-    bound: float
+    bound: Bound
     on: str = "value"
 
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` satisfies the bound; NaN never does."""
-        return value >= self.bound if self.op == ">=" else value <= self.bound
+    @property
+    def key(self) -> str:
+        """``METRIC`` or ``METRIC[SLICE]``, as the configuration has it."""
+        return self.metric + (f"[{self.slice}]" if self.slice else "")
 
     def applies(self, measured: Measured) -> bool:
         """Whether this gate judges that value."""
@@ -65,12 +65,12 @@ class Gate:
         return end
 
 
-def parse_gate(key: str, bound: str | GateConfig, vectors: str = FLOAT) -> Gate:
+def parse_gate(key: str, bound: str | Bound | GateConfig, vectors: str = FLOAT) -> Gate:
     """One line of ``[tool.qguard.gates.*]``.
 
     Args:
         key: ``METRIC`` or ``METRIC[SLICE]``.
-        bound: See :func:`parse_bound`; or with what it judges.
+        bound: A bound, or its text (see :meth:`qguard.bounds.Bound.parse`); or with what it judges.
         vectors: The kind of stored vectors that it bounds; some metrics exist only for some of them.
 
     Raises:
@@ -82,26 +82,15 @@ def parse_gate(key: str, bound: str | GateConfig, vectors: str = FLOAT) -> Gate:
         raise unknown("gate", key, metric_names())
     if match["metric"] not in metric_names(vectors):
         raise unknown(f"gate for {vectors} vectors, which would never be judged:", key, metric_names(vectors))
-    words, on = (bound, "value") if isinstance(bound, str) else (bound.bound, bound.on)
-    op, limit = parse_bound(key, words)
+    if isinstance(bound, str):
+        bound = Bound.parse(bound, f"gate {key}")
+    limit, on = (bound, "value") if isinstance(bound, Bound) else (bound.bound, bound.on)
     if on != "value":
-        if on != (end := "lower" if op == ">=" else "upper"):
-            raise UsageProblem(f'gate {key}: expected on = "{end}" with a bound {op} {limit:g}, found on = "{on}"')
+        if on != (end := "lower" if limit.lower else "upper"):
+            raise UsageProblem(f'gate {key}: expected on = "{end}" with a bound {limit}, found on = "{on}"')
         if not infos()[match["metric"]].has_interval:
             raise UsageProblem(f'gate {key}: on = "{on}" needs an interval, and {match["metric"]} has none; leave out "on"')
-    return Gate(match["metric"], match["slice"], op, limit, on)
-
-
-def parse_bound(key: str, bound: str) -> tuple[str, float]:
-    """``>= number`` or ``<= number`` as operator and number.
-
-    Raises:
-        UsageProblem: for anything else.
-    """
-    limit = _BOUND.match(str(bound))
-    if not limit:
-        raise UsageProblem(f"gate {key}: expected a bound such as '>= 0.9' or '<= 0.05', found {bound!r}")
-    return limit["op"], float(limit["number"])
+    return Gate(match["metric"], match["slice"], limit, on)
 
 
 # default gates that mean something of vectors of unit length alone
@@ -109,7 +98,7 @@ _OF_UNIT_LENGTH = ("embedding.norm_error",)
 
 
 def gates_for(
-    precision: Precision, configured: Mapping[str, Mapping[str, str | GateConfig]], *, normalized: bool = True
+    precision: Precision, configured: Mapping[str, Mapping[str, str | Bound | GateConfig]], *, normalized: bool = True
 ) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 
@@ -141,19 +130,19 @@ def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[
     return {key: bound for name in names for key, bound in table.get(name, {}).items()}
 
 
-def _stored(model: Mapping[str, str], vectors: Mapping[str, str]) -> dict[str, str]:
+def _stored(model: Mapping[str, Bound], vectors: Mapping[str, Bound]) -> dict[str, Bound]:
     """Default gates of a lossy model whose vectors are quantized too: two independent losses add in quadrature."""
     out = {key: bound for key, bound in model.items() if key.startswith("artifact.")}
     for key, bound in vectors.items():
-        op, limit = parse_bound(key, bound)
+        limit = bound.number
         if (same := model.get(key.replace(".rescored_", "."))) is not None:
-            _, other = parse_bound(key, same)
-            limit = 1 - math.hypot(1 - limit, 1 - other) if op == ">=" else math.hypot(limit, other)
-        out[key] = f"{op} {round(limit, 3):g}"
+            other = same.number
+            limit = 1 - math.hypot(1 - limit, 1 - other) if bound.lower else math.hypot(limit, other)
+        out[key] = Bound(bound.op, round(limit, 3))
     return out
 
 
-def speedup_of(precision: str) -> str | None:
+def speedup_of(precision: str) -> Bound | None:
     """The bound on ``latency.speedup`` that ``NAME@RUNTIME`` promises by default, or ``None``."""
     name = precision.partition("@")[0]
     return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(name, DEFAULT_SPEEDUP)))

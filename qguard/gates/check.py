@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from qguard.gates import Gate, parse_bound
+from qguard.bounds import Bound
+from qguard.gates import Gate
 from qguard.metrics import Measured
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Check:
     suite: str
     slice: str | None
     value: float
-    bound: str | None
+    bound: Bound | None
     outcome: str
     margin: float | None
     items: int
@@ -57,8 +58,17 @@ class Check:
         return self.name + (f"[{self.slice}]" if self.slice else "")
 
     def to_json(self) -> dict[str, Any]:
-        """The stable shape of the JSON report, schema 1."""
-        return {**vars(self), "worst": list(self.worst), "interval": self.interval and list(self.interval)}
+        """The stable shape of the JSON report, schema 2."""
+        bound, interval = self.bound and self.bound.to_json(), self.interval and list(self.interval)
+        return {**vars(self), "bound": bound, "worst": list(self.worst), "interval": interval}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Check:
+        """The check of :meth:`to_json`; what an older version did not write has its default."""
+        known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
+        bound, interval = value["bound"], value.get("interval")
+        known |= {"bound": bound and Bound.from_json(bound), "worst": tuple(value.get("worst", ()))}
+        return cls(**known | {"interval": interval and tuple(interval)})
 
 
 def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, intervals: bool = False) -> list[Check]:
@@ -78,7 +88,7 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
     for m in measured:
         own = [g for g in gates if g.applies(m)]
         if not own and m.bound:
-            own = [Gate(m.name, m.slice, *parse_bound(m.name, m.bound))]
+            own = [Gate(m.name, m.slice, m.bound)]
         own = [g for g in own if g.slice == m.slice] or own
         wanted = intervals or any(m.slice is None or g.on != "value" for g in own)
         spread = m.uncertainty() if wanted and m.uncertainty else None
@@ -86,9 +96,8 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
             checks.append(Check(m.name, suite, m.slice, m.value, None, "reported", None, m.items, m.worst, **_facts(m, spread)))
         for gate in own:
             value = gate.judged(m, spread)
-            margin = value - gate.bound if gate.op == ">=" else gate.bound - value
-            outcome = "pass" if gate.holds(value) else "fail"
-            bound = f"{gate.op} {gate.bound:g}"
+            bound = gate.bound
+            outcome, margin = "pass" if bound.holds(value) else "fail", bound.margin(value)
             facts = _facts(m, spread, gate)
             checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, on=gate.on, **facts))
     return checks
@@ -103,4 +112,4 @@ def _facts(m: Measured, spread: Uncertainty | None, gate: Gate | None = None) ->
         return facts
     from qguard.metrics.bootstrap import cannot_tell
 
-    return {**facts, "unresolved": cannot_tell(m.value, gate.bound, m.items, m.noun, spread.detectable)}
+    return {**facts, "unresolved": cannot_tell(m.value, gate.bound.number, m.items, m.noun, spread.detectable)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qguard.bounds import Bound
+
 # A text's vector does not depend on its batch: what remains is the order of float sums.
 INVARIANT = {f"invariance.{m}": ">= 0.9999" for m in ("batch_cosine_min", "order", "padding", "equal_length")}
 
@@ -66,7 +68,7 @@ _BINARY = {
     **_task(0.98, 0.87),  # 1.000 and .909, without rescoring
 }
 # One line each on why; what every recipe's files must hold is in metrics/artifact.py. NAME@RUNTIME lists what differs from NAME.
-DEFAULTS: dict[str, dict[str, str]] = {
+_WRITTEN: dict[str, dict[str, str]] = {
     "fp32": {
         **INVARIANT,
         "embedding.cosine_p01": ">= 0.99999",  # only rounding separates runtimes
@@ -236,11 +238,12 @@ DEFAULTS: dict[str, dict[str, str]] = {
     "+ubinary": _BINARY,
 }
 
+DEFAULTS = {name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in _WRITTEN.items()}
 
 # Promises of speed against fp32 of the same runtime; the other precisions promise none unless the project does.
 # As in DEFAULTS, int8-NAME is judged as int8 unless it has an entry of its own; None promises nothing.
-DEFAULT_SPEEDUP: dict[str, str | None] = {
-    "int8": ">= 1",  # an int8 model that is slower than fp32 is a regression
+DEFAULT_SPEEDUP: dict[str, Bound | None] = {
+    "int8": Bound(">=", 1),  # an int8 model that is slower than fp32 is a regression
     "int8@torch": None,  # pays only when compiled, see docs/torch.md
     "int8-weight": None,  # smaller, not faster: weights become floats again at every call
 }

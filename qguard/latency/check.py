@@ -73,7 +73,7 @@ class Comparison:
         """The gate as a bound on log(candidate / baseline)."""
         if self.gate is None:
             return 0.0
-        return -math.log(self.gate.bound) if self.metric == "latency.speedup" else math.log(self.gate.bound)
+        return -math.log(self.gate.bound.number) if self.metric == "latency.speedup" else math.log(self.gate.bound.number)
 
     def ratio(self, d: float) -> float:
         """The metric's value for a log ratio candidate / baseline."""
@@ -128,8 +128,8 @@ def compare(
     if comparison.metric == "latency.speedup" and value > SUSPICIOUS:
         words += f"; suspicious: over {SUSPICIOUS:g} x fp32 is more than quantization explains, look at what was left out"
     gate = comparison.gate
-    margin = None if gate is None else (value - gate.bound if gate.op == ">=" else gate.bound - value)
-    bound = None if gate is None else f"{gate.op} {gate.bound:g}"
+    bound = None if gate is None else gate.bound
+    margin = None if bound is None else bound.margin(value)
     check = Check(comparison.metric, suite, str(bucket), value, bound, outcome, margin, trial.look.pairs, (words,))
     facts = {
         "metric": comparison.metric, "bucket": str(bucket), "outcome": outcome, "ratio": value, "interval": ends,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
-from qguard.gates import Gate, parse_bound, speedup_of
+from qguard.gates import Gate, speedup_of
 from qguard.gates.check import Check, judge
 from qguard.golden import golden_folder
 from qguard.latency.check import GATED_TOKENS, Bucket, Comparison, compare, same_outputs, spec_of
@@ -40,7 +40,7 @@ class Timing:
         """The bound on ``latency.speedup`` that a precision promises or the project sets; fp32 promises none."""
         promised = speedup_of(f"{precision.base}@{precision.runtime}")
         bound = None if precision.base == "fp32" else self.harness.config.latency.speedup or promised
-        return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
+        return Gate("latency.speedup", None, bound) if bound else None
 
     def gates(self, precisions: list[Precision]) -> int:
         """How many latency gates a run with these precisions has; the chance of a false alarm is shared among them."""
@@ -67,7 +67,7 @@ class Timing:
             todo.append(Comparison("latency.speedup", gate, baseline, candidate))
         if self.harness.has_baseline:
             deployed = self.harness.deployed(target.model) or artifact
-            limit = Gate("latency.regression", None, *parse_bound("latency.regression", settings.regression))
+            limit = Gate("latency.regression", None, settings.regression)
             gated = settings.mode == "gate" and bucket.tokens >= GATED_TOKENS
             # with another interpreter both arms run in workers, so that only the environments differ
             python = self.harness.baseline_python
@@ -95,11 +95,11 @@ class Timing:
         slowdown, entry = found
         facts["accepted"] = {k: entry[k] for k in ("ratio", "interval", "date")} | {"slowdown": slowdown}
         words = f"{facts['metric']}[{facts['bucket']}] {facts['ratio']:.2f}, accepted {entry['ratio']:.2f} on {entry['date']}"
-        if not 1 / (1 + accepted.MOVED) <= slowdown <= 1 + accepted.MOVED:
+        if accepted.moved(slowdown):
             words += f": moved by more than {accepted.MOVED:.0%} on an equal machine"
         measured = Measured("latency.trend", facts["bucket"], slowdown, facts["pairs"], False, (words,))
         bound = self.harness.config.latency.trend if self.harness.config.latency.mode == "gate" else None
-        gates = [Gate("latency.trend", "*", *parse_bound("latency.trend", bound))] if bound else []
+        gates = [Gate("latency.trend", "*", bound)] if bound else []
         return judge([measured], gates, target.suite)[0]
 
     def memory(self, target: Target, bucket: Bucket) -> list[Check]:

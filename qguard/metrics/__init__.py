@@ -20,6 +20,7 @@ from qguard.suites import Suite
 from qguard.vectors import FLOAT, KINDS, Vectors
 
 if TYPE_CHECKING:
+    from qguard.bounds import Bound
     from qguard.metrics.bootstrap import Uncertainty
     from qguard.metrics.neighbours import Neighbours
 
@@ -142,7 +143,7 @@ class Measured:
     """A metric's value on a suite or on one of its slices, with the worst items for a person to read.
 
     Attributes:
-        bound: What the value must hold where no gate says otherwise, as a gate's bound is written.
+        bound: What the value must hold where no gate says otherwise.
         uncertainty: Computes its interval over items, once; ``None`` for what is no sample of items.
         noun: What an item is.
     """
@@ -153,7 +154,7 @@ class Measured:
     items: int
     higher_is_better: bool
     worst: tuple[str, ...] = ()
-    bound: str | None = None
+    bound: Bound | None = None
     uncertainty: Callable[[], Uncertainty] | None = None
     noun: str = "items"
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from qguard.artifact import Artifact
+from qguard.bounds import Bound
 from qguard.cpu import saturates
 from qguard.errors import ArtifactProblem
 from qguard.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
@@ -18,9 +19,9 @@ from qguard.precisions import Recipe
 
 # What every recipe's files must hold, whatever its precision is called; a project's own gate replaces a bound.
 BOUNDS = {
-    "artifact.quantized_ops": ">= 1",  # one layer left in float, in silence, is not the promised precision
-    "artifact.quantized_bytes": ">= 0.99",  # a small table that no quantizer knows may stay float
-    "artifact.granularity": ">= 1",  # per-channel that became per-tensor costs MiniLM one neighbour in ten
+    "artifact.quantized_ops": Bound(">=", 1),  # one layer left in float, in silence, is not the promised precision
+    "artifact.quantized_bytes": Bound(">=", 0.99),  # a small table that no quantizer knows may stay float
+    "artifact.granularity": Bound(">=", 1),  # per-channel that became per-tensor costs MiniLM one neighbour in ten
 }
 # Largest relative error of a weight matrix, by bits. MiniLM's 8-bit per-channel layers have 0.007 to 0.021; per-tensor ones
 # up to 0.4, since one large weight sets the step of all.
@@ -162,7 +163,7 @@ def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measu
         for (x, e), most in ranked[:_SHOWN]
         if e > most
     )
-    return [Measured("artifact.weight_error", None, value, len(errors), False, shown, f"<= {limit}")]
+    return [Measured("artifact.weight_error", None, value, len(errors), False, shown, Bound("<=", limit))]
 
 
 def _ranges(contents: Contents) -> list[Measured]:
@@ -172,7 +173,7 @@ def _ranges(contents: Contents) -> list[Measured]:
     why = "a mask's sentinel was calibrated with the values"
     shown = tuple(f"{name}: few steps over a range of {width:.3g}; {why}" for name, width in wide)
     most = max(width for _, width in contents.ranges)
-    return [Measured("artifact.activation_range", None, most, len(contents.ranges), False, shown, f"<= {WIDEST:g}")]
+    return [Measured("artifact.activation_range", None, most, len(contents.ranges), False, shown, Bound("<=", WIDEST))]
 
 
 def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
@@ -185,7 +186,7 @@ def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
         shown = (
             f"QuantizeLinear and DequantizeLinear know {what} from opset {need} on; below, one scale serves the whole tensor",
         )
-    return [Measured("artifact.opset", None, contents.opset, 1, True, shown, f">= {need}" if need else None)]
+    return [Measured("artifact.opset", None, contents.opset, 1, True, shown, Bound(">=", need) if need else None)]
 
 
 def _saturation(layers: Sequence[Layer], artifact: Artifact) -> list[Measured]:
@@ -209,5 +210,5 @@ def _saturation(layers: Sequence[Layer], artifact: Artifact) -> list[Measured]:
             "(7-bit weights) or unsigned weights"
         )
     value = sum(n for _, n, _ in hit) / channels if channels else 0.0
-    bound = "<= 0" if saturates() and not exact else None
+    bound = Bound("<=", 0) if saturates() and not exact else None
     return [Measured("artifact.saturation", None, value, channels, False, tuple(shown), bound)]

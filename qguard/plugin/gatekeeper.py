@@ -64,14 +64,14 @@ class GateKeeper:
                 from qguard.diagnosis import command
                 from qguard.report.terminal import failure_text
 
-                cause = self._harness.cause(target).words if part.sampled else ""
-                record["cause"] = cause
+                cause = self._harness.cause(target) if part.sampled else None
+                record["cause"] = cause and cause.to_json()
                 changed = [] if {"files", "generated"} & set(part.needs) else self._harness.changed(target)
                 holds = self._harness.holds(target)
                 fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
-                of = "generated text" if "generated" in part.needs else target.suite
-                diagnose = "" if cause and self._harness.cause(target).kind == "stack" else command(self._harness, target)
-                text = failure_text(str(target.precision), of, checks, changed, holds, fp32, cause, diagnose)
+                items = "generated text" if "generated" in part.needs else ""
+                diagnose = "" if cause and cause.kind == "stack" else command(self._harness, target)
+                text = failure_text(target.precision, target.suite, checks, changed, holds, fp32, cause, diagnose, items)
                 pytest.fail(visible(text), pytrace=False)
         return checks
 

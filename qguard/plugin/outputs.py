@@ -100,5 +100,5 @@ def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
         for c in run["checks"]:
             if c["bound"]:
                 label = c["name"] + (f"[{c['slice']}]" if c["slice"] else "") + (" (accepted)" if c.get("accepted") else "")
-                found.append((f"{at}/{label}", f"{c['value']:.6g} ({c['bound']}: {c['outcome']})"))
+                found.append((f"{at}/{label}", f"{c['value']:.6g} ({c['bound']['text']}: {c['outcome']})"))
     return [(visible(name, ""), value) for name, value in found]

@@ -18,7 +18,7 @@ from qguard.files import write_atomic
 from qguard.host import host
 from qguard.registry import Registry
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ReportFormat:
 
     Attributes:
         name: The suffix of its files, such as ``.html``; of two that fit the longer one decides.
-        render: ``module:function``, imported when it is needed, or the function: a report of schema 1, as
+        render: ``module:function``, imported when it is needed, or the function: a report, as
             :func:`assemble` gives it and the reference describes it, → the file's bytes.
     """
 

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qguard.gates import parse_bound
-from qguard.report import charts
+from qguard.report import advice, charts
 from qguard.report.details import GIVEN, MOVED
-from qguard.report.headline import ORDER, family_of, headline, label_of, name_of
+from qguard.report.headline import ORDER, bound_of, cause_of, family_of, headline, label_of, name_of
 from qguard.report.shape import checked
 
 HTML = Path(__file__).parent / "html"
@@ -31,7 +30,7 @@ def render(report: dict[str, Any]) -> bytes:
     """The report as HTML, UTF-8. Texts are escaped, and the page's policy runs no script but its own and loads nothing.
 
     Raises:
-        UsageProblem: for what is no report of schema 1.
+        UsageProblem: for what is no report.
     """
     import jinja2
     from markupsafe import Markup
@@ -117,7 +116,7 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "key": key,
         "name": name,
         "headline": replace(lines, title=lines.title + on),
-        "rows": sorted(({**c, "label": label_of(c)} for c in run["checks"]), key=_place),
+        "rows": sorted(({**c, "label": label_of(c), "bound": bound_of(c)} for c in run["checks"]), key=_place),
         "values": values,
         "megabytes": run["artifact"]["bytes"] / 1e6 if run["artifact"] else None,
         "speedup": math.prod(speedups) ** (1 / len(speedups)) if speedups else 1.0 if run["precision"] == "fp32" else None,
@@ -126,8 +125,15 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "worst_texts": [t for t in run["details"]["worst_texts"] if 1 - t["cosine"] > _ROUNDING],
         "charts": _charts(run, key, values),
         "moves": [moves(q) for q in run["details"]["neighbours"]["queries"]] if run["details"]["neighbours"] else [],
+        "cause": advice.told(cause_of(run)),
+        "left_out": advice.left_out(run["left_out"]),
+        "gates": {key: _gate(g) for key, g in run["details"]["provenance"]["gates"].items()},
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],
     }
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    return str(bound_of(gate)) + ("" if gate["on"] == "value" else f" ({gate['on']} end)")
 
 
 def _place(check: Mapping[str, Any]) -> tuple[bool, bool, int]:
@@ -157,7 +163,7 @@ def _bound(run: Mapping[str, Any], trial: Mapping[str, Any]) -> float | None:
     """The bound on a trial, from the check that judged it."""
     for c in run["checks"]:
         if c["name"] == trial["metric"] and c["slice"] == trial["bucket"] and c["bound"]:
-            return parse_bound(c["name"], c["bound"])[1]
+            return float(c["bound"]["number"])
     return None
 
 

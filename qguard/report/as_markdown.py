@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qguard.latency.check import interval_text
-from qguard.report.headline import failed_of, family_of, headline, label_of, name_of, texts_of
+from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
 from qguard.visible import visible
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
@@ -54,11 +54,11 @@ def _failure(run: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
 def _row(run: Mapping[str, Any]) -> str:
     gated = [c for c in run["checks"] if c["margin"] is not None and c["bound"] and family_of(c) != "artifact"]
     # margins of different metrics compare only as shares of their bounds
-    tight = min(gated, key=lambda c: c["margin"] / max(abs(float(c["bound"].split()[1])), 1e-9), default=None)
+    tight = min(gated, key=lambda c: c["margin"] / max(abs(c["bound"]["number"]), 1e-9), default=None)
     size = run.get("artifact", {}).get("bytes")
     cells = [
         _cell(name_of(run)), escape(run["model"]), escape(run["suite"]), f"{_MARK[run['verdict']]} {run['verdict']}",
-        f"{_cell(label_of(tight))} {tight['value']:.4g} {tight['bound']}" if tight else "",
+        f"{_cell(label_of(tight))} {tight['value']:.4g} {bound_of(tight)}" if tight else "",
         f"{tight['margin']:+.4f}" if tight else "", f"{size / 1e6:.1f} MB" if size else "",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
@@ -75,7 +75,7 @@ def _details(run: Mapping[str, Any]) -> list[str]:
             ends = f"{c['interval'][0]:.4f} to {c['interval'][1]:.4f}" if c["interval"] else ""
             mark, margin = _MARK.get(c["outcome"], ""), "" if c["margin"] is None else f"{c['margin']:+.4f}"
             accepted = " (accepted)" if c.get("accepted") else ""
-            lines.append(f"| {mark} | {_cell(label_of(c))}{accepted} | {c['value']:.4f} | {ends} | {c['bound']} | {margin} |")
+            lines.append(f"| {mark} | {_cell(label_of(c))}{accepted} | {c['value']:.4f} | {ends} | {bound_of(c)} | {margin} |")
     if len(failed) > _MOST:
         lines += ["", f"{len(failed) - _MOST} more failed checks are in the JSON report."]
     if run["latency"]:

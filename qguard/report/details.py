@@ -17,7 +17,6 @@ from qguard.models import installed
 from qguard.suites import Suite
 
 if TYPE_CHECKING:
-    from qguard.gates import Gate
     from qguard.harness import Harness, Target
 
 POINTS = 1500  # pairs in the scatter; the most moved are always among them
@@ -82,10 +81,14 @@ def merged(parts: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str
     return found, {k: v for part in parts for k, v in part.get("texts", {}).items()}
 
 
-def without_home(text: str) -> str:
-    """A message without the name of a user's home folder: reports travel."""
+def without_home(value: Any) -> Any:
+    """A message, or all texts of a JSON value, without the name of a user's home folder: reports travel."""
     home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
+    if isinstance(value, str):
+        return value.replace(home, "~") if len(home) > 1 else value
+    if isinstance(value, dict):
+        return {k: without_home(v) for k, v in value.items()}
+    return [without_home(v) for v in value] if isinstance(value, list) else value
 
 
 def _embedding(harness: Harness, target: Target, texts: Texts) -> dict[str, Any]:
@@ -184,14 +187,9 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
             "versions": {k: v for k, v in installed(*_PACKAGES).items() if v != "absent"},
             "cpu": cpu()[0],
             "cpu_class": cpu_class(),
-            "gates": {_key(g): f"{g.op} {g.bound:g}" for g in harness.gates(target.precision, target.model)},
+            "gates": {g.key: {"bound": g.bound.to_json(), "on": g.on} for g in harness.gates(target.precision, target.model)},
         }
     }
-
-
-def _key(gate: Gate) -> str:
-    end = "" if gate.on == "value" else f" ({gate.on} end)"
-    return gate.metric + (f"[{gate.slice}]" if gate.slice else "") + end
 
 
 def _digits(value: float, digits: int = 4) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qguard.drift import ELSEWHERE
+from qguard.bounds import Bound
+from qguard.drift import Cause
 from qguard.families import FAMILIES
+from qguard.gates.check import Check
+from qguard.report import advice
+from qguard.report.details import GIVEN
 from qguard.vectors import FLOAT
 
 # what users see comes first, then what explains it
 ORDER = tuple(f.name for f in sorted(FAMILIES.values(), key=lambda f: f.lead))
-DIRECT = ("latency.speedup", "latency.regression", "latency.trend")
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,6 @@ class Miss:
 
 
 @dataclass(frozen=True)
-class Step:
-    """Something to do: a sentence, and a command or configuration where there is one."""
-
-    words: str
-    command: str = ""
-
-
-@dataclass(frozen=True)
 class Headline:
     """A run in a few lines.
 
@@ -59,7 +53,7 @@ class Headline:
     misses: tuple[Miss, ...]
     worst: str
     why: str
-    steps: tuple[Step, ...]
+    steps: tuple[advice.Step, ...]
 
 
 def name_of(run: Mapping[str, Any]) -> str:
@@ -106,7 +100,7 @@ def headline(run: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> 
     """The lines on one run of a report.
 
     Args:
-        run: Of a report, schema 1.
+        run: Of a report, schema 2.
         texts: Those of its suite, by key; without them, and in reports without details, texts are cut shorter.
     """
     failed = failed_of(run)
@@ -129,7 +123,7 @@ def headline(run: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> 
 
 
 def _miss(c: Mapping[str, Any], more: int) -> Miss:
-    words = f"{judged_of(c):.4g}, {c.get('accepted') or 'gate ' + str(c['bound'])}"
+    words = f"{judged_of(c):.4g}, {c.get('accepted') or f'gate {bound_of(c)}'}"
     by = f"missed by {abs(c['margin']):.2g}" if c["margin"] is not None and not c.get("accepted") else ""
     return Miss(label_of(c), words, by, more)
 
@@ -165,50 +159,34 @@ def _quoted(key: str, texts: Mapping[str, str], longest: int = 90) -> str:
     return f"“{text}”" if text.strip() else ascii(text)
 
 
+def bound_of(check: Mapping[str, Any]) -> Bound | None:
+    """The bound that judged a check."""
+    return Bound.from_json(check["bound"]) if check["bound"] else None
+
+
+def cause_of(run: Mapping[str, Any]) -> Cause | None:
+    """Why a run failed, where it was looked for."""
+    return Cause.from_json(run["cause"]) if run.get("cause") else None
+
+
 def _why(run: Mapping[str, Any]) -> str:
-    if run["verdict"] == "unmeasured":
-        return "; ".join(dict.fromkeys(run["errors"]))
-    return str(run.get("cause") or "").partition(". Record the golden anew")[0]
+    return "; ".join(dict.fromkeys(run["errors"])) if run["verdict"] == "unmeasured" else advice.why(cause_of(run))
 
 
-def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[Step]:
-    name, suite = name_of(run), run["suite"]
-    if not failed:
-        again = f"pytest --precision {name} --qguard-suite {suite}"
-        return [Step("Mend what the message names, and measure again", again)] if run["verdict"] == "unmeasured" else []
-    cause, families = str(run.get("cause") or ""), {family_of(c) for c in failed}
-    if cause.startswith("the stack drifted"):
-        return [Step("Review the drift, then record the golden anew", cause.partition("after review: ")[2])]
-    if all(c.get("accepted") for c in failed):
-        lower = f'qguard accept --precision {name} --suite {suite} --lower --reason "…"'
-        return [Step("The gates hold, accepted scores do not; to accept less", lower)]
-    steps = []
-    if "artifact" in families:
-        build = f"qguard quantize --precision {name} --out DIR"
-        steps.append(Step("The file does not compute what its name says; build it with the recipe that the gates are for", build))
-    elif families - {"latency", "memory"}:
-        if run["runtime"] == "onnx" and run.get("vectors", FLOAT) == FLOAT:
-            source = ((run.get("details") or {}).get("provenance") or {}).get("source")
-            given = " --artifact PATH" if source == "--artifact" else ""
-            look = f"qguard diagnose --precision {name}{given} --model {run['model']} --suite {suite}"
-            steps.append(Step("See at which stage and layer it is lost", look))
-        if cause.startswith(ELSEWHERE):
-            return steps  # a bound that lets another model pass is no agreement
-        others = dict.fromkeys([name, "int8", "int8-weight", "bf16@openvino"])
-        steps.append(Step("See which precision holds", f"qguard compare --precision {','.join(others)} --suite {suite}"))
-    if "latency" in families:
-        steps.append(Step("See what slowdown this machine can tell from noise", "qguard calibrate"))
-    first = next((c for c in failed if c["bound"] and not c.get("accepted") and c["name"] not in DIRECT), None)
-    if first is not None and "artifact" not in families and family_of(first) != "invariance":
-        key = run["precision"] if run.get("vectors", FLOAT) == FLOAT else f'"{run["precision"]}+{run["vectors"]}"'
-        bound = f'[tool.qguard.gates.{key}]  "{label_of(first)}" = "{str(first["bound"]).split()[0]} {_passing(first)}"'
-        steps.append(Step("If your users can live with it, agree to this much", bound))
-    return steps
+def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[advice.Step]:
+    case = advice.Case(
+        name=run["precision"], typed=f"{run['precision']}@{run['runtime']}", vectors=run.get("vectors", FLOAT),
+        suite=run["suite"], failed=[Check.from_json(c) for c in failed], cause=cause_of(run), diagnose=_diagnose(run),
+    )  # fmt: skip
+    if failed:
+        return advice.steps(case)
+    return [advice.measure_again(case)] if run["verdict"] == "unmeasured" else []
 
 
-def _passing(check: Mapping[str, Any]) -> str:
-    """The value with four digits, rounded to the side on which the gate holds."""
-    step = 1e4
-    down = str(check["bound"]).startswith(">")
-    value = (math.floor if down else math.ceil)(judged_of(check) * step) / step
-    return f"{value:.4f}"
+def _diagnose(run: Mapping[str, Any]) -> str:
+    """See :func:`qguard.diagnosis.command`; a report does not say where a given file lies."""
+    if run["runtime"] != "onnx" or run.get("vectors", FLOAT) != FLOAT:
+        return ""
+    source = ((run.get("details") or {}).get("provenance") or {}).get("source")
+    given = " --artifact PATH" if source == GIVEN else ""
+    return f"qguard diagnose --precision {name_of(run)}{given} --model {run['model']} --suite {run['suite']}"

@@ -11,20 +11,22 @@ from qguard.files import sha256_json
 from qguard.host import label
 from qguard.report import SCHEMA, worst
 from qguard.report.headline import failed_of, label_of, name_of
+from qguard.report.shape import upgraded
 
 _TARGET = ("model", "suite", "precision", "runtime", "vectors")
 
 
 def merge(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One report, schema 1, with every run once; its verdict is the worst of all, and of none ``unmeasured``.
+    """One report, schema 2, with every run once; its verdict is the worst of all, and of none ``unmeasured``.
 
     Args:
-        reports: Reports by the name of their file.
+        reports: Reports by the name of their file, of schema 1 or 2.
 
     Raises:
         UsageProblem: for something that is no report, for a run without its host, and for two different runs of one target on
             equal hosts: which of them counts is not to be guessed.
     """
+    reports = {name: upgraded(report, name) for name, report in reports.items()}
     runs: dict[str, dict[str, Any]] = {}
     source: dict[str, str] = {}
     for name, report in reports.items():

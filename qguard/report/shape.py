@@ -1,17 +1,21 @@
-"""The shape of a report, schema 1: what a saved one must hold before anything is made of it.
+"""The shape of a report, schema 2: what a saved one must hold before anything is made of it.
 
-Fields with a default are missing in reports of older versions; fields that are not named here are kept.
+Fields with a default are missing in reports of older versions; fields that are not named here are kept. Schema 1 had bounds and
+causes as text: :func:`upgraded` alone reads it.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qguard.bounds import Bound
 from qguard.errors import UsageProblem
 from qguard.files import read_json
+from qguard.report import SCHEMA
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -22,6 +26,20 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
 
+class BoundShape(Part):
+    """A bound; see :class:`qguard.bounds.Bound`.
+
+    Attributes:
+        op: ``>=``: the number is the least that passes; ``<=``: the largest.
+        number: It passes itself.
+        text: For people, with six significant digits.
+    """
+
+    op: Literal[">=", "<="]
+    number: float
+    text: str = ""
+
+
 class CheckShape(Part):
     """One judged value; see :class:`qguard.gates.check.Check`.
 
@@ -30,7 +48,7 @@ class CheckShape(Part):
         suite: What it was measured on.
         slice: Of the suite; ``null`` for all of it.
         value: What was measured.
-        bound: ``>= NUMBER`` or ``<= NUMBER``; ``null`` where no gate bounds it.
+        bound: What it must hold; ``null`` where no gate bounds it.
         outcome: ``pass``, ``fail``, ``reported`` (no gate bounds it); of latency also ``inconclusive`` and ``runner unfit``.
         margin: Of what is judged to the bound; negative where it fails.
         items: Texts, pairs, queries or pairs of runs that it is of.
@@ -47,7 +65,7 @@ class CheckShape(Part):
     suite: str
     slice: str | None
     value: float
-    bound: str | None
+    bound: BoundShape | None
     outcome: str
     margin: float | None
     items: int
@@ -198,14 +216,26 @@ class Neighbours(Part):
     of: int
 
 
+class GateShape(Part):
+    """A gate in force.
+
+    Attributes:
+        bound: What a value must hold.
+        on: What is judged: ``value``, or the ``lower`` or ``upper`` end of its interval.
+    """
+
+    bound: BoundShape
+    on: Literal["value", "lower", "upper"] = "value"
+
+
 class Provenance(Part):
     """Where everything comes from; what else stands here is shown as it is.
 
     Attributes:
-        gates: Every gate in force, with its bound.
+        gates: Every gate in force, by its key.
     """
 
-    gates: dict[str, str] = {}
+    gates: dict[str, GateShape] = {}
 
 
 class Details(Part):
@@ -240,6 +270,53 @@ class Files(Part):
     bytes: int
 
 
+class FactsShape(Part):
+    """What is known of a cause, of each kind some; what is not known is missing.
+
+    Attributes:
+        fp32: The precision that was run anew, or could not be.
+        texts: On how many texts of the suite, those among them whose vectors moved most.
+        change: The largest difference of an fp32 vector from the golden's, relative to its length.
+        precision: What is judged, without the kind of its vectors.
+        quantized: What is quantized: ``model``, ``vectors``, or both.
+        mean_cosine: Of what is judged to fp32, where rounding does not explain it.
+        least_cosine: What rounding leaves at least.
+        drift: Mean loss of cosine from the golden to fp32 as it runs now.
+        loss: The same from there to what is judged.
+        versions: What changed since the golden.
+        error: Why fp32 could not be run.
+        command: What mends it (``stack``), or tells more (``unknown``).
+    """
+
+    fp32: str | None = None
+    texts: int | None = None
+    change: float | None = None
+    precision: str | None = None
+    quantized: list[str] | None = None
+    mean_cosine: float | None = None
+    least_cosine: float | None = None
+    drift: float | None = None
+    loss: float | None = None
+    versions: list[str] | None = None
+    error: str | None = None
+    command: str | None = None
+
+
+class CauseShape(Part):
+    """Why a run failed; see :class:`qguard.drift.Cause`.
+
+    Attributes:
+        kind: ``stack``: fp32 itself differs from the golden. ``loss``: quantization loses it. ``artifact``: the file computes
+            something else. ``unknown``: fp32 could not be run, or an older version did not say.
+        facts: What that rests on.
+        text: For people.
+    """
+
+    kind: Literal["stack", "loss", "artifact", "unknown"]
+    facts: FactsShape
+    text: str
+
+
 class RunShape(Part):
     """One precision of a model on a suite.
 
@@ -260,7 +337,7 @@ class RunShape(Part):
         device: Where torch computed.
         changed: Versions that differ from those the golden was recorded with.
         stored: How vectors are stored, where they are quantized.
-        cause: Of a failure: drift of the stack, or loss by quantization.
+        cause: Of a failure: drift of the stack, loss by quantization, or another model; ``null`` where it was not looked for.
         host: The kind of machine: CPU, instruction sets, cores, versions; no name.
         details: What the page shows.
     """
@@ -281,7 +358,7 @@ class RunShape(Part):
     device: str | None = None
     changed: list[str] = []
     stored: dict[str, Any] | None = None
-    cause: str | None = None
+    cause: CauseShape | None = None
     host: dict[str, Any] | None = None
     details: Details = Details()
 
@@ -297,7 +374,7 @@ class ReportShape(Part):
         texts: Suite → key → text, of those that details name; each once.
     """
 
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     qguard: str
     verdict: Literal["pass", "fail", "unmeasured"]
     runs: list[RunShape]
@@ -305,28 +382,122 @@ class ReportShape(Part):
 
 
 def checked(report: Any, name: str = "the report") -> dict[str, Any]:
-    """A report with everything in it that this version knows of, missing parts by their defaults.
+    """A report of schema 2 with everything in it that this version knows of, missing parts by their defaults.
 
     Raises:
         UsageProblem: naming the first field that no report has, or the first one missing.
     """
     try:
-        return ReportShape.model_validate(report).model_dump(by_alias=True)
+        return ReportShape.model_validate(upgraded(report, name)).model_dump(by_alias=True)
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageProblem(
-            f"{name} is no report of this version, or is damaged: {where}: {first['msg']}; expected schema 1, as written by "
-            "pytest --precision int8 --qguard-report=r.json"
+            f"{name} is no report of this version, or is damaged: {where}: {first['msg']}; expected schema {SCHEMA}, as "
+            "written by pytest --precision int8 --qguard-report=r.json"
         ) from None
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A saved report, as it was saved.
+    """A saved report, as it was saved; one of schema 1 as schema 2.
 
     Raises:
-        UsageProblem: for what is no report of schema 1.
+        UsageProblem: for what is no report.
     """
-    report = read_json(path, UsageProblem)
+    report: dict[str, Any] = upgraded(read_json(path, UsageProblem), str(path))
     checked(report, str(path))
     return report
+
+
+def upgraded(report: Any, name: str = "the report") -> Any:
+    """A report of schema 1 as one of schema 2: bounds and causes, which were text, as values.
+
+    Args:
+        report: Of schema 1; anything else is returned as it is.
+        name: For the message.
+
+    Raises:
+        UsageProblem: for a bound that is none.
+    """
+    if not isinstance(report, dict) or report.get("schema") != 1:
+        return report
+    runs = report.get("runs")
+    try:
+        return {**report, "schema": SCHEMA, "runs": [_run(r) for r in runs] if isinstance(runs, list) else runs}
+    except UsageProblem as e:
+        raise UsageProblem(f"{name} is damaged: {e}") from None
+
+
+def _run(run: Any) -> Any:
+    if not isinstance(run, dict):
+        return run
+    new = dict(run)
+    if isinstance(checks := run.get("checks"), list):
+        new["checks"] = [{**c, "bound": _bound(c.get("bound"))} if isinstance(c, dict) else c for c in checks]
+    if isinstance(run.get("cause"), str):
+        new["cause"] = _cause(run["cause"]) if run["cause"] else None
+    details = run.get("details")
+    provenance = details.get("provenance") if isinstance(details, dict) else None
+    if isinstance(details, dict) and isinstance(provenance, dict) and isinstance(gates := provenance.get("gates"), dict):
+        new["details"] = {**details, "provenance": {**provenance, "gates": dict(_gate(k, v) for k, v in gates.items())}}
+    return new
+
+
+def _bound(text: Any) -> Any:
+    return Bound.parse(text).to_json() if isinstance(text, str) else text
+
+
+def _gate(key: str, bound: Any) -> tuple[str, Any]:
+    end = re.fullmatch(r"(.*) \((lower|upper) end\)", key)
+    return (end[1], {"bound": _bound(bound), "on": end[2]}) if end else (key, {"bound": _bound(bound), "on": "value"})
+
+
+# The sentences of schema 1, with the facts that they hold; the group "text" is what the cause's text is now
+_NUMBER = r"[\d.e+-]+"
+_REPRODUCES = rf"(?P<fp32>\S+) still reproduces the golden to (?P<change>{_NUMBER}) on (?P<texts>\d+) texts, the worst among them"
+_CAUSES = {
+    "stack": (
+        rf"(?P<text>the stack drifted: (?P<fp32>\S+), run now, differs from the golden by up to (?P<change>{_NUMBER}) on "
+        rf"(?P<texts>\d+) texts \(rounding stays below \S+\) and costs (?P<drift>{_NUMBER}) of their mean cosine; "
+        rf"(?P<versions>.*?)(\. Quantization costs (?P<loss>{_NUMBER}) more, [a-z ]+)?)"
+        r"\. Record the golden anew after review: (?P<command>.+)"
+    ),
+    "loss": rf"(?P<text>loss by (?P<quantized>quantiz[a-z ]+): {_REPRODUCES})",
+    "artifact": (
+        rf"(?P<text>the artifact computes something else: {_REPRODUCES}(; it is the file, not the stack|, but its mean cosine "
+        rf"to fp32 is (?P<mean_cosine>{_NUMBER}), and (?P<precision>\S+) loses no more than to (?P<least_cosine>[\d.]+?)))"
+        r"(\. Check that .+)?"
+    ),
+    "unknown": (
+        r"(?P<text>drift of the stack or loss\? (?P<fp32>\S+) could not be run here \((?P<error>.*)\)); "
+        r"(?P<command>.+) tells drift of the stack from loss"
+    ),
+}
+_QUANTIZED = {
+    "quantization": ["model"], "quantizing the vectors": ["vectors"],
+    "quantizing the model or its vectors": ["model", "vectors"],
+}  # fmt: skip
+
+
+def _cause(words: str) -> dict[str, Any]:
+    """A cause of schema 1; words that no version wrote are kept, of the kind ``unknown``."""
+    for kind, pattern in _CAUSES.items():
+        if found := re.fullmatch(pattern, words, re.DOTALL):
+            said = {k: v for k, v in found.groupdict().items() if v is not None}
+            text = said.pop("text")
+            try:
+                return {"kind": kind, "facts": {k: _fact(k, v) for k, v in said.items()}, "text": text}
+            except ValueError:  # a number that is none
+                break
+    return {"kind": "unknown", "facts": {}, "text": words}
+
+
+def _fact(name: str, text: str) -> Any:
+    if name == "versions":
+        return [] if text.startswith("no recorded version") else text.split(", ")
+    if name == "quantized":
+        return _QUANTIZED.get(text, ["model"])
+    return int(text) if name == "texts" else float(text) if name in _NUMBERS else text
+
+
+_NUMBERS = {name for name, field in FactsShape.model_fields.items() if field.annotation == float | None}

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qguard.drift import ELSEWHERE
+from qguard.drift import Cause
 from qguard.gates.check import Check
-from qguard.report.headline import headline, texts_of
+from qguard.report.advice import Case, Step, calibrate, left_out, steps, told, why
+from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors import FLOAT
+
+if TYPE_CHECKING:
+    from qguard.precisions import Precision
 
 _LISTED = 5  # texts that a golden leaves out
 
 
 def failure_text(
-    precision: str,
+    precision: Precision,
     suite: str,
     checks: list[Check],
     changed: list[str],
     holds: str = "",
     fp32: str = "fp32@torch",
-    cause: str = "",
+    cause: Cause | None = None,
     diagnose: str = "",
+    items: str = "",
 ) -> str:
     """What failed, by how much, on which text, why and what to do, in the first ten lines of 80 columns; then all the rest.
 
     Args:
-        precision: As the user types it.
+        precision: What was judged.
         suite: Its name.
         checks: Of one metric family, at least one of them failed.
         changed: Versions that moved since the golden.
         holds: What the artifact's files compute; see :func:`qguard.metrics.artifact.summary`.
         fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that is nothing else.
-        cause: Drift of the stack or loss by quantization, in words; see :func:`qguard.drift.find_cause`.
+        cause: Drift of the stack or loss by quantization; see :func:`qguard.drift.find_cause`.
         diagnose: The command that says which stage and layer lose it, where there is one.
+        items: What the judged items are of, where that is not the suite.
     """
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.accepted is not None, c.slice is not None))
+    case = Case(precision.name, str(precision.plain), precision.vectors, suite, failed, cause, diagnose, fp32)
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"
@@ -48,9 +54,10 @@ def failure_text(
     worst = next(
         (c.worst[0] for c in (*failed, *checks) if c.worst and c.name.partition(".")[0] == first.name.partition(".")[0]), ""
     )
-    lines += _wrapped("worst:  ", worst, 2) + _wrapped("why:    ", cause.partition(". Record the golden anew")[0])
-    for words, command in _next(precision, suite, failed, cause, fp32, diagnose):
-        lines += _step(words, command)
+    lines += _wrapped("worst:  ", worst, 2) + _wrapped("why:    ", why(cause))
+    todo = steps(case)
+    for step in [*todo[:1], *todo[1:][-1:]]:  # the nearest, and what would pass
+        lines += _step(step)
     lines.append("")
     shown = [c for c in checks if c.slice is None or c.outcome == "fail"]
     width = max(len(c.label) for c in shown)
@@ -60,12 +67,12 @@ def failure_text(
         else:
             margin = "" if c.margin is None else f"margin {c.margin:+.4f}"
             mark = {"pass": "  ", "fail": "✗ ", "reported": "· "}[c.outcome]
-            row = f"  {mark}{c.label:<{width}} {c.value:>9.4f}  {c.bound or '':<10} {margin:<15}{ends(c.interval)}"
+            row = f"  {mark}{c.label:<{width}} {c.value:>9.4f}  {c.bound or ''!s:<10} {margin:<15}{ends(c.interval)}"
             lines.append(row.rstrip())
     lines += [f"    {c.label}: {c.unresolved}" for c in checks if c.unresolved and (c.slice is None or c.outcome == "fail")]
     for c in checks:
         if c.worst and c.slice is None:
-            lines += ["", f"worst by {c.name} ({c.items} items of {suite}):", *(f"    {w}" for w in c.worst)]
+            lines += ["", f"worst by {c.name} ({c.items} items of {items or suite}):", *(f"    {w}" for w in c.worst)]
     if changed:
         lines += ["", "changed since the golden: " + ", ".join(changed)]
     if holds:
@@ -73,39 +80,9 @@ def failure_text(
     return "\n".join(lines)
 
 
-def _next(precision: str, suite: str, failed: list[Check], cause: str, fp32: str, diagnose: str) -> list[tuple[str, str]]:
-    """What to do about failed checks of one family: words and commands, and the bound at which they would pass."""
-    first = failed[0]
-    model, plus, vectors = precision.partition("+")
-    key = model.partition("@")[0]
-    if cause.startswith("the stack drifted"):
-        return [("record the golden anew after review", cause.partition("after review: ")[2])]
-    if first.accepted:
-        return [("the gate holds, the accepted score does not; to accept less", _lower(precision, suite))]
-    if first.name.startswith("artifact."):
-        return [("build it with the recipe that the gates are for", f"qguard quantize --precision {model} --out DIR")]
-    steps = []
-    if plus:
-        key = f'"{key}+{vectors}"'
-        steps = [("tell both losses apart", f"pytest --precision {model},fp32+{vectors} --qguard-suite {suite}")]
-    elif diagnose:
-        steps = [("see where it is lost", diagnose)]
-    elif not cause and not first.name.startswith("robustness."):
-        steps = [("tell drift of the stack from loss", f"pytest --precision {fp32} --qguard-suite {suite}")]
-    elif not first.name.startswith("invariance.") and not cause.startswith(ELSEWHERE):
-        others = ",".join(dict.fromkeys([model, "int8", "int8-weight"]))
-        steps = [("see what holds", f"qguard compare --precision {others} --suite {suite}")]
-    if cause.startswith(ELSEWHERE):
-        return steps  # a bound that lets another model pass is no agreement
-    op = (first.bound or "").split()[0]
-    # four digits, rounded to the side on which the gate holds
-    passing = (math.floor if op == ">=" else math.ceil)(first.judged * 1e4) / 1e4
-    gate = f"[tool.qguard.gates.{key}] {first.label} {op} {passing:.4f}"
-    return [*steps, ("or agree to it, would pass at", gate)]
-
-
-def _step(words: str, command: str) -> list[str]:
+def _step(step: Step) -> list[str]:
     """What to do; a command stays whole, on a line of its own where it must, so that it can be copied."""
+    words, command = step.words[0].lower() + step.words[1:], step.command
     if command and len(words) + len(command) + 12 > 80:
         return [*_wrapped("do:     ", f"{words}:"), f"          {command}"]
     return [f"  do:     {words}: {command}"] if command else _wrapped("do:     ", words)
@@ -126,10 +103,6 @@ def ends(interval: Any) -> str:
     return f" {f'({interval[0]:.4f} to {interval[1]:.4f})' if interval else '':<18}"
 
 
-def _lower(precision: str, suite: str) -> str:
-    return f'qguard accept --precision {precision} --suite {suite} --lower --reason "…"'
-
-
 def latency_text(precision: str, checks: list[Check]) -> str:
     """One paragraph a trial: bound and outcome first, then medians, ratio, interval and pairs."""
     order = sorted(checks, key=lambda c: c.outcome != "fail")
@@ -138,12 +111,13 @@ def latency_text(precision: str, checks: list[Check]) -> str:
         gate = f", gate {c.bound}" if c.bound else ""
         lines += [f"{precision} {c.label} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
     if order and order[0].outcome == "fail":
-        lines += _step("see what slowdown this machine can tell from noise", "qguard calibrate")
+        lines += _step(calibrate())
     return "\n".join(lines)
 
 
 def summary_lines(report: dict[str, Any]) -> list[str]:
     """One table, precision × suite × check, gated values only; slices only where they fail."""
+    from qguard.accepted import moved
     from qguard.latency.check import interval_text
 
     lines = []
@@ -160,7 +134,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
                 on = "" if c["on"] == "value" else f" on the {c['on']} end"
                 resolved = "" if c["detectable"] is None else f", resolves {c['detectable']:.2g}"
                 lines.append(
-                    f"  {mark} {name:<30} {c['value']:>9.4f}{ends(c['interval'])}  {c['bound']:<11} margin {c['margin']:+.4f}"
+                    f"  {mark} {name:<30} {c['value']:>9.4f}{ends(c['interval'])}  {bound_of(c)!s:<11} margin {c['margin']:+.4f}"
                     f"{on}{resolved}"
                 )
                 lines += [f"       {c['unresolved']}"] if c["unresolved"] else []
@@ -175,16 +149,16 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         for fact in run["latency"]:
             mark = {"pass": "ok  ", "fail": "FAIL", "reported": "    "}.get(fact["outcome"], "??  ")
             name = f"{fact['metric']}[{fact['bucket']}]"
-            bound = next((c["bound"] for c in run["checks"] if f"{c['name']}[{c['slice']}]" == name), None) or ""
+            bound = next((bound_of(c) for c in run["checks"] if label_of(c) == name), None) or ""
             lines.append(
-                f"  {mark} {name:<30} {fact['ratio']:>9.2f}  {bound:<11} {interval_text(fact['interval'])}, "
+                f"  {mark} {name:<30} {fact['ratio']:>9.2f}  {bound!s:<11} {interval_text(fact['interval'])}, "
                 f"{fact['baseline_ms']:.2f} ms against {fact['candidate_ms']:.2f} ms"
                 + ("  SUSPICIOUS: faster than quantization explains" if fact["suspicious"] else "")
             )
         lines += [
             f"  {'FAIL' if c['outcome'] == 'fail' else '    '} {c['worst'][0]}"
             for c in run["checks"]
-            if c["name"] == "latency.trend" and ("moved" in c["worst"][0] or c["outcome"] == "fail")
+            if c["name"] == "latency.trend" and (moved(c["value"]) or c["outcome"] == "fail")
         ]
         if stored := run.get("stored"):
             lines.append(
@@ -193,10 +167,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             )
             if ranges := stored["calibration"]:
                 lines.append(f"       ranges of {ranges['texts']} {ranges['part']} of {ranges['suite']}, fp32")
-        if run.get("cause"):
-            lines.append(f"       {run['cause']}")
+        if cause := cause_of(run):
+            lines.append(f"       {told(cause)}")
         lines += _effects(run["checks"])
-        lines += [f"  left out: {', '.join(f'{n} (--qguard-{n}=off)' for n in run['left_out'])}"] if run.get("left_out") else []
+        lines += [f"  left out: {', '.join(left_out(run['left_out']))}"] if run.get("left_out") else []
         if texts := run.get("texts_left_out"):
             lines.append(f"  texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}")
             lines += [f"       {t}" for t in texts[:_LISTED]]
@@ -219,7 +193,7 @@ def _lead(run: dict[str, Any], texts: Mapping[str, str]) -> list[str]:
         lines += _wrapped("", head.outcome)
     lines += _wrapped("worst:  ", head.worst, 2) + _wrapped("why:    ", head.why if head.misses else "")
     for step in head.steps[:2]:
-        lines += _step(step.words, step.command)
+        lines += _step(step)
     return [*lines, ""]
 
 

@@ -63,7 +63,7 @@ def measure_robustness(harness: Harness, precision: Precision, model: str) -> li
     found = search(probe, gates, settings.examples, settings.seed, known)
     _keep_worst(file, found)
     values = reduced(found.tried, lambda text: describe(text, probe.tokenizer), found.broken)
-    failed = {v.name for v in values for g in gates if g.applies(v) and not g.holds(v.value)}
+    failed = {v.name for v in values for g in gates if g.applies(v) and not g.bound.holds(v.value)}
     return [replace(v, worst=(*v.worst, _told(found))) if v.name in failed else v for v in values]
 
 

@@ -82,10 +82,10 @@ def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, know
 def _violating(tried: Sequence[Tried], gates: Sequence[Gate]) -> str | None:
     """The text that is furthest beyond a bound."""
     beyond = [
-        (abs(t.values[g.metric] - g.bound), t.text)
+        (abs(g.bound.margin(t.values[g.metric])), t.text)
         for t in tried
         for g in gates
-        if g.metric in t.values and not g.holds(t.values[g.metric])
+        if g.metric in t.values and not g.bound.holds(t.values[g.metric])
     ]
     return max(beyond)[1] if beyond else None
 

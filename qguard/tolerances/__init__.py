@@ -50,7 +50,7 @@ def lines_for(proposals: list[Proposal], reason: str = "") -> dict[str, tuple[st
         part = f" in {p.part}" if p.part else ""
         held = f" ({p.interval[0]:.4f} to {p.interval[1]:.4f})" if p.interval else ""
         why = f"; looser: {' '.join(reason.split())}" if p.looser and reason.strip() else ""
-        out[p.key] = (p.text, f"{p.value:.4f}{held}{part}, runs differ by {p.spread:.1g}{why}")
+        out[p.key] = (str(p.in_force), f"{p.value:.4f}{held}{part}, runs differ by {p.spread:.1g}{why}")
     return out
 
 
@@ -75,9 +75,8 @@ def table(proposals: list[Proposal]) -> Any:
     out = Table("gate", "now", "value", "95 % interval", "runs differ by", "margin", "proposed")
     for p in proposals:
         held = f"{p.interval[0]:.4f} to {p.interval[1]:.4f}" if p.interval else ""
-        proposed = "" if p.bound is None else p.text + (" (looser)" if p.looser else "" if p.changed else " (as now)")
+        proposed = "" if p.bound is None else str(p.bound) + (" (looser)" if p.looser else "" if p.changed else " (as now)")
         part = f" {p.part}" if p.part else ""
-        now = f"{p.now.op} {p.now.bound:g}"
         key, value = cell(p.key), f"{p.value:.4f}{visible(part)}"
-        out.add_row(key, now, value, held, f"{p.spread:.1g}", p.why, proposed)
+        out.add_row(key, str(p.now.bound), value, held, f"{p.spread:.1g}", p.why, proposed)
     return out

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from qguard.bounds import Bound
 from qguard.gates import Gate
 from qguard.metrics import Measured
 from qguard.tolerances.runs import Run
@@ -38,23 +39,23 @@ class Proposal:
     spread: float
     detectable: float | None
     interval: tuple[float, float] | None
-    bound: float | None
+    bound: Bound | None
     why: str
 
     @property
     def slack(self) -> float:
         """The room that the present gate leaves; negative where it fails."""
-        return self.value - self.now.bound if self.now.op == ">=" else self.now.bound - self.value
+        return self.now.bound.margin(self.value)
 
     @property
-    def text(self) -> str:
-        """The bound that should be in force, as the configuration has it."""
-        return f"{self.now.op} {self.now.bound if self.bound is None else self.bound:g}"
+    def in_force(self) -> Bound:
+        """The bound that should be in force."""
+        return self.bound or self.now.bound
 
     @property
     def looser(self) -> bool:
         """Whether the proposal gives up something that the present gate asks for."""
-        return self.bound is not None and (self.bound - self.now.bound) * (1 if self.now.op == ">=" else -1) < 0
+        return self.bound is not None and self.bound.laxer(self.now.bound)
 
     @property
     def changed(self) -> bool:
@@ -64,12 +65,12 @@ class Proposal:
     @property
     def idle(self) -> str:
         """A line on large unused slack, else empty."""
-        if self.bound is None or self.slack <= SLACK * abs(self.value - self.bound):
+        if self.bound is None or self.slack <= SLACK * abs(self.bound.margin(self.value)):
             return ""
         resolves = "" if self.detectable is None else f", this suite resolves {self.detectable:.2g}"
         return (
-            f"{self.key} holds {self.value:.4f} and is gated at {self.now.bound:g}: slack {self.slack:.2g}{resolves}; "
-            f"proposed {self.bound:g}"
+            f"{self.key} holds {self.value:.4f} and is gated at {self.now.bound.number:g}: slack {self.slack:.2g}{resolves}; "
+            f"proposed {self.bound.number:g}"
         )
 
 
@@ -94,27 +95,27 @@ def propose(runs: Sequence[Run], gates: Iterable[Gate]) -> list[Proposal]:
 
 def loosest(proposals: Sequence[Proposal]) -> Proposal:
     """The one whose bound lets all of them pass: of slices, models or suites under one gate."""
-    sign = 1 if proposals[0].now.op == ">=" else -1
-    free = min((p for p in proposals if p.bound is not None), key=lambda p: sign * (p.bound or 0.0), default=None)
+    sign = 1 if proposals[0].now.bound.lower else -1
+    free = min(((p.bound.number * sign, i) for i, p in enumerate(proposals) if p.bound is not None), default=None)
     kept = min((p for p in proposals if p.bound is None), key=lambda p: sign * p.value, default=None)
-    if free is None or (kept is not None and sign * kept.value < sign * (free.bound or 0.0)):
+    if free is None or (kept is not None and sign * kept.value < free[0]):
         return kept or proposals[0]
-    return free
+    return proposals[free[1]]
 
 
 def _propose(gate: Gate, m: Measured, runs: Sequence[Run]) -> Proposal:
-    key = gate.metric + (f"[{gate.slice}]" if gate.slice else "")
-    sign = 1 if gate.op == ">=" else -1
+    lower = gate.bound.lower
+    sign = 1 if lower else -1
     values = [r.value for run in runs for r in run.measured if (r.name, r.slice) == (m.name, m.slice)]
     worst = min(values, key=lambda v: sign * v)
     spread = abs(m.value - worst)
     found = m.uncertainty() if m.uncertainty else None
-    perfect = 1.0 if gate.op == ">=" else 0.0
+    perfect = 1.0 if lower else 0.0
     lost = abs(perfect - worst)
     detectable = found.detectable if found else None
 
-    def proposal(bound: float | None, why: str) -> Proposal:
-        return Proposal(key, gate, m.value, m.slice, spread, detectable, found.interval if found else None, bound, why)
+    def proposal(bound: Bound | None, why: str) -> Proposal:
+        return Proposal(gate.key, gate, m.value, m.slice, spread, detectable, found.interval if found else None, bound, why)
 
     if gate.on != "value":
         return proposal(None, f"kept: it judges the {gate.on} end of the interval")
@@ -126,8 +127,8 @@ def _propose(gate: Gate, m: Measured, runs: Sequence[Run]) -> Proposal:
         return proposal(None, f"kept: {found.note if found else 'no sample of items'}")
     if margin < ROUNDING:
         margin, why = ROUNDING, f"{ROUNDING:g}, the rounding of other CPUs"
-    bound = rounded(worst - sign * margin, margin, sign)
-    if sign * bound < sign * gate.bound and gate.holds(worst):  # nothing is given up that holds
+    bound = Bound(gate.bound.op, rounded(worst - sign * margin, margin, sign))
+    if bound.laxer(gate.bound) and gate.bound.holds(worst):  # nothing is given up that holds
         return proposal(gate.bound, f"{why}; but the gate holds in every run, and stays")
     return proposal(bound, why)
 

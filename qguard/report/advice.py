@@ -1,0 +1,149 @@
+"""What to do next, as a function of what is known of a failure: the same for the terminal, HTML, Markdown and annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from qguard.drift import Cause
+from qguard.gates.check import Check
+from qguard.vectors import FLOAT
+
+# gates whose bounds are no line of [tool.qguard.gates]
+_ELSEWHERE = ("latency.speedup", "latency.regression", "latency.trend")
+_NO_LAYER = {"latency", "memory"}  # families that no layer's loss explains
+_ANEW = "Record the golden anew after review"
+CHECK = (
+    "Check that it is made from this model and revision, which of its outputs is read, its pooling, Dense heads and "
+    "normalization, its attention mask, positions and padding side, and its prompts"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do: a sentence, and a command or configuration where there is one."""
+
+    words: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What advice depends on.
+
+    Attributes:
+        name: The precision's, without runtime and vectors.
+        typed: The precision as the user types it, without its vectors.
+        vectors: How they are stored.
+        suite: What it was judged on.
+        failed: The failed checks, what users see first; none where something was not measured.
+        cause: Why, where it was looked for.
+        diagnose: The command that says which stage and layer lose it; empty where there is none.
+        fp32: The precision that repeats the golden's computation; empty where that is not known.
+    """
+
+    name: str
+    typed: str
+    vectors: str
+    suite: str
+    failed: Sequence[Check] = ()
+    cause: Cause | None = None
+    diagnose: str = ""
+    fp32: str = ""
+
+    @property
+    def precision(self) -> str:
+        """As the user types it."""
+        return self.typed if self.vectors == FLOAT else f"{self.typed}+{self.vectors}"
+
+    @property
+    def families(self) -> set[str]:
+        """Metric families with a failed check."""
+        return {c.name.partition(".")[0] for c in self.failed}
+
+
+def steps(case: Case) -> list[Step]:
+    """What to do about failed checks, the nearest first; the last one may be to agree to what was measured."""
+    if case.cause is not None and case.cause.kind == "stack":
+        return [Step(_ANEW, case.cause.facts.get("command", ""))]
+    if all(c.accepted for c in case.failed):
+        lower = f'qguard accept --precision {case.precision} --suite {case.suite} --lower --reason "…"'
+        return [Step("The gates hold, accepted scores do not; to accept less", lower)]
+    found = []
+    if "artifact" in case.families:
+        build = f"qguard quantize --precision {case.typed} --out DIR"
+        found.append(Step("The file does not compute what its name says; build it with the recipe that the gates are for", build))
+    elif case.families - _NO_LAYER:
+        found += _look(case)
+        if _another_model(case.cause):
+            return found  # a bound that lets another model pass is no agreement
+    if "latency" in case.families:
+        found.append(calibrate())
+    agreed = next((c for c in case.failed if c.bound and not c.accepted and c.name not in _ELSEWHERE), None)
+    if agreed is not None and "artifact" not in case.families:
+        found.append(_agree(case, agreed))
+    return found
+
+
+def _look(case: Case) -> list[Step]:
+    """Where accuracy is lost, and which precision loses less."""
+    found = []
+    if case.vectors != FLOAT:
+        both = f"pytest --precision {case.typed},fp32+{case.vectors} --qguard-suite {case.suite}"
+        found.append(Step("Tell both losses apart", both))
+    elif case.diagnose:
+        found.append(Step("See where it is lost", case.diagnose))
+    elif case.fp32 and case.cause is None and case.families != {"robustness"}:
+        found.append(Step("Tell drift of the stack from loss", f"pytest --precision {case.fp32} --qguard-suite {case.suite}"))
+    if not _another_model(case.cause):
+        others = ",".join(dict.fromkeys([case.precision, "int8", "int8-weight", "bf16@openvino"]))
+        found.append(Step("See which precision holds", f"qguard compare --precision {others} --suite {case.suite}"))
+    return found
+
+
+def _agree(case: Case, check: Check) -> Step:
+    """The bound at which a failed check would pass."""
+    assert check.bound is not None
+    key = case.name if case.vectors == FLOAT else f'"{case.name}+{case.vectors}"'
+    bound = check.bound.passing(check.judged)
+    line = f'[tool.qguard.gates.{key}]  "{check.label}" = "{bound.op} {bound.number:.4f}"'
+    return Step("If your users can live with it, agree to this much", line)
+
+
+def _another_model(cause: Cause | None) -> bool:
+    return cause is not None and cause.kind == "artifact"
+
+
+def calibrate() -> Step:
+    """After a latency gate failed."""
+    return Step("See what slowdown this machine can tell from noise", "qguard calibrate")
+
+
+def measure_again(case: Case) -> Step:
+    """After something could not be measured."""
+    return Step(
+        "Mend what the message names, and measure again", f"pytest --precision {case.precision} --qguard-suite {case.suite}"
+    )
+
+
+def why(cause: Cause | None) -> str:
+    """A cause in words, with what to look at where no command does it; its :func:`steps` stand beside it."""
+    if cause is None:
+        return ""
+    if cause.kind == "artifact" and "mean_cosine" in cause.facts:
+        return f"{cause.text}. {CHECK}"
+    if cause.kind == "unknown" and "command" in cause.facts:
+        return f"{cause.text}; {cause.facts['command']} tells drift of the stack from loss"
+    return cause.text
+
+
+def told(cause: Cause | None) -> str:
+    """A cause in words that stand alone."""
+    if cause is not None and cause.kind == "stack" and "command" in cause.facts:
+        return f"{why(cause)}. {_ANEW}: {cause.facts['command']}"
+    return why(cause)
+
+
+def left_out(tests: Iterable[str]) -> list[str]:
+    """Gate tests that were turned off, each with the option that does it."""
+    return [f"{name} (--qguard-{name}=off)" for name in tests]
