@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qguard.gates import gates_for, speedup_of
+from qguard.gates import gates_for
 from qguard.precisions import RECIPES, Precision
 from qguard.vectors import FLOAT, KINDS
 
@@ -15,17 +15,17 @@ FILE = Path(__file__).parent / "data" / "default_gates.json"
 def found() -> list[dict[str, object]]:
     """The gates of every recipe and kind of vectors, those that are equal under one list of names."""
     groups: dict[str, list[str]] = {}
-    for name, runtime in RECIPES:
+    for recipe in RECIPES.values():
         for vectors in (FLOAT, *KINDS):
-            precision = Precision(name, runtime, vectors)
+            precision = Precision(recipe.precision, recipe.runtime, vectors)
             gates, free = (gates_for(precision, {}, normalized=n) for n in (True, False))
             made = {
                 "gates": [f"{g.metric}{f'[{g.slice}]' if g.slice else ''} {g.op} {g.bound:g}" for g in gates],
                 "only of unit length": [g.metric for g in gates if g not in free],
-                "speedup": speedup_of(f"{name}@{runtime}"),
+                "speedup": recipe.speedup,
             }
             assert set(free) <= set(gates)
-            groups.setdefault(json.dumps(made), []).append(f"{name}@{runtime}+{vectors}")
+            groups.setdefault(json.dumps(made), []).append(f"{recipe.name}+{vectors}")
     return [{"precisions": names, **json.loads(made)} for made, names in groups.items()]
 
 
