@@ -27,6 +27,11 @@ class Bound:
     number: float
 
     @classmethod
+    def of(cls, bound: str | Bound, key: str) -> Bound:
+        """A bound that may still be text, as a record of another package may have it; see :meth:`parse`."""
+        return bound if isinstance(bound, Bound) else cls.parse(bound, f"gate {key}")
+
+    @classmethod
     def parse(cls, text: object, what: str = "") -> Bound:
         """A bound from text, as configurations and tables have it.
 

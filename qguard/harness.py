@@ -18,7 +18,7 @@ from qguard.gates.check import Check, judge
 from qguard.golden import Golden
 from qguard.metrics import Comparison, Measured
 from qguard.models import Model, installed, resolve
-from qguard.precisions import Precision
+from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
 from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
@@ -450,7 +450,7 @@ class Harness:
 
     def fp32(self, model: str, runtime: str) -> Artifact:
         """fp32 as an artifact of a runtime: what candidates of that runtime are timed against."""
-        return self._once(("fp32", runtime, model), lambda: Precision("fp32", runtime).build(self.model(model)))  # type: ignore[no-any-return]
+        return self._once(("fp32", runtime, model), lambda: fp32_of(runtime).build(self.model(model)))  # type: ignore[no-any-return]
 
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""

@@ -41,7 +41,7 @@ def gates_in_force(harness: Harness, precision: Precision, model: str) -> dict[s
     """
     recipe, found = precision.recipe, list[Gate]()
     for name, bound in BOUNDS.items():
-        if name != "artifact.granularity" or (recipe.granularity is not None and recipe.weights.startswith("I")):
+        if name != "artifact.granularity" or (recipe.granularity is not None and recipe.stores_integers):
             found.append(Gate(name, None, bound))
     found += harness.gates(precision, model)
     latency = harness.config.latency

@@ -13,6 +13,7 @@ from qguard.faults.repeats import Repeat
 from qguard.faults.runner import Report
 from qguard.gates import Gate, gates_for
 from qguard.gates.defaults import DEFAULTS
+from qguard.precisions import RECIPES
 from qguard.visible import cell
 
 SCHEMA = 2
@@ -80,7 +81,8 @@ def _line(gate: Gate, precision: Any) -> str:
 
 def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, Literal[">=", "<="]]]:
     """How much worse each value is, relative to what the sound artifact loses already, and the operator of its gate."""
-    operators = {key.partition("[")[0]: bound.op for gates in DEFAULTS.values() for key, bound in gates.items()}
+    tables = [*DEFAULTS.values(), *(r.bounds for r in RECIPES.values())]
+    operators = {key.partition("[")[0]: Bound.of(bound, key).op for table in tables for key, bound in table.items()}
     for name in sound.keys() & found.keys() & operators.keys():
         op = operators[name]
         worse = sound[name] - found[name] if op == ">=" else found[name] - sound[name]

@@ -6,12 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from qguard.bounds import Bound
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
-from qguard.gates.defaults import DEFAULT_SPEEDUP, DEFAULTS
+from qguard.gates.defaults import DEFAULTS
 from qguard.metrics import Measured
 from qguard.vectors import FLOAT
 
@@ -108,11 +108,9 @@ def gates_for(
             ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe.
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
-
-    Without defaults of its own a recipe has those of its name before the first ``-``: int8-legacy is judged as int8.
     """
     base, runtime = precision.base, precision.runtime
-    bounds = _merged(DEFAULTS, (_judged_as(base, DEFAULTS), f"{base}@{runtime}"))
+    bounds = {key: Bound.of(bound, key) for key, bound in precision.recipe.bounds.items()}
     if not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
@@ -140,13 +138,3 @@ def _stored(model: Mapping[str, Bound], vectors: Mapping[str, Bound]) -> dict[st
             limit = 1 - math.hypot(1 - limit, 1 - other) if bound.lower else math.hypot(limit, other)
         out[key] = Bound(bound.op, round(limit, 3))
     return out
-
-
-def speedup_of(precision: str) -> Bound | None:
-    """The bound on ``latency.speedup`` that ``NAME@RUNTIME`` promises by default, or ``None``."""
-    name = precision.partition("@")[0]
-    return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(name, DEFAULT_SPEEDUP)))
-
-
-def _judged_as(name: str, table: Mapping[str, Any]) -> str:
-    return name if name in table else name.partition("-")[0]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
-from qguard.gates import Gate, speedup_of
+from qguard.bounds import Bound
+from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.golden import golden_folder
 from qguard.latency.check import GATED_TOKENS, Bucket, Comparison, compare, same_outputs, spec_of
@@ -38,7 +39,7 @@ class Timing:
 
     def speedup(self, precision: Precision) -> Gate | None:
         """The bound on ``latency.speedup`` that a precision promises or the project sets; fp32 promises none."""
-        promised = speedup_of(f"{precision.base}@{precision.runtime}")
+        promised = precision.recipe.speedup and Bound.of(precision.recipe.speedup, "latency.speedup")
         bound = None if precision.base == "fp32" else self.harness.config.latency.speedup or promised
         return Gate("latency.speedup", None, bound) if bound else None
 
