@@ -207,7 +207,7 @@ def kind(field: dict[str, Any]) -> str:
     if field.get("type") == "object":
         values = field.get("additionalProperties")
         return f"table of {kind(values)}" if isinstance(values, dict) and values else "table"
-    return {"boolean": "true or false", "string": "text"}.get(field.get("type", ""), field.get("type", "any"))
+    return {"boolean": "boolean", "string": "string"}.get(field.get("type", ""), field.get("type", "any"))
 
 
 if __name__ == "__main__":
