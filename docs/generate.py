@@ -14,7 +14,7 @@ from pydantic import BaseModel
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code. -->\n\n"
 # exit codes that all commands share; what a command says of its own stands in its description
-CODES = "Exit codes: 0 holds, 1 a regression or a refusal, 2 usage or configuration, 3 could not be measured.\n"
+CODES = "Exit codes: 0 passed, 1 a regression or a refusal, 2 a usage or configuration error, 3 could not be measured.\n"
 
 
 def pages() -> dict[str, str]:
@@ -57,15 +57,15 @@ def pytest_page() -> str:
     plugin.pytest_addoption(recorder)  # type: ignore[arg-type]
     fixtures = [[f"`{n}`", summary(inspect.getdoc(getattr(plugin, n, None)) or TARGET)] for n in plugin.FIXTURES]
     return (
-        "# pytest's options\n\n`--precision` is short for `--qguard-precision`, where no other plugin owns it. "
-        "Without it no gate runs.\n\n"
-        + table(["option", ""], recorder.rows)
+        "# pytest options\n\n`--precision` is short for `--qguard-precision`. It exists unless another plugin owns that name. "
+        "Without either option no gate runs.\n\n"
+        + table(["option", "effect"], recorder.rows)
         + "\n## Fixtures\n\n"
-        + table(["fixture", ""], fixtures)
+        + table(["fixture", "value"], fixtures)
     )
 
 
-TARGET = "One precision of one model on one suite: a test that asks for it runs once for each."
+TARGET = "One precision of one model on one suite. A test that requests it runs once for each combination."
 
 
 def qguard_page() -> str:
@@ -74,19 +74,20 @@ def qguard_page() -> str:
     from qguard.commands import COMMANDS
 
     parts = ["# The `qguard` command\n", CODES]
-    parts.append(table(["command", ""], [[f"`qguard {name}`", text] for name, text in COMMANDS.items()]))
+    parts.append(table(["command", "effect"], [[f"`qguard {name}`", text] for name, text in COMMANDS.items()]))
     parts.append(
-        "## Shell completion\n\n`pip install 'qguard[completion]'`, then once:\n\n"
+        "## Shell completion\n\nInstall the extra with `pip install 'qguard[completion]'`. Then run once:\n\n"
         "    mkdir -p ~/.local/share/bash-completion/completions\n"
         "    qguard --print-completion bash > ~/.local/share/bash-completion/completions/qguard\n\n"
-        "zsh reads `_qguard` in a folder of `$fpath` (`qguard --print-completion zsh`), fish\n"
-        "`~/.config/fish/completions/qguard.fish` (`qguard --print-completion fish`). Commands, options, files, precisions,\n"
-        "faults and parts of goldens are completed; what a project names itself is not.\n"
+        "For zsh, write the output of `qguard --print-completion zsh` to a file `_qguard` in a folder of `$fpath`.\n"
+        "For fish, write the output of `qguard --print-completion fish` to `~/.config/fish/completions/qguard.fish`.\n"
+        "The script completes commands, options, files, precisions, faults and parts of goldens.\n"
+        "It does not complete names that a project chooses itself.\n"
     )
     for name, command in commands(parser()):
         parts.append(f"## `{name}`\n\n{command.description}\n")
         rows = [[spelled(a), clean(a.help or "")] for a in command._actions if a.dest not in ("help", argparse.SUPPRESS)]
-        parts.append(table(["argument", ""], rows))
+        parts.append(table(["argument", "meaning"], rows))
     return "\n".join(parts)
 
 
@@ -128,8 +129,9 @@ def configuration() -> str:
         ("[tool.qguard.vectors]", t.VectorsConfig),
     ]
     made = (
-        "# Configuration\n\n`[tool.qguard]` in `pyproject.toml`, or the same tables at the top of a file of their own "
-        '(`--qguard-config`, `--config`). Unknown keys are errors. A gate is `"METRIC" = {…}` or `"METRIC" = "BOUND"`.\n'
+        "# Configuration\n\nqguard reads `[tool.qguard]` from `pyproject.toml`, or the same tables from the top level "
+        "of a separate file (`--qguard-config`, `--config`). Unknown keys are errors. "
+        'A gate is `"METRIC" = {…}` or `"METRIC" = "BOUND"`.\n'
     )
     return made + "".join(f"\n## `{title}`\n\n{intro(part)}\n\n{fields(part, {'folder'})}" for title, part in parts)
 
@@ -139,9 +141,9 @@ def report() -> str:
     from qguard.report import shape as s
 
     made = (
-        "# The JSON report\n\nSchema 1, as `--qguard-report=r.json` writes it; as a JSON schema: "
-        "[report.schema.json](report.schema.json). Fields that are not named here may stand beside these. "
-        "Fields with a default are missing in reports of older versions.\n"
+        "# The JSON report\n\n`--qguard-report=r.json` writes schema 1. The JSON Schema is "
+        "[report.schema.json](report.schema.json). A report may contain fields that are not listed here. "
+        "Fields with a default may be missing from reports of older versions.\n"
     )
     parts = [
         s.ReportShape, s.RunShape, s.CheckShape, s.TrialShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
@@ -189,7 +191,7 @@ def fields(part: type[BaseModel], but: set[str] = frozenset()) -> str:  # type: 
         default = "" if name in required else f"`{json.dumps(field.get('default'))}`"
         default = "its own defaults" if "{" in default and default != "`{}`" else default
         rows.append([f"`{name}`", kind(field), "required" if name in required else default.replace("`null`", ""), said[name]])
-    return table(["key", "kind", "default", ""], rows)
+    return table(["key", "type", "default", "meaning"], rows)
 
 
 def attributes(part: type[BaseModel]) -> dict[str, str]:
@@ -226,7 +228,7 @@ def kind(field: dict[str, Any]) -> str:
     if field.get("type") == "object":
         values = field.get("additionalProperties")
         return f"table of {kind(values)}" if isinstance(values, dict) and values else "table"
-    return {"boolean": "true or false", "string": "text"}.get(field.get("type", ""), field.get("type", "any"))
+    return {"boolean": "boolean", "string": "string"}.get(field.get("type", ""), field.get("type", "any"))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser("qguard", description="Regression gates for quantized sentence-embedding models.")
     made.add_argument("--version", action="version", version=f"qguard {__version__}")
-    made.add_argument("--print-completion", action=PrintCompletion, choices=SHELLS, help="print what this shell completes with")
+    made.add_argument(
+        "--print-completion", action=PrintCompletion, choices=SHELLS, help="print a completion script for this shell"
+    )
     add_commands(made.add_subparsers(required=True, metavar="COMMAND"))
     return made

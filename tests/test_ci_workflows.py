@@ -137,7 +137,7 @@ def test_the_merged_summary_reaches_githubs_page_also_when_it_fails(gated, tmp_p
     report["verdict"] = report["runs"][0]["verdict"] = "fail"
     (project / "all" / "a").mkdir(parents=True, exist_ok=True)
     (project / "all" / "a" / "report.json").write_text(json.dumps(report))
-    script = scripts()["github/verdict/One verdict of all jobs"]
+    script = scripts()["github/verdict/One verdict from all jobs"]
     code, out = run(project, script, EXPECTED="1", GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"))
     assert code == 1, out
     assert (tmp_path / "summary.md").read_text().startswith("## ❌ qguard: FAIL")

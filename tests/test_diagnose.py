@@ -185,7 +185,7 @@ def pooled_over_padding(folder):
     [
         (cls_pooling, "pooling", "declare cls pooling, the model's mean"),
         (pooled_over_padding, "pooling", "mean over padding too"),
-        (no_normalisation, "normalisation", "do not normalise"),
+        (no_normalisation, "normalization", "do not normalize"),
         (cased_tokenizer, "tokens", "tokenizer.json is another one"),
         (mask_dropped, "mask", "does not reach attention"),
     ],
@@ -288,7 +288,7 @@ def test_command_writes_json(small, tmp_path, capsys):
     assert found["schema"] == 1
     assert len(found["layers"]) == 64
     assert {"layer", "sqnr", "cosine", "error", "own", "own_sqnr", "channels"} <= found["layers"][0].keys()
-    assert [s["name"] for s in found["stages"]] == ["tokens", "mask", "hidden states", "pooling", "normalisation"]
+    assert [s["name"] for s in found["stages"]] == ["tokens", "mask", "hidden states", "pooling", "normalization"]
     assert found["layers"][0]["layer"] in capsys.readouterr().out
 
 

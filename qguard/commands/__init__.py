@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 # name → what it does; each is a module here with add(parser) and run(args) → exit code
 COMMANDS = {
-    "init": "write a commented configuration, and record a first golden",
-    "compare": "print several precisions in one table: accuracy, size, speed, verdict",
-    "quantize": "write the quantized model into a folder, to be deployed",
-    "selftest": "inject faults into the model, and show which of them the gate catches",
-    "tolerances": "propose gates from a suite, its bootstrap and repeated runs",
-    "diagnose": "find where an artifact loses accuracy: the stage, the layer, and which layers to leave in fp32",
-    "hunt": "find the texts and pairs of a corpus, and of mutations of it, that quantization hurts most",
-    "calibrate": "measure which slowdown this machine can tell from noise",
+    "init": "write a commented configuration and record the first golden",
+    "compare": "compare several precisions in one table: accuracy, size, speed and verdict",
+    "quantize": "write the quantized model to a folder, ready to deploy",
+    "selftest": "inject known real-world faults into your model and show which ones your gate catches",
+    "tolerances": "propose gates from your own suite, using a bootstrap and repeated runs",
+    "diagnose": "find the stage and the layers where an artifact loses accuracy, and which layers to keep in fp32",
+    "hunt": "search a corpus and mutations of it for the texts and pairs that quantization hurts most",
+    "calibrate": "measure the smallest slowdown that this machine can detect",
     "golden": "record, check or show fp32 goldens",
-    "report": "write a saved JSON report in another format, such as HTML",
-    "merge": "merge the reports of several jobs and machines, which passes only if all of them do",
-    "verify": "verify that these very files passed the gates in force now, on the stored golden",
-    "accept": "store passing scores and latency ratios; what falls below them later fails",
+    "report": "convert a saved JSON report to another format, such as HTML",
+    "merge": "merge reports from several jobs or machines; the result passes only if every report passes",
+    "verify": "check before deploying that exactly these files passed the current gates on the current golden",
+    "accept": "store passing scores and latency ratios; a later run that falls below them fails",
 }
 
 
@@ -46,15 +46,15 @@ def add_command(commands: Any, name: str, text: str) -> Any:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The option that chooses the project."""
     parser.add_argument(
-        "--config", type=Path, default=Path(), metavar="PATH", help="configuration file, or its folder (default: this one)"
+        "--config", type=Path, default=Path(), metavar="PATH", help="configuration file or its folder (default: .)"
     )
 
 
 def add_precision(parser: argparse.ArgumentParser, default: str | None = None, several: bool = False) -> None:
     """``--precision``; required where there is no default; ``""`` stands for the first configured one."""
-    metavar, what = "NAME[@RUNTIME]", "the precision"
+    metavar, what = "NAME[@RUNTIME]", "the precision to use"
     if several:
-        metavar, what = f"{metavar},…", "the precisions; 'all' = every configured one"
+        metavar, what = f"{metavar},…", "precisions, separated by commas; 'all' means every configured one"
     if default is not None:
         what += f" (default: {default or 'the first configured one'})"
     parser.add_argument("--precision", required=default is None, default=default, metavar=metavar, help=what)
@@ -62,23 +62,23 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = None, s
 
 def add_artifact(parser: argparse.ArgumentParser) -> None:
     """``--artifact``, what is examined instead of an artifact that is built."""
-    text = "a folder or .onnx file of any tool (default: qguard's own)"
+    text = "artifact folder or .onnx file from any tool (default: the one that qguard builds)"
     parser.add_argument("--artifact", type=Path, metavar="PATH", help=text)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``, for machines."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
 
 
 def add_selection(parser: argparse.ArgumentParser, suite: bool = True) -> None:
     """The options that choose the configuration, the models and the suites."""
     add_config(parser)
     parser.add_argument(
-        "--model", action="append", default=[], metavar="NAME", help="only this model, by name or reference; repeatable"
+        "--model", action="append", default=[], metavar="NAME", help="use only this model, by name or reference; repeatable"
     )
     if suite:
-        parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="only this suite; repeatable")
+        parser.add_argument("--suite", action="append", default=[], metavar="NAME", help="use only this suite; repeatable")
     else:
         parser.set_defaults(suite=[])
 

@@ -13,12 +13,16 @@ from qguard.visible import say
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("report", type=Path, nargs="?", metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
     parser.add_argument(
-        "--precision", metavar="NAME[@RUNTIME],…", help="run the accuracy gates of these now instead, without latency"
+        "report", type=Path, nargs="?", metavar="REPORT.json", help="written by pytest --qguard-report=REPORT.json"
     )
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why; for the reviewers")
-    parser.add_argument("--lower", action="store_true", help="also replace accepted scores by worse ones")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME[@RUNTIME],…",
+        help="instead of reading a report, run the accuracy gates of these precisions now; no latency",
+    )
+    parser.add_argument("--reason", default="", metavar="TEXT", help="reason for reviewers")
+    parser.add_argument("--lower", action="store_true", help="also replace accepted scores with worse ones")
     add_selection(parser)
 
 

@@ -11,9 +11,9 @@ from qguard.errors import UsageProblem
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_precision(parser, default="int8")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="tokens of each text (default 64)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="texts at once (default 1)")
-    parser.add_argument("--minutes", type=float, default=3.0, metavar="N", help="how long to measure (default 3)")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="length of each text in tokens (default 64)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="texts per batch (default 1)")
+    parser.add_argument("--minutes", type=float, default=3.0, metavar="N", help="measurement time in minutes (default 3)")
     add_selection(parser)
 
 

@@ -14,9 +14,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_artifact(parser)
     parser.add_argument(
-        "--texts", type=int, default=TEXTS, metavar="N", help=f"texts that layers are measured on (default {TEXTS})"
+        "--texts", type=int, default=TEXTS, metavar="N", help=f"number of texts that the layers are measured on (default {TEXTS})"
     )
-    parser.add_argument("--layers-only", action="store_true", help="stages and layers alone: no gates, nothing left in fp32")
+    parser.add_argument(
+        "--layers-only", action="store_true", help="examine only stages and layers; run no gates and try no layer in fp32"
+    )
     parser.add_argument("--all", action="store_true", help="list every layer")
     add_json(parser)
     add_selection(parser)

@@ -14,22 +14,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its actions and their options."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for action, run, text in (
-        ("update", _update, "show what moves, and record goldens that changed"),
-        ("check", _check, "check that every golden is whole, current and used, and that nothing else lies beside it"),
-        ("show", _show, "print what the goldens hold"),
+        ("update", _update, "show what changes and record the goldens that changed"),
+        ("check", _check, "check that every golden is complete, current and in use, and that its folder holds nothing else"),
+        ("show", _show, "show where each golden comes from and what it contains"),
     ):
         sub = add_command(actions, action, text)
         add_selection(sub)
         if action == "update":
-            sub.add_argument("--reason", default="", metavar="TEXT", help="why; for the reviewers")
-            sub.add_argument("--dry-run", action="store_true", help="show what moves and what would be refused; store nothing")
+            sub.add_argument("--reason", default="", metavar="TEXT", help="reason for reviewers")
+            sub.add_argument("--dry-run", action="store_true", help="show what would change or be refused; store nothing")
             sub.add_argument(
                 "--accept-change", action="append", default=[], metavar="PART",
-                help="this change is intended, of weights, tokenizer, pipeline, stack or quality; repeatable",
+                help="declare a change intended: weights, tokenizer, pipeline, stack or quality; repeatable",
             )  # fmt: skip
-            sub.add_argument("--golden-update-in-ci", action="store_true", help="record although CI is set")
+            sub.add_argument("--golden-update-in-ci", action="store_true", help="allow recording where CI is set")
         if action == "show":
-            sub.add_argument("--json", action="store_true", help="print the manifests instead")
+            sub.add_argument("--json", action="store_true", help="print the manifests as JSON instead")
             sub.add_argument("--texts", action="store_true", help="also print one line for each text")
         sub.set_defaults(run=run)
 

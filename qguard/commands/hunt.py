@@ -19,14 +19,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_precision(parser)
     add_artifact(parser)
     parser.add_argument(
-        "--corpus", required=True, metavar="SUITE|PATH", help="texts: a suite, or a file or folder like a suite's"
+        "--corpus", required=True, metavar="SUITE|PATH", help="texts to search: a suite, or a file or folder in a suite format"
     )
-    parser.add_argument("--minutes", type=float, default=5.0, metavar="N", help="in all, the corpus included (default 5)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="equal seeds try equal texts in an equal order (default 0)"
+        "--minutes", type=float, default=5.0, metavar="N", help="total time in minutes, including encoding the corpus (default 5)"
     )
-    parser.add_argument("--keep", type=int, default=32, metavar="N", help="texts and pairs to show and write (default 32)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="also write them as a suite")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random seed; the same seed tries the same texts in the same order (default 0)",
+    )
+    parser.add_argument(
+        "--keep", type=int, default=32, metavar="N", help="number of texts and pairs to show and write (default 32)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write the texts and pairs found as a suite")
     add_json(parser)
     add_selection(parser, suite=False)
 

@@ -13,7 +13,7 @@ from qguard.visible import say
 INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
 [tool.qguard]
 suites = ["core"]        # built in; add your own under [tool.qguard.suite.NAME]
-precisions = [{precision}]    # what --precision all stands for
+precisions = [{precision}]    # what --precision all means
 golden = "golden"        # recorded fp32 outputs; commit this folder
 
 [tool.qguard.models]
@@ -28,16 +28,18 @@ golden = "golden"        # recorded fp32 outputs; commit this folder
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("ref", metavar="MODEL", help="hub id (also hf:ORG/NAME), folder, or package:NAME/PATH")
-    parser.add_argument("--name", metavar="NAME", help="of the model in the configuration (default: the reference's last part)")
+    parser.add_argument("ref", metavar="MODEL", help="hub id (also hf:ORG/NAME), folder or package:NAME/PATH")
+    parser.add_argument("--name", metavar="NAME", help="name of the model in the configuration (default: the last part of MODEL)")
     parser.add_argument(
-        "--precision", metavar="NAME[@RUNTIME]", help="also derive its gates, as qguard tolerances does (a minute)"
+        "--precision",
+        metavar="NAME[@RUNTIME]",
+        help="also derive gates for this precision, as qguard tolerances does (takes about a minute)",
     )
-    only = parser.add_argument_group("a model that comes as ONNX alone, where its folder does not say it")
-    only.add_argument("--tokenizer", metavar="REF", help="hub id, folder, or package:NAME/PATH with a tokenizer.json")
+    only = parser.add_argument_group("a model that comes only as ONNX and whose folder does not declare these")
+    only.add_argument("--tokenizer", metavar="REF", help="hub id, folder or package:NAME/PATH that contains a tokenizer.json")
     only.add_argument("--pooling", choices=POOLING_MODES, help="how token embeddings become one vector")
-    only.add_argument("--normalize", action="store_true", default=None, help="embeddings are scaled to unit length")
-    only.add_argument("--max-seq-length", type=int, metavar="TOKENS", help="longest input, special tokens included")
+    only.add_argument("--normalize", action="store_true", default=None, help="scale embeddings to unit length")
+    only.add_argument("--max-seq-length", type=int, metavar="TOKENS", help="maximum input length, including special tokens")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,17 +17,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     from qguard.report import FORMATS
 
     parser.description = (
-        "Merge the reports of several jobs and machines, which passes only if all of them do, "
-        "and print a table of precisions and hosts. 0: it passes; 1: a gate failed; 2: usage; 3: something was not measured."
+        "Merge reports from several jobs or machines and print a table of precisions and hosts. "
+        "The result passes only if every report passes. "
+        "Exit codes: 0 passed, 1 a gate failed, 2 usage error, 3 something was not measured."
     )
-    parser.add_argument("reports", type=Path, nargs="*", metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
+    parser.add_argument(
+        "reports", type=Path, nargs="*", metavar="REPORT.json", help="written by pytest --qguard-report=REPORT.json"
+    )
     parser.add_argument(
         "--out",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help=f"also write it; ends in {', '.join(FORMATS)}; repeatable",
+        help=f"also write the merged report to FILE, whose suffix is one of {', '.join(FORMATS)}; repeatable",
     )
 
 

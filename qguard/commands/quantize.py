@@ -14,12 +14,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_precision(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the folder to write: new or empty, or with --force an artifact"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder to write: new or empty, or with --force an existing artifact",
     )
     parser.add_argument("--force", action="store_true", help="replace the artifact in DIR")
-    parser.add_argument("--calibration", metavar="SUITE|PATH", help="texts of your domain, for a precision that is calibrated")
-    parser.add_argument("--samples", type=int, metavar="N", help="texts to draw from them (default 300)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the draw (default 0)")
+    parser.add_argument(
+        "--calibration", metavar="SUITE|PATH", help="texts from your domain to calibrate on, for a calibrated precision"
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="number of texts to draw for calibration (default 300)")
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed of that draw (default 0)")
     add_selection(parser, suite=False)
 
 

@@ -10,9 +10,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     from qguard.report import FORMATS
 
-    parser.add_argument("report", type=Path, metavar="REPORT.json", help="of pytest --qguard-report=REPORT.json")
+    parser.add_argument("report", type=Path, metavar="REPORT.json", help="written by pytest --qguard-report=REPORT.json")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help=f"the file to write; ends in {', '.join(FORMATS)}"
+        "--out", type=Path, required=True, metavar="FILE", help=f"file to write, whose suffix is one of {', '.join(FORMATS)}"
     )
 
 

@@ -12,9 +12,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_precision(parser, default="")
     add_artifact(parser)
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="only this fault; repeatable")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="clean repeats (default 20)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes, one thread each (default: one a core)")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME", help="inject only this fault; repeatable")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        metavar="N",
+        help="number of runs of the unchanged artifact, none of which may fail (default 20)",
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="number of processes, each with one thread (default: one per core)")
     add_json(parser)
     add_selection(parser)
 

@@ -12,8 +12,8 @@ from qguard.visible import visible
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_precision(parser, default="all", several=True)
-    parser.add_argument("--write", action="store_true", help="put the gates into the configuration file")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="why gates become looser; for the reviewers")
+    parser.add_argument("--write", action="store_true", help="write the proposed gates into the configuration file")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="why gates become looser, for reviewers")
     add_selection(parser)
 
 

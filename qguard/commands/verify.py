@@ -22,18 +22,28 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.description = (
-        "Verify that these very files passed the gates in force now, on the stored golden. "
-        "0: they did; 1: refused, with every reason; 2: usage; 3: something could not be read."
+        "Check before deploying that exactly these files passed the current gates on the current golden. "
+        "Exit codes: 0 they did, 1 refused (every reason is printed), 2 usage error, 3 something could not be read."
     )
     add = parser.add_argument
-    add("verdict", type=Path, metavar="VERDICT.json", help="of pytest --qguard-attest, bare or in a DSSE envelope")
-    add("--artifact", type=Path, required=True, metavar="PATH", help="the folder or .onnx file that is to be deployed")
-    add("--require", required=True, metavar='"PRECISION pass"', help='for example "int8 pass" or "int8@openvino pass"')
-    add("--max-age", metavar="AGE", help="refuse older verdicts: 90m, 12h, 7d, 4w")
-    add("--golden", type=Path, metavar="DIR", help="the goldens' folder (default: the project's)")
+    add("verdict", type=Path, metavar="VERDICT.json", help="written by pytest --qguard-attest; bare or in a DSSE envelope")
+    add("--artifact", type=Path, required=True, metavar="PATH", help="folder or .onnx file to deploy")
+    add(
+        "--require",
+        required=True,
+        metavar='"PRECISION pass"',
+        help='required result, for example "int8 pass" or "int8@openvino pass"',
+    )
+    add("--max-age", metavar="AGE", help="refuse verdicts older than this: 90m, 12h, 7d, 4w")
+    add("--golden", type=Path, metavar="DIR", help="folder of the goldens (default: the project's)")
     add_config(parser)
-    add("--model", metavar="NAME", help="the model, where several are configured")
-    add("--key", type=Path, metavar="PUBLIC.pem", help="refuse what this key did not sign (pip install 'qguard[sign]')")
+    add("--model", metavar="NAME", help="model to verify; needed only where several are configured")
+    add(
+        "--key",
+        type=Path,
+        metavar="PUBLIC.pem",
+        help="refuse a verdict that this key did not sign (needs pip install 'qguard[sign]')",
+    )
     add_json(parser)
 
 

@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 
 class Config(BaseModel):
-    """What ``[tool.qguard]`` holds.
+    """The keys of ``[tool.qguard]``.
 
     Attributes:
-        models: Name → what is gated. A text is short for ``{ref = "…"}``.
-        suites: What it is judged on: built-in ones, and those of ``[tool.qguard.suite.NAME]``.
-        precisions: What ``--precision all`` stands for.
-        golden: The folder of recorded fp32 outputs.
-        device: Where torch precisions run.
-        suite: Name → the project's own suites.
-        precision: Name → the project's own precisions.
-        gates: Precision (``int8``, ``int8@torch``, ``+binary``) → metric → bound, over the defaults. A text is short for
-            ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice, ``metric[*]`` each.
-        latency: How latency is measured, and what is promised.
-        robustness: How generated texts are tried.
+        models: Name → model to gate. A string is short for ``{ref = "…"}``.
+        suites: The suites to judge on: built-in ones and those of ``[tool.qguard.suite.NAME]``.
+        precisions: The precisions that ``--precision all`` means.
+        golden: Folder of the recorded fp32 outputs.
+        device: Device that torch precisions run on.
+        suite: Name → one of the project's own suites.
+        precision: Name → one of the project's own precisions.
+        gates: Precision (``int8``, ``int8@torch``, ``+binary``) → metric → bound; overrides the defaults. A string is short for
+            ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice and ``metric[*]`` every slice.
+        latency: How latency is measured and which bounds apply.
+        robustness: How generated texts are tested.
         vectors: How embeddings are quantized.
-        strict: What was not measured fails; by default where ``CI`` is set.
-        folder: Of the configuration; it is no key.
+        strict: Fail when something could not be measured; defaults to true where ``CI`` is set.
+        folder: Folder of the configuration file; it is not a key.
     """
 
     model_config = STRICT

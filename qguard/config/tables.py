@@ -46,14 +46,14 @@ class _Table(BaseModel):
 
 
 class ModelConfig(_Table):
-    """One fp32 target. ``tokenizer``, ``pooling`` and ``normalize`` are for a model that comes as ONNX alone.
+    """One fp32 target. ``tokenizer``, ``pooling`` and ``normalize`` are for a model that comes only as ONNX.
 
     Attributes:
-        ref: Hub id, folder, or ``package:NAME/PATH``.
-        revision: Of a hub id.
-        max_seq_length: Longest input in tokens, special ones included, instead of what the model declares.
-        prompts: What is put before the texts of a role (``query``, ``document``), instead of what the model declares.
-        tokenizer: Hub id, folder, or ``package:NAME/PATH`` with a ``tokenizer.json``.
+        ref: Hub id, folder or ``package:NAME/PATH``.
+        revision: Revision to use of a hub id.
+        max_seq_length: Maximum input length in tokens, including special tokens; overrides the model's declaration.
+        prompts: Role (``query``, ``document``) → prefix of its texts; overrides the model's declaration.
+        tokenizer: Hub id, folder or ``package:NAME/PATH`` that contains a ``tokenizer.json``.
         pooling: How token embeddings become one vector: ``cls``, ``max``, ``mean``, ``mean_sqrt_len_tokens``, ``weightedmean``
             or ``lasttoken``.
         normalize: Whether vectors are scaled to unit length.
@@ -84,15 +84,15 @@ Role = Literal["text", "text_a", "text_b", "score", "label", "slice", "split"]
 
 
 class SuiteConfig(_Table):
-    """One suite of the project: a file, a folder or a data set of the hub; docs/suites.md.
+    """One suite of the project: a file, a folder or a data set on the hub. See docs/suites.md.
 
     Attributes:
-        path: File or folder, relative to the configuration; or ``hf:ORG/NAME[/CONFIG][@REVISION]``.
-        format: How it is read, where its suffix does not say it.
-        columns: Role → name of its column, where it is not a common one; ``""`` says that there is none.
-        scores: Lowest and highest score; one outside is an error.
-        split: The only part to read.
-        duplicates: ``keep`` counts every row.
+        path: File or folder, relative to the configuration file, or ``hf:ORG/NAME[/CONFIG][@REVISION]``.
+        format: Format of the data; needed only where the suffix does not tell it.
+        columns: Role → name of its column; needed only for uncommon names. ``""`` means that there is no such column.
+        scores: Lowest and highest valid score; a score outside the range is an error.
+        split: The only split to read.
+        duplicates: ``error`` refuses repeated rows; ``keep`` counts every row.
     """
 
     path: str = Field(min_length=1)
@@ -131,11 +131,11 @@ class PrecisionConfig(_Table):
     """A precision of the project's own, or a built-in one with other settings.
 
     Attributes:
-        recipe: The built-in precision that it is made as, ``NAME[@RUNTIME]``; its own name where that is built in.
-        calibration: A suite, or a file or folder like a suite's; without it the texts that qguard ships.
-        samples: Texts that are drawn from it.
-        seed: Of the draw.
-        overlap: Whether texts that calibrate may also judge.
+        recipe: The built-in precision to build it as, ``NAME[@RUNTIME]``; defaults to NAME where that is built in.
+        calibration: A suite, or a file or folder in a suite format; defaults to the texts that qguard ships.
+        samples: Number of texts to draw from it.
+        seed: Random seed of that draw.
+        overlap: Whether calibration texts may also be in the suites that judge.
     """
 
     recipe: str | None = None
@@ -146,11 +146,11 @@ class PrecisionConfig(_Table):
 
 
 class GateConfig(_Table):
-    """A gate's bound, and what it judges: the value, or the end of its interval that is nearer to failing.
+    """A gate's bound and what it applies to: the value, or the end of its interval that is closer to failing.
 
     Attributes:
         bound: ``>= NUMBER`` or ``<= NUMBER``.
-        on: ``lower`` (of ``>=``) and ``upper`` (of ``<=``) are ends of the 95 % interval.
+        on: ``lower`` (for ``>=``) and ``upper`` (for ``<=``) apply the bound to that end of the 95 % interval.
     """
 
     bound: BoundText
@@ -158,17 +158,17 @@ class GateConfig(_Table):
 
 
 class LatencyConfig(_Table):
-    """How latency is measured, and what is promised; docs/latency.md.
+    """How latency is measured and which bounds apply. See docs/latency.md.
 
     Attributes:
-        mode: Judge, only measure, or leave out.
-        speedup: Bound on fp32's time over the precision's, in the same runtime; int8 promises ``>= 1`` by default.
-        regression: Bound on the time of the artifact over that of ``--baseline-artifact`` or ``--baseline-python``.
-        trend: Bound on the ratio over the accepted one, on an equal machine.
-        tokens: Lengths that are timed.
-        batches: Texts at once that are timed.
-        threads: Of each call.
-        budget: Seconds for one trial; ``--benchmark-max-time`` changes it.
+        mode: ``gate`` judges, ``report`` measures without failing, ``off`` skips it.
+        speedup: Bound on fp32's time divided by the precision's, in the same runtime; ``>= 1`` for int8 by default.
+        regression: Bound on the artifact's time divided by that of ``--baseline-artifact`` or ``--baseline-python``.
+        trend: Bound on the ratio divided by the accepted ratio, on the same kind of machine.
+        tokens: Text lengths to time.
+        batches: Batch sizes to time.
+        threads: Threads per call.
+        budget: Seconds per trial; ``--benchmark-max-time`` overrides it.
     """
 
     mode: Literal["gate", "report", "off"] = "gate"
@@ -198,13 +198,13 @@ class LatencyConfig(_Table):
 
 
 class RobustnessConfig(_Table):
-    """How generated texts are tried; docs/robustness.md.
+    """How generated texts are tested. See docs/robustness.md.
 
     Attributes:
-        mode: Judge, only measure, or leave out.
-        examples: Batches of texts to generate; each has up to seven.
-        seed: Of them; ``--hypothesis-seed`` changes it.
-        replay: A suite, or a file or folder like a suite's, whose texts are tried first.
+        mode: ``gate`` judges, ``report`` measures without failing, ``off`` skips it.
+        examples: Number of batches to generate; each has up to seven texts.
+        seed: Random seed of the generated texts; ``--hypothesis-seed`` overrides it.
+        replay: A suite, or a file or folder in a suite format, whose texts are tried first.
     """
 
     mode: Literal["gate", "report", "off"] = "gate"
@@ -218,7 +218,7 @@ class VectorsConfig(_Table):
 
     Attributes:
         calibration: The suite whose fp32 vectors give the ranges of ``int8`` and ``uint8`` vectors;
-            without it the one that is judged.
+            defaults to the suite that is judged.
     """
 
     calibration: str | None = None

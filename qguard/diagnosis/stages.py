@@ -1,4 +1,4 @@
-"""The stage first: token ids, attention mask, hidden states, pooling, heads, normalisation; each compared by itself.
+"""The stage first: token ids, attention mask, hidden states, pooling, heads, normalization; each compared by itself.
 
 What the artifact declares is compared with what the model declares. Then each stage is measured alone: everything after the
 hidden states is computed anew from the artifact's own hidden states, so that a wrong pooling is not taken for lost precision.
@@ -19,7 +19,7 @@ from qguard.models import Model
 from qguard.pipeline import POOLING_MODES, Pipeline
 
 Array = NDArray[Any]
-TOKENS, MASK, HIDDEN, POOLED, DENSE, NORMALISED = "tokens", "mask", "hidden states", "pooling", "dense", "normalisation"
+TOKENS, MASK, HIDDEN, POOLED, DENSE, NORMALISED = "tokens", "mask", "hidden states", "pooling", "dense", "normalization"
 SAME = 1e-3  # relative difference that float rounding explains
 FIRST = 4  # texts' hidden states that are compared with padding and without
 
@@ -74,7 +74,7 @@ def declared(model: Pipeline, artifact: Pipeline) -> list[Stage]:
         words = f"the artifact declares {len(artifact.dense)} dense modules, the model {len(model.dense)}, or others: copy them"
         found.append(Stage(DENSE, True, words))
     if model.normalize != artifact.normalize:
-        said = "do not normalise" if model.normalize else "normalise"
+        said = "do not normalize" if model.normalize else "normalize"
         words = f"the artifact's files {said}, the model's {'do' if model.normalize else 'do not'}: copy modules.json"
         found.append(Stage(NORMALISED, True, words))
     return found
@@ -138,7 +138,7 @@ def padding(alone: Sequence[Array], padded: Sequence[Array], cores: Sequence[flo
 
 
 def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]:
-    """Pooling, dense modules and normalisation, by what reproduces the artifact's vectors from its own hidden states."""
+    """Pooling, dense modules and normalization, by what reproduces the artifact's vectors from its own hidden states."""
     head, own = Head.open(model.folder, model.pipeline), Head.open(artifact.folder, artifact.pipeline)
     given, wanted = [], []
     for s in seen:
@@ -157,14 +157,14 @@ def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]
     elif not found:
         words = f"{_modes(model.pipeline)} of the artifact's own hidden states gives its vectors"
         found.append(Stage(POOLED, False, words, pooling))
-    normalised = [s for s in said if s.name == NORMALISED]
-    if not normalised:
+    normalized = [s for s in said if s.name == NORMALISED]
+    if not normalized:
         wrong = off > SAME and model.pipeline.normalize
         words = "as declared"
         if wrong:
-            words = f"norms differ from the model's by up to {off:.1%}: normalisation is missing from the file"
-        normalised = [Stage(NORMALISED, wrong, words, off)]
-    return [*found, *normalised]
+            words = f"norms differ from the model's by up to {off:.1%}: normalization is missing from the file"
+        normalized = [Stage(NORMALISED, wrong, words, off)]
+    return [*found, *normalized]
 
 
 def _widths(arrays: Sequence[Array]) -> int:

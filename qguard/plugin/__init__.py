@@ -27,43 +27,77 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option but ``--precision``, which another plugin may own."""
     group = parser.getgroup("qguard", "quantized embedding models (qguard)")
     add = group.addoption
-    add("--qguard-precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="precisions to gate; 'all' = every configured one")
-    add("--artifact", metavar="PATH", dest="qguard_artifact", help="judge this folder or .onnx file instead of quantizing")
-    add("--qguard-model", metavar="NAME", action="append", default=[], help="only this model, by name or reference; repeatable")
-    add("--qguard-suite", metavar="NAME", action="append", default=[], help="only this suite; repeatable")
+    add(
+        "--qguard-precision",
+        metavar="NAME[@RUNTIME][+VECTORS],…",
+        help="precisions to gate, separated by commas; 'all' means every configured one",
+    )
+    add(
+        "--artifact",
+        metavar="PATH",
+        dest="qguard_artifact",
+        help="judge this artifact folder or .onnx file instead of quantizing the model",
+    )
+    add(
+        "--qguard-model",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="use only this model, by name or reference; repeatable",
+    )
+    add("--qguard-suite", metavar="NAME", action="append", default=[], help="use only this suite; repeatable")
     add(
         "--qguard-report",
         metavar="PATH",
         action="append",
         default=[],
-        help="write the report; ends in .json, .html, .md or .codequality.json; repeatable",
+        help="write the report to PATH, whose suffix is .json, .html, .md or .codequality.json; repeatable",
     )
-    add("--qguard-attest", metavar="PATH", help="write the verdict as an in-toto statement, bound to the artifact's bytes")
-    add("--qguard-latency", choices=("gate", "report", "off"), help="gate latency (default), only report it, or leave it out")
+    add("--qguard-attest", metavar="PATH", help="write the verdict as an in-toto statement that is bound to the artifact's bytes")
+    add(
+        "--qguard-latency",
+        choices=("gate", "report", "off"),
+        help="gate latency (default), report it without failing, or skip it",
+    )
     add(
         "--qguard-robustness",
         choices=("gate", "report", "off"),
-        help="gate generated texts (default), only report them, or leave them out",
+        help="gate robustness on generated texts (default), report it without failing, or skip it",
     )
-    add("--baseline-artifact", metavar="PATH", dest="qguard_baseline", help="the deployed artifact, for latency.regression")
-    add("--baseline-python", metavar="PATH", dest="qguard_baseline_python", help="interpreter of the environment to compare with")
-    add("--qguard-device", choices=("cpu", "cuda"), help="where torch precisions run (default cpu)")
+    add(
+        "--baseline-artifact",
+        metavar="PATH",
+        dest="qguard_baseline",
+        help="artifact deployed now; latency.regression compares with it",
+    )
+    add(
+        "--baseline-python",
+        metavar="PATH",
+        dest="qguard_baseline_python",
+        help="Python interpreter of another environment; latency.regression compares with it",
+    )
+    add("--qguard-device", choices=("cpu", "cuda"), help="device that torch precisions run on (default cpu)")
     add("--qguard-config", metavar="PATH", help="read this file instead of pyproject.toml")
-    add("--qguard-strict", action="store_true", default=None, help="what was not measured fails (default where CI is set)")
+    add(
+        "--qguard-strict",
+        action="store_true",
+        default=None,
+        help="fail when something could not be measured (default where CI is set)",
+    )
     add(
         "--no-qguard-strict",
         action="store_false",
         dest="qguard_strict",
-        help="what was not measured is reported, and does not fail",
+        help="report what could not be measured without failing",
     )
-    add("--golden-update", action="store_true", help="record fp32 goldens; no gate runs")
-    add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded")
+    add("--golden-update", action="store_true", help="record fp32 goldens instead of running gates")
+    add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded, for reviewers")
     add(
         "--golden-accept-change",
         metavar="PART",
         action="append",
         default=[],
-        help="this change of the goldens is intended, of weights, tokenizer, pipeline, stack or quality; repeatable",
+        help="declare a change of the goldens intended: weights, tokenizer, pipeline, stack or quality; repeatable",
     )
     add("--golden-update-in-ci", action="store_true", help="allow --golden-update where CI is set")
 
@@ -73,7 +107,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     """Add the short ``--precision`` after everybody else had the chance to own it."""
     try:
         parser.getgroup("qguard").addoption(
-            "--precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="short for --qguard-precision"
+            "--precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="short form of --qguard-precision"
         )
     except ValueError:
         early_config.stash[_CLASH] = True
@@ -103,11 +137,9 @@ class _NoBenchmark:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the configuration only when a gate was asked for."""
     if not config.pluginmanager.hasplugin("benchmark"):
-        config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
+        config.addinivalue_line("markers", "benchmark: the marker of pytest-benchmark, which is disabled here")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
-    config.addinivalue_line(
-        "markers", "qguard(family, labelled, generated): runs together with the gate when --precision is given"
-    )
+    config.addinivalue_line("markers", "qguard(family, labelled, generated): runs with the gate if --precision is given")
     asked, update = asked_for(config), config.getoption("golden_update")
     shows = next((name for name in _SHOWS if getattr(config.option, name, None)), "")
     strict = config.getoption("qguard_strict")
