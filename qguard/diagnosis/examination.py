@@ -15,8 +15,8 @@ from qguard import drift
 from qguard.artifact import Artifact
 from qguard.diagnosis import Diagnosis, stages
 from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_errors
-from qguard.diagnosis.exclusion import Exclusion, Surgery, Unit, costs, fewest
-from qguard.diagnosis.sites import ATTENTION, NORM, Net, Site, align
+from qguard.diagnosis.exclusion import Exclusion, LayerExchange, Unit, costs, fewest
+from qguard.diagnosis.sites import ATTENTION, NORM, AlignedTensor, Net, align
 from qguard.diagnosis.stages import Seen, Stage
 from qguard.diagnosis.verdict import conclude, obstacle, ranked
 from qguard.encoders import Encoder, Floats, padded
@@ -83,7 +83,7 @@ class Examination:
         return TextTokenizer.open(self.artifact.folder / self.artifact.pipeline.transformer, self.artifact.pipeline).pad_id
 
     @cached_property
-    def nets(self) -> tuple[Net, Net, list[Site]]:
+    def nets(self) -> tuple[Net, Net, list[AlignedTensor]]:
         """fp32 export and artifact with fused operators taken apart, and what both compute."""
         fp32 = self.harness.fp32(self.target.model, "onnx").file
         assert fp32 is not None
@@ -211,7 +211,7 @@ class Examination:
         """
         fp32 = self.harness.fp32(self.target.model, "onnx")
         assert fp32.file is not None
-        surgery = Surgery(fp32.file, self.file)
+        exchange = LayerExchange(fp32.file, self.file)
         golden = self.harness.golden(self.target.model, self.target.suite).vectors
         wanted = _units(golden[list(rows)])
         near = top_k(wanted, wanted, min(K, len(rows) - 1), exclude_self=True)[0]
@@ -223,11 +223,11 @@ class Examination:
 
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
-            with progress("leaving layers in fp32", len(surgery.units)) as advance:
-                found = costs(surgery, score, folder, advance)
+            with progress("leaving layers in fp32", len(exchange.units)) as advance:
+                found = costs(exchange, score, folder, advance)
 
             def holds(units: Sequence[Unit]) -> bool:
-                file = surgery.without(units, folder / "model.onnx")
+                file = exchange.without(units, folder / "model.onnx")
                 checks = self.accuracy(self._encoder(file).encode_ids(self.ids))
                 advance()
                 return all(c.outcome != "fail" for c in checks)
@@ -236,7 +236,7 @@ class Examination:
                 chosen = fewest([c.unit for c in found], holds)
             if not chosen:
                 return Exclusion(tuple(found))
-            mended = replace(self.artifact, file=surgery.without(chosen, folder / "model.onnx"))
+            mended = replace(self.artifact, file=exchange.without(chosen, folder / "model.onnx"))
             size = (self.artifact.bytes, mended.bytes, fp32.bytes)
             left = self.others(Harness(self.harness.config, mended.file), self.target)
             return Exclusion(tuple(found), chosen, True, left, size, self._speed(fp32, mended))

@@ -60,7 +60,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PlannedTrial:
     """One trial to run: ``latency.speedup`` (baseline fp32 / candidate) or ``latency.regression`` (candidate / baseline)."""
 
     metric: str
@@ -87,7 +87,7 @@ def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str 
 
 
 def compare(
-    comparison: Comparison, bucket: Bucket, batch: Batch, suite: str, *, gates: int, threads: int, budget: float
+    comparison: PlannedTrial, bucket: Bucket, batch: Batch, suite: str, *, gates: int, threads: int, budget: float
 ) -> tuple[Check, dict[str, Any], Trial]:
     """Run one trial, confirm a failure, and judge.
 

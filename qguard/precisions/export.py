@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
 from qguard.models import Model
+from qguard.onnx_edit import Graph, attribute
 from qguard.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -159,9 +160,9 @@ def export_plain(root: Path, target: Path) -> Any:
 
         from qguard.precisions.products import plain_products
 
-        model = onnx.load(str(target))
-        plain_products(model.graph)
-        onnx.save(model, str(target))
+        graph = Graph(onnx.load(str(target)))
+        plain_products(graph)
+        graph.save(target)
     return config
 
 
@@ -212,11 +213,11 @@ def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = Fa
             f"attention fused in {count} of {config.num_hidden_layers} layers; the export would be a third slower. "
             f"Please report the model type {config.model_type!r}"
         )
-    rms_layer_norm(graph.model.graph)
+    rms_layer_norm(Graph(graph.model))
     graph.save_model_to_file(str(target))
 
 
-def rms_layer_norm(graph: Any) -> None:
+def rms_layer_norm(graph: Graph) -> None:
     """Write LayerNorm(x) as RMSNorm(x - mean(x)), which is the same formula.
 
     ONNX Runtime's LayerNormalization kernels take several times as long as its RMS kernel and a subtraction together
@@ -224,21 +225,19 @@ def rms_layer_norm(graph: Any) -> None:
     """
     from onnx import helper
 
-    nodes = []
-    for node in graph.node:
+    def plain(node: Any) -> list[Any] | None:
         if node.op_type != "SkipLayerNormalization" or len(node.output) > 1:
-            nodes.append(node)
-            continue
+            return None
+        nodes = []
         add, skip, gamma, beta, *bias = node.input
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-12)
-        out = node.output[0]
+        epsilon, out = attribute(node, "epsilon", 1e-12), node.output[0]
         if bias:
             nodes.append(helper.make_node("Add", [skip, bias[0]], [f"{out}/biased"], f"{node.name}/Bias"))
             skip = f"{out}/biased"
         nodes.append(helper.make_node("Add", [add, skip], [f"{out}/sum"], f"{node.name}/Skip"))
-        nodes += layer_norm(f"{out}/sum", gamma, beta, out, epsilon, node.name)
-    del graph.node[:]
-    graph.node.extend(nodes)
+        return [*nodes, *layer_norm(f"{out}/sum", gamma, beta, out, epsilon, node.name)]
+
+    graph.rewrite(plain)
 
 
 def layer_norm(x: str, gamma: str, beta: str, out: str, epsilon: float, name: str) -> list[Any]:

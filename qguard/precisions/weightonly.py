@@ -10,7 +10,9 @@ import logging
 import warnings
 from pathlib import Path
 
+from qguard.graph import read_model
 from qguard.models import Model
+from qguard.onnx_edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.attention import separate_attention
 from qguard.precisions.export import onnx_file
@@ -31,16 +33,15 @@ def int4(model: Model, folder: Path) -> None:
 
 
 def _quantize(model: Model, folder: Path, bits: int) -> None:
-    import onnx
     from onnxruntime.quantization import matmul_nbits_quantizer as quantizers
 
     from qguard.precisions.embeddings import quantize_embeddings
 
     source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
-    graph = onnx.load(str(source.file))
-    separate_attention(graph.graph)
-    plain_products(graph.graph)
+    graph = Graph(read_model(source.file))
+    separate_attention(graph)
+    plain_products(graph)
     quantize_embeddings(graph)
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     config = (
@@ -48,7 +49,7 @@ def _quantize(model: Model, folder: Path, bits: int) -> None:
         if bits == 8
         else quantizers.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)  # loses a quarter less than rounding to nearest
     )
-    quantizer = quantizers.MatMulNBitsQuantizer(graph, algo_config=config)
+    quantizer = quantizers.MatMulNBitsQuantizer(graph.model, algo_config=config)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # HQQ only reads it
         quantizer.process()
