@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qguard.cosine import cosine, of_units
 from qguard.encoders import Floats
 from qguard.golden import update_command
 from qguard.golden.reference import DRIFT, relative_change
-from qguard.metrics import Comparison, Rows
+from qguard.metrics import Comparison
 from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Cause:
 def sample(comparison: Comparison, size: int = SAMPLE) -> list[int]:
     """Indices of the texts whose vectors moved most, and of others spread over the suite, sorted."""
     golden, candidate = comparison.units
-    worst = np.argsort((golden * candidate).sum(1), kind="stable")[: size // 2].tolist()
+    worst = np.argsort(of_units(golden, candidate), kind="stable")[: size // 2].tolist()
     spread = np.linspace(0, len(golden) - 1, min(len(golden), size - len(worst))).astype(int).tolist()
     return sorted({*worst, *spread})
 
@@ -58,8 +59,7 @@ def too_far(comparison: Comparison, precision: Precision) -> str:
         comparison: Of float32 vectors.
         precision: What the candidate should be.
     """
-    golden, candidate = comparison.units
-    mean, least = float((golden * candidate).sum(1).mean()), LEAST_COSINE[precision.recipe.weights]
+    mean, least = float(of_units(*comparison.units).mean()), LEAST_COSINE[precision.recipe.weights]
     return "" if mean >= least else f"its mean cosine to fp32 is {mean:.4f}, and {precision.plain} loses no more than to {least}"
 
 
@@ -98,7 +98,7 @@ def find_cause(harness: Harness, target: Target) -> Cause:
 
 def _drifted(harness: Harness, target: Target, name: str, rows: list[int], live: Floats, change: float) -> str:
     golden = harness.golden(target.model, target.suite).vectors[rows]
-    drift = 1 - _cosine(golden, live).mean()
+    drift = 1 - cosine(golden, live).mean()
     changed = ", ".join(harness.changed(target)) or "no recorded version changed: another CPU?"
     words = (
         f"the stack drifted: {name}, run now, differs from the golden by up to {change:.1e} on {len(rows)} texts (rounding stays "
@@ -106,16 +106,11 @@ def _drifted(harness: Harness, target: Target, name: str, rows: list[int], live:
     )
     if target.precision.base != "fp32":
         candidate = harness.embeddings(target)[rows]
-        loss = 1 - _cosine(live, candidate).mean()
+        loss = 1 - cosine(live, candidate).mean()
         share = " more, most of what is lost" if loss > drift else " more, the smaller part of what is lost"
         words += f". Quantization costs {loss:.6f}{share}"
     command = f"{update_command(target.model, target.suite)} --accept-change stack"
     return f"{words}. Record the golden anew after review: {command}"
-
-
-def _cosine(a: Floats, b: Floats) -> Rows:
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    return np.asarray((x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)))
 
 
 def _repeat(harness: Harness, target: Target) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import of_sums
 from qguard.cpu import saturates
 from qguard.diagnosis.sites import LINEAR, AlignedTensor, Net
 from qguard.encoders.unsigned import unsigned_weights
@@ -54,7 +55,7 @@ class _Sums:
 
     @property
     def cosine(self) -> float:
-        found = float(self.xy.sum() / np.sqrt(max(self.xx.sum() * self.yy.sum(), 1e-300)))
+        found = of_sums(self.xy.sum(), self.xx.sum(), self.yy.sum())
         return found if np.isfinite(found) else 0.0
 
 

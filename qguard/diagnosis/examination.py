@@ -13,6 +13,7 @@ import numpy as np
 
 from qguard import drift
 from qguard.artifact import Artifact
+from qguard.cosine import of_units, unit
 from qguard.diagnosis import Diagnosis, stages
 from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_errors
 from qguard.diagnosis.exclusion import Exclusion, LayerExchange, Unit, costs, fewest
@@ -213,13 +214,13 @@ class Examination:
         assert fp32.file is not None
         exchange = LayerExchange(fp32.file, self.file)
         golden = self.harness.golden(self.target.model, self.target.suite).vectors
-        wanted = _units(golden[list(rows)])
+        wanted = unit(golden[list(rows)])
         near = top_k(wanted, wanted, min(K, len(rows) - 1), exclude_self=True)[0]
 
         def score(file: Path) -> tuple[float, float]:
-            found = _units(self._encoder(file).encode_ids([self.ids[i] for i in rows]))
+            found = unit(self._encoder(file).encode_ids([self.ids[i] for i in rows]))
             now = top_k(found, found, near.shape[1], exclude_self=True)[0]
-            return float((wanted * found).sum(1).mean()), float((near[:, :, None] == now[:, None, :]).any(2).mean())
+            return float(of_units(wanted, found).mean()), float((near[:, :, None] == now[:, None, :]).any(2).mean())
 
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
@@ -257,8 +258,3 @@ class Examination:
         base = spec_of(fp32, Precision("fp32", "onnx"), threads)
         before, after = (spec_of(a, self.target.precision, threads) for a in (self.artifact, mended))
         return time_ratio(base, before, batch, bucket.tokens), time_ratio(base, after, batch, bucket.tokens)
-
-
-def _units(vectors: Floats) -> Any:
-    wide = vectors.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)
