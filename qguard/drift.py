@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from qguard.cosine import cosine, of_units
 from qguard.encoders import Floats
 from qguard.golden import update_command
 from qguard.golden.reference import DRIFT, relative_change
-from qguard.metrics import Comparison, Rows
+from qguard.metrics import Comparison
 from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Cause:
 def sample(comparison: Comparison, size: int = SAMPLE) -> list[int]:
     """Indices of the texts whose vectors moved most, and of others spread over the suite, sorted."""
     golden, candidate = comparison.units
-    worst = np.argsort((golden * candidate).sum(1), kind="stable")[: size // 2].tolist()
+    worst = np.argsort(of_units(golden, candidate), kind="stable")[: size // 2].tolist()
     spread = np.linspace(0, len(golden) - 1, min(len(golden), size - len(worst))).astype(int).tolist()
     return sorted({*worst, *spread})
 
@@ -105,8 +106,7 @@ def too_far(comparison: Comparison, precision: Precision) -> Facts | None:
         comparison: Of float32 vectors.
         precision: What the candidate should be.
     """
-    golden, candidate = comparison.units
-    mean, least = float((golden * candidate).sum(1).mean()), precision.recipe.least_cosine
+    mean, least = float(of_units(*comparison.units).mean()), precision.recipe.least_cosine
     assert least is not None  # else its record would not have been registered
     if mean >= least:
         return None
@@ -150,12 +150,12 @@ def find_cause(harness: Harness, target: Target) -> Cause:
 def _drifted(harness: Harness, target: Target, rows: list[int], live: Floats) -> Facts:
     golden = harness.golden(target.model, target.suite).vectors[rows]
     facts: Facts = {
-        "drift": float(1 - _cosine(golden, live).mean()),
+        "drift": float(1 - cosine(golden, live).mean()),
         "versions": harness.changed(target),
         "command": f"{update_command(target.model, target.suite)} --accept-change stack",
     }
     if target.precision.base != "fp32":
-        facts["loss"] = float(1 - _cosine(live, harness.embeddings(target)[rows]).mean())
+        facts["loss"] = float(1 - cosine(live, harness.embeddings(target)[rows]).mean())
     return facts
 
 
@@ -194,11 +194,6 @@ def _reproduces(facts: Facts) -> str:
 
 
 _TEXTS: dict[Kind, Callable[[Facts], str]] = {"stack": _stack, "loss": _loss, "artifact": _artifact, "unknown": _unknown}
-
-
-def _cosine(a: Floats, b: Floats) -> Rows:
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    return np.asarray((x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)))
 
 
 def _repeat(harness: Harness, target: Target) -> str:

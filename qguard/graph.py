@@ -39,6 +39,22 @@ def read_graph(file: Path) -> Any:
     return model
 
 
+def read_model(file: Path) -> Any:
+    """The ONNX model of ``file`` with its external data.
+
+    Raises:
+        ArtifactProblem: see :func:`read_graph`; also for external data that is damaged.
+    """
+    import onnx
+
+    model = read_graph(file)
+    try:
+        onnx.load_external_data_for_model(model, str(file.parent))
+    except Exception as e:  # onnx and the operating system raise several kinds
+        raise ArtifactProblem(f"{file.name} cannot be read with its external data ({e})") from e
+    return model
+
+
 def external_files(file: Path) -> list[str]:
     """External data files of an ONNX file, relative to its folder."""
     return _locations(read_graph(file))
@@ -71,14 +87,15 @@ def _of_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
                 yield from _of_graph(graph)
 
 
+def reads(node: Any) -> list[str]:
+    """Every name that a node reads, each once: its inputs, then what branches and loops inside of it read."""
+    inner = [g for a in node.attribute for g in [*([a.g] if a.HasField("g") else []), *a.graphs]]
+    return [n for n in dict.fromkeys([*node.input, *(name for graph in inner for name in sorted(read_names(graph)))]) if n]
+
+
 def read_names(graph: Any) -> set[str]:
     """Every name that the nodes or outputs of a graph read, those inside branches and loops among them."""
-    names = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                names |= read_names(inner)
-    return names
+    return {name for node in graph.node for name in reads(node)} | {o.name for o in graph.output}
 
 
 def fp32_sha256(file: Path) -> str:

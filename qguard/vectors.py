@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard import cosine
 from qguard.errors import MeasurementProblem
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def unit(vectors: NDArray[Any]) -> Floats:
 
     What is quantized of a model that does not normalise by itself.
     """
-    wide = vectors.astype(np.float64)
-    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), np.float32)
+    return np.asarray(cosine.unit(vectors), np.float32)
 
 
 def quantize(embeddings: Floats, kind: str, ranges: Floats | None = None) -> NDArray[Any]:

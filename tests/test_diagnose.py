@@ -15,7 +15,7 @@ from qguard.config import load_config
 from qguard.diagnosis import command, diagnosable
 from qguard.diagnosis.activations import layer_errors, standing_out, words
 from qguard.diagnosis.examination import Examination
-from qguard.diagnosis.exclusion import Surgery, costs, fewest
+from qguard.diagnosis.exclusion import LayerExchange, costs, fewest
 from qguard.diagnosis.sites import Net, align
 from qguard.diagnosis.verdict import ranked
 from qguard.drift import Cause
@@ -124,7 +124,7 @@ def test_layers_without_common_names_are_aligned_by_order_and_shape(fp32, plain_
     candidate = Net.read(tmp_path / "renamed.onnx")
     sites = align(fp32, candidate)
     assert len(sites) == 36
-    assert scale in candidate.stored
+    assert scale in candidate.constants
     assert max(x.own for x in layer_errors(fp32, candidate, sites, token_ids[:4], exact=True)) < 0.1
     del model.graph.node[len(model.graph.node) // 2 :]
     onnx.save(model, str(tmp_path / "half.onnx"))
@@ -203,10 +203,10 @@ def test_wrong_stage_is_named_before_any_layer(project, folder, damage, stage, s
 
 @pytest.mark.parametrize("artifact", ["int8", "dynamic", "static8"])
 def test_all_layers_left_in_fp32_give_fp32(request, minilm, fp32_onnx, artifact, tmp_path):
-    surgery = Surgery(fp32_onnx, request.getfixturevalue(artifact).file)
-    assert len(surgery.units) == 25
-    file = surgery.without(surgery.units, tmp_path / "m.onnx")
-    assert not any(surgery._quantized(n) for n in Net.read(file, whole=True).nodes)
+    exchange = LayerExchange(fp32_onnx, request.getfixturevalue(artifact).file)
+    assert len(exchange.units) == 25
+    file = exchange.without(exchange.units, tmp_path / "m.onnx")
+    assert not any(exchange._quantized(n) for n in Net.read(file, whole=True).nodes)
     texts = ["a cold morning at the ferry landing", "refunds are paid within a week", "ok"]
     a, b = (open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", f).encode(texts) for f in (file, fp32_onnx))
     assert (a * b).sum(1).min() > 0.9999
@@ -215,13 +215,13 @@ def test_all_layers_left_in_fp32_give_fp32(request, minilm, fp32_onnx, artifact,
 def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, int8, tmp_path, monkeypatch):
     file = with_tensor(int8.file, tmp_path / "m.onnx", f"/network/{DENSE}/MatMul/weight_scale", times(2.0))
     # every unit takes a run of its own: those of one block show the same
-    before = Surgery.__init__
+    before = LayerExchange.__init__
 
     def few(self, *files):
         before(self, *files)
         self.units = [u for u in self.units if "layer.3" in u.layer]
 
-    monkeypatch.setattr(Surgery, "__init__", few)
+    monkeypatch.setattr(LayerExchange, "__init__", few)
     monkeypatch.setattr("qguard.compare.SECONDS", 0.2)
     found = Examination(project(file), TARGET, 24).run()
     assert found.failing
@@ -237,15 +237,15 @@ def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, 
 
 def test_per_tensor_weights_cost_in_every_layer(fp32_onnx, minilm, token_ids, tmp_path):
     quantize(fp32_onnx, tmp_path / "tensor.onnx", per_channel=False)
-    surgery = Surgery(fp32_onnx, tmp_path / "tensor.onnx")
-    surgery.units = surgery.units[1:4]
+    exchange = LayerExchange(fp32_onnx, tmp_path / "tensor.onnx")
+    exchange.units = exchange.units[1:4]
     wanted = open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", fp32_onnx).encode_ids(token_ids)
 
     def score(file):
         encoder = open_encoder("onnx", minilm.folder, minilm.pipeline, "int8", file)
         return float((encoder.encode_ids(token_ids) * wanted).sum(1).mean()), 0.0
 
-    found = costs(surgery, score, tmp_path)
+    found = costs(exchange, score, tmp_path)
     assert [c.cosine for c in found] == sorted((c.cosine for c in found), reverse=True)
     assert found[0].cosine > 0.0005
     assert {n for c in found for n in c.unit.nodes} >= {"Attention_0"}

@@ -14,6 +14,7 @@ from qguard.encoders.onnx import EXACT
 from qguard.errors import ArtifactProblem
 from qguard.metrics.artifact import measure_artifact
 from qguard.models import resolve
+from qguard.onnx_edit import Graph
 from qguard.precisions import RECIPES, parse_precision
 from qguard.precisions.embeddings import quantize_embeddings
 from qguard.precisions.products import plain_products
@@ -115,7 +116,7 @@ def test_a_table_of_any_width_is_looked_up_in_8_bits(width):
     import onnxruntime as ort
 
     model, table = lookup(width)
-    quantize_embeddings(model)
+    quantize_embeddings(Graph(model))
     assert "table" not in [t.name for t in model.graph.initializer]
     (rows,) = ort.InferenceSession(model.SerializeToString()).run(None, {"input_ids": np.array([[3, 0, 49]], np.int32)})
     assert rows.shape == (1, 3, width)
@@ -128,7 +129,7 @@ def test_a_table_of_any_width_is_looked_up_in_8_bits(width):
 )
 def test_a_table_that_is_needed_in_float_stays(change, left):
     model, _ = lookup(32, **change)
-    quantize_embeddings(model)
+    quantize_embeddings(Graph(model))
     assert ("table" in [t.name for t in model.graph.initializer]) is left
 
 
@@ -159,7 +160,7 @@ def test_what_a_branch_reads_stays():
     stored.append(tensor(np.ones(2), "unread"))
     graph = helper.make_graph(nodes, "g", [info("x", 1, ["n", 4])], [info("y", 1, ["n", 4])], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    plain_products(model.graph)
+    plain_products(Graph(model))
     assert {t.name for t in model.graph.initializer} == {"w", "inner", "yes"}
     (y,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": np.zeros((1, 4), np.float32)})
     assert y.tolist() == [[1.0] * 4]
@@ -184,7 +185,7 @@ def test_a_fused_embedding_layer_is_taken_apart_with_types_and_without(types):
     model = helper.make_model(graph, opset_imports=sets, ir_version=8)
     feed = {i.name: np.array([[0, 1, 1]], np.int32) for i in inputs}
     before = ort.InferenceSession(model.SerializeToString()).run(["y"], feed)[0]
-    quantize_embeddings(model)
+    quantize_embeddings(Graph(model))
     after = ort.InferenceSession(model.SerializeToString()).run(["y"], feed)[0]
     assert np.abs(after - before).max() < 0.05
 
@@ -219,7 +220,7 @@ def test_a_product_is_one_matmul_however_it_was_exported(form):
     import onnxruntime as ort
 
     model, w, b = product(form)
-    plain_products(model.graph)
+    plain_products(Graph(model))
     assert [n.op_type for n in model.graph.node] == ["MatMul", "Add"]
     stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     assert np.array_equal(stored[model.graph.node[0].input[1]], w)

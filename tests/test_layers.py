@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qguard.layers import LOOKUP, Contents
-from qguard.layers.onnx import Graph
+from qguard.layers.onnx import read
 from qguard.layers.weights import matrices, overflowing, weight_errors
 from qguard.models import weight_files
 from qguard.precisions.dynamic import quantize
@@ -24,7 +24,7 @@ def forms(contents: Contents) -> Counter:
 
 
 def test_fp32(fp32_onnx):
-    assert forms(Graph(fp32_onnx).contents()) == {
+    assert forms(read(fp32_onnx)) == {
         ("MatMul", "F32", 32, "", "float", ""): 18,
         ("Attention", "F32", 32, "", "float", ""): 6,
     }
@@ -33,7 +33,7 @@ def test_fp32(fp32_onnx):
 @pytest.mark.parametrize(("per_channel", "granularity"), [(True, "per-channel"), (False, "per-tensor")])
 def test_dynamic(fp32_onnx, tmp_path, per_channel, granularity):
     quantize(fp32_onnx, tmp_path / "m.onnx", per_channel=per_channel)
-    contents = Graph(tmp_path / "m.onnx").contents()
+    contents = read(tmp_path / "m.onnx")
     assert forms(contents) == {
         ("MatMulInteger", "I8", 8, granularity, "integer", "dynamic per-tensor"): 18,
         ("QAttention", "I8", 8, granularity, "integer", "dynamic per-tensor"): 6,
@@ -52,14 +52,14 @@ def test_what_onnxruntime_fuses_at_load(dynamic, tmp_path):
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 3
     ort.InferenceSession(str(dynamic.file), options, providers=["CPUExecutionProvider"])
-    found = forms(Graph(tmp_path / "m.onnx").contents())
+    found = forms(read(tmp_path / "m.onnx"))
     assert sum(found.values()) == 24
     assert {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"} & {operator for operator, *_ in found}
     assert {f[1:5] for f in found} == {("I8", 8, "per-channel", "integer")}
 
 
 def test_static(static):
-    contents = Graph(static).contents()
+    contents = read(static)
     assert forms(contents) == {("MatMul", "I8", 8, "per-channel", "integer", "static"): 36}
     assert contents.needs_opset == 13
 
@@ -98,7 +98,7 @@ def test_blocks_are_unpacked_as_onnxruntime_unpacks_them(fp32_onnx, tmp_path, mi
         return [helper.make_node("MatMulNBits", inputs, node.output, f"{node.name}_Q{bits}", domain="com.microsoft", **shape)]
 
     name = with_weight(fp32_onnx, tmp_path / "m.onnx", make)
-    (layer,) = (x for x in Graph(tmp_path / "m.onnx").contents().layers if x.operator == "MatMulNBits")
+    (layer,) = (x for x in read(tmp_path / "m.onnx").layers if x.operator == "MatMulNBits")
     assert (layer.name, layer.element, layer.bits, layer.granularity) == (name, f"I{bits}", bits, "block 32")
     assert layer.computes == computes
     assert layer.fine_enough(32)
@@ -137,7 +137,7 @@ def test_weights_that_are_dequantized_only(fp32_onnx, tmp_path, minilm, block, o
         ]
 
     with_weight(fp32_onnx, tmp_path / "m.onnx", make)
-    contents = Graph(tmp_path / "m.onnx").contents()
+    contents = read(tmp_path / "m.onnx")
     (layer,) = (x for x in contents.layers if x.weight == "w")
     granularity = f"block {block}" if block else "per-channel"
     assert (layer.element, layer.granularity, layer.computes) == (f"I{bits}", granularity, "float")
@@ -151,7 +151,7 @@ def test_fp16(fp32_onnx, tmp_path):
 
     model = convert_float_to_float16(onnx.load(str(fp32_onnx)), keep_io_types=True, disable_shape_infer=True)
     onnx.save(model, str(tmp_path / "m.onnx"))
-    found = forms(Graph(tmp_path / "m.onnx").contents())
+    found = forms(read(tmp_path / "m.onnx"))
     assert found["MatMul", "F16", 16, "", "float", ""] == 18
 
 
@@ -164,12 +164,12 @@ def test_scales_along_the_inputs_are_not_per_channel(static, tmp_path):
                 if attribute.name == "axis":
                     attribute.i = 0
     onnx.save(model, str(tmp_path / "m.onnx"))
-    assert {x.granularity for x in Graph(tmp_path / "m.onnx").contents().layers if x.computes != LOOKUP} == {"axis 0"}
+    assert {x.granularity for x in read(tmp_path / "m.onnx").layers if x.computes != LOOKUP} == {"axis 0"}
 
 
 def test_weights_of_every_form_are_found_among_the_models_own(fp32_onnx, int8, static, minilm):
     for file, count in ((fp32_onnx, 24), (int8.file, 36), (static, 36)):
-        layers = [x for x in Graph(file).contents().layers if x.computes != LOOKUP]
+        layers = [x for x in read(file).layers if x.computes != LOOKUP]
         errors = weight_errors(layers, matrices(weight_files(minilm.root)))
         assert len(errors) == count
         assert max(e for _, e in errors) < 0.03

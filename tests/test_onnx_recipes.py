@@ -14,6 +14,7 @@ from qguard.encoders import padded
 from qguard.encoders.onnx import OnnxRuntime
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.harness import Target
+from qguard.onnx_edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import CHECK_TEXTS
@@ -63,24 +64,24 @@ def test_biases_stand_beside_their_products(fp32_onnx):
     for node in products:
         (reader,) = (n for n in net.nodes if node.output[0] in n.input)
         assert reader.op_type == "Add"
-        assert any(i in net.stored for i in reader.input)
+        assert any(i in net.constants for i in reader.input)
 
 
 def test_an_integer_product_adds_its_bias_itself(int8):
     net = Net.read(int8.file, whole=True)
     products = [n for n in net.nodes if n.op_type == "MatMulIntegerToFloat"]
     assert len(products) == 36
-    assert all(len(n.input) == 7 and n.input[6] in net.stored for n in products)
+    assert all(len(n.input) == 7 and n.input[6] in net.constants for n in products)
     gelus = [n for n in net.nodes if n.op_type.endswith("Gelu")]
     assert len(gelus) == 6
-    assert all(net.made[n.input[0]] in products and len(n.input) == 1 for n in gelus)
+    assert all(net.producers[n.input[0]] in products and len(n.input) == 1 for n in gelus)
 
 
 def test_attention_apart_computes_what_the_fused_operator_does(fp32_onnx, minilm, tmp_path):
-    model = onnx.load(str(fp32_onnx))
-    standard_attention(model)
-    onnx.save(model, str(tmp_path / "apart.onnx"))
-    kinds = Counter((n.op_type, n.domain) for n in model.graph.node if n.op_type in ("Attention", "MatMul"))
+    graph = Graph(onnx.load(str(fp32_onnx)))
+    standard_attention(graph)
+    graph.save(tmp_path / "apart.onnx")
+    kinds = Counter((n.op_type, n.domain) for n in graph.nodes if n.op_type in ("Attention", "MatMul"))
     assert kinds == {("Attention", ""): 6, ("MatMul", ""): 36}
     ids = TextTokenizer.open(minilm.root, minilm.pipeline)(CHECK_TEXTS)
     input_ids, mask = padded(ids)
@@ -92,7 +93,7 @@ def test_attention_apart_computes_what_the_fused_operator_does(fp32_onnx, minilm
 def test_query_key_and_value_share_one_quantized_input(int8):
     net = Net.read(int8.file, whole=True)
     for node in (n for n in net.nodes if n.op_type == "Attention"):
-        products = [net.made[i] for i in node.input[:3]]
+        products = [net.producers[i] for i in node.input[:3]]
         assert {p.op_type for p in products} == {"MatMulIntegerToFloat"}
         assert len({p.input[0] for p in products}) == 1
 
@@ -108,10 +109,11 @@ def test_what_more_than_the_bias_reads_stays_a_product_of_its_own():
             *([helper.make_node("Neg", ["p"], ["z"])] if "z" in readers else []),
         ]
         outputs = [helper.make_tensor_value_info(name, 1, ["n", 4]) for name in readers]
-        graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["n", 4])], outputs, [w, b])
+        inner = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, ["n", 4])], outputs, [w, b])
+        graph = Graph(helper.make_model(inner))
         (site,) = find_sites(graph)
         assert (site.products[0].out, site.bias.tolist()) == (("y", [1.0] * 4) if folded else ("p", [0.0] * 4))
         seen = Statistics.empty(4)
         seen.add(np.random.default_rng(0).normal(size=(64, 4)))
         quantize(graph, [site], {"i": seen})
-        assert ("bias" in [n.name for n in graph.node]) is not folded
+        assert ("bias" in [n.name for n in graph.nodes]) is not folded

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from qguard.encoders import padded
 from qguard.encoders.onnx import OnnxRuntime
 from qguard.encoders.unsigned import unsigned_weights
+from qguard.onnx_edit import Graph
 
 WEIGHTS = np.random.default_rng(0).integers(-60, 60, (8, 4)).astype(np.int8)  # too small to saturate anywhere
 SCALES = {"s": np.float32(0.1), "ws": np.full(4, 0.2, np.float32), "z": np.uint8(120), "ys": np.float32(3), "yz": np.uint8(128)}
@@ -42,7 +43,7 @@ def test_sums_stay_the_same(operator, zero):
     x = np.random.default_rng(1).integers(90, 160, (2, 8))
     feed = {given.name: x.astype(np.uint8 if given.name == "x" else np.float32)}
     before = ort.InferenceSession(model.SerializeToString()).run(None, feed)[0]
-    unsigned_weights(model)
+    unsigned_weights(Graph(model))
     kinds = {t.name: t.data_type for t in model.graph.initializer}
     assert kinds[model.graph.node[0].input[inputs.index("w")]] == 2
     assert "w" not in kinds

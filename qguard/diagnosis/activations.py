@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import of_sums
 from qguard.cpu import saturates
-from qguard.diagnosis.sites import LINEAR, Net, Site
+from qguard.diagnosis.sites import LINEAR, AlignedTensor, Net
 from qguard.encoders.unsigned import unsigned_weights
 from qguard.errors import ArtifactProblem
 from qguard.precisions.attention import PROJECTIONS
@@ -54,7 +55,7 @@ class _Sums:
 
     @property
     def cosine(self) -> float:
-        found = float(self.xy.sum() / np.sqrt(max(self.xx.sum() * self.yy.sum(), 1e-300)))
+        found = of_sums(self.xy.sum(), self.xx.sum(), self.yy.sum())
         return found if np.isfinite(found) else 0.0
 
 
@@ -63,7 +64,7 @@ class LayerError:
     """How far one layer's output lies from fp32's, over all tokens and channels of the sample.
 
     Attributes:
-        layer, kind, node: See :class:`~qguard.diagnosis.sites.Site`.
+        layer, kind, node: See :class:`~qguard.diagnosis.sites.AlignedTensor`.
         sqnr: Signal to quantization noise, ``10 log10(sum x^2 / sum (x - y)^2)`` in dB; fp32's ``x`` and the artifact's ``y``.
         cosine: Of both, in [-1, 1].
         error: ``|x - y| / |x|`` (Frobenius).
@@ -107,27 +108,22 @@ class Runner:
         import onnx
         import onnxruntime as ort
 
-        model = onnx.ModelProto()
-        model.CopyFrom(net.model)
-        graph, self.names, self.given = model.graph, list(dict.fromkeys(names)), set(given)
-        del graph.output[:]
-        graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in self.names)
-        del graph.value_info[:]
-        for node in graph.node:
-            for i, name in enumerate(node.input):
-                if name in self.given:
-                    node.input[i] = f"{name}/given"
-        graph.input.extend(
+        graph, self.names, self.given = net.copy(), list(dict.fromkeys(names)), set(given)
+        ends = graph.model.graph
+        del ends.output[:], ends.value_info[:]
+        graph.add_outputs(self.names)
+        graph.redirect(graph.nodes, {name: f"{name}/given" for name in self.given})
+        ends.input.extend(
             onnx.helper.make_tensor_value_info(f"{n}/given", onnx.TensorProto.FLOAT, None) for n in sorted(self.given)
         )
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if exact and saturates():
-            unsigned_weights(model)
+            unsigned_weights(graph)
         # every wanted tensor must exist: what is fused away cannot be given
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            self.session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            self.session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as e:
             raise ArtifactProblem(f"ONNX Runtime cannot run the opened graph: {str(e).strip()[:300]}") from e
         self.inputs = {i.name: i.type for i in self.session.get_inputs()}
@@ -147,7 +143,7 @@ class Runner:
 def layer_errors(
     fp32: Net,
     candidate: Net,
-    sites: Sequence[Site],
+    sites: Sequence[AlignedTensor],
     ids: Sequence[Sequence[int]],
     pad_id: int = 0,
     exact: bool = False,
@@ -193,7 +189,7 @@ def layer_errors(
     return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
 
 
-def _kept(fp32: Net, sites: Sequence[Site], *, fed: bool) -> Runner:
+def _kept(fp32: Net, sites: Sequence[AlignedTensor], *, fed: bool) -> Runner:
     """The fp32 graph, loaded once for all artifacts that it is compared with."""
     names = tuple(s.fp32 for s in sites)
     key = names, fed
@@ -208,7 +204,7 @@ def _tokens(values: Array, mask: Array) -> Array:
     return values[mask.astype(bool)] if values.shape[:2] == mask.shape else values
 
 
-def _usable(theirs: Runner, mine: Runner, sites: Sequence[Site], ids: Sequence[int], pad_id: int) -> list[Site]:
+def _usable(theirs: Runner, mine: Runner, sites: Sequence[AlignedTensor], ids: Sequence[int], pad_id: int) -> list[AlignedTensor]:
     """Sites whose tensors are floats of equal size."""
     row, mask = np.asarray([ids, ids], np.int64), np.ones((2, len(ids)), np.int64)
     y, x = theirs(row, mask), mine(row, mask)
@@ -220,7 +216,7 @@ def _heads(net: Net) -> int:
     return next((int(a.i) for n in nodes for a in n.attribute if a.name in ("num_heads", "q_num_heads")), 0)
 
 
-def _error(site: Site, total: _Sums, own: _Sums, heads: int) -> LayerError:
+def _error(site: AlignedTensor, total: _Sums, own: _Sums, heads: int) -> LayerError:
     channels = standing_out(own.dd, own.xx)
     part = words(channels, len(own.dd), heads if site.kind == LINEAR and site.layer.rsplit("/", 1)[-1] in PROJECTIONS else 0)
     numbers = (decibels(total.relative), total.cosine, total.relative, own.relative, decibels(own.relative))

@@ -13,10 +13,11 @@ import numpy as np
 
 from qguard import drift
 from qguard.artifact import Artifact
+from qguard.cosine import of_units, unit
 from qguard.diagnosis import Diagnosis, stages
 from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_errors
-from qguard.diagnosis.exclusion import Exclusion, Surgery, Unit, costs, fewest
-from qguard.diagnosis.sites import ATTENTION, NORM, Net, Site, align
+from qguard.diagnosis.exclusion import Exclusion, LayerExchange, Unit, costs, fewest
+from qguard.diagnosis.sites import ATTENTION, NORM, AlignedTensor, Net, align
 from qguard.diagnosis.stages import Seen, Stage
 from qguard.diagnosis.verdict import conclude, obstacle, ranked
 from qguard.encoders import Encoder, Floats, padded
@@ -84,7 +85,7 @@ class Examination:
         return TextTokenizer.open(self.artifact.folder / self.artifact.pipeline.transformer, self.artifact.pipeline).pad_id
 
     @cached_property
-    def nets(self) -> tuple[Net, Net, list[Site]]:
+    def nets(self) -> tuple[Net, Net, list[AlignedTensor]]:
         """fp32 export and artifact with fused operators taken apart, and what both compute."""
         fp32 = self.harness.fp32(self.target.model, "onnx").file
         assert fp32 is not None
@@ -213,23 +214,23 @@ class Examination:
         """
         fp32 = self.harness.fp32(self.target.model, "onnx")
         assert fp32.file is not None
-        surgery = Surgery(fp32.file, self.file)
+        exchange = LayerExchange(fp32.file, self.file)
         golden = self.harness.golden(self.target.model, self.target.suite).vectors
-        wanted = _units(golden[list(rows)])
+        wanted = unit(golden[list(rows)])
         near = top_k(wanted, wanted, min(K, len(rows) - 1), exclude_self=True)[0]
 
         def score(file: Path) -> tuple[float, float]:
-            found = _units(self._encoder(file).encode_ids([self.ids[i] for i in rows]))
+            found = unit(self._encoder(file).encode_ids([self.ids[i] for i in rows]))
             now = top_k(found, found, near.shape[1], exclude_self=True)[0]
-            return float((wanted * found).sum(1).mean()), float((near[:, :, None] == now[:, None, :]).any(2).mean())
+            return float(of_units(wanted, found).mean()), float((near[:, :, None] == now[:, None, :]).any(2).mean())
 
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
-            with progress("leaving layers in fp32", len(surgery.units)) as advance:
-                found = costs(surgery, score, folder, advance)
+            with progress("leaving layers in fp32", len(exchange.units)) as advance:
+                found = costs(exchange, score, folder, advance)
 
             def holds(units: Sequence[Unit]) -> bool:
-                file = surgery.without(units, folder / "model.onnx")
+                file = exchange.without(units, folder / "model.onnx")
                 checks = self.accuracy(self._encoder(file).encode_ids(self.ids))
                 advance()
                 return all(c.outcome != "fail" for c in checks)
@@ -238,7 +239,7 @@ class Examination:
                 chosen = fewest([c.unit for c in found], holds)
             if not chosen:
                 return Exclusion(tuple(found))
-            mended = replace(self.artifact, file=surgery.without(chosen, folder / "model.onnx"))
+            mended = replace(self.artifact, file=exchange.without(chosen, folder / "model.onnx"))
             size = (self.artifact.bytes, mended.bytes, fp32.bytes)
             left = self.others(Harness(self.harness.config, mended.file), self.target)
             return Exclusion(tuple(found), chosen, True, left, size, self._speed(fp32, mended))
@@ -259,8 +260,3 @@ class Examination:
         base = spec_of(fp32, Precision("fp32", "onnx"), threads)
         before, after = (spec_of(a, self.target.precision, threads) for a in (self.artifact, mended))
         return time_ratio(base, before, batch, bucket.tokens), time_ratio(base, after, batch, bucket.tokens)
-
-
-def _units(vectors: Floats) -> Any:
-    wide = vectors.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-300)

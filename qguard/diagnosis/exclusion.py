@@ -6,16 +6,18 @@ so it works for every form of quantization, and the file that comes out can be r
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qguard.diagnosis.sites import ATTENTION, LINEAR, NORM, Net, Site, align, segment
+from qguard.diagnosis.sites import ATTENTION, LINEAR, NORM, AlignedTensor, Net, align, segment
 from qguard.encoders.onnx import OPTIONS_FILE
 from qguard.encoders.ports import role_of
 from qguard.errors import ArtifactProblem
+from qguard.onnx_edit import rename
 
 # operators that mean the same in every operator set
 _ANY_OPSET = ("MatMul", "Gemm", "Attention", "EmbedLayerNormalization", "Cast", "Add", "Mul", "Gather", "Transpose")
@@ -35,12 +37,12 @@ class Unit:
     """
 
     layer: str
-    site: Site
+    site: AlignedTensor
     nodes: tuple[str, ...]
     parameters: int
 
 
-class Surgery:
+class LayerExchange:
     """An artifact and the fp32 export of the same model, whose parts are exchanged.
 
     Args:
@@ -56,12 +58,12 @@ class Surgery:
         self.sites = align(self.fp32, self.candidate)
         self._ends = {s.fp32: s.candidate for s in self.sites}
         # in a file of half precision fp32's part reads and gives float16
-        self._half = any(t.data_type == _HALF and len(t.dims) == 2 for t in self.candidate.stored.values())
+        self._half = any(t.data_type == _HALF and len(t.dims) == 2 for t in self.candidate.constants.values())
         self.units = [unit for s in self.sites if (unit := self._unit(s)) is not None]
         if not self.units:
             raise ArtifactProblem("no quantized layer of the artifact could be aligned with one of the fp32 export")
 
-    def _unit(self, site: Site) -> Unit | None:
+    def _unit(self, site: AlignedTensor) -> Unit | None:
         """The unit that ends in a site: its part of the artifact holds quantized weights, and fp32's part can replace it."""
         theirs = segment(self.candidate, site.candidate, set(self._ends.values()))
         if site.kind not in (LINEAR, ATTENTION, NORM) or not any(self._quantized(n) for n in theirs):
@@ -70,24 +72,24 @@ class Surgery:
         portable = self.fp32.opset == self.candidate.opset or all(n.op_type in _ANY_OPSET for n in mine)
         if not portable or any(i is None for i in self._inputs(mine).values()):
             return None
-        matrices = {i: self.fp32.stored[i] for n in mine for i in n.input if i in self.fp32.stored}
-        parameters = sum(_size(t) for t in matrices.values() if len(t.dims) == 2)
+        matrices = {i: self.fp32.constants[i] for n in mine for i in n.input if i in self.fp32.constants}
+        parameters = sum(math.prod(t.dims) for t in matrices.values() if len(t.dims) == 2)
         nodes = tuple(n.name for n in mine if n.name and any(i in matrices and len(matrices[i].dims) == 2 for i in n.input))
         layer = site.layer.removesuffix("/LayerNorm") if site.kind == NORM else site.layer
         return Unit(layer, site, nodes, parameters) if parameters else None
 
     def _quantized(self, node: Any) -> bool:
         """Whether an operator reads a stored matrix of another type than float32."""
-        read = (self.candidate.stored.get(i) for i in node.input)
+        read = (self.candidate.constants.get(i) for i in node.input)
         return any(t is not None and len(t.dims) >= 2 and t.data_type not in _FLOAT for t in read)
 
-    def _part(self, site: Site) -> list[Any]:
+    def _part(self, site: AlignedTensor) -> list[Any]:
         return segment(self.fp32, site.fp32, set(self._ends))
 
     def _inputs(self, part: Sequence[Any]) -> dict[str, str | None]:
         """The model's inputs that a part of the fp32 graph reads → the artifact's inputs of the same role."""
         roles = {role_of(i.name): i.name for i in self.candidate.model.graph.input}
-        mine = {i.name for i in self.fp32.model.graph.input if i.name not in self.fp32.stored}
+        mine = {i.name for i in self.fp32.model.graph.input if i.name not in self.fp32.constants}
         return {name: roles.get(role_of(name)) for node in part for name in node.input if name in mine}
 
     def without(self, units: Sequence[Unit], target: Path) -> Path:
@@ -96,33 +98,22 @@ class Surgery:
         Raises:
             ArtifactProblem: when the file cannot be written.
         """
-        import onnx
-
-        model = onnx.ModelProto()
-        model.CopyFrom(self.candidate.model)
-        graph = model.graph
-        replaced = {unit.site.candidate for unit in units}
-        for node in graph.node:
-            rename(node.output, {name: f"{name}/quantized" for name in node.output if name in replaced})
+        graph = self.candidate.copy()
+        graph.rename_outputs({unit.site.candidate: f"{unit.site.candidate}/quantized" for unit in units})
         added: dict[str, Any] = {}
         for unit in units:
             added |= self._transplant(unit)
-        nodes = _sorted([*graph.node, *added.values()], graph)
-        del graph.node[:]
-        graph.node.extend(nodes)
-        used = {name for node in nodes for name in node.input}
-        kept = [t for t in graph.initializer if t.name in used]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-        for name in sorted(n for n in self.fp32.stored if f"fp32/{n}" in used):
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(self.fp32.stored[name])
-            tensor.name = f"fp32/{name}"
-        del graph.value_info[:]
+        graph.append(added.values())
+        graph.sort()
+        graph.drop_tensors(list(graph.initializers))
+        for name in sorted(n for n in self.fp32.constants if graph.consumers(f"fp32/{n}")):
+            graph.put(f"fp32/{name}", self.fp32.array(name))
+        model = graph.model
+        del model.graph.value_info[:]
         domains = {o.domain for o in model.opset_import}
         model.opset_import.extend(o for o in self.fp32.model.opset_import if o.domain not in domains and o.domain)
         try:
-            onnx.save(model, str(target))
+            graph.save(target)
         except Exception as e:  # protobuf's own error types, and a full disk
             raise ArtifactProblem(f"cannot write a copy of the artifact ({e})") from e
         if (beside := self.file.with_name(OPTIONS_FILE)).exists():
@@ -134,7 +125,7 @@ class Surgery:
         import onnx
 
         part, end = self._part(unit.site), unit.site
-        inner = {o for node in part for o in node.output if o} | self.fp32.stored.keys()
+        inner = {o for node in part for o in node.output if o} | self.fp32.constants.keys()
         made: dict[str, Any] = {}
         for node in part:
             new = onnx.NodeProto()
@@ -153,37 +144,6 @@ class Surgery:
             last = f"fp32/{end.fp32}"
             made[end.candidate] = onnx.helper.make_node("Cast", [last], [end.candidate], f"{last}/half", to=10)
         return made
-
-
-def rename(names: Any, new: Mapping[str, str]) -> None:
-    """Replace names in a node's list of inputs or outputs, in place."""
-    for i, name in enumerate(names):
-        if name in new:
-            names[i] = new[name]
-
-
-def _size(tensor: Any) -> int:
-    total = 1
-    for d in tensor.dims:
-        total *= d
-    return total
-
-
-def _sorted(nodes: Sequence[Any], graph: Any) -> list[Any]:
-    """The nodes that the outputs need, each after what it reads."""
-    made = {o: n for n in nodes for o in n.output if o}
-    done: set[int] = set()
-    out: list[Any] = []
-    stack: list[tuple[Any, bool]] = [(made[o.name], False) for o in reversed(graph.output) if o.name in made]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            out.append(node)
-        elif id(node) not in done:
-            done.add(id(node))
-            stack.append((node, True))
-            stack += [(made[i], False) for i in node.input if i in made]
-    return out
 
 
 @dataclass(frozen=True)
@@ -222,20 +182,23 @@ class Exclusion:
 
 
 def costs(
-    surgery: Surgery, score: Callable[[Path], tuple[float, float]], folder: Path, advance: Callable[[], None] = lambda: None
+    exchange: LayerExchange,
+    score: Callable[[Path], tuple[float, float]],
+    folder: Path,
+    advance: Callable[[], None] = lambda: None,
 ) -> list[Cost]:
     """Every unit left in fp32 alone.
 
     Args:
-        surgery: Of the artifact.
+        exchange: Of the artifact.
         score: Mean cosine and overlap@10 of a file on a sample.
         folder: For the files.
         advance: Called after each unit.
     """
-    before = score(surgery.without([], folder / "model.onnx"))
+    before = score(exchange.without([], folder / "model.onnx"))
     found = []
-    for unit in surgery.units:
-        cosine, overlap = score(surgery.without([unit], folder / "model.onnx"))
+    for unit in exchange.units:
+        cosine, overlap = score(exchange.without([unit], folder / "model.onnx"))
         found.append(Cost(unit, cosine - before[0], overlap - before[1]))
         advance()
     return sorted(found, key=lambda c: -c.cosine)

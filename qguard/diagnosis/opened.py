@@ -1,4 +1,4 @@
-"""Fused operators taken apart in a copy, so that a query projection or an embedding table has an output of its own.
+"""Fused operators taken apart, so that a query projection or an embedding table has an output of its own.
 
 The same sums in the same element types; only the operator that holds them is split.
 """
@@ -9,45 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from qguard.onnx_edit import Graph, attribute, attributes
 from qguard.precisions.attention import PROJECTIONS
 
 
-def opened(model: Any) -> Any:
-    """A copy of an ONNX model with its attention, embedding and bias operators taken apart."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = _Graph(copy.graph)
-    nodes: list[Any] = []
-    for node in copy.graph.node:
-        nodes += _OPEN[node.op_type](graph, node) if node.op_type in _OPEN else [node]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    if not any(o.domain == "com.microsoft" for o in copy.opset_import):
-        copy.opset_import.extend([onnx.helper.make_opsetid("com.microsoft", 1)])
-    return copy
-
-
-class _Graph:
-    """Stored tensors by name, and new ones."""
-
-    def __init__(self, graph: Any) -> None:
-        self.graph = graph
-        self.stored = {t.name: t for t in graph.initializer}
-
-    def array(self, name: str) -> Any:
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self.stored[name])
-
-    def add(self, name: str, value: Any) -> str:
-        from onnx import numpy_helper
-
-        if name not in self.stored:
-            self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-            self.stored[name] = self.graph.initializer[-1]
-        return name
+def opened(graph: Graph) -> None:
+    """Take the attention, embedding and bias operators of a graph apart, in place."""
+    graph.rewrite(lambda node: _OPEN[node.op_type](graph, node) if node.op_type in _OPEN else None)
+    graph.import_domain("com.microsoft")
 
 
 def _home(node: Any) -> str:
@@ -61,43 +30,41 @@ def _call(operator: str, inputs: list[str], output: str, domain: str = "", **att
     return helper.make_node(operator, inputs, [output], f"{output}/opened", domain=domain, **attributes)
 
 
-def _multi_head(graph: _Graph, node: Any, parts: list[str], bias: str, mask: str) -> list[Any]:
+def _multi_head(graph: Graph, node: Any, parts: list[str], bias: str, mask: str) -> list[Any]:
     """Biases as additions of their own, then attention without weights."""
-    from onnx import helper
-
     home, nodes = _home(node), []
     for i, part in enumerate(PROJECTIONS):
         out = f"{home}/{part}/Add_output_0"
         if not bias:
             nodes.append(_call("Identity", [parts[i]], out))
             continue
-        own = graph.add(f"{home}/{part}/opened_bias", np.split(graph.array(bias), 3)[i])
+        own = graph.put(f"{home}/{part}/opened_bias", np.split(graph.array(bias), 3)[i])
         nodes.append(_call("Add", [parts[i], own], out))
     known = ("num_heads", "mask_filter_value", "scale")
-    kept = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in known}
+    kept = attributes(node, known)
     inputs = [f"{home}/{part}/Add_output_0" for part in PROJECTIONS] + ["", mask]
     return [*nodes, _call("MultiHeadAttention", inputs, node.output[0], "com.microsoft", **kept)]
 
 
-def _attention(graph: _Graph, node: Any) -> list[Any]:
+def _attention(graph: Graph, node: Any) -> list[Any]:
     x, packed, bias, mask = [*node.input, "", ""][:4]
-    if packed not in graph.stored or any(node.input[4:]):
+    if packed not in graph.initializers or any(node.input[4:]):
         return [node]
     home, nodes, parts = _home(node), [], []
     for part, weight in zip(PROJECTIONS, np.split(graph.array(packed), 3, axis=1), strict=True):
         parts.append(f"{home}/{part}/MatMul_output_0")
-        nodes.append(_call("MatMul", [x, graph.add(f"{home}/{part}/opened_weight", weight)], parts[-1]))
+        nodes.append(_call("MatMul", [x, graph.put(f"{home}/{part}/opened_weight", weight)], parts[-1]))
     return nodes + _multi_head(graph, node, parts, bias, mask)
 
 
-def _quantized_attention(graph: _Graph, node: Any) -> list[Any]:
+def _quantized_attention(graph: Graph, node: Any) -> list[Any]:
     x, weight, bias, x_scale, scale, mask, x_zero, zero = [*node.input, *[""] * 8][:8]
-    if weight not in graph.stored or any(node.input[8:]):
+    if weight not in graph.initializers or any(node.input[8:]):
         return [node]
     home = _home(node)
     packed = f"{home}/opened_product"
     parts = [f"{home}/{part}/MatMul_output_0" for part in PROJECTIONS]
-    width = graph.add(f"{home}/opened_widths", np.full(3, graph.stored[weight].dims[1] // 3, np.int64))
+    width = graph.put(f"{home}/opened_widths", np.full(3, graph.initializers[weight].dims[1] // 3, np.int64))
     from onnx import helper
 
     product = _call("MatMulIntegerToFloat", [x, weight, x_scale, scale, x_zero, zero], packed, "com.microsoft")
@@ -105,27 +72,27 @@ def _quantized_attention(graph: _Graph, node: Any) -> list[Any]:
     return [product, split, *_multi_head(graph, node, parts, bias, mask)]
 
 
-def _with_bias(graph: _Graph, node: Any) -> list[Any]:
+def _with_bias(graph: Graph, node: Any) -> list[Any]:
     parts, bias, mask = list(node.input[:3]), *[*node.input, "", ""][3:5]
-    if not all(parts) or any(node.input[5:]) or (bias and bias not in graph.stored):
+    if not all(parts) or any(node.input[5:]) or (bias and bias not in graph.initializers):
         return [node]
     return _multi_head(graph, node, parts, bias, mask)
 
 
-def _gelu(graph: _Graph, node: Any) -> list[Any]:
+def _gelu(graph: Graph, node: Any) -> list[Any]:
     x, bias = node.input[:2]
     out = f"{x.rsplit('/', 1)[0]}/Add_output_0" if "/" in x else f"{x}/biased"
     return [_call("Add", [x, bias], out), _call("Gelu", [out], node.output[0], "com.microsoft")]
 
 
-def _embeddings(graph: _Graph, node: Any) -> list[Any]:
+def _embeddings(graph: Graph, node: Any) -> list[Any]:
     """``EmbedLayerNormalization`` and its quantized form: three look-ups, two additions, LayerNorm."""
     quantized = node.op_type.startswith("Q")
     ids, types, *tables = [*node.input, *[""] * 18][:18]
     tables, rest = tables[:5], tables[6:]
     out = node.output[0]
     positions_given = not quantized and any(node.input[8:])
-    if not types or positions_given or not all(t in graph.stored for t in tables):
+    if not types or positions_given or not all(t in graph.initializers for t in tables):
         return [node]
     nodes = []
 
@@ -136,7 +103,7 @@ def _embeddings(graph: _Graph, node: Any) -> list[Any]:
         else:
             nodes.append(_call("Identity", [name], label))
 
-    zero = graph.add(f"{out}/zero", np.array([0], np.int64))
+    zero = graph.put(f"{out}/zero", np.array([0], np.int64))
     from onnx import helper
 
     nodes += [
@@ -149,7 +116,7 @@ def _embeddings(graph: _Graph, node: Any) -> list[Any]:
         value(f"{out}/{part}/read", i, f"{out}/{part}")
     for i, part in ((3, "gamma"), (4, "beta")):
         value(tables[i], i, f"{out}/{part}")
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-12)
+    epsilon = attribute(node, "epsilon", 1e-12)
     nodes += [
         _call("Add", [f"{out}/words", f"{out}/positions"], f"{out}/placed"),
         _call("Add", [f"{out}/placed", f"{out}/types"], f"{out}/sum"),

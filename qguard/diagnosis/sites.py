@@ -11,7 +11,8 @@ from typing import Any
 from qguard.diagnosis.names import home, key, layer
 from qguard.diagnosis.opened import opened
 from qguard.errors import ArtifactProblem
-from qguard.graph import read_graph
+from qguard.graph import read_model
+from qguard.onnx_edit import INTEGER, Graph
 from qguard.precisions.attention import PROJECTIONS
 
 TABLE, LINEAR, ATTENTION, BIAS, ACTIVATION, NORM = "embedding", "linear", "attention", "bias", "activation", "LayerNorm"
@@ -20,10 +21,14 @@ _CORE = ("MultiHeadAttention", "Attention", "QAttention")
 _NORMS = ("LayerNormalization", "SkipLayerNormalization", *_EMBED)
 _GELU = ("Gelu", "FastGelu", "BiasGelu")
 _FORWARD = ("Cast", "Mul", "Identity")
+_STORED = ("DequantizeLinear", "QuantizeLinear", "Transpose", *_FORWARD)  # what may stand between a constant and its use
+# product → the input that holds its weight; QAttention is taken apart, or no layer of the fp32 graph is like it
+_WEIGHT = {o: INTEGER[o].weight for o in ("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul")}
+_WEIGHT |= {"MatMul": 1, "Gemm": 1}
 
 
 @dataclass(frozen=True)
-class Site:
+class AlignedTensor:
     """One tensor in both graphs.
 
     Attributes:
@@ -41,66 +46,44 @@ class Site:
     node: str
 
 
-class Net:
-    """An ONNX model, indexed by names.
+class Net(Graph):
+    """The graph of an encoder, which knows its layers.
 
     Attributes:
-        model: ``onnx.ModelProto`` with all its data.
         loaded: What was made to run it, for the next time.
     """
 
     def __init__(self, model: Any) -> None:
-        self.model, self.loaded = model, dict[Any, Any]()
-        self.nodes = list(model.graph.node)
-        self.made = {name: node for node in self.nodes for name in node.output if name}
-        self.stored = {t.name: t for t in model.graph.initializer}
-        for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                self.stored[node.output[0]] = node.attribute[0].t
+        super().__init__(model)
+        self.loaded = dict[Any, Any]()
 
     @classmethod
     def read(cls, file: Path, *, whole: bool = False) -> Net:
         """The file, its fused operators taken apart unless it is wanted ``whole``.
 
         Raises:
-            ArtifactProblem: see :func:`qguard.graph.read_graph`; also for external data that is damaged.
+            ArtifactProblem: see :func:`qguard.graph.read_model`.
         """
-        import onnx
-
-        read_graph(file)  # external data lies in the file's folder
-        try:
-            model = onnx.load(str(file))
-        except Exception as e:
-            raise ArtifactProblem(f"{file.name} cannot be read with its external data ({e})") from e
-        return cls(model if whole else opened(model))
+        model = read_model(file)
+        if not whole:
+            opened(Graph(model))
+        return cls(model)
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """Key → tensor; of two tensors with one key the later, which is dequantized."""
         return {key(name, node): name for node in self.nodes for name in node.output[:1] if name}
 
-    @property
-    def opset(self) -> int:
-        """The version of ONNX's own operators."""
-        return max((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-
     def constant(self, name: str) -> Any:
         """The stored matrix or table behind an input, through what dequantizes or moves it; ``None`` without."""
-        for _ in range(6):
-            if name in self.stored:
-                return self.stored[name]
-            node = self.made.get(name)
-            if node is None or node.op_type not in ("DequantizeLinear", "QuantizeLinear", "Transpose", *_FORWARD):
-                return None
-            name = node.input[0]
-        return None
+        return self.constants.get(self.behind(name, _STORED))
 
     def kind(self, node: Any) -> str:
         """What layer an operator of the fp32 graph ends; empty for none."""
         if node.op_type in ("MatMul", "Gemm", "FusedMatMul") and self._is_matrix(node.input[1]):
             return LINEAR
         if node.op_type in ("Gather", "Slice", "Identity", "DequantizeLinear"):
-            source = self.made.get(node.input[0], node)
+            source = self.producers.get(node.input[0], node)
             return TABLE if source.op_type in ("Gather", "Slice", *_FORWARD) and self._is_matrix(source.input[0]) else ""
         if node.op_type in _CORE:
             return ATTENTION
@@ -112,7 +95,7 @@ class Net:
             return ""
         if any(node.output[0].endswith(f"/{part}/Add_output_0") for part in PROJECTIONS):
             return LINEAR
-        if any(i in self.made and self.made[i].op_type == "SimplifiedLayerNormalization" for i in node.input):
+        if any(i in self.producers and self.producers[i].op_type == "SimplifiedLayerNormalization" for i in node.input):
             return NORM
         return BIAS if any(self._is_product(i) for i in node.input) else ""
 
@@ -121,7 +104,7 @@ class Net:
         return tensor is not None and len(tensor.dims) == 2
 
     def _is_product(self, name: str) -> bool:
-        node = self.made.get(name)
+        node = self.producers.get(name)
         return node is not None and node.op_type in ("MatMul", "Gemm") and self._is_matrix(node.input[1])
 
     def layers(self) -> Iterator[tuple[str, str, str, Any]]:
@@ -141,17 +124,17 @@ class Net:
             yield found, name, kind, node
 
     def _beta(self, node: Any) -> str:
-        return next((i for i in reversed(node.input) if i in self.stored and len(self.stored[i].dims) == 1), "")
+        return next((i for i in reversed(node.input) if i in self.constants and len(self.constants[i].dims) == 1), "")
 
 
-def align(fp32: Net, candidate: Net) -> list[Site]:
+def align(fp32: Net, candidate: Net) -> list[AlignedTensor]:
     """The sites of two graphs: by name where names agree, else linear layers by their order and shapes.
 
     Raises:
         ArtifactProblem: when neither tells which layer is which.
     """
     layers = list(fp32.layers())
-    sites: list[Site] = []
+    sites: list[AlignedTensor] = []
     # products without a tensor of their own in the artifact, whose operator adds the bias as well: the sum stands for them
     inside: dict[str, tuple[str, str, str]] = {}
     for k, name, kind, node in layers:
@@ -159,7 +142,7 @@ def align(fp32: Net, candidate: Net) -> list[Site]:
         if k in candidate.keys:
             if kind == BIAS:
                 mine = next((inside[i] for i in node.input if i in inside), mine)
-            sites.append(Site(*mine[:2], node.output[0], candidate.keys[k], mine[2]))
+            sites.append(AlignedTensor(*mine[:2], node.output[0], candidate.keys[k], mine[2]))
         elif kind == LINEAR:
             inside[node.output[0]] = mine
     linear = [entry for entry in layers if entry[2] == LINEAR]
@@ -168,9 +151,9 @@ def align(fp32: Net, candidate: Net) -> list[Site]:
     return _by_order(fp32, candidate, linear)
 
 
-def _by_order(fp32: Net, candidate: Net, linear: list[tuple[str, str, str, Any]]) -> list[Site]:
+def _by_order(fp32: Net, candidate: Net, linear: list[tuple[str, str, str, Any]]) -> list[AlignedTensor]:
     theirs = [(node, tensor) for node in candidate.nodes if (tensor := _weight(candidate, node)) is not None]
-    mine = [_weight(fp32, fp32.made[n.input[0]] if n.op_type == "Add" else n) for _, _, _, n in linear]
+    mine = [_weight(fp32, fp32.producers[n.input[0]] if n.op_type == "Add" else n) for _, _, _, n in linear]
     shapes = [sorted(t.dims) for t in mine], [sorted(t.dims) for _, t in theirs]
     if not linear or shapes[0] != shapes[1]:
         raise ArtifactProblem(
@@ -179,17 +162,16 @@ def _by_order(fp32: Net, candidate: Net, linear: list[tuple[str, str, str, Any]]
             "exported with names like encoder/layer.0/output/dense"
         )
     return [
-        Site(name, kind, node.output[0], _result(candidate, their, node.op_type == "Add"), node.name)
+        AlignedTensor(name, kind, node.output[0], _result(candidate, their, node.op_type == "Add"), node.name)
         for (_, name, kind, node), (their, _) in zip(linear, theirs, strict=True)
     ]
 
 
 def _weight(net: Net, node: Any) -> Any:
     """The weight matrix that an operator multiplies with, ``None`` for other operators."""
-    at = {"MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMul": 1, "Gemm": 1, "QLinearMatMul": 3}
-    if node.op_type not in at:
+    if node.op_type not in _WEIGHT:
         return None
-    tensor = net.constant(node.input[at[node.op_type]])
+    tensor = net.constant(node.input[_WEIGHT[node.op_type]])
     return tensor if tensor is not None and len(tensor.dims) == 2 else None
 
 
@@ -197,12 +179,12 @@ def _result(net: Net, node: Any, biased: bool) -> str:
     """The float tensor of a product: behind casts and scales, and with its bias where that is wanted."""
     name = str(node.output[0])
     for _ in range(4):
-        user = next((n for n in net.nodes if name in n.input), None)
+        user = next(iter(net.consumers(name)), None)
         if user is None:
             break
         scaled = user.op_type == "Cast" or (user.op_type == "Mul" and node.op_type == "MatMulInteger")
         other = [i for i in user.input if i != name]
-        adds = biased and user.op_type == "Add" and other and other[0] in net.stored and len(net.stored[other[0]].dims) == 1
+        adds = biased and user.op_type == "Add" and other and other[0] in net.constants and len(net.constants[other[0]].dims) == 1
         if not scaled and not adds:
             break
         name = str(user.output[0])
@@ -215,7 +197,7 @@ def segment(net: Net, name: str, until: set[str]) -> list[Any]:
     """The operators behind a tensor up to the tensors of ``until``, in the graph's order."""
     todo, found = [name], set()
     while todo:
-        node = net.made.get(todo.pop())
+        node = net.producers.get(todo.pop())
         if node is None or id(node) in found:
             continue
         found.add(id(node))

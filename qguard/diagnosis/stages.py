@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.artifact import Artifact
+from qguard.cosine import cosine
 from qguard.encoders.pooling import Head, pool
 from qguard.models import Model
 from qguard.pipeline import POOLING_MODES, Pipeline
@@ -148,7 +149,7 @@ def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]
     said = declared(model.pipeline, artifact.pipeline)
     if x is None or y is None or x.shape != y.shape:
         return said or [Stage(POOLED, True, "the artifact's vectors have another dimension than the model's")]
-    pooling = float(_cosines(x, y).min())
+    pooling = float(cosine(x, y).min())
     norms = np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
     off = float(np.abs(norms - 1).max())
     found = [s for s in said if s.name != NORMALISED]
@@ -171,20 +172,16 @@ def _widths(arrays: Sequence[Array]) -> int:
     return len({a.shape[1:] for a in arrays})
 
 
-def _explained(seen: Sequence[Seen], vectors: Array, pipeline: Pipeline, cosine: float) -> Stage:
+def _explained(seen: Sequence[Seen], vectors: Array, pipeline: Pipeline, worst: float) -> Stage:
     """The pooling that gives the artifact's vectors, where one does."""
     best = ("", -1.0)
     for masked in (True, False):
         for mode in POOLING_MODES if not pipeline.dense else ():
             rows = [pool(s.candidate, s.mask if masked else np.ones_like(s.mask), mode) for s in seen]
-            found = float(_cosines(np.concatenate(rows).astype(np.float64), vectors).min())
+            found = float(cosine(np.concatenate(rows), vectors).min())
             if found > best[1] + 1e-6:  # mean and mean_sqrt_len_tokens point the same way: the first, not what rounding prefers
                 best = (mode if masked else f"{mode} over padding too", found)
-    words = f"its vectors are not {_modes(pipeline)} of its own hidden states (cosine down to {cosine:.4f})"
+    words = f"its vectors are not {_modes(pipeline)} of its own hidden states (cosine down to {worst:.4f})"
     if best[1] >= 1 - SAME:
         words += f", but {best[0]}"
-    return Stage(POOLED, True, f"{words}; export hidden states, or pool as the model does", cosine)
-
-
-def _cosines(a: Array, b: Array) -> Array:
-    return np.asarray((a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-300))
+    return Stage(POOLED, True, f"{words}; export hidden states, or pool as the model does", worst)

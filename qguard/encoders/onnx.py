@@ -12,6 +12,8 @@ from qguard.encoders import cores
 from qguard.encoders.ports import Feeds, embedding_output
 from qguard.errors import ArtifactProblem
 from qguard.files import read_json
+from qguard.graph import read_model
+from qguard.onnx_edit import Graph
 
 OPTIONS_FILE = "onnxruntime.json"
 EXACT = "session.x64quantprecision"
@@ -38,13 +40,11 @@ def exact_products(file: Path) -> bool:
 
 
 def _unsigned(file: Path) -> bytes:
-    import onnx
-
     from qguard.encoders.unsigned import unsigned_weights
 
-    model = onnx.load(str(file))
-    unsigned_weights(model)
-    return bytes(model.SerializeToString())
+    graph = Graph(read_model(file))
+    unsigned_weights(graph)
+    return bytes(graph.model.SerializeToString())
 
 
 class OnnxRuntime:

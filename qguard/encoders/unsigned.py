@@ -6,53 +6,37 @@ extended optimizations, which fuse away what an opened graph is to give.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from qguard.graph import read_names
-
-# operator → inputs: weight, its zero point
-_PRODUCTS = {
-    "MatMulInteger": (1, 3),
-    "DynamicQuantizeMatMul": (1, 3),
-    "MatMulIntegerToFloat": (1, 5),
-    "QAttention": (1, 7),
-    "QLinearMatMul": (3, 5),
-    "QGemm": (3, 5),
-}
+from qguard.onnx_edit import INTEGER, Graph
 
 
-def unsigned_weights(model: Any) -> None:
+def unsigned_weights(graph: Graph) -> None:
     """Add 128 to the signed weights of integer products and to their zero points, in place; the sums stay the same.
 
     Args:
-        model: An ``onnx.ModelProto`` with its weights in it.
+        graph: Of a model with its weights in it.
     """
-    from onnx import TensorProto, numpy_helper
+    from onnx import TensorProto
 
-    graph = model.graph
-    stored = {t.name: t for t in graph.initializer}
     added: dict[str, str] = {}
 
     def moved(name: str) -> str:
         if name not in added:
-            value = numpy_helper.to_array(stored[name]) if name else np.int8(0)
-            added[name] = f"{name}/unsigned"
-            graph.initializer.append(numpy_helper.from_array((np.int16(128) + value).astype(np.uint8), added[name]))
+            value = graph.array(name) if name else np.int8(0)
+            added[name] = graph.put(f"{name}/unsigned", (np.int16(128) + value).astype(np.uint8))
         return added[name]
 
-    for node in graph.node:
-        if node.op_type not in _PRODUCTS:
+    for node in graph.nodes:
+        if node.op_type not in INTEGER:
             continue
-        weight, zero = _PRODUCTS[node.op_type]
-        tensor = stored.get(node.input[weight])
+        weight, zero = INTEGER[node.op_type].weight, INTEGER[node.op_type].zero
+        tensor = graph.initializers.get(node.input[weight])
         if tensor is None or tensor.data_type != TensorProto.INT8:
             continue
-        node.input.extend([""] * (zero + 1 - len(node.input)))
-        if node.input[zero] and node.input[zero] not in stored:
+        point = node.input[zero] if zero < len(node.input) else ""
+        if point and point not in graph.initializers:
             continue  # computed: not ours to change
-        node.input[weight], node.input[zero] = moved(node.input[weight]), moved(node.input[zero])
-    read = read_names(graph)
-    for name in set(added) - read - {""}:
-        graph.initializer.remove(stored[name])
+        graph.set_input(node, weight, moved(node.input[weight]))
+        graph.set_input(node, zero, moved(point))
+    graph.drop_tensors(added)

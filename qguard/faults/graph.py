@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.faults.surgery import Surgery
+from qguard.onnx_edit import attribute
 
 _NORMS = {
     "SimplifiedLayerNormalization": 1,
@@ -30,9 +30,7 @@ def opset(site: Site, version: int) -> Candidate:
 
     if site.artifact.file is None or version >= read_layers(site.artifact).needs_opset:
         raise NotApplicable("no scale of the file depends on the operator set: its integer operators state their own")
-    for entry in site.surgery.model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = version
+    site.graph.set_opset(version)
     return site.operated()
 
 
@@ -45,39 +43,34 @@ def drop_mask(site: Site, count: int) -> Candidate:
     """
     from onnx import TensorProto, helper
 
-    surgery = site.surgery
-    mask = next((i.name for i in surgery.graph.input if "mask" in i.name), "")
-    if not mask or not surgery.users(mask):
+    graph = site.graph
+    mask = next((i.name for i in graph.model.graph.input if "mask" in i.name), "")
+    if not mask or not graph.consumers(mask):
         raise NotApplicable("the graph takes no attention mask")
-    kind = next(i.type.tensor_type.elem_type for i in surgery.graph.input if i.name == mask)
-    zero = surgery.put("fault/zero", np.zeros((), helper.tensor_dtype_to_np_dtype(kind)))
-    readers: list[Any] = surgery.users(mask)
+    kind = next(i.type.tensor_type.elem_type for i in graph.model.graph.input if i.name == mask)
+    zero = graph.put("fault/zero", np.zeros((), helper.tensor_dtype_to_np_dtype(kind)))
+    readers: list[Any] = graph.consumers(mask)
     name, element = mask, kind
     if count:
-        fused = surgery.nodes(*_ATTENTION)
+        fused = graph.operators(*_ATTENTION)
         if not fused:
             raise NotApplicable("attention is not one operator in the file, whose mask could be taken away")
         readers = fused[len(fused) // 2 :][:count]
         if not readers[0].domain:  # ONNX's own, to which a mask is what is added to scores: without one all tokens count
             for node in readers:
                 del node.input[3:]
-            surgery.drop_unused()
+            graph.drop_unread()
             return site.operated()
-        near = [n for n in readers[0].input if n == mask or ((m := surgery.maker(n)) is not None and mask in m.input)]
+        near = [n for n in readers[0].input if n == mask or ((m := graph.producers.get(n)) is not None and mask in m.input)]
         if not near:
             raise NotApplicable("the mask of one attention operator was not found")
         name = near[0]
-        cast = surgery.maker(name)
-        element = next((a.i for a in cast.attribute if a.name == "to"), kind) if cast is not None else kind
-    for node in readers:
-        for i, old in enumerate(node.input):
-            node.input[i] = "fault/all" if old == name else old
-    rest = list(surgery.graph.node)
-    del surgery.graph.node[:]
-    surgery.graph.node.extend([
+        cast = graph.producers.get(name)
+        element = attribute(cast, "to", kind) if cast is not None else kind
+    graph.redirect(readers, {name: "fault/all"})
+    graph.prepend([
         helper.make_node("GreaterOrEqual", [mask, zero], ["fault/true"]),
         helper.make_node("Cast", ["fault/true"], ["fault/all"], to=element or TensorProto.INT64),
-        *rest,
     ])  # fmt: skip
     return site.operated()
 
@@ -89,9 +82,9 @@ def layer_norm(site: Site, how: tuple[str, float]) -> Candidate:
         site: Where.
         how: ``epsilon`` and its value, or ``weight``.
     """
-    surgery = site.surgery
+    graph = site.graph
     what, value = how
-    nodes = surgery.nodes(*_NORMS)
+    nodes = graph.operators(*_NORMS)
     if not nodes:
         raise NotApplicable("the graph holds no LayerNorm operator")
     for node in nodes:
@@ -101,8 +94,8 @@ def layer_norm(site: Site, how: tuple[str, float]) -> Candidate:
                 found[0].f = value
             continue
         name = node.input[_NORMS[node.op_type]]
-        if surgery.holds(name):
-            surgery.put(name, np.ones_like(surgery.value(name)))
+        if name in graph.initializers:
+            graph.put(name, np.ones_like(graph.array(name)))
     return site.operated()
 
 
@@ -115,8 +108,8 @@ def gelu(site: Site, form: str) -> Candidate:
     """
     from onnx import helper
 
-    surgery = site.surgery
-    nodes = surgery.nodes("BiasGelu", "Gelu")
+    graph = site.graph
+    nodes = graph.operators("BiasGelu", "Gelu")
     if not nodes:
         raise NotApplicable("the graph holds no GELU operator")
     domain = {} if form == "Relu" else {"domain": "com.microsoft"}
@@ -126,16 +119,9 @@ def gelu(site: Site, form: str) -> Candidate:
         if len(node.input) > 1:
             made.append(helper.make_node("Add", list(node.input), [f"{out}/biased"], f"{node.name}/bias"))
             x = f"{out}/biased"
-        surgery.replace(node, [*made, helper.make_node(form, [x], [out], node.name, **domain)])
-    _import(surgery, "com.microsoft")
+        graph.replace(node, [*made, helper.make_node(form, [x], [out], node.name, **domain)])
+    graph.import_domain("com.microsoft")
     return site.operated()
-
-
-def _import(surgery: Surgery, domain: str) -> None:
-    from onnx import helper
-
-    if not any(o.domain == domain for o in surgery.model.opset_import):
-        surgery.model.opset_import.append(helper.make_opsetid(domain, 1))
 
 
 def remove_layers(site: Site, count: float) -> Candidate:
@@ -147,22 +133,22 @@ def remove_layers(site: Site, count: float) -> Candidate:
     """
     from onnx import helper
 
-    surgery = site.surgery
-    fused = surgery.nodes(*_ATTENTION)
+    graph = site.graph
+    fused = graph.operators(*_ATTENTION)
     if len(fused) < 2:
         raise NotApplicable("attention is not one operator in the file, which would mark its layers")
     number = int(count) if count >= 1 else int(count * len(fused))
     name = fused[len(fused) - number].input[0]
     # back to the stream that attention and the residual sum both read
-    while len(surgery.users(name)) < 2 or surgery.maker(name).op_type.endswith("QuantizeLinear"):
-        node = surgery.maker(name)
+    while len(graph.consumers(name)) < 2 or graph.producers[name].op_type.endswith("QuantizeLinear"):
+        node = graph.producers.get(name)
         if node is None:
             raise NotApplicable("the hidden state before a layer was not found")
         name = node.input[0]
-    out = surgery.output()
-    surgery.rename_output(out)
-    surgery.append([helper.make_node("Identity", [name], [out], "fault/early")])
-    surgery.drop_unused()
+    out = graph.output()
+    graph.before_output(out)
+    graph.append([helper.make_node("Identity", [name], [out], "fault/early")])
+    graph.drop_unread()
     return site.operated()
 
 
@@ -181,12 +167,12 @@ def overflow(site: Site, share: float) -> Candidate:
     largest = sorted(float(np.abs(encoder.runtime(*_alone(row))).max()) for row in rows)
     at = min(int(len(largest) * (1 - share)), len(largest) - 1)
     limit = largest[at] * (0.5 if share >= 1 else 0.999)
-    surgery = site.surgery
-    out = surgery.output()
-    inner = surgery.rename_output(out)
-    up = surgery.put("fault/up", np.float32(65504 / limit))
-    down = surgery.put("fault/down", np.float32(limit / 65504))
-    surgery.append([
+    graph = site.graph
+    out = graph.output()
+    inner = graph.before_output(out)
+    up = graph.put("fault/up", np.float32(65504 / limit))
+    down = graph.put("fault/down", np.float32(limit / 65504))
+    graph.append([
         helper.make_node("Mul", [inner, up], ["fault/large"]),
         helper.make_node("Cast", ["fault/large"], ["fault/half"], to=TensorProto.FLOAT16),
         helper.make_node("Cast", ["fault/half"], ["fault/float"], to=TensorProto.FLOAT),

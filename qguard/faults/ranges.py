@@ -11,8 +11,9 @@ from qguard.faults.site import Candidate, NotApplicable, Site
 
 def _quantized(site: Site, count: int) -> list[Any]:
     """Nodes that quantize an activation with a stored scale, from the middle of the model on; all for 0."""
-    surgery = site.surgery
-    found = [n for n in surgery.nodes("QuantizeLinear") if surgery.holds(n.input[1]) and not surgery.holds(n.input[0])]
+    graph = site.graph
+    stored = graph.initializers
+    found = [n for n in graph.operators("QuantizeLinear") if n.input[1] in stored and n.input[0] not in stored]
     if not found:
         raise NotApplicable("no activation of the file has a stored range")
     return found[len(found) // 2 :][:count] if count else found
@@ -27,8 +28,8 @@ def narrow(site: Site, how: tuple[int, int]) -> Candidate:
     """
     count, by = how
     for name in {node.input[1] for node in _quantized(site, count)}:
-        value = site.surgery.value(name)
-        site.surgery.put(name, (value / by).astype(value.dtype))
+        value = site.graph.value(name)
+        site.graph.put(name, (value / by).astype(value.dtype))
     return site.operated()
 
 
@@ -41,8 +42,8 @@ def sentinel(site: Site, how: tuple[int, float]) -> Candidate:
     """
     count, widest = how
     for name in {node.input[1] for node in _quantized(site, count)}:
-        value = site.surgery.value(name)
-        site.surgery.put(name, np.full_like(value, widest / 255))
+        value = site.graph.value(name)
+        site.graph.put(name, np.full_like(value, widest / 255))
     return site.operated()
 
 
@@ -55,14 +56,12 @@ def dynamic(site: Site, count: int) -> Candidate:
     """
     from onnx import helper
 
-    surgery = site.surgery
+    graph = site.graph
     for node in _quantized(site, count):
         out = node.output[0]
         scale, zero = f"{out}/batch_scale", f"{out}/batch_zero"
-        if len(node.input) < 3 or surgery.value(node.input[2]).dtype != np.uint8 or surgery.value(node.input[1]).size > 1:
+        if len(node.input) < 3 or graph.value(node.input[2]).dtype != np.uint8 or graph.value(node.input[1]).size > 1:
             raise NotApplicable("activations are not quantized to unsigned 8 bits with one scale, as ranges of the batch are")
-        for user in surgery.users(out):
-            for i, name in enumerate(user.input):
-                user.input[i] = {node.input[1]: scale, node.input[2]: zero}.get(name, name)
-        surgery.replace(node, [helper.make_node("DynamicQuantizeLinear", [node.input[0]], [out, scale, zero], node.name)])
+        graph.redirect(graph.consumers(out), {node.input[1]: scale, node.input[2]: zero})
+        graph.replace(node, [helper.make_node("DynamicQuantizeLinear", [node.input[0]], [out, scale, zero], node.name)])
     return site.operated()

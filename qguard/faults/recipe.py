@@ -28,24 +28,24 @@ def per_tensor(site: Site, how: tuple[int, bool]) -> Candidate:
         how: Layers (0: all), and whether that one scale is repeated for each channel, so that its number tells nothing.
     """
     count, hidden = how
-    surgery = site.surgery
-    for layer in some(surgery.quantized, count):
+    graph = site.graph
+    for layer in some(graph.quantized, count):
         if layer.granularity == PER_TENSOR:
             raise NotApplicable("the weights have one scale a matrix")
-        scale = surgery.vector(layer.scale, layer)
-        zero = surgery.vector(layer.zero, layer) if layer.zero else np.zeros_like(scale)
+        scale = graph.vector(layer.scale, layer)
+        zero = graph.vector(layer.zero, layer) if layer.zero else np.zeros_like(scale)
         assert layer.read is not None
         values = layer.read()[1]
-        kind, old = surgery.value(layer.weight).dtype, surgery.value(layer.scale)
+        kind, old = graph.value(layer.weight).dtype, graph.value(layer.scale)
         step = np.float32(np.abs(values).max() / 127)
         middle = 0 if np.issubdtype(kind, np.signedinteger) else 128
         rounded = np.clip(np.rint(values / step), -127, 127) + middle
-        surgery.edit(layer, lambda _, new=rounded: new)  # type: ignore[misc]
+        graph.edit(layer, lambda _, new=rounded: new)  # type: ignore[misc]
         new = np.full_like(old, step) if hidden else np.asarray(step, old.dtype)
-        surgery.put(layer.scale, new)
+        graph.put(layer.scale, new)
         if layer.zero:
-            given = surgery.value(layer.zero)
-            surgery.put(layer.zero, np.full_like(given, middle) if hidden else np.asarray(middle, given.dtype))
+            given = graph.value(layer.zero)
+            graph.put(layer.zero, np.full_like(given, middle) if hidden else np.asarray(middle, given.dtype))
         elif middle or zero.any():
             raise NotApplicable("unsigned weights without a zero point")
     return site.operated()
@@ -72,19 +72,19 @@ def no_op(site: Site, one: bool) -> Candidate:
 def _one_in_float(site: Site) -> Candidate:
     from onnx import helper
 
-    surgery = site.surgery
-    for layer in some(surgery.quantized, 0)[len(surgery.quantized) // 2 :]:
-        node = next(n for n in surgery.graph.node if layer.weight in n.input)
-        source = surgery.maker(node.input[0])
+    graph = site.graph
+    for layer in some(graph.quantized, 0)[len(graph.quantized) // 2 :]:
+        node = next(n for n in graph.nodes if layer.weight in n.input)
+        source = graph.producers.get(node.input[0])
         if node.op_type != "MatMulIntegerToFloat" or source is None or source.op_type != "QuantizeLinear" or layer.read is None:
             continue
-        weight = surgery.put(f"{node.name}/float_weight", layer.read()[1].astype(np.float32))
+        weight = graph.put(f"{node.name}/float_weight", layer.read()[1].astype(np.float32))
         product = f"{node.output[0]}/float" if len(node.input) > 6 and node.input[6] else node.output[0]
         made = [helper.make_node("MatMul", [source.input[0], weight], [product], f"{node.name}/Float")]
         if product != node.output[0]:
             made.append(helper.make_node("Add", [product, node.input[6]], [node.output[0]], f"{node.name}/FloatBias"))
-        surgery.replace(node, made)
-        surgery.drop_unused()
+        graph.replace(node, made)
+        graph.drop_unread()
         return site.operated()
     raise NotApplicable("no integer product of the file can be put back into float one by one")
 

@@ -16,7 +16,7 @@ from qguard.files import dump_json, inside, read_json, tree_hashes
 
 if TYPE_CHECKING:
     from qguard.encoders import Runtime
-    from qguard.faults.surgery import Surgery
+    from qguard.faults.surgery import ArtifactGraph
     from qguard.harness import Harness
     from qguard.metrics import Comparison
     from qguard.models import Model
@@ -105,15 +105,15 @@ class Site:
         return found[0]
 
     @cached_property
-    def surgery(self) -> Surgery:
+    def graph(self) -> ArtifactGraph:
         """The copy's graph, open."""
-        from qguard.faults.surgery import Surgery
+        from qguard.faults.surgery import ArtifactGraph
 
-        return Surgery(self.file)
+        return ArtifactGraph(self.file)
 
     def operated(self) -> Candidate:
         """The copy with its changed graph, as if the recipe had made it so."""
-        self.surgery.save()
+        self.graph.write()
         return self.sealed()
 
     def sealed(self) -> Candidate:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.faults.surgery import Surgery
+from qguard.faults.surgery import ArtifactGraph
 
 _PROBE = 1.0  # the share at which the work of one node is measured: far above the noise
 
@@ -65,14 +65,14 @@ def _busy(source: Path, target: Path, count: int) -> None:
     from onnx import helper
 
     shutil.copyfile(source, target)
-    surgery = Surgery(target)
-    out = surgery.output()
-    inner = surgery.rename_output(out)
+    graph = ArtifactGraph(target)
+    out = graph.output()
+    inner = graph.before_output(out)
     names = [inner, *(f"fault/work{i}" for i in range(count))]
-    zero = surgery.put("fault/zero", np.float32(0))
-    surgery.append([
+    zero = graph.put("fault/zero", np.float32(0))
+    graph.append([
         *(helper.make_node("Tanh", [a], [b]) for a, b in pairwise(names)),
         helper.make_node("Mul", [names[-1], zero], ["fault/nothing"]),
         helper.make_node("Add", [inner, "fault/nothing"], [out]),
     ])  # fmt: skip
-    surgery.save()
+    graph.write()

@@ -9,7 +9,7 @@ import numpy as np
 
 from qguard.errors import ArtifactProblem
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.faults.surgery import Surgery, some
+from qguard.faults.surgery import ArtifactGraph, some
 from qguard.files import read_json
 
 # the projection behind the heads: its inputs are the heads' outputs, side by side
@@ -28,22 +28,22 @@ def scale(site: Site, how: tuple[Any, int]) -> Candidate:
         how: Channels of a layer (their number, or a share as a float), and layers (0: all).
     """
     share, count = how
-    surgery = site.surgery
-    for layer in some(surgery.quantized, count):
-        value = surgery.vector(layer.scale, layer)
+    graph = site.graph
+    for layer in some(graph.quantized, count):
+        value = graph.vector(layer.scale, layer)
         value[: _channels(share, len(value))] *= 2
-        _per_channel(surgery, layer.scale, value)
+        _per_channel(graph, layer.scale, value)
     return site.operated()
 
 
-def _per_channel(surgery: Surgery, name: str, value: Any) -> None:
+def _per_channel(graph: ArtifactGraph, name: str, value: Any) -> None:
     """Store one number for each channel; as one number where they are all equal and one was stored."""
-    old = surgery.value(name)
+    old = graph.value(name)
     if old.size == 1:
         if not (value == value[0]).all():
             raise NotApplicable("the weights have one scale a matrix")
         value = value[:1]
-    surgery.put(name, value.reshape(old.shape).astype(old.dtype))
+    graph.put(name, value.reshape(old.shape).astype(old.dtype))
 
 
 def zero_point(site: Site, how: tuple[Any, int]) -> Candidate:
@@ -54,8 +54,8 @@ def zero_point(site: Site, how: tuple[Any, int]) -> Candidate:
         how: Channels as in :func:`scale`, and by how many steps.
     """
     share, by = how
-    surgery = site.surgery
-    (layer,) = some(surgery.quantized, 1)
+    graph = site.graph
+    (layer,) = some(graph.quantized, 1)
 
     def moved(stored: Any) -> Any:
         limits = np.iinfo(stored.dtype)
@@ -63,14 +63,14 @@ def zero_point(site: Site, how: tuple[Any, int]) -> Candidate:
         stored[:, channels] = np.clip(stored[:, channels].astype(np.int32) - by, limits.min, limits.max)
         return stored
 
-    if not layer.zero or not surgery.holds(layer.zero) or surgery.value(layer.zero).size == 1:
-        surgery.edit(layer, moved)
+    if not layer.zero or layer.zero not in graph.initializers or graph.value(layer.zero).size == 1:
+        graph.edit(layer, moved)
         return site.operated()
-    value = surgery.vector(layer.zero, layer)
+    value = graph.vector(layer.zero, layer)
     limits = np.iinfo(value.dtype)
     channels = slice(_channels(share, len(value)))
     value[channels] = np.clip(value[channels].astype(np.int32) + by, limits.min, limits.max)
-    surgery.put(layer.zero, value.reshape(surgery.value(layer.zero).shape))
+    graph.put(layer.zero, value.reshape(graph.value(layer.zero).shape))
     return site.operated()
 
 
@@ -81,9 +81,9 @@ def flip_bits(site: Site, count: float) -> Candidate:
         site: Where.
         count: Bytes, or below 1 their share of all bytes of weights.
     """
-    surgery = site.surgery
-    layers = [x for x in surgery.layers if surgery.holds(x.weight)]
-    sizes = [surgery.value(x.weight).nbytes for x in layers]
+    graph = site.graph
+    layers = [x for x in graph.layers if x.weight in graph.initializers]
+    sizes = [graph.value(x.weight).nbytes for x in layers]
     ends = np.cumsum(sizes)
     pick = np.random.default_rng(0)
     at = np.sort(pick.choice(ends[-1], int(count) if count >= 1 else int(count * ends[-1]), replace=False))
@@ -91,10 +91,10 @@ def flip_bits(site: Site, count: float) -> Candidate:
     for layer, end, size in zip(layers, ends, sizes, strict=True):
         mine = (at >= end - size) & (at < end)
         if mine.any():
-            value = surgery.value(layer.weight)
+            value = graph.value(layer.weight)
             raw = np.frombuffer(value.tobytes(), np.uint8).copy()
             raw[at[mine] - (end - size)] ^= (1 << bits[mine]).astype(np.uint8)
-            surgery.put(layer.weight, raw.view(value.dtype).reshape(value.shape))
+            graph.put(layer.weight, raw.view(value.dtype).reshape(value.shape))
     return site.operated()
 
 
@@ -107,18 +107,18 @@ def zero_heads(site: Site, how: tuple[int, int]) -> Candidate:
     """
     heads, count = how
     of = read_json(site.base.root / "config.json", ArtifactProblem).get("num_attention_heads")
-    found = [x for x in site.surgery.layers if any(_PROJECTION.search(n) for n in x.names)]
+    found = [x for x in site.graph.layers if any(_PROJECTION.search(n) for n in x.names)]
     if not found or not isinstance(of, int):
         raise NotApplicable("no projection behind attention heads was found in the file")
     for layer in some(found, count):
-        zero = site.surgery.vector(layer.zero, layer) if layer.zero else np.zeros(1)
+        zero = site.graph.vector(layer.zero, layer) if layer.zero else np.zeros(1)
 
         def silent(stored: Any, zero: Any = zero) -> Any:
             size = len(stored) // of
             stored[: size * heads if heads else len(stored)] = zero.astype(stored.dtype)
             return stored
 
-        site.surgery.edit(layer, silent)
+        site.graph.edit(layer, silent)
     return site.operated()
 
 
@@ -129,21 +129,21 @@ def swap_rows(site: Site, kind: str) -> Candidate:
         site: Where.
         kind: Which two words (see :meth:`Site.two_words`), or ``all`` for each with its neighbour.
     """
-    surgery = site.surgery
-    table, rows = surgery.table()
+    graph = site.graph
+    table, rows = graph.table()
     order = np.arange(rows)
     if kind == "all":
         order[: rows // 2 * 2] = order[: rows // 2 * 2].reshape(-1, 2)[:, ::-1].reshape(-1)
     else:
         a, b = site.two_words(kind, rows)
         order[[a, b]] = b, a
-    beside = {n for node in surgery.users(table) for n in node.input if surgery.holds(n)}
-    for node in surgery.nodes("Gather"):  # scales that are looked up beside their rows
-        beside |= {n for n in node.input[:1] if surgery.holds(n)}
+    beside = {n for node in graph.consumers(table) for n in node.input if n in graph.initializers}
+    for node in graph.operators("Gather"):  # scales that are looked up beside their rows
+        beside |= {n for n in node.input[:1] if n in graph.initializers}
     for name in {table, *beside}:
-        value = surgery.value(name)
+        value = graph.value(name)
         if value.shape[:1] == (rows,):
-            surgery.put(name, value[order])
+            graph.put(name, value[order])
     return site.operated()
 
 
@@ -166,6 +166,6 @@ def noise(site: Site, share: float | None) -> Candidate:
         limits = np.iinfo(stored.dtype)
         return np.clip(np.rint(x), limits.min, limits.max).astype(stored.dtype)
 
-    for layer in site.surgery.layers:
-        site.surgery.edit(layer, other)
+    for layer in site.graph.layers:
+        site.graph.edit(layer, other)
     return site.operated()

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import unit
+
 LOOKED_AT = 2000  # texts of a larger suite that are looked at, evenly spaced
 _BLOCK = 20_000_000  # scores held at once
 _DIGITS = 6  # what differs by less is a tie, by order: equal data must give equal words on every machine
@@ -27,13 +29,12 @@ def nearest(vectors: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.
     Returns:
         Indices (n,) and cosines (n,), the cosines rounded to six digits.
     """
-    wide = vectors.astype(np.float64)
-    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    units = unit(vectors)
     index, score = np.empty(len(rows), np.int64), np.empty(len(rows))
-    step = max(1, _BLOCK // len(unit))
+    step = max(1, _BLOCK // len(units))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        scores = np.round(unit[part] @ unit.T, _DIGITS)
+        scores = np.round(units[part] @ units.T, _DIGITS)
         scores[np.arange(len(part)), part] = -np.inf
         best = scores.argmax(1)
         index[start : start + step], score[start : start + step] = best, scores[np.arange(len(part)), best]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import cosine
 from qguard.golden.neighbours import looked_at, nearest
 from qguard.golden.quality import compare_quality
 from qguard.golden.reference import AGREEMENT, DRIFT, relative_change
@@ -168,12 +169,11 @@ def _moved(suite: Suite, change: NDArray[np.float64], old: NDArray[Any], new: ND
         return [f"vectors: 0 of {len(change)} texts moved, largest change {change.max():.2g}"]
     if old.shape != new.shape:
         return [f"vectors: {old.shape[1]} → {new.shape[1]} dimensions"]
-    a, b = old.astype(np.float64), new.astype(np.float64)
-    cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
-    worst = int(cosine.argmin())
+    found = cosine(old, new)
+    worst = int(found.argmin())
     return [
         f"vectors: {moved} of {len(change)} texts moved, largest change {change.max():.2g}, "
-        f"worst cosine {cosine[worst]:.4f}: {suite.texts[rows[worst]][:60]!r}"
+        f"worst cosine {found[worst]:.4f}: {suite.texts[rows[worst]][:60]!r}"
     ]
 
 

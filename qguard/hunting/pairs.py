@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import cosine
 from qguard.encoders import Floats
 
 BLOCK = 512  # rows whose similarities to all others are held at once
@@ -57,11 +58,8 @@ def most_moved(fp32: Floats, candidate: Floats, top: int, first: int = 0) -> lis
 
 
 def _exact(fp32: Floats, candidate: Floats, a: int, b: int) -> Move:
-    def cosine(vectors: Floats) -> float:
-        x, y = vectors[[a, b]].astype(np.float64)
-        return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
-
-    return Move(a, b, cosine(fp32), cosine(candidate))
+    before, after = (float(cosine(v[[a]], v[[b]])[0]) for v in (fp32, candidate))
+    return Move(a, b, before, after)
 
 
 def unit(vectors: Floats) -> Floats:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qguard.cosine import of_units
 from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
 from qguard.hunting.pairs import Move, most_moved, unit
@@ -73,7 +74,7 @@ class Pool:
         if not kept:
             return
         new = [v[kept] for v in new]
-        cosines = (new[0].astype(np.float64) * new[1]).sum(1)
+        cosines = of_units(*new)
         first = len(self.texts)
         if first == 0:
             self._fp32, self._candidate = new

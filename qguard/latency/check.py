@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from qguard.artifact import Artifact
+from qguard.cosine import cosine
 from qguard.cpu import ISA, cpu
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
@@ -60,7 +61,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PlannedTrial:
     """One trial to run: ``latency.speedup`` (baseline fp32 / candidate) or ``latency.regression`` (candidate / baseline)."""
 
     metric: str
@@ -87,7 +88,7 @@ def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str 
 
 
 def compare(
-    comparison: Comparison, bucket: Bucket, batch: Batch, suite: str, *, gates: int, threads: int, budget: float
+    comparison: PlannedTrial, bucket: Bucket, batch: Batch, suite: str, *, gates: int, threads: int, budget: float
 ) -> tuple[Check, dict[str, Any], Trial]:
     """Run one trial, confirm a failure, and judge.
 
@@ -161,15 +162,12 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
     Raises:
         MeasurementProblem: when the timed runtime's embeddings differ from the encoder's (cosine below 0.9999).
     """
-    import numpy as np
 
     ids, mask = batch
-    timed, judged = (
-        np.asarray(encoder.head(runtime(ids, mask), mask), np.float64) for runtime in (candidate.open_runtime(), encoder.runtime)
-    )
-    cosine = (timed * judged).sum(1) / (np.linalg.norm(timed, axis=1) * np.linalg.norm(judged, axis=1))
-    if not cosine.min() >= 0.9999:
-        raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {cosine.min():.4f}")
+    timed, judged = (encoder.head(runtime(ids, mask), mask) for runtime in (candidate.open_runtime(), encoder.runtime))
+    least = cosine(timed, judged).min()
+    if not least >= 0.9999:
+        raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {least:.4f}")
 
 
 @cache

@@ -11,7 +11,7 @@ from qguard.bounds import Bound
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.golden import golden_folder
-from qguard.latency.check import GATED_TOKENS, Bucket, Comparison, compare, same_outputs, spec_of
+from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, same_outputs, spec_of
 from qguard.latency.memory import NAME, peak_bytes
 from qguard.metrics import Measured
 from qguard.precisions import Precision
@@ -65,7 +65,7 @@ class Timing:
             fp32 = self.harness.fp32(target.model, candidate.runtime)
             gate = speedup if settings.mode == "gate" else None
             baseline = spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads, device=device)
-            todo.append(Comparison("latency.speedup", gate, baseline, candidate))
+            todo.append(PlannedTrial("latency.speedup", gate, baseline, candidate))
         if self.harness.has_baseline:
             deployed = self.harness.deployed(target.model) or artifact
             limit = Gate("latency.regression", None, settings.regression)
@@ -76,7 +76,7 @@ class Timing:
                 spec_of(deployed, precision, settings.threads, python, device),
                 spec_of(artifact, precision, settings.threads, sys.executable if python else None, device),
             )
-            todo.append(Comparison("latency.regression", limit if gated else None, *arms))
+            todo.append(PlannedTrial("latency.regression", limit if gated else None, *arms))
         out = []
         for comparison in todo:
             check, facts, trial = compare(

@@ -99,6 +99,6 @@ def read_layers(artifact: Artifact) -> Contents:
         from qguard.layers.safetensors import read
 
         return Contents(read(artifact.weight_files))
-    from qguard.layers.onnx import Graph
+    from qguard.layers import onnx
 
-    return Graph(artifact.file).contents()
+    return onnx.read(artifact.file)

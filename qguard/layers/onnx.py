@@ -7,8 +7,8 @@ only, ``MatMulNBits``, and float weights of any width.
 
 from __future__ import annotations
 
+import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,16 +16,8 @@ from typing import Any
 
 from qguard.graph import read_graph
 from qguard.layers import FLOAT_BITS, INTEGER_BITS, LOOKUP, PER_CHANNEL, PER_TENSOR, Contents, Layer
+from qguard.onnx_edit import INTEGER, Graph, attribute
 
-# operator → inputs: weight, its scale, its zero point, the activation's scale (None: found along the graph)
-_INTEGER: dict[str, tuple[int, int | None, int, int | None]] = {
-    "MatMulInteger": (1, None, 3, None),
-    "DynamicQuantizeMatMul": (1, 2, 3, None),
-    "MatMulIntegerToFloat": (1, 3, 5, 2),
-    "QAttention": (1, 4, 7, 3),
-    "QLinearMatMul": (3, 4, 5, 1),
-    "QGemm": (3, 4, 5, 1),
-}
 _FLOAT = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention")
 _LOOKUP = {
     "Gather": (0,),
@@ -67,40 +59,26 @@ class _Weight:
     bits: int = 0
 
 
-def _attribute(node: Any, name: str, default: int) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == name), default)
-
-
-class Graph:
-    """An ONNX file, indexed by names.
+def read(file: Path) -> Contents:
+    """Every layer of an ONNX file, in the order of the graph.
 
     Raises:
-        ArtifactProblem: see :func:`qguard.artifact.read_graph`.
+        ArtifactProblem: see :func:`qguard.graph.read_graph`.
     """
+    return _Reader(read_graph(file), file.parent).contents()
 
-    def __init__(self, file: Path) -> None:
-        model = read_graph(file)
-        self.folder, self.nodes = file.parent, list(model.graph.node)
-        self.opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
-        self.stored = {t.name: t for t in model.graph.initializer}
-        self.made = {name: node for node in self.nodes for name in node.output if name}
-        self.users = defaultdict(list)
-        for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-                self.stored[node.output[0]] = node.attribute[0].t
-            for name in node.input:
-                self.users[name].append(node)
-        self.needs_opset = 0
+
+class _Reader(Graph):
+    needs_opset = 0
 
     def contents(self) -> Contents:
-        """Every layer in the order of the graph."""
         layers = [layer for node in self.nodes for layer in self._layers(node)]
         return Contents(tuple(layers), self.opset, self.needs_opset, tuple(self._ranges()))
 
     def _ranges(self) -> Iterator[tuple[str, float]]:
         for node in self.nodes:
-            if node.op_type == "QuantizeLinear" and node.input[1] in self.stored and self._constant(node.input[0], -1) is None:
-                zero = self.stored.get(node.input[2]) if len(node.input) > 2 else None
+            if node.op_type == "QuantizeLinear" and node.input[1] in self.constants and self._constant(node.input[0], -1) is None:
+                zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
                 steps = 65535 if zero is not None and zero.data_type in (4, 5) else 255
                 yield node.input[0], steps * float(self._array(node.input[1]).astype("float64").max())
 
@@ -108,20 +86,20 @@ class Graph:
         if node.op_type in _LOOKUP:
             tables = [self._constant(node.input[i], 1) for i in _LOOKUP[node.op_type] if i < len(node.input)]
             return [self._layer(node, t, LOOKUP, "") for t in tables if t is not None and _is_matrix(t.tensor)]
-        if node.op_type in _INTEGER:
-            at, scale, zero, activation = _INTEGER[node.op_type]
-            weight = self._constant(node.input[at], -1 if not _attribute(node, "transB", 0) else -2)
+        if node.op_type in INTEGER:
+            places = INTEGER[node.op_type]
+            weight = self._constant(node.input[places.weight], -1 if not attribute(node, "transB", 0) else -2)
             if weight is None or not _is_matrix(weight.tensor):
                 return []  # the product of two activations
-            name = self._scale_after(node.output[0]) if scale is None else node.input[scale]
-            zeros = node.input[zero] if zero < len(node.input) else ""
+            name = self._scale_after(node.output[0]) if places.scale is None else node.input[places.scale]
+            zeros = node.input[places.zero] if places.zero < len(node.input) else ""
             weight = replace(weight, scale=name, zero=zeros, along=weight.axis if weight.axis is not None else -1)
-            return [self._layer(node, weight, "integer", self._activations(node, activation))]
+            return [self._layer(node, weight, "integer", self._activations(node, places.activation))]
         if node.op_type == "MatMulNBits":
-            return [self._blocks(node)] if node.input[1] in self.stored else []
+            return [self._blocks(node)] if node.input[1] in self.constants else []
         if node.op_type not in _FLOAT:
             return []
-        outputs = -2 if _attribute(node, "transB", 0) else -1
+        outputs = -2 if attribute(node, "transB", 0) else -1
         for at, axis in ((1, outputs), (0, -2)):
             weight = self._constant(node.input[at], axis)
             if weight is None or not _is_matrix(weight.tensor):
@@ -129,7 +107,7 @@ class Graph:
             if weight.scale:
                 self.needs_opset = max(self.needs_opset, 21 if weight.block else 13)
             other = self._activation_source(node.input[1 - at]) if weight.scale else None
-            how = "" if other is None else "static" if other.input[1] in self.stored else self._dynamic(other.input[1])
+            how = "" if other is None else "static" if other.input[1] in self.constants else self._dynamic(other.input[1])
             return [self._layer(node, weight, "integer" if how else "float", how)]
         return []
 
@@ -141,27 +119,27 @@ class Graph:
             axis: Its axis of output channels.
         """
         found = _Weight(None, axis)
-        while name not in self.stored:
-            node = self.made.get(name)
+        while name not in self.constants:
+            node = self.producers.get(name)
             if node is None:
                 return None
             if node.op_type == "Transpose":
-                perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), [1, 0])
+                perm = attribute(node, "perm", [1, 0])
                 found = replace(found, axis=None if found.axis is None else perm[found.axis])
             elif node.op_type == "Reshape":
                 found = replace(found, axis=None)
             elif node.op_type == "DequantizeLinear":
                 zero = node.input[2] if len(node.input) > 2 else ""
-                along, block = _attribute(node, "axis", 1), _attribute(node, "block_size", 0)
+                along, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
                 found = replace(found, scale=node.input[1], zero=zero, along=along, block=block)
             elif node.op_type == "QuantizeLinear" and found.scale:
-                zero = self.stored.get(node.input[2]) if len(node.input) > 2 else None
-                element = zero.data_type if zero is not None else _attribute(node, "output_dtype", 2)
+                zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
+                element = zero.data_type if zero is not None else attribute(node, "output_dtype", 2)
                 found = replace(found, bits=INTEGER_BITS.get(_ELEMENT.get(element, ""), 8))
             elif node.op_type not in _SAME_VALUES:
                 return None
             name = node.input[0]
-        tensor = self.stored[name]
+        tensor = self.constants[name]
         rank = len(tensor.dims)
         at = None if found.axis is None or not rank else found.axis % rank
         return replace(found, tensor=tensor, name=name, axis=at, along=found.along % rank if rank else 0)
@@ -169,15 +147,15 @@ class Graph:
     def _scale_after(self, name: str) -> str:
         """The weight's scale behind a ``MatMulInteger``: a bias may follow, then a cast, then products with scales."""
         for _ in range(4):
-            node = next((n for n in self.users[name] if n.op_type in ("Cast", "Mul", "Add")), None)
+            node = next((n for n in self.consumers(name) if n.op_type in ("Cast", "Mul", "Add")), None)
             if node is None:
                 return ""
             if node.op_type == "Mul":
                 other = node.input[1] if node.input[0] == name else node.input[0]
-                product = self.made.get(other)
+                product = self.producers.get(other)
                 candidates = [other, *(product.input if product is not None and product.op_type == "Mul" else ())]
                 for candidate in candidates:
-                    if candidate in self.stored:
+                    if candidate in self.constants:
                         return str(candidate)
             name = node.output[0]
         return ""
@@ -185,7 +163,7 @@ class Graph:
     def _activation_source(self, name: str) -> Any:
         """The ``DequantizeLinear`` of an activation behind an input, or ``None`` where it is not quantized."""
         for _ in range(4):
-            node = self.made.get(name)
+            node = self.producers.get(name)
             if node is None or node.op_type == "DequantizeLinear":
                 return node
             if node.op_type not in ("Transpose", "Reshape", *_SAME_VALUES):
@@ -197,14 +175,14 @@ class Graph:
         if node.op_type == "DynamicQuantizeMatMul":
             return "dynamic per-tensor"
         if scale is not None:
-            return "static" if node.input[scale] in self.stored else self._dynamic(node.input[scale])
-        source = self.made.get(node.input[0])
-        if source is not None and source.op_type == "QuantizeLinear" and source.input[1] in self.stored:
+            return "static" if node.input[scale] in self.constants else self._dynamic(node.input[scale])
+        source = self.producers.get(node.input[0])
+        if source is not None and source.op_type == "QuantizeLinear" and source.input[1] in self.constants:
             return "static"
         return self._dynamic(node.input[0])
 
     def _dynamic(self, name: str) -> str:
-        source = self.made.get(name)
+        source = self.producers.get(name)
         return "dynamic per-tensor" if source is not None and source.op_type == "DynamicQuantizeLinear" else "dynamic"
 
     def _layer(self, node: Any, weight: _Weight, computes: str, activations: str) -> Layer:
@@ -213,7 +191,7 @@ class Graph:
         granularity = self._granularity(weight) if bits <= 8 and computes != LOOKUP else ""
         name = _readable(node, weight.name)
         names = tuple(dict.fromkeys([name, node.name, weight.name]))
-        size = (INTEGER_BITS.get(element) or FLOAT_BITS[element]) * _count(tensor) // 8
+        size = (INTEGER_BITS.get(element) or FLOAT_BITS[element]) * math.prod(tensor.dims) // 8
 
         def read() -> tuple[Any, Any]:
             return self._values(weight)
@@ -225,11 +203,11 @@ class Graph:
         )  # fmt: skip
 
     def _granularity(self, weight: _Weight) -> str:
-        if not weight.scale or weight.scale not in self.stored:
+        if not weight.scale or weight.scale not in self.constants:
             return ""
         if weight.block:
             return f"block {weight.block}"
-        scales = _count(self.stored[weight.scale])
+        scales = math.prod(self.constants[weight.scale].dims)
         if scales == 1:
             return PER_TENSOR
         outputs = weight.axis == weight.along and weight.tensor.dims[weight.axis] == scales
@@ -245,37 +223,28 @@ class Graph:
         return (stored.T, values.T) if weight.axis == 0 else (stored, values)
 
     def _blocks(self, node: Any) -> Layer:
-        tensor = self.stored[node.input[1]]
-        bits, block = _attribute(node, "bits", 4), _attribute(node, "block_size", 32)
+        tensor = self.constants[node.input[1]]
+        bits, block = attribute(node, "bits", 4), attribute(node, "block_size", 32)
         name = _readable(node, tensor.name)
         # accuracy level 4 quantizes activations as well, a block at a time
-        integer = _attribute(node, "accuracy_level", 0) == 4
+        integer = attribute(node, "accuracy_level", 0) == 4
 
         def read() -> tuple[Any, Any]:
             from qguard.layers.dequantize import unpacked
 
             arrays = [self._array(n) for n in [*node.input[1:4], ""][:3]]
-            shape = {"inputs": _attribute(node, "K", 0), "outputs": _attribute(node, "N", 0)}
+            shape = {"inputs": attribute(node, "K", 0), "outputs": attribute(node, "N", 0)}
             return unpacked(*arrays, bits=bits, block=block, **shape)
 
         return Layer(
             name, tuple(dict.fromkeys([name, node.name, tensor.name])), node.op_type, tensor.name, f"I{bits}", bits,
-            f"block {block}", "integer" if integer else "float", "dynamic" if integer else "", _count(tensor),
+            f"block {block}", "integer" if integer else "float", "dynamic" if integer else "", math.prod(tensor.dims),
             read if bits in (4, 8) else None, *[*node.input[2:4], ""][:2],
         )  # fmt: skip
 
     def _array(self, name: str) -> Any:
         """A stored tensor, ``None`` where there is none of that name."""
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(self.stored[name], base_dir=str(self.folder)) if name in self.stored else None
-
-
-def _count(tensor: Any) -> int:
-    total = 1
-    for d in tensor.dims:
-        total *= d
-    return total
+        return self.array(name) if name in self.constants else None
 
 
 def _is_matrix(tensor: Any) -> bool:

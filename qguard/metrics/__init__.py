@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import unit
 from qguard.errors import MeasurementProblem
 from qguard.suites import Suite
 from qguard.vectors import FLOAT, KINDS, Vectors
@@ -135,7 +136,7 @@ class Comparison:
     @cached_property
     def units(self) -> tuple[Rows, Rows]:
         """Golden and candidate embeddings scaled to unit length."""
-        return tuple(a / np.linalg.norm(a, axis=1, keepdims=True) for a in (self.golden, self.candidate))
+        return unit(self.golden), unit(self.candidate)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qguard.cosine import of_units
 from qguard.metrics import Comparison, Items, Metric
 from qguard.metrics.statistics import Mean, Quantile
 from qguard.vectors import FLOAT, KINDS, SCALAR
@@ -13,8 +14,7 @@ def items(c: Comparison) -> Items:
     """Per text: cosine to the golden vector in [-1, 1] and relative error of the norm (>= 0); of quantized vectors, which are
     dequantized for both, also the share of clipped values in [0, 1] and the bytes over those of float32.
     """
-    g, q = c.units
-    cosine = (g * q).sum(1)
+    cosine = of_units(*c.units)
     norm = np.abs(np.linalg.norm(c.candidate, axis=1) / np.linalg.norm(c.golden, axis=1) - 1)
     columns = [cosine, norm]
     if c.vectors is not None:

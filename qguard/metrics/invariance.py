@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from qguard.cosine import cosine
 from qguard.encoders import Encoder, Floats
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Items, Measured, Metric, Rows, reduced
@@ -89,11 +90,10 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> Items
 
 
 def _cosine(a: Floats, b: Floats) -> Rows:
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    norm = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    if not np.isfinite(norm).all() or not norm.all():
+    """Of each row; a zero vector is refused, although it has a cosine: no encoder gives one."""
+    if any(not np.isfinite(v).all() or not v.any(1).all() for v in (a, b)):
         raise MeasurementProblem("a batch gave a vector that is NaN, infinite or zero")
-    return np.asarray((x * y).sum(1) / norm, np.float64)
+    return cosine(a, b)
 
 
 def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> list[Measured]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qguard.cosine import of_units
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.statistics import Absolute, Mean, Quantile, Spearman
 from qguard.suites import Suite
@@ -25,7 +26,7 @@ def items(c: Comparison) -> Items:
     """Per pair of :func:`pairs_of`: golden and candidate cosine, each in [-1, 1]."""
     pairs = pairs_of(c.suite)
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
-    rows = np.stack([(u[a] * u[b]).sum(1) for u in c.units], axis=1).reshape(-1, 2)
+    rows = np.stack([of_units(u[a], u[b]) for u in c.units], axis=1).reshape(-1, 2)
 
     def label(i: int) -> str:
         left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]

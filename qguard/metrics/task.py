@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qguard.cosine import of_units
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
@@ -72,7 +73,7 @@ def _pairs(c: Comparison, pairs: list[Pair]) -> Items:
     labels = np.asarray([p.score for p in pairs], np.float64)
     if len(set(labels)) == 2:
         labels = (labels == labels.max()).astype(np.float64)
-    rows = np.stack([labels, *((u[a] * u[b]).sum(1) for u in c.units)], axis=1)
+    rows = np.stack([labels, *(of_units(u[a], u[b]) for u in c.units)], axis=1)
 
     def label(i: int) -> str:
         left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from qguard.encoders.ports import role_of
-from qguard.graph import read_names
+from qguard.onnx_edit import Graph, attribute
 
 BLOCK = 128  # values of a row that share a scale; one scale for the whole table loses several times as much
 SMALLEST = 16  # the least that ONNX Runtime's kernel takes; it takes powers of two alone
 _SAME_IDS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
-def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
+def quantize_embeddings(graph: Graph, block: int = BLOCK) -> None:
     """Replace the tables that token ids are looked up in by 8-bit blocks with a scale each, in place.
 
     Rows come from ONNX Runtime's ``GatherBlockQuantized``. A fused ``EmbedLayerNormalization`` is taken apart first. Tables of
@@ -20,48 +20,36 @@ def quantize_embeddings(model: Any, block: int = BLOCK) -> None:
     read by a plain ``Gather`` of the token ids; the proof of the file then names it.
 
     Args:
-        model: An ``onnx.ModelProto``.
+        graph: Is changed.
         block: Values that share a scale at the most, a power of two; a row is filled up to a whole number of blocks.
     """
-    graph = model.graph
-    fused = [n for n in graph.node if n.op_type == "EmbedLayerNormalization"]
+    fused = [n for n in graph.nodes if n.op_type == "EmbedLayerNormalization"]
     for node in fused:
-        _take_apart(graph, node)
+        graph.replace(node, _apart(graph, node))
     lookups = _word_lookups(graph)
     for node in lookups:
-        _replace(graph, node, _quantized(graph, node, block))
-    if lookups and not any(o.domain == "com.microsoft" for o in model.opset_import):
-        model.opset_import.add(domain="com.microsoft", version=1)
-    read = read_names(graph)
-    unread = [t for t in graph.initializer if t.name in {n.input[0] for n in lookups} - read]
-    for tensor in unread:
-        graph.initializer.remove(tensor)
+        graph.replace(node, _quantized(graph, node, block))
+    if lookups:
+        graph.import_domain("com.microsoft")
+    graph.drop_tensors(n.input[0] for n in lookups)
     if fused:
         from qguard.precisions.attention import axes_as_inputs
 
-        axes_as_inputs(model)
+        axes_as_inputs(graph)
 
 
-def _replace(graph: Any, node: Any, by: list[Any]) -> None:
-    nodes = [new for old in graph.node for new in (by if old.output[0] == node.output[0] else [old])]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _take_apart(graph: Any, embed: Any) -> None:
+def _apart(graph: Graph, embed: Any) -> list[Any]:
     """The fused embedding layer as three lookups, their sum, and the same LayerNorm as everywhere in the export."""
     import numpy as np
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     from qguard.precisions.export import layer_norm
 
     ids, types, words, positions, kinds, gamma, beta = embed.input[:7]
     out = embed.output[0]
-    graph.initializer.extend([
-        numpy_helper.from_array(np.array([0], np.int64), f"{out}/zero"),
-        numpy_helper.from_array(np.array([1], np.int64), f"{out}/one"),
-    ])  # fmt: skip
-    epsilon = next((a.f for a in embed.attribute if a.name == "epsilon"), 1e-12)
+    graph.put(f"{out}/zero", np.array([0], np.int64))
+    graph.put(f"{out}/one", np.array([1], np.int64))
+    epsilon = attribute(embed, "epsilon", 1e-12)
     places = [f"{out}/words", f"{out}/positions"]
     typed = [helper.make_node("Add", places, [f"{out}/sum"], f"{embed.name}/Sum")]
     if types:  # DistilBERT has none
@@ -70,7 +58,7 @@ def _take_apart(graph: Any, embed: Any) -> None:
             helper.make_node("Add", places, [f"{out}/placed"], f"{embed.name}/Place"),
             helper.make_node("Add", [f"{out}/placed", f"{out}/types"], [f"{out}/sum"], f"{embed.name}/Sum"),
         ]
-    nodes = [
+    return [
         helper.make_node("Gather", [words, ids], [f"{out}/words"], f"{embed.name}/Words"),
         helper.make_node("Shape", [ids], [f"{out}/length"], f"{embed.name}/Length", start=1, end=2),
         helper.make_node(
@@ -79,47 +67,34 @@ def _take_apart(graph: Any, embed: Any) -> None:
         *typed,
         *layer_norm(f"{out}/sum", gamma, beta, out, epsilon, embed.name),
     ]  # fmt: skip
-    _replace(graph, embed, nodes)
 
 
-def _word_lookups(graph: Any) -> list[Any]:
+def _word_lookups(graph: Graph) -> list[Any]:
     """Every ``Gather`` of the rows that belong to the token ids, in a stored float32 matrix."""
-    tables = {t.name for t in graph.initializer if len(t.dims) == 2 and t.data_type == 1}
-    made = {name: node for node in graph.node for name in node.output}
-    inputs = {i.name for i in graph.input if role_of(i.name) == "input_ids"}
-
-    def origin(name: str) -> str:
-        while name in made and made[name].op_type in _SAME_IDS:
-            name = made[name].input[0]
-        return name
-
-    def axis(node: Any) -> int:
-        return next((int(a.i) for a in node.attribute if a.name == "axis"), 0)
-
-    return [
-        n for n in graph.node if n.op_type == "Gather" and n.input[0] in tables and not axis(n) and origin(n.input[1]) in inputs
-    ]
+    tables = {t.name for t in graph.initializers.values() if len(t.dims) == 2 and t.data_type == 1}
+    inputs = {i.name for i in graph.model.graph.input if role_of(i.name) == "input_ids"}
+    rows = (n for n in graph.nodes if n.op_type == "Gather" and n.input[0] in tables and not attribute(n, "axis", 0))
+    return [n for n in rows if graph.behind(n.input[1], _SAME_IDS) in inputs]
 
 
-def _quantized(graph: Any, lookup: Any, block: int) -> list[Any]:
+def _quantized(graph: Graph, lookup: Any, block: int) -> list[Any]:
     """The nodes that give what ``lookup`` gives, from 8-bit tables that are stored beside the others."""
     import numpy as np
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     words, ids = lookup.input
     out, name = lookup.output[0], lookup.name or lookup.output[0]
-    stored = {t.name: t for t in graph.initializer}
-    table = numpy_helper.to_array(stored[words])
+    table = graph.array(words)
     count, width = table.shape
     filled = -(-width // SMALLEST) * SMALLEST
     while filled % block:
         block //= 2
-    constants: dict[str, Any] = {}
-    if f"{words}_quantized" not in stored:
+    if f"{words}_quantized" not in graph.initializers:
         rows = np.pad(table, ((0, 0), (0, filled - width))).reshape(count, -1, block)
         scale = np.maximum(np.abs(rows).max(2) / 127, 1e-12).astype(np.float32)
         data = (np.rint(rows / scale[..., None]) + 128).clip(0, 255).astype(np.uint8).reshape(count, filled)
-        constants |= {f"{words}_quantized": data, f"{words}_scale": scale}
+        graph.put(f"{words}_quantized", data)
+        graph.put(f"{words}_scale", scale)
     whole = f"{out}/filled" if filled > width else out
     nodes = [
         helper.make_node(
@@ -128,8 +103,6 @@ def _quantized(graph: Any, lookup: Any, block: int) -> list[Any]:
         )
     ]  # fmt: skip
     if filled > width:
-        ends = {"from": 0, "to": width, "axis": -1}
-        constants |= {f"{out}/{k}": np.array([v], np.int64) for k, v in ends.items()}
-        nodes.append(helper.make_node("Slice", [whole, *(f"{out}/{k}" for k in ends)], [out], f"{name}/Cut"))
-    graph.initializer.extend([numpy_helper.from_array(value, key) for key, value in constants.items()])
+        ends = [graph.put(f"{out}/{k}", np.array([v], np.int64)) for k, v in (("from", 0), ("to", width), ("axis", -1))]
+        nodes.append(helper.make_node("Slice", [whole, *ends], [out], f"{name}/Cut"))
     return nodes

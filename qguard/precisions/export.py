@@ -8,9 +8,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qguard.cosine import cosine
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
 from qguard.models import Model
+from qguard.onnx_edit import Graph, attribute
 from qguard.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -79,21 +81,17 @@ def check(model: Model, folder: Path, runtime: str) -> None:
     from qguard.encoders import open_encoder
 
     ours = open_encoder(runtime, folder, model.pipeline, "fp32", onnx_file(model, folder))
-    cosine = agreement(ours, open_encoder("torch", model.folder, model.pipeline, "fp32"))
-    if not cosine >= MIN_COSINE:
+    found = agreement(ours, open_encoder("torch", model.folder, model.pipeline, "fp32"))
+    if not found >= MIN_COSINE:
         raise ArtifactProblem(
-            f"the ONNX export of {model.name} does not reproduce torch in {runtime}: cosine {cosine:.6f}, "
-            f"expected >= {MIN_COSINE}"
+            f"the ONNX export of {model.name} does not reproduce torch in {runtime}: cosine {found:.6f}, expected >= {MIN_COSINE}"
         )
 
 
 def agreement(a: Encoder, b: Encoder) -> float:
     """The smallest cosine between two encoders' embeddings of a text in :data:`CHECK_TEXTS`."""
-    import numpy as np
-
     ids = [row for row in a.tokenizer(CHECK_TEXTS) if row]  # not every tokenizer has a token for the empty text
-    x, y = (encoder.encode_ids(ids).astype(np.float64) for encoder in (a, b))
-    return float(((x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)).min())
+    return float(cosine(a.encode_ids(ids), b.encode_ids(ids)).min())
 
 
 def export(root: Path, target: Path) -> None:
@@ -159,9 +157,9 @@ def export_plain(root: Path, target: Path) -> Any:
 
         from qguard.precisions.products import plain_products
 
-        model = onnx.load(str(target))
-        plain_products(model.graph)
-        onnx.save(model, str(target))
+        graph = Graph(onnx.load(str(target)))
+        plain_products(graph)
+        graph.save(target)
     return config
 
 
@@ -212,11 +210,11 @@ def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = Fa
             f"attention fused in {count} of {config.num_hidden_layers} layers; the export would be a third slower. "
             f"Please report the model type {config.model_type!r}"
         )
-    rms_layer_norm(graph.model.graph)
+    rms_layer_norm(Graph(graph.model))
     graph.save_model_to_file(str(target))
 
 
-def rms_layer_norm(graph: Any) -> None:
+def rms_layer_norm(graph: Graph) -> None:
     """Write LayerNorm(x) as RMSNorm(x - mean(x)), which is the same formula.
 
     ONNX Runtime's LayerNormalization kernels take several times as long as its RMS kernel and a subtraction together
@@ -224,21 +222,19 @@ def rms_layer_norm(graph: Any) -> None:
     """
     from onnx import helper
 
-    nodes = []
-    for node in graph.node:
+    def plain(node: Any) -> list[Any] | None:
         if node.op_type != "SkipLayerNormalization" or len(node.output) > 1:
-            nodes.append(node)
-            continue
+            return None
+        nodes = []
         add, skip, gamma, beta, *bias = node.input
-        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-12)
-        out = node.output[0]
+        epsilon, out = attribute(node, "epsilon", 1e-12), node.output[0]
         if bias:
             nodes.append(helper.make_node("Add", [skip, bias[0]], [f"{out}/biased"], f"{node.name}/Bias"))
             skip = f"{out}/biased"
         nodes.append(helper.make_node("Add", [add, skip], [f"{out}/sum"], f"{node.name}/Skip"))
-        nodes += layer_norm(f"{out}/sum", gamma, beta, out, epsilon, node.name)
-    del graph.node[:]
-    graph.node.extend(nodes)
+        return [*nodes, *layer_norm(f"{out}/sum", gamma, beta, out, epsilon, node.name)]
+
+    graph.rewrite(plain)
 
 
 def layer_norm(x: str, gamma: str, beta: str, out: str, epsilon: float, name: str) -> list[Any]:

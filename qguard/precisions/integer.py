@@ -16,7 +16,7 @@ Ranges are fixed, so a text's vector does not depend on its neighbours in the ba
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import ArtifactProblem
+from qguard.graph import read_model
 from qguard.models import Model
+from qguard.onnx_edit import Graph, attributes
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
-from qguard.precisions.products import drop_unread, plain_products
+from qguard.precisions.products import MOVES, plain_products
 
 if TYPE_CHECKING:
     from qguard.artifact import Artifact
@@ -111,24 +113,22 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     Raises:
         ArtifactProblem: when the export holds no weight multiplication.
     """
-    import onnx
-
     from qguard.precisions.embeddings import quantize_embeddings
 
     assert source.file is not None
-    graph = onnx.load(str(source.file))
+    graph = Graph(read_model(source.file))
     if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set
         standard_attention(graph)
-    plain_products(graph.graph)
-    sites = find_sites(graph.graph)
+    plain_products(graph)
+    sites = find_sites(graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
     statistics = observe(source.file, sorted({s.x for s in sites}), token_ids(model, sample))
-    quantize(graph.graph, sites, statistics)
+    quantize(graph, sites, statistics)
     quantize_embeddings(graph)
-    drop_unread(graph.graph)
+    graph.drop_unread(MOVES)
     target = onnx_file(model, folder)
-    onnx.save(graph, str(target))
+    graph.save(target)
     declare_exact_products(target)
 
 
@@ -173,7 +173,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Site:
+class QuantizedInput:
     """What is quantized once, and all that multiplies it: ``x`` (…, in) times ``weight`` (in, out), plus ``bias`` (out,).
 
     The output channels are those of ``products`` one after the other: query, key and value read one tensor, and treated
@@ -197,26 +197,22 @@ class Site:
         return tuple(p.stored for p in self.products)
 
 
-def find_sites(graph: Any) -> list[Site]:
+def find_sites(graph: Graph) -> list[QuantizedInput]:
     """Every Attention and MatMul of the graph with a constant weight, by what they multiply."""
-    from onnx import numpy_helper
-
-    tables = {t.name: t for t in graph.initializer}
-    made = {name: node for node in graph.node for name in node.output}
-    readers = Counter(name for node in graph.node for name in node.input)
+    tables = graph.initializers
     # what adds a stored vector to what nothing else reads, by what it adds it to
     adds = {
         x: (node, bias)
-        for node in graph.node
+        for node in graph.nodes
         if node.op_type == "Add"
         for x, bias in (node.input, reversed(node.input))
-        if readers[x] == 1 and bias in tables and len(tables[bias].dims) == 1
+        if len(graph.consumers(x)) == 1 and bias in tables and len(tables[bias].dims) == 1
     }
     found: dict[str, list[tuple[Product, Array, Array]]] = defaultdict(list)
-    for node in graph.node:
+    for node in graph.nodes:
         if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables or node.input[0] in tables:
             continue
-        weight = numpy_helper.to_array(tables[node.input[1]]).astype(np.float64)
+        weight = graph.array(node.input[1]).astype(np.float64)
         if weight.ndim != 2:
             continue
         width, after, bias = weight.shape[1], None, ""
@@ -224,30 +220,30 @@ def find_sites(graph: Any) -> list[Site]:
             bias = node.input[2]
         elif node.output[0] in adds and list(tables[adds[node.output[0]][1]].dims) == [width]:
             after, bias = adds[node.output[0]]
-        values = numpy_helper.to_array(tables[bias]).astype(np.float64) if bias else np.zeros(width)
+        values = graph.array(bias).astype(np.float64) if bias else np.zeros(width)
         found[node.input[0]].append((Product(node, after, width, (node.input[1], bias)), weight, values))
     sites = []
     for x, entries in found.items():
         products, weights, biases = zip(*entries, strict=True)
-        kind = "LayerNorm" if products[0].packed else KINDS.get(made[x].op_type if x in made else "", "Activation")
-        sites.append(Site(products, x, np.concatenate(weights, axis=1), np.concatenate(biases), PLANS[kind]))
+        maker = graph.producers[x].op_type if x in graph.producers else ""
+        kind = "LayerNorm" if products[0].packed else KINDS.get(maker, "Activation")
+        sites.append(QuantizedInput(products, x, np.concatenate(weights, axis=1), np.concatenate(biases), PLANS[kind]))
     return sites
 
 
 def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Statistics]:
     """Run the fp32 file on the calibration texts and gather what its inner tensors hold; padding is left out."""
-    import onnx
     import onnxruntime as ort
 
     from qguard.encoders import padded
     from qguard.encoders.onnx import OnnxRuntime
 
-    graph = onnx.load(str(file))
-    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    graph = Graph(read_model(file))
+    graph.add_outputs(names)
     runtime = OnnxRuntime(file)
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: dict[str, Statistics] = {}
     for start in range(0, len(ids), BATCH):
         inputs, mask = padded(ids[start : start + BATCH])
@@ -258,9 +254,9 @@ def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Sta
     return found
 
 
-def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -> None:
+def quantize(graph: Graph, sites: list[QuantizedInput], statistics: dict[str, Statistics]) -> None:
     """Replace each site by its integer form, in place."""
-    alike: dict[tuple[tuple[str, str], ...], list[Site]] = defaultdict(list)
+    alike: dict[tuple[tuple[str, str], ...], list[QuantizedInput]] = defaultdict(list)
     for site in sites:
         alike[site.stored].append(site)
     treated = {
@@ -269,14 +265,13 @@ def quantize(graph: Any, sites: list[Site], statistics: dict[str, Statistics]) -
     }
     first = {site.products[0].node.output[0]: site for site in sites}
     replaced = {node.output[0] for site in sites for p in site.products for node in (p.node, p.after) if node is not None}
-    nodes: list[Any] = []
-    for node in graph.node:
+
+    def integer(node: Any) -> list[Any] | None:
         if found := first.get(node.output[0]):
-            nodes += _integer(found, treated[found.stored])
-        elif node.output[0] not in replaced:
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+            return _integer(found, treated[found.stored])
+        return [] if node.output[0] in replaced else None
+
+    graph.rewrite(integer)
 
 
 @dataclass(frozen=True)
@@ -296,20 +291,13 @@ class _Treated:
     products: tuple[tuple[str, str, str, str, str], ...]
 
 
-def _treated(graph: Any, site: Site, seen: Statistics, *, shared: bool) -> _Treated:
+def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bool) -> _Treated:
     """Store a site's tensors in integers.
 
     Weights that several operators read are stored unsigned: with the session option of :func:`declare_exact_products`, ONNX
     Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
     """
-    from onnx import numpy_helper
-
     home, plan = site.home, site.plan
-
-    def constant(name: str, value: Array) -> str:
-        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
     middle, width, outliers = treatment(site.weight, seen, plan)
     low, high = (seen.low - middle) / width, (seen.high - middle) / width
     inner = np.setdiff1d(np.arange(len(width)), outliers)
@@ -322,32 +310,32 @@ def _treated(graph: Any, site: Site, seen: Statistics, *, shared: bool) -> _Trea
     moved: tuple[str, ...] = ()
     if plan.shift or plan.smooth is not None:
         moved = (
-            constant(f"{home}/factor", (1 / width).astype(np.float32)),
-            constant(f"{home}/offset", (-middle / width).astype(np.float32)),
+            graph.put(f"{home}/factor", (1 / width).astype(np.float32)),
+            graph.put(f"{home}/offset", (-middle / width).astype(np.float32)),
         )
     scales = (
-        constant(f"{home}/x_scale", np.array(scale, np.float32)),
-        constant(f"{home}/x_zero", np.array(zero, np.uint8)),
+        graph.put(f"{home}/x_scale", np.array([scale], np.float32)),
+        graph.put(f"{home}/x_zero", np.array([zero], np.uint8)),
     )
     # in the integer product these channels saturate and meet weights of zero
-    index = constant(f"{home}/outliers", outliers.astype(np.int64)) if len(outliers) else ""
+    index = graph.put(f"{home}/outliers", outliers.astype(np.int64)) if len(outliers) else ""
     start, products = 0, []
     for product in site.products:
         at = slice(start, start := start + product.width)
         name = product.name
         products.append(
             (
-                constant(f"{name}/weight", values[:, at]),
-                constant(f"{name}/weight_scale", weight_scale[at]),
-                constant(f"{name}/weight_zero", np.full(product.width, zero_point, values.dtype)),
-                constant(f"{name}/bias", bias[at]) if bias[at].any() or product.packed else "",
-                constant(f"{name}/outlier_weight", site.weight[outliers, at].astype(np.float32)) if index else "",
+                graph.put(f"{name}/weight", values[:, at]),
+                graph.put(f"{name}/weight_scale", weight_scale[at]),
+                graph.put(f"{name}/weight_zero", np.full(product.width, zero_point, values.dtype)),
+                graph.put(f"{name}/bias", bias[at]) if bias[at].any() or product.packed else "",
+                graph.put(f"{name}/outlier_weight", site.weight[outliers, at].astype(np.float32)) if index else "",
             )
         )
     return _Treated(moved, scales, index, tuple(products))
 
 
-def _integer(site: Site, treated: _Treated) -> list[Any]:
+def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
     """The nodes that stand for a site."""
     from onnx import helper
 
@@ -368,9 +356,8 @@ def _integer(site: Site, treated: _Treated) -> list[Any]:
     for product, (weight, scale, zero, bias, wide) in zip(site.products, treated.products, strict=True):
         name, node = product.name, product.node
         if product.packed:
-            kept = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             inputs = [f"{home}/x", weight, bias, scales[0], scale, node.input[3], scales[1], zero]
-            nodes.append(helper.make_node("QAttention", inputs, [product.out], name, domain="com.microsoft", **kept))
+            nodes.append(helper.make_node("QAttention", inputs, [product.out], name, domain="com.microsoft", **attributes(node)))
             continue
         inputs = [f"{home}/x", weight, scales[0], scale, scales[1], zero, *([bias] if bias else [])]
         whole = f"{name}/product" if wide else product.out

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvino
 from qguard.files import dump_json
+from qguard.graph import read_model
 from qguard.models import Model
+from qguard.onnx_edit import Graph, attribute
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
 from qguard.precisions.integer import observe, token_ids
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from qguard.artifact import Artifact
     from qguard.precisions.calibration import Sample
 
-Encode = Callable[[str, Any, Any], Iterator[Any]]
+Encode = Callable[[Graph, str, Any, Any], list[Any]]
 
 BLOCK = 64  # values of an embedding that share a scale; for 1 % of the size the worst text rises from .9953 to .9960
 
@@ -65,41 +67,34 @@ def _rewrite(model: Model, folder: Path, source: Artifact, sample: Sample, encod
         folder: The artifact folder to fill.
         source: fp32.
         sample: Texts whose activations say which errors of rounding make up for others.
-        encode: (name of the float32 value, array with output channels or rows first, mean of the outer products of what it
-            multiplies, ``None`` for an embedding table) → initializers and nodes that make the value.
+        encode: (graph, name of the float32 value, array with output channels or rows first, mean of the outer products of what it
+            multiplies, ``None`` for an embedding table) → nodes that make the value, whose tensors it has stored in the graph.
     """
     import numpy as np
-    import onnx
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper
 
     assert source.file is not None
-    whole = onnx.load(str(source.file))
-    graph = whole.graph
-    tables = {t.name: t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
-    read = {n.input[0] for n in graph.node if _transposed(n, 1) is not None and n.input[1] in tables}
+    graph = Graph(read_model(source.file))
+    tables = {t.name for t in graph.initializers.values() if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
+    read = {n.input[0] for n in graph.nodes if _transposed(n, 1) is not None and n.input[1] in tables}
     seen = observe(source.file, sorted(read), token_ids(model, sample))
     made = dict[str, list[Any]]()
-    for node in graph.node:
+    for node in graph.nodes:
         for i, name in enumerate(node.input):
             transposed = _transposed(node, i)
             if transposed is None or name not in tables:
                 continue
             rows = f"{name}/{'columns' if transposed else 'rows'}"
             if rows not in made:
-                array = numpy_helper.to_array(tables[name])
+                array = graph.array(name)
                 hessian = None if node.op_type == "Gather" else seen[node.input[0]].hessian()
-                made[rows] = list(encode(rows, np.ascontiguousarray(array.T if transposed else array), hessian))
+                made[rows] = encode(graph, rows, np.ascontiguousarray(array.T if transposed else array), hessian)
                 if transposed:  # OpenVINO joins it with the multiplication, and reads the weight as it computes with it
                     made[rows].append(helper.make_node("Transpose", [rows], [f"{rows}/T"], f"{rows}/Transpose", perm=[1, 0]))
-            node.input[i] = f"{rows}/T" if transposed else rows
-    parts = [part for value in made.values() for part in value]
-    nodes = [*(p for p in parts if isinstance(p, onnx.NodeProto)), *graph.node]
-    used = {name for node in nodes for name in node.input}
-    kept = [t for t in graph.initializer if t.name in used]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend([*kept, *(p for p in parts if isinstance(p, onnx.TensorProto))])
-    graph.node.extend(nodes)
-    onnx.save(whole, str(onnx_file(model, folder)))
+            graph.set_input(node, i, f"{rows}/T" if transposed else rows)
+    graph.prepend(node for nodes in made.values() for node in nodes)
+    graph.drop_tensors(list(graph.initializers))
+    graph.save(onnx_file(model, folder))
 
 
 def _transposed(node: Any, i: int) -> bool | None:
@@ -109,29 +104,29 @@ def _transposed(node: Any, i: int) -> bool | None:
     if node.op_type == "MatMul" and i == 1:
         return True
     if node.op_type == "Gemm" and i == 1:
-        return not any(a.name == "transB" and a.i for a in node.attribute)
+        return not attribute(node, "transB", 0)
     return None
 
 
-def _bfloat16(value: str, weight: Any, hessian: Any) -> Iterator[Any]:
+def _bfloat16(graph: Graph, value: str, weight: Any, hessian: Any) -> list[Any]:
     """Rounded to nearest, ties to even, or by GPTQ."""
     import ml_dtypes
     import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     if hessian is not None:
         weight = compensated(weight.T, hessian, lambda row: row.astype(ml_dtypes.bfloat16).astype(np.float64)).T
-    yield numpy_helper.from_array(np.ascontiguousarray(weight, ml_dtypes.bfloat16), f"{value}/bf16")
-    yield helper.make_node("Cast", [f"{value}/bf16"], [value], f"{value}/Cast", to=TensorProto.FLOAT)
+    stored = graph.put(f"{value}/bf16", np.asarray(weight, ml_dtypes.bfloat16))
+    return [helper.make_node("Cast", [stored], [value], f"{value}/Cast", to=TensorProto.FLOAT)]
 
 
-def _uint8(value: str, weight: Any, hessian: Any) -> Iterator[Any]:
+def _uint8(graph: Graph, value: str, weight: Any, hessian: Any) -> list[Any]:
     """Each row from its smallest to its largest weight in 256 steps, zero being one; rows of a table in blocks of :data:`BLOCK`.
 
     Signed and symmetric weights waste part of the range: the embeddings' mean error is 30 to 60 % larger.
     """
     import numpy as np
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     shape, blocks = weight.shape, hessian is None and weight.shape[1] % BLOCK == 0
     if blocks:
@@ -145,9 +140,10 @@ def _uint8(value: str, weight: Any, hessian: Any) -> Iterator[Any]:
     quantized = np.clip(np.rint(weight / scale) + zero, 0, 255).astype(np.uint8)
     inputs = [f"{value}/uint8", f"{value}/scale", f"{value}/zero_point"]
     for name, array in zip(inputs, (quantized, scale.reshape(-1), zero.reshape(-1).astype(np.uint8)), strict=True):
-        yield numpy_helper.from_array(array, name)
+        graph.put(name, array)
     out = f"{value}/blocks" if blocks else value
-    yield helper.make_node("DequantizeLinear", inputs, [out], f"{value}/Dequantize", axis=0)
+    nodes = [helper.make_node("DequantizeLinear", inputs, [out], f"{value}/Dequantize", axis=0)]
     if blocks:
-        yield numpy_helper.from_array(np.asarray(shape, np.int64), f"{value}/shape")
-        yield helper.make_node("Reshape", [out, f"{value}/shape"], [value], f"{value}/Reshape")
+        form = graph.put(f"{value}/shape", np.asarray(shape, np.int64))
+        nodes.append(helper.make_node("Reshape", [out, form], [value], f"{value}/Reshape"))
+    return nodes

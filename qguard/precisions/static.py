@@ -7,13 +7,14 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.errors import UsageProblem
 from qguard.models import Model
+from qguard.onnx_edit import Graph
 from qguard.precisions.export import declare_exact_products, export_split, onnx_file
 from qguard.progress import progress
 
@@ -40,13 +41,14 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
         shutil.copyfile(model.onnx, target)
     with progress(f"calibrating on {len(sample.texts)} texts", PASSES * len(sample.texts)) as advance, _silent():
         # NNCF sees only those edges whose shape is known, and onnx does not infer shapes of fused operators
-        graph = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
-        feeds = list(_feeds(model, sample, [i.name for i in graph.graph.input]))
-        quantized = quantize(nncf, graph, feeds, advance)
-    _unsigned_activations(quantized.graph)
-    _gather_before_dequantizing(quantized.graph)
+        shaped = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
+        feeds = list(_feeds(model, sample, [i.name for i in shaped.graph.input]))
+        quantized = quantize(nncf, shaped, feeds, advance)
+    graph = Graph(quantized)
+    _unsigned_activations(graph)
+    _gather_before_dequantizing(graph)
     del quantized.graph.value_info[:]  # types that no longer hold; runtimes infer their own
-    onnx.save(quantized, str(target))
+    graph.save(target)
     declare_exact_products(target)
 
 
@@ -69,61 +71,54 @@ def quantize(nncf: Any, graph: Any, feeds: list[dict[str, Any]], advance: Callab
     )
 
 
-def _unsigned_activations(graph: Any) -> None:
+def _unsigned_activations(graph: Graph) -> None:
     """Count activations from 0 instead of from -128: the same values, for the kernels that ONNX Runtime has on x86.
 
     It does so itself where a quantized tensor has one reader; query, key and value share one, and would run in float.
     """
     import numpy as np
-    from onnx import numpy_helper
 
-    tensors = {t.name: t for t in graph.initializer}
-    zeros = {n.input[2] for n in graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2 and n.input[0] not in tensors}
-    for name in zeros & set(tensors):
-        value = numpy_helper.to_array(tensors[name])
+    steps = (n for n in graph.nodes if n.op_type == "QuantizeLinear" and len(n.input) > 2)
+    for name in {n.input[2] for n in steps if n.input[0] not in graph.initializers} & graph.initializers.keys():
+        value = graph.array(name)
         if value.dtype == np.int8:
-            tensors[name].CopyFrom(numpy_helper.from_array((value.astype(np.int16) + 128).astype(np.uint8), name))
+            graph.put(name, (value.astype(np.int16) + 128).astype(np.uint8))
 
 
-def _gather_before_dequantizing(graph: Any) -> None:
+def _gather_before_dequantizing(graph: Graph) -> None:
     """Look up rows of an 8-bit embedding table, then dequantize these: the other order dequantizes the table for every batch."""
     import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    tensors = {t.name: t for t in graph.initializer}
-    made = {name: node for node in graph.node for name in node.output}
-    last = "qguard/last_axis"
-    nodes, moved = [], set()
-    for node in graph.node:
-        source = made.get(node.input[0]) if node.op_type == "Gather" else None
-        if source is None or source.op_type != "DequantizeLinear" or not _by_row([tensors.get(i) for i in source.input]):
-            nodes.append(node)
-            continue
+    last, moved = "qguard/last_axis", set()
+
+    def rows_first(node: Any) -> list[Any] | None:
+        source = graph.producers.get(node.input[0]) if node.op_type == "Gather" else None
+        if source is None or source.op_type != "DequantizeLinear" or not _by_row(graph, source.input):
+            return None
         (table, scale), (ids, out) = source.input[:2], (node.input[1], node.output[0])
         moved.add(source.output[0])
-        nodes += [
+        return [
             helper.make_node("Gather", [table, ids], [f"{out}/int8"], f"{node.name}/Rows"),
             helper.make_node("Cast", [f"{out}/int8"], [f"{out}/float"], f"{node.name}/Cast", to=TensorProto.FLOAT),
             helper.make_node("Gather", [scale, ids], [f"{out}/scale"], f"{node.name}/Scale"),
             helper.make_node("Unsqueeze", [f"{out}/scale", last], [f"{out}/column"], f"{node.name}/Column"),
             helper.make_node("Mul", [f"{out}/float", f"{out}/column"], [out], f"{node.name}/Dequantize"),
         ]
+
+    graph.rewrite(rows_first)
     if moved:
-        graph.initializer.append(numpy_helper.from_array(np.array([-1]), last))
-        kept = {name for node in nodes for name in node.input}
-        nodes = [n for n in nodes if not (n.output[0] in moved and n.output[0] not in kept)]
-    del graph.node[:]
-    graph.node.extend(nodes)
+        graph.put(last, np.array([-1]))
+        graph.set_nodes(n for n in graph.nodes if n.output[0] not in moved or graph.consumers(n.output[0]))
 
 
-def _by_row(stored: list[Any]) -> bool:
+def _by_row(graph: Graph, names: Sequence[str]) -> bool:
     """Whether (table, scale, zero point) are stored tensors with one scale a row and zero as the zero point."""
-    from onnx import numpy_helper
-
-    if None in stored:
+    if not graph.initializers.keys() >= set(names):
         return False
-    table, scale, *zero = stored
-    return list(scale.dims) == list(table.dims)[:1] and not any(numpy_helper.to_array(z).any() for z in zero)
+    table, scale, *zero = names
+    rows = graph.initializers[table].dims[:1]
+    return list(graph.initializers[scale].dims) == list(rows) and not any(graph.array(z).any() for z in zero)
 
 
 def _feeds(model: Model, sample: Sample, inputs: list[str]) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.graph import read_model
 from qguard.models import Model
+from qguard.onnx_edit import Graph
 from qguard.precisions.attention import separate_attention
 from qguard.precisions.export import onnx_file
 from qguard.precisions.products import plain_products
@@ -34,15 +36,14 @@ def int4(model: Model, folder: Path, source: Artifact) -> None:
 
 
 def _quantize(model: Model, folder: Path, source: Artifact, bits: int) -> None:
-    import onnx
     from onnxruntime.quantization import matmul_nbits_quantizer as quantizers
 
     from qguard.precisions.embeddings import quantize_embeddings
 
     assert source.file is not None
-    graph = onnx.load(str(source.file))
-    separate_attention(graph.graph)
-    plain_products(graph.graph)
+    graph = Graph(read_model(source.file))
+    separate_attention(graph)
+    plain_products(graph)
     quantize_embeddings(graph)
     logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)
     config = (
@@ -50,7 +51,7 @@ def _quantize(model: Model, folder: Path, source: Artifact, bits: int) -> None:
         if bits == 8
         else quantizers.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)  # loses a quarter less than rounding to nearest
     )
-    quantizer = quantizers.MatMulNBitsQuantizer(graph, algo_config=config)
+    quantizer = quantizers.MatMulNBitsQuantizer(graph.model, algo_config=config)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # HQQ only reads it
         quantizer.process()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.cosine import cosine
 from qguard.encoders import Encoder
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
@@ -110,7 +111,7 @@ class Probe:
 
 
 def _cosine(a: Rows, b: Rows) -> list[float]:
-    """Of each row; -1 where there is none, which no bound holds."""
-    with np.errstate(all="ignore"):
-        cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return [float(c) if np.isfinite(c) else -1.0 for c in cosine]
+    """Of each row; -1, which no bound holds, where a vector is not finite, and where one is zero, in spite of its cosine."""
+    found = cosine(a, b)
+    values: list[float] = np.where(np.isfinite(found) & a.any(1) & b.any(1), found, -1.0).tolist()
+    return values
