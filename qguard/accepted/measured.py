@@ -31,7 +31,7 @@ def measure_now(harness: Harness, precisions: list[Precision], say: Callable[[st
         say(str(target))
         harness.token_ids(target)
         families = families_of(harness.suite(target.suite))
-        checks = [c for name in ("artifact", *families, "invariance") for c in harness.checks(target, name)]
+        checks = [c for name in harness.families(target) for c in harness.checks(target, name)]
         fell = [c for c in checks if c.outcome == "fail"]
         failed += [f"{target.precision} {c.label} {c.value:.4g}, gate {c.bound}" for c in fell if not c.accepted]
         errors = {k: v for name in families for k, v in harness.standard_errors(target, name).items()}

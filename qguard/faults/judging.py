@@ -16,7 +16,7 @@ from qguard.faults import Fault
 from qguard.faults.site import Candidate, NotApplicable, Site
 from qguard.gates.check import Check
 from qguard.harness import Harness, Target
-from qguard.metrics import Comparison, families_of
+from qguard.metrics import Comparison
 from qguard.precisions import Precision
 from qguard.vectors import FLOAT
 
@@ -140,7 +140,7 @@ def judge_accuracy(judge: Harness, target: Target) -> Verdict:
         judge.token_ids(target)
     except QguardError as e:  # no other test can measure either, and each says the same
         return Verdict((Failure.error("golden" if isinstance(e, GoldenProblem) else "artifact", e),))
-    for family in ("artifact", *families_of(judge.suite(target.suite)), "invariance"):
+    for family in judge.families(target):
         try:
             checks = judge.checks(target, family)
         except QguardError as e:

@@ -14,6 +14,7 @@ def test_golden_is_current(qguard_target: Any, qguard_gate: Any) -> None:
     qguard_gate.current(qguard_target)
 
 
+@pytest.mark.qguard(files=True)
 def test_artifact_is_quantized(qguard_target: Any, qguard_gate: Any) -> None:
     """The file computes in the precision it is named after."""
     qguard_gate.judge(qguard_target, "artifact")

@@ -119,7 +119,11 @@ def gates_for(
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
 
-    Without defaults of its own a recipe has those of its name before the first ``-``: int8-legacy is judged as int8.
+    Without defaults of its own a recipe has those of its name before the first ``-``: int8-legacy is judged as int8. What cannot
+    be measured of the precision's runtime has no default gate.
+
+    Raises:
+        UsageProblem: for a gate of the project that would never be judged, because the runtime does not let it be measured.
     """
     base, runtime = precision.base, precision.runtime
     bounds = _merged(DEFAULTS, (_judged_as(base, DEFAULTS), f"{base}@{runtime}"))
@@ -132,7 +136,14 @@ def gates_for(
         bounds = _stored(bounds, DEFAULTS[kind])
         files = {key: bound for key, bound in own.items() if key.startswith("artifact.")}
         own = files | _merged(configured, (kind, *(name + kind for name in names)))
-    return [parse_gate(key, bound, precision.vectors) for key, bound in {**bounds, **own}.items()]
+    record, gates = precision.runs_in, []
+    for key, bound in {**bounds, **own}.items():
+        gate = parse_gate(key, bound, precision.vectors)
+        why = record.cannot_measure(gate.metric)
+        if why and key in own:
+            raise UsageProblem(f"gate {key} of {precision} would never be judged: {why}; bound it under another NAME@RUNTIME")
+        gates += [] if why else [gate]
+    return gates
 
 
 def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[str, T]:

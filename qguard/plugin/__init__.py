@@ -105,7 +105,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("benchmark"):
         config.addinivalue_line("markers", "benchmark: as of pytest-benchmark, which is off")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
-    config.addinivalue_line("markers", "qguard(labelled, generated): runs together with the gate when --precision is given")
+    config.addinivalue_line("markers", "qguard(labelled, generated, files): runs with the gate, when --precision is given")
     asked, update = asked_for(config), config.getoption("golden_update")
     shows = next((name for name in _SHOWS if getattr(config.option, name, None)), "")
     strict = config.getoption("qguard_strict")
@@ -156,7 +156,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     artifact = config.getoption("qguard_artifact")
     precisions, device = parse_precisions(asked, chosen.precisions, chosen.own_precisions), config.getoption("qguard_device")
-    if device == "cuda" and not any(p.runtime == "torch" for p in precisions):
+    if device == "cuda" and not any("cuda" in p.runs_in.devices for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
     update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
@@ -257,8 +257,8 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     if state is not None:
         from qguard.latency.check import fingerprint
 
-        torch = any(t.precision.runtime == "torch" for t in state.targets)
-        device = state.harness.config.device if torch else "cpu"
+        asked = state.harness.config.device
+        device = asked if any(asked in t.precision.runs_in.devices for t in state.targets) else "cpu"
         machine_info["qguard"] = fingerprint(state.harness.config.latency.threads, device)
 
 
@@ -275,7 +275,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per precision × model × suite; ``@pytest.mark.qguard(labelled=True)``: per labelled suite, ``generated=True``:
-    where generated texts are tried.
+    where generated texts are tried, ``files=True``: where there are files.
     """
     if "qguard_target" in metafunc.fixturenames:
         state = metafunc.config.stash.get(STATE, None)
@@ -289,6 +289,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             targets = [t for t in targets if state.harness.labelled(t.suite)]
         if state and mark and mark.kwargs.get("generated"):
             targets = [t for t in targets if state.harness.tries_robustness(t.precision)]
+        if state and mark and mark.kwargs.get("files"):
+            targets = [t for t in targets if metafunc.definition.originalname not in state.harness.without(t.precision)]
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 

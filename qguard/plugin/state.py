@@ -24,17 +24,17 @@ class State:
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of the gate tests that it has beyond those of all, and what
-        was left out on purpose.
+        """What the report must hold: every target, with the names of the gate tests that it has beyond those of all and of those
+        that it has not, and what was left out on purpose.
         """
-        return [{**as_json(t), "also": self.harness.also(t), "left_out": self.left_out} for t in self.targets]
-
-    @property
-    def left_out(self) -> list[str]:
-        """What the configuration or the command line switched off, as the report says it."""
-        config = self.harness.config
-        modes = {"robustness": config.robustness.mode, "latency": config.latency.mode}
-        return [name for name, mode in modes.items() if mode == "off"]
+        harness = self.harness
+        return [
+            {
+                **as_json(t), "also": harness.also(t), "without": harness.without(t.precision),
+                "left_out": harness.left_out(t.precision),
+            }
+            for t in self.targets
+        ]  # fmt: skip
 
 
 def as_json(target: Target) -> dict[str, str]:

@@ -13,6 +13,7 @@ from qguard.artifact import Artifact, build_cached
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.models import Model, installed
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
+from qguard.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.vectors import FLOAT, KINDS
 
 
@@ -22,7 +23,7 @@ class Recipe:
 
     Attributes:
         make: ``module:function``; the function takes the model (and the calibration sample) and fills an artifact folder.
-            Imported when it is needed.
+            Imported when it is needed. Empty for what is not built: a runtime without files is asked for it.
         weights: Element type of the weight matrices: ``F32 F16 BF16 I8 I4`` (safetensors' names).
         integer: The file multiplies integers: activations are quantized as well as weights. ``I8`` or ``I4`` without it
             is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
@@ -106,7 +107,7 @@ class Precision:
 
     Attributes:
         name: Built in, or the project's own.
-        runtime: A name in :data:`qguard.encoders.RUNTIMES`.
+        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
         vectors: How its vectors are stored, a name in :data:`qguard.vectors.KINDS`, or :data:`qguard.vectors.FLOAT`.
         base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
@@ -137,6 +138,11 @@ class Precision:
         return RECIPES[self.base, self.runtime]
 
     @property
+    def runs_in(self) -> RuntimeRecord:
+        """The runtime that computes it."""
+        return RUNTIMES.find(self.runtime)
+
+    @property
     def sample(self) -> Sample | None:
         """The texts that calibrate it; ``None`` for a recipe without calibration."""
         return (self.calibration or DEFAULT).sample if self.recipe.calibrated else None
@@ -146,8 +152,16 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
+            UsageProblem: for a recipe that builds nothing although its runtime reads files, or the other way round.
         """
         self.check(model)
+        without = self.runs_in.files == NO_FILES
+        if without and not self.recipe.make:
+            return Artifact.without_files(model)
+        if without:
+            raise UsageProblem(f"{self}: runtime {self.runtime!r} has no files, and its recipe builds some; leave out its make")
+        if not self.recipe.make:
+            raise UsageProblem(f"{self} is not built by qguard; give its files: pytest --precision {self} --artifact=PATH")
         module, _, function = self.recipe.make.partition(":")
         key = {
             "model": model.name,
@@ -182,20 +196,30 @@ class Precision:
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone; for the others, of one that is too large.
         """
-        here = "torch" if self.runtime == "torch" else "onnx"
-        others = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if (r == "torch") != (here == "torch"))
-        if model.onnx and here == "torch":
+        files = self.runs_in.files
+        if files == NO_FILES:
+            return
+        torch = files == SAFETENSORS
+        others = sorted(
+            n if DEFAULT_RUNTIME.get(n) == r else f"{n}@{r}" for n, r in RECIPES if (RUNTIMES[r].files == SAFETENSORS) != torch
+        )
+        if model.onnx and torch:
             raise ModelProblem(
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"
             )
-        if here == "torch":
+        if torch:
             return
         if model.onnx is None:
             instead = f"take one that runs in torch ({', '.join(others)}): qguard init MODEL --precision bf16"
             refuse_large(model, str(self), instead)
         elif self.base != "fp32":  # the shipped file itself may keep its weights beside it
             refuse_large(model, str(self), f"judge another tool's file: pytest --precision {self} --artifact=PATH")
+
+
+def has_recipe(name: str, runtime: str) -> bool:
+    """Whether a precision is made for a runtime."""
+    return (name, runtime) in RECIPES
 
 
 def _code_sha256() -> str:

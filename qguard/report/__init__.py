@@ -30,7 +30,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
 
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
-            ``also``, the names of the gate tests that it has beyond :data:`GATES`; and ``left_out``, what was switched off.
+            ``also``, the names of the gate tests that it has beyond :data:`GATES`; ``without``, those of them that it has not;
+            and ``left_out``, what is not measured on purpose, each with its reason.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -44,13 +45,13 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     runs = []
     texts: dict[str, dict[str, str]] = {}
     for asked in expected:
-        target = {k: v for k, v in asked.items() if k not in ("also", "left_out")}
+        target = {k: v for k, v in asked.items() if k not in ("also", "without", "left_out")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         # a test of the project's own that is named like one of the gate's does not stand for it
         shipped = [r for r in mine if r.get("shipped", True)]
         done = {r["gate"] for r in shipped if r["done"]}
-        gates = (*GATES, *asked["also"])
+        gates = [g for g in (*GATES, *asked["also"]) if g not in asked.get("without", ())]
         missing = [g for g in gates if g not in done]
         fell = {r["gate"] for r in shipped if any(c["outcome"] == "fail" for c in r["checks"])}
         errors = [without_home(r["error"]) for r in mine if r.get("error")]
@@ -63,7 +64,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
             {**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency}
         )
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
-        runs[-1]["left_out"] = asked.get("left_out", [])
+        runs[-1]["left_out_because"] = dict(asked.get("left_out", {}))
+        runs[-1]["left_out"] = list(runs[-1]["left_out_because"])
         runs[-1]["tests"] = {g: "fail" if g in fell else "pass" if g in done else "unmeasured" for g in gates}
         runs[-1]["host"] = host()
         runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])

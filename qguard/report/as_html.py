@@ -14,7 +14,7 @@ from typing import Any
 from qguard.gates import parse_bound
 from qguard.report import charts
 from qguard.report.details import GIVEN, MOVED
-from qguard.report.headline import ORDER, family_of, headline, label_of, name_of
+from qguard.report.headline import ORDER, family_of, headline, label_of, left_out_of, name_of
 from qguard.report.shape import checked
 
 HTML = Path(__file__).parent / "html"
@@ -116,6 +116,7 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         **run,
         "key": key,
         "name": name,
+        "left_out": left_out_of(run),
         "headline": replace(lines, title=lines.title + on),
         "rows": sorted(({**c, "label": label_of(c)} for c in run["checks"]), key=_place),
         "values": values,

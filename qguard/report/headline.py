@@ -84,6 +84,20 @@ def judged_of(check: Mapping[str, Any]) -> float:
     return float(check["interval"][0 if check["on"] == "lower" else 1])
 
 
+def left_out_of(run: Mapping[str, Any]) -> list[str]:
+    """What was not measured on purpose: first what is turned off, the only such thing in reports of older versions; then one
+    line a reason.
+    """
+    because, off, reasons = run.get("left_out_because") or {}, [], dict[str, list[str]]()
+    for name in run.get("left_out", []):
+        switch = f"--qguard-{name}=off"
+        if because.get(name, switch) == switch:
+            off.append(f"{name} ({switch})")
+        else:
+            reasons.setdefault(because[name], []).append(name)
+    return [*([", ".join(off)] if off else []), *(f"{', '.join(names)}: {why}" for why, names in reasons.items())]
+
+
 def failed_of(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The failed checks, gates before accepted scores, whole suite before slices."""
     failed = [c for c in run["checks"] if c["outcome"] == "fail"]

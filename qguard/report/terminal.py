@@ -9,7 +9,7 @@ from typing import Any
 
 from qguard.drift import ELSEWHERE
 from qguard.gates.check import Check
-from qguard.report.headline import headline, texts_of
+from qguard.report.headline import headline, left_out_of, texts_of
 from qguard.vectors import FLOAT
 
 _LISTED = 5  # texts that a golden leaves out
@@ -196,7 +196,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         if run.get("cause"):
             lines.append(f"       {run['cause']}")
         lines += _effects(run["checks"])
-        lines += [f"  left out: {', '.join(f'{n} (--qguard-{n}=off)' for n in run['left_out'])}"] if run.get("left_out") else []
+        for text in left_out_of(run):
+            lines += textwrap.wrap(text, 120, initial_indent="  left out: ", subsequent_indent=" " * 7)
         if texts := run.get("texts_left_out"):
             lines.append(f"  texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}")
             lines += [f"       {t}" for t in texts[:_LISTED]]
