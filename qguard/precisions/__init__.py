@@ -257,6 +257,7 @@ def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Pr
     if (name, runtime) not in RECIPES:
         have = sorted(r for n, r in RECIPES if n == name)
         raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
+    RUNTIMES.find(runtime)  # one that cannot be used is an error before anything runs
     return Precision(name, runtime, stored)
 
 
