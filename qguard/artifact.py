@@ -17,36 +17,62 @@ from qguard.graph import external_files, read_graph
 from qguard.models import Model
 from qguard.pipeline import Pipeline, read_pipeline
 from qguard.progress import progress
+from qguard.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 
 PROVENANCE = "qguard.json"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A quantized (or fp32) model as files.
+    """A quantized (or fp32) model as files, or one that has none here because its runtime keeps it.
 
     Attributes:
-        folder: Where tokenizer and heads are read from; for a bare ``.onnx`` file, the base model's folder.
+        folder: Where tokenizer and heads are read from; for a bare ``.onnx`` file, and without files, the base model's folder.
         file: The ONNX file, or ``None`` for a torch artifact.
         pipeline: The pipeline that these files declare.
         provenance: How it was made; empty for an artifact of another tool.
+        has_files: That there are files to be judged; what needs them is an error without.
     """
 
     folder: Path
     file: Path | None
     pipeline: Pipeline
     provenance: dict[str, Any]
+    has_files: bool = True
+
+    @classmethod
+    def without_files(cls, base: Model) -> Artifact:
+        """What a runtime keeps that has no files: only the base model's tokenizer and pipeline are known of it."""
+        return cls(base.folder, None, base.pipeline, {}, has_files=False)
+
+    @property
+    def kind(self) -> str:
+        """What its files are; see :attr:`qguard.runtimes.RuntimeRecord.files`."""
+        return NO_FILES if not self.has_files else ONNX if self.file else SAFETENSORS
+
+    def need_files(self) -> None:
+        """There are files.
+
+        Raises:
+            ArtifactProblem: where there are none.
+        """
+        if not self.has_files:
+            raise ArtifactProblem("its runtime keeps the model: there are no files that could be read, hashed, copied or timed")
 
     @property
     def runs(self) -> Path:
         """What a runtime opens: the ONNX file, or the folder of the torch transformer."""
+        self.need_files()
         return self.file or inside(self.folder, self.pipeline.transformer)
 
     def runtime(self, wanted: str) -> str:
-        """The runtime that reads these files: safetensors run in torch, an ONNX file in ``wanted`` or in ONNX Runtime."""
-        if self.file is None:
-            return "torch"
-        return "onnx" if wanted == "torch" else wanted
+        """The runtime that reads these files: ``wanted`` if it does, else the first one registered that does.
+
+        That is torch for safetensors and ONNX Runtime for an ONNX file.
+        """
+        if RUNTIMES.find(wanted).files == self.kind:
+            return wanted
+        return next(r.name for r in RUNTIMES.values() if r.files == self.kind)
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -58,6 +84,7 @@ class Artifact:
     @cached_property
     def weight_files(self) -> list[Path]:
         """The files that hold the transformer's weights."""
+        self.need_files()
         if self.file is None:
             root = inside(self.folder, self.pipeline.transformer)
             return sorted(root.glob("*.safetensors"))
@@ -65,7 +92,11 @@ class Artifact:
 
     @property
     def bytes(self) -> int:
-        """Size of the weights on disk."""
+        """Size of the weights on disk.
+
+        Raises:
+            ArtifactProblem: without files, as all that reads them.
+        """
         return sum(p.stat().st_size for p in self.weight_files)
 
     @property

@@ -29,11 +29,13 @@ class Row:
 
     Attributes:
         values: The metrics of :data:`SHOWN`, for the whole suite.
-        bytes: Size of the weights.
-        speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate.
+        bytes: Size of the weights; ``None`` without files.
+        speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate. Empty where the
+            runtime is not timed in this process.
         verdict: by every gate but those on latency: ``pass``, ``fail``, or ``unmeasured`` where ``error`` says why.
         failed: The gates that do not hold.
-        best: No other row of this model and suite is at least as good in overlap@10, speed and size, and better in one.
+        best: No other row of this model and suite is at least as good in overlap@10, speed and size, and better in one; of rows
+            of which all three are known.
     """
 
     precision: str
@@ -41,12 +43,17 @@ class Row:
     model: str
     suite: str
     values: dict[str, float] = field(default_factory=dict)
-    bytes: int = 0
+    bytes: int | None = None
     speed: dict[str, float] = field(default_factory=dict)
     verdict: str = "unmeasured"
     failed: tuple[str, ...] = ()
     error: str | None = None
     best: bool = False
+
+    @property
+    def comparable(self) -> bool:
+        """Whether accuracy, size and speed are known."""
+        return self.error is None and self.bytes is not None and bool(self.speed)
 
     @property
     def overall_speed(self) -> float:
@@ -75,7 +82,8 @@ def compare(harness: Harness, precisions: list[Precision], say: Callable[[str], 
             row = _judged(harness, target, row)
             key = target.precision, target.model
             if key not in speeds:
-                speeds[key] = {str(b): _speed(harness, target, b) for b in BUCKETS}
+                timed = BUCKETS if target.precision.runs_in.timed else ()
+                speeds[key] = {str(b): _speed(harness, target, b) for b in timed}
             rows.append(replace(row, speed=speeds[key]))
         except QguardError as e:
             rows.append(replace(row, verdict="unmeasured", error=str(e)))
@@ -88,7 +96,8 @@ def _judged(harness: Harness, target: Target, row: Row) -> Row:
     checks = [c for family in families for c in harness.checks(target, family)]
     values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
     failed = tuple(f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in checks if c.outcome == "fail")
-    size = harness.artifact(target.precision, target.model).bytes
+    artifact = harness.artifact(target.precision, target.model)
+    size = artifact.bytes if artifact.has_files else None
     return replace(row, values=values, bytes=size, verdict="fail" if failed else "pass", failed=failed)
 
 
@@ -120,18 +129,18 @@ def time_ratio(baseline: ArmSpec, candidate: ArmSpec, batch: Any, tokens: int) -
 
 
 def mark_best(rows: Iterable[Row]) -> list[Row]:
-    """Mark the Pareto front of each model and suite over overlap@10, speed and size; unmeasured rows are never on it."""
+    """Mark the Pareto front of each model and suite over overlap@10, speed and size; a row that lacks one is never on it."""
     rows = list(rows)
     return [
         replace(
-            r, best=r.error is None and not any(_beats(o, r) for o in rows if (o.model, o.suite) == (r.model, r.suite))
+            r, best=r.comparable and not any(_beats(o, r) for o in rows if (o.model, o.suite) == (r.model, r.suite))
         )
         for r in rows
     ]  # fmt: skip
 
 
 def _beats(a: Row, b: Row) -> bool:
-    if a.error is not None or b.error is not None:
+    if not (a.comparable and b.comparable) or a.bytes is None or b.bytes is None:
         return False
     overlap = a.values[SHOWN[0]] - b.values[SHOWN[0]]
     faster = a.overall_speed / b.overall_speed
@@ -157,7 +166,9 @@ def table(rows: list[Row]) -> Any:
     for r in rows:
         cells = ["*" if r.best else "", r.precision, *([r.model, r.suite] if several else [])]
         if r.error is None:
-            numbers = [f"{r.values[m]:.4f}" for m in SHOWN] + [f"{r.bytes / 1e6:.1f}"] + [f"{s:.2f}" for s in r.speed.values()]
+            size = "" if r.bytes is None else f"{r.bytes / 1e6:.1f}"
+            speeds = [f"{r.speed[str(b)]:.2f}" if r.speed else "" for b in BUCKETS]
+            numbers = [f"{r.values[m]:.4f}" for m in SHOWN] + [size, *speeds]
         else:
             numbers = [""] * len(heads)
         out.add_row(*cells, *numbers, r.verdict + (f" ({len(r.failed)})" if r.failed else ""))

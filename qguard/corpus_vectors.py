@@ -24,6 +24,7 @@ from qguard.errors import MeasurementProblem
 from qguard.files import cache_folder, dump_json, sha256_json, write_atomic
 from qguard.models import installed
 from qguard.progress import progress
+from qguard.runtimes import RUNTIMES, TEXTS
 from qguard.search import VectorFile
 from qguard.suites.corpus import Corpus
 from qguard.vectors import unit
@@ -67,15 +68,23 @@ def candidate_coder(artifact: Artifact, precision: Precision, device: str, encod
     Args:
         artifact: The files.
         precision: What they are run as.
-        device: Where torch computes.
+        device: Where a runtime of several devices computes.
         encoder: Opens them.
+
+    Raises:
+        MeasurementProblem: for a runtime without files, or one that takes texts.
     """
-    runtime = artifact.runtime(precision.runtime)
-    libraries = {"onnx": ("onnxruntime",), "torch": ("torch", "transformers")}.get(runtime, (runtime,))
+    record = RUNTIMES.find(artifact.runtime(precision.runtime))
+    if not artifact.has_files or record.takes == TEXTS:
+        # kept vectors are found again by the files' hash, and blocks are proved by token ids
+        raise MeasurementProblem(
+            f"{precision} is not judged on a large suite: {record.name} has no files, or takes texts, so kept vectors cannot be "
+            "proved to be its own; give a suite that fits into memory"
+        )
     key = {
         "artifact": artifact.sha256,
-        "runs": [precision.base, runtime, device if runtime == "torch" else "cpu"],
-        "versions": installed("qguard", "numpy", "tokenizers", *libraries),
+        "runs": [precision.base, record.name, record.device(device)],
+        "versions": installed("qguard", "numpy", "tokenizers", *record.libraries),
         "machine": machine(),
     }
 

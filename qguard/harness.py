@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from qguard.metrics import Comparison, Measured
 from qguard.models import Model, installed, resolve
 from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
+from qguard.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.suites import Suite, load_suite
 from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
 
@@ -88,6 +90,13 @@ class Harness:
         plain = {p.plain for p in precisions}
         if self.artifact_path is not None and len(plain) * len(self.config.models) > 1:
             raise UsageProblem("--artifact judges one artifact: give one --precision and one --qguard-model")
+        for precision in plain:
+            if self.artifact_path is not None and precision.runs_in.files == NO_FILES:
+                raise UsageProblem(
+                    f"--artifact: {precision} is kept by its runtime {precision.runtime!r}, which reads no files; leave it out"
+                )
+            if self.has_baseline and (why := precision.runs_in.cannot_measure("latency")):
+                raise UsageProblem(f"a baseline compares latency, and {precision} has none here: {why}; judge it without")
         if self.has_baseline and precisions and all(p.vectors != FLOAT for p in precisions):
             raise UsageProblem(
                 f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
@@ -167,11 +176,25 @@ class Harness:
     def _has(self, need: str, target: Target) -> bool:
         if need == "labels":
             return self.labelled(target.suite)
+        if need == "files":
+            return target.precision.runs_in.files != NO_FILES
+        if need == "tokens":
+            return target.precision.runs_in.takes == TOKEN_IDS
         if need == "generated":
             return self.tries_robustness(target.precision)
         if need == "process":
             return bool(self.timing.buckets(target.precision))
         return True
+
+    def left_out(self, precision: Precision) -> dict[str, str]:
+        """What is not measured of a precision on purpose, each with its reason: what its runtime does not allow, and what the
+        project or an option switched off.
+        """
+        switches = dict.fromkeys(f.switch for f in FAMILIES.values() if f.switch)
+        off = {name: f"--qguard-{name}=off" for name in switches if getattr(self.config, name).mode == "off"}
+        gone = {f.name for f in FAMILIES.values() if f.switch in off}
+        found = {k: why for k, why in precision.runs_in.left_out().items() if k.partition(".")[0] not in gone}
+        return {**off, **found}
 
     def readable(self, name: str) -> bool:
         """Whether a suite can be read."""
@@ -198,19 +221,19 @@ class Harness:
         )
 
     def encoder(self, precision: Precision, model: str) -> Encoder:
-        """The candidate encoder, of float32 embeddings; an ONNX file runs in ONNX Runtime, safetensors in torch."""
+        """The candidate encoder, of float32 embeddings; see :meth:`qguard.artifact.Artifact.runtime`."""
         precision = precision.plain
 
         def make() -> Encoder:
-            a = self.artifact(precision, model)
+            a, base = self.artifact(precision, model), self.model(model)
             runtime = a.runtime(precision.runtime)
             tokenizer = self._tokenizer(precision, model)
-            return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer)
+            return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base)
 
         return self._once(("encoder", precision, model), make)  # type: ignore[no-any-return]
 
     def _tokenizer(self, precision: Precision, model: str) -> TextTokenizer:
-        """The artifact's own."""
+        """The artifact's own; the base model's where it has no files."""
 
         def make() -> TextTokenizer:
             a = self.artifact(precision, model)
@@ -219,7 +242,7 @@ class Harness:
         return self._once(("tokenizer", precision, model), make)  # type: ignore[no-any-return]
 
     def token_ids(self, target: Target) -> list[list[int]]:
-        """The artifact's own token ids, proved equal to the golden's."""
+        """The artifact's own token ids, proved equal to the golden's; without files those by the base model's tokenizer."""
         target = target.plain
 
         def make() -> list[list[int]]:
@@ -247,9 +270,17 @@ class Harness:
 
         def make() -> Floats:
             ids = self.token_ids(target)  # first: what may not be judged is not built either
-            return self.encoder(target.precision, target.model).encode_ids(ids)
+            encoder = self.encoder(target.precision, target.model)
+            return encoder.encode_rows(self.rows(target, encoder, ids))
 
         return self._once(("embeddings", target), make)  # type: ignore[no-any-return]
+
+    def rows(self, target: Target, encoder: Encoder, ids: list[list[int]]) -> Sequence[Any]:
+        """What an encoder is given of the suite: its token ids, or the texts where its runtime takes them."""
+        if encoder.takes == TOKEN_IDS:
+            return ids
+        suite = self.suite(target.suite, target.model)
+        return encoder.rows(suite.texts, suite.roles)
 
     def comparison(self, target: Target) -> Comparison:
         """Golden and candidate side by side, in float64; the candidate's vectors quantized if the precision says so."""
@@ -389,9 +420,13 @@ class Harness:
         """What scores measured here belong to: precision, machine, weights and texts."""
         from qguard.accepted.scores import Scope
 
-        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
         hashes = self.golden(target.model, target.suite).manifest["hashes"]
-        return Scope.of(target.precision, self.config.device if runtime == "torch" else "cpu", hashes)
+        return Scope.of(target.precision, self.device(target), hashes)
+
+    def device(self, target: Target) -> str:
+        """Where the target is computed: the configured device if its runtime has that one, else the runtime's own."""
+        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
+        return RUNTIMES[runtime].device(self.config.device)
 
     def standard_errors(self, target: Target, family: str) -> dict[str, float]:
         """Standard error of each whole-suite value of a family over the suite's items, by metric."""
@@ -401,7 +436,7 @@ class Harness:
         return dict(found)
 
     def live_fp32(self, target: Target, rows: list[int]) -> tuple[str, Floats]:
-        """fp32 as this machine computes it now, in the runtime of the target's artifact.
+        """fp32 as this machine computes it now; see :meth:`fp32_runtime` for where.
 
         Args:
             target: Its model, suite and artifact.
@@ -413,12 +448,20 @@ class Harness:
         Raises:
             QguardError: when fp32 cannot be made or run here.
         """
-        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
+        runtime = self.fp32_runtime(target.precision, target.model)
         name = f"fp32@{runtime}"
-        if target.precision.base == "fp32" and self.artifact_path is None:
+        if target.precision.base == "fp32" and self.artifact_path is None and runtime == target.precision.runtime:
             return name, self.embeddings(target)[rows]  # the candidate is what would be run
         ids = self.golden(target.model, target.suite).token_ids
         return name, self.fp32_encoder(target.model, runtime).encode_ids([ids[i] for i in rows])
+
+    def fp32_runtime(self, precision: Precision, model: str) -> str:
+        """The runtime that computes fp32 beside a candidate: the one that its recipe's record names.
+
+        Raises:
+            QguardError: when there is none.
+        """
+        return fp32_of(self.artifact(precision, model).runtime(precision.runtime)).runtime
 
     def fp32_encoder(self, model: str, runtime: str) -> Encoder:
         """fp32 in a runtime, to be run now.
@@ -455,9 +498,9 @@ class Harness:
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""
         artifact = self.artifact(target.precision, target.model)
-        device = self.config.device if artifact.runtime(target.precision.runtime) == "torch" else "cpu"
-        files = {"sha256": artifact.sha256, "bytes": artifact.bytes}
-        facts: dict[str, Any] = {"artifact": files, "device": device, "changed": self.changed(target)}
+        facts: dict[str, Any] = {"device": self.device(target), "changed": self.changed(target)}
+        if artifact.has_files:
+            facts["artifact"] = {"sha256": artifact.sha256, "bytes": artifact.bytes}
         facts["scope"] = self.scope(target).to_json()
         texts = self.suite(target.suite).texts
         left_out = self.golden(target.model, target.suite).left_out
@@ -474,10 +517,11 @@ class Harness:
         return facts
 
     def holds(self, target: Target) -> str:
-        """What the artifact's files compute, in one line."""
+        """What the artifact's files compute, in one line; empty without files."""
         from qguard.metrics.artifact import summary
 
-        return summary(self.artifact(target.precision, target.model))
+        artifact = self.artifact(target.precision, target.model)
+        return summary(artifact) if artifact.has_files else ""
 
     def changed(self, target: Target) -> list[str]:
         """Versions that differ from those the golden was recorded with."""

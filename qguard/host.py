@@ -11,12 +11,11 @@ from typing import Any
 
 from qguard.cpu import cpu, cpu_class
 
-PACKAGES = ("onnxruntime", "openvino", "torch", "numpy", "tokenizers")
-
 
 @cache
 def _facts() -> dict[str, Any]:
     from qguard.models import installed
+    from qguard.runtimes import libraries
 
     return {
         "cpu": cpu()[0],
@@ -24,7 +23,7 @@ def _facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "versions": installed(*PACKAGES),
+        "versions": installed(*libraries(), "numpy", "tokenizers"),
     }
 
 

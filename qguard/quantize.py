@@ -74,8 +74,9 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
 
     Raises:
         UsageProblem: see :func:`check_target`.
-        ArtifactProblem: when the disk does not take it.
+        ArtifactProblem: when the disk does not take it, or there are no files.
     """
+    artifact.need_files()
     check_target(folder, force)
     folder = folder.resolve()
     try:

@@ -20,7 +20,7 @@ from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
-from qguard.precisions.recipe import RECIPES
+from qguard.precisions.recipe import RECIPES as RECORDS
 from qguard.suites import Suite
 from tests.conftest import ROOT
 from tests.machine import BF16
@@ -183,8 +183,8 @@ def test_a_build_is_byte_identical(project, minilm, tmp_path):
 
 def test_defaults_of_a_precision_fall_back_to_the_part_before_the_dash():
     assert {g.metric: g.bound.number for g in gates_for(parse_precision("int8-weight@torch"), {})}["ranking.overlap@10"] > 0.85
-    assert RECIPES["int8-legacy@torch"].speedup == RECIPES["int8@onnx"].speedup
-    assert RECIPES["int8-weight@torch"].speedup is RECIPES["int8@torch"].speedup is None
+    assert RECORDS["int8-legacy@torch"].speedup == RECORDS["int8@onnx"].speedup
+    assert RECORDS["int8-weight@torch"].speedup is RECORDS["int8@torch"].speedup is None
 
 
 def test_cuda_that_is_not_there_is_not_measured(project):

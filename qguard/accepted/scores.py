@@ -29,7 +29,7 @@ class Scope:
 
     Attributes:
         precision: ``NAME@RUNTIME[+VECTORS]``.
-        machine: See :func:`qguard.cpu.cpu_class`; of CUDA the device.
+        machine: See :func:`qguard.cpu.cpu_class`; of CUDA the device; of another machine what the runtime calls it.
         golden: First digits of the golden's hashes of ``suite`` and ``weights``: other texts or weights have other scores.
     """
 
@@ -39,7 +39,9 @@ class Scope:
 
     @classmethod
     def of(cls, precision: Precision, device: str, hashes: Mapping[str, str]) -> Scope:
-        """Scores of ``precision`` measured on this machine's ``device``, against a golden with ``hashes``."""
+        """Scores of ``precision`` measured on ``device``, of this machine where it is ``cpu`` or ``cuda``, against a golden with
+        ``hashes``.
+        """
         machine = cpu_class()
         if device == "cuda":
             import torch
@@ -48,6 +50,8 @@ class Scope:
 
             require_cuda()
             machine = f"cuda {torch.cuda.get_device_name()}"
+        elif device != "cpu":
+            machine = device
         kind = "" if precision.vectors == FLOAT else f"+{precision.vectors}"
         golden = {part: hashes[part][:16] for part in ("suite", "weights")}
         return cls(f"{precision.name}@{precision.runtime}{kind}", machine, golden)

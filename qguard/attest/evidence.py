@@ -9,6 +9,7 @@ from qguard.attest.policy import gates_in_force
 from qguard.attest.subjects import digests
 from qguard.errors import UsageProblem
 from qguard.host import host
+from qguard.runtimes import NO_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,8 +21,15 @@ def refuse_several(targets: Iterable[Target]) -> None:
     """A verdict is of one artifact, so of one precision of one model; its suites may be several.
 
     Raises:
-        UsageProblem: for more.
+        UsageProblem: for more, and for a precision whose runtime has no files.
     """
+    targets = list(targets)
+    for target in targets:
+        if target.precision.runs_in.files == NO_FILES:
+            raise UsageProblem(
+                f"--qguard-attest: a verdict is bound to an artifact's files, and {target.precision} has none: its runtime "
+                f"{target.precision.runtime!r} keeps the model; judge it without --qguard-attest"
+            )
     found = list(dict.fromkeys((str(t.precision), t.model) for t in targets))
     if len(found) > 1:
         listed = ", ".join(f"{p} of {m}" for p, m in found)
@@ -32,8 +40,16 @@ def refuse_several(targets: Iterable[Target]) -> None:
 
 
 def artifact_path(harness: Harness, target: Target) -> Path:
-    """What is deployed: the given artifact, or the folder that was built."""
-    return harness.artifact_path or harness.artifact(target.precision, target.model).folder
+    """What is deployed: the given artifact, or the folder that was built.
+
+    Raises:
+        ArtifactProblem: where there are no files.
+    """
+    if harness.artifact_path:
+        return harness.artifact_path
+    artifact = harness.artifact(target.precision, target.model)
+    artifact.need_files()
+    return artifact.folder
 
 
 def evidence(harness: Harness, target: Target) -> dict[str, Any]:
@@ -56,6 +72,7 @@ def evidence(harness: Harness, target: Target) -> dict[str, Any]:
             "name": precision.name, "runtime": precision.runtime, "vectors": precision.vectors, "recipe": precision.base,
             "computed_in": artifact.runtime(precision.runtime),
             "calibration": {k: v for k, v in artifact.calibration.items() if k != "texts"},
+            **({"left_out": unproved} if (unproved := precision.runs_in.left_out()) else {}),
         },
         "suite": {"name": target.suite, "sha256": suite.sha256, "texts": len(suite.texts), "slices": suite.slice_names},
         "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},

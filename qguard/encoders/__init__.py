@@ -1,33 +1,39 @@
-"""Encoders: n texts in, a float32 array (n, dim) out. Batching by length lives here once; a runtime is one file."""
+"""Encoders: n texts in, a float32 array (n, dim) out. Batching lives here once; runtimes are in :mod:`qguard.runtimes`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qguard.encoders.pooling import Head
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.errors import MeasurementProblem, unknown
+from qguard.errors import MeasurementProblem, QguardError, first_line
 from qguard.pipeline import Pipeline
 from qguard.progress import progress
+from qguard.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, RuntimeRecord
+
+if TYPE_CHECKING:
+    from qguard.models import Model
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
 class Runtime(Protocol):
-    """Runs the transformer on one padded batch; called from several threads where ``workers`` is above 1.
+    """A runtime that takes token ids: it runs the transformer on one padded batch; called from several threads where
+    ``workers`` is above 1.
 
     Attributes:
         batch_tokens: Padded tokens of a batch that suit it.
         workers: Batches that it computes side by side.
+
+    Both are those of its record, unless the class sets them itself.
     """
 
     batch_tokens: int
@@ -35,6 +41,19 @@ class Runtime(Protocol):
 
     def __call__(self, input_ids: Ints, attention_mask: Ints) -> Floats:
         """Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim)."""
+        ...
+
+
+class TextRuntime(Protocol):
+    """A runtime that takes texts; called from several threads where its record's ``workers`` is above 1."""
+
+    def __call__(self, texts: Sequence[str], roles: Sequence[str | None]) -> Floats:
+        """Finished vectors, float (texts, dim), in the order of the texts.
+
+        Args:
+            texts: At least one. Each has its prompt in front, unless the record says that the runtime adds ``prompts``.
+            roles: Of each text ``"query"``, ``"document"`` or ``None``.
+        """
         ...
 
 
@@ -70,7 +89,9 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0) -> t
 
 
 class Encoder:
-    """A tokenizer, a runtime and the pipeline's head behind one call.
+    """A tokenizer, a runtime that takes token ids and the pipeline's head behind one call.
+
+    What it encodes are rows: token ids here, texts with their roles in :class:`TextEncoder`.
 
     Args:
         tokenizer: Texts to token ids.
@@ -78,6 +99,8 @@ class Encoder:
         head: Pooling, dense layers and normalisation.
         pad_id: Token id that fills short rows; masked, so it never changes a result.
     """
+
+    takes = TOKEN_IDS
 
     def __init__(self, tokenizer: TextTokenizer, runtime: Runtime, head: Head) -> None:
         self.tokenizer, self.runtime, self.head = tokenizer, runtime, head
@@ -89,7 +112,15 @@ class Encoder:
             texts: n texts, at least one.
             role: ``"query"`` or ``"document"`` for a model that declares a prompt for each.
         """
-        return self.encode_ids(self.tokenizer(texts, [role] * len(texts)))
+        return self.encode_rows(self.rows(texts, [role] * len(texts)))
+
+    def rows(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> Sequence[Any]:
+        """What is encoded of n texts and their roles: their token ids."""
+        return self.tokenizer(texts, roles)
+
+    def encode_rows(self, rows: Sequence[Any]) -> Floats:
+        """Embeddings (n, dim) of rows, in their order."""
+        return self.encode_ids(rows)
 
     def encode_ids(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Embeddings (n, dim) of token id lists, in their order.
@@ -104,22 +135,24 @@ class Encoder:
             raise MeasurementProblem("nothing to encode: expected at least one text, found none")
         if not all(len(row) for row in ids):
             raise MeasurementProblem("a text without a token has no vector; leave it out")
-        batches = list(length_batches([len(row) for row in ids], self.runtime.batch_tokens))
-        first = self._batch([ids[r] for r in batches[0]])
-        out = np.empty((len(ids), first.shape[1]), np.float32)
+        return self._in_turn(ids, list(length_batches([len(row) for row in ids], self.runtime.batch_tokens)))
+
+    def _in_turn(self, rows: Sequence[Any], batches: Sequence[Sequence[int]]) -> Floats:
+        first = self._batch([rows[r] for r in batches[0]])
+        out = np.empty((len(rows), first.shape[1]), np.float32)
         out[batches[0]] = first
 
-        def compute(rows: Sequence[int]) -> None:
-            out[rows] = self._batch([ids[r] for r in rows])
+        def compute(batch: Sequence[int]) -> None:
+            out[batch] = self._batch([rows[r] for r in batch])
 
         self._all(compute, batches[1:])
         return out
 
-    def encode_batches(self, ids: Sequence[Sequence[int]], batches: Sequence[Sequence[int]], padding: int = 0) -> Floats:
+    def encode_batches(self, ids: Sequence[Any], batches: Sequence[Sequence[int]], padding: int = 0) -> Floats:
         """Embeddings (n, dim) with the batches chosen by the caller: what a server does that fills batches as texts come.
 
         Args:
-            ids: Token ids of n texts.
+            ids: Token ids of n texts, or their rows.
             batches: Indices into ``ids``, in the order of the rows; each text in exactly one batch.
             padding: Tokens that every batch is padded with beyond its longest text.
 
@@ -139,43 +172,121 @@ class Encoder:
 
     def _all(self, compute: Callable[[Sequence[int]], None], batches: Sequence[Sequence[int]]) -> None:
         texts = sum(map(len, batches))
-        with ThreadPoolExecutor(self.runtime.workers) as pool, progress(f"encoding {texts} texts", texts, after=2.0) as advance:
+        with ThreadPoolExecutor(self._workers) as pool, progress(f"encoding {texts} texts", texts, after=2.0) as advance:
             for rows, _ in zip(batches, pool.map(compute, batches), strict=True):  # raises what a batch raised
                 advance(len(rows))
 
-    def _batch(self, ids: Sequence[Sequence[int]], padding: int = 0) -> Floats:
+    @property
+    def _workers(self) -> int:
+        return self.runtime.workers
+
+    def _batch(self, ids: Sequence[Any], padding: int = 0) -> Floats:
         input_ids, mask = padded(ids, self.tokenizer.pad_id, padding)
         vectors: Floats = self.head(self.runtime(input_ids, mask), mask)
         return vectors
 
 
-# A runtime is a class in one file, opened with (path, precision, threads), torch also with the device.
-RUNTIMES = {
-    "onnx": "qguard.encoders.onnx:OnnxRuntime",
-    "openvino": "qguard.encoders.openvino:OpenvinoRuntime",
-    "torch": "qguard.encoders.torch:TorchRuntime",
-}
+class TextEncoder(Encoder):
+    """An encoder over a runtime that takes texts: texts go out, finished vectors come back, and no head is applied.
+
+    Args:
+        tokenizer: The artifact's, or the base model's where there are no files. It only tells how long a text is: what
+            tokenizes the texts in the runtime is not known.
+        runtime: Texts to vectors.
+        record: What it wants; see :class:`qguard.runtimes.RuntimeRecord`.
+        pipeline: Whose prompts are put in front of the texts, unless the runtime adds them.
+    """
+
+    takes = TEXTS
+
+    def __init__(self, tokenizer: TextTokenizer, runtime: TextRuntime, record: RuntimeRecord, pipeline: Pipeline) -> None:
+        self.tokenizer, self._run, self._record, self._pipeline = tokenizer, runtime, record, pipeline
+        self.batch = record.batch
+
+    def rows(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> Sequence[Any]:
+        """What is encoded: each text, as it goes out, and its role."""
+        prefix = (lambda _: "") if self._record.prompts else self._pipeline.prefix
+        return [(prefix(role) + text, role) for text, role in zip(texts, roles or [None] * len(texts), strict=True)]
+
+    def encode_rows(self, rows: Sequence[Any]) -> Floats:
+        """Embeddings (n, dim) of rows, in their order; batches hold texts of similar length, the longest first.
+
+        Raises:
+            MeasurementProblem: when there is nothing to encode, the runtime fails, or it gives something else than a vector
+                for each text.
+        """
+        if not rows:
+            raise MeasurementProblem("nothing to encode: expected at least one text, found none")
+        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), i))
+        return self._in_turn(rows, [order[i : i + self.batch] for i in range(0, len(order), self.batch)])
+
+    def encode_ids(self, ids: Sequence[Sequence[int]]) -> Floats:
+        """Nothing: this runtime takes texts.
+
+        Raises:
+            MeasurementProblem: always.
+        """
+        raise MeasurementProblem(f"runtime {self._record.name!r} takes texts; this measurement needs one that takes token ids")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("runtime", "head"):  # what measures with token ids asks an encoder for them
+            self.encode_ids(())
+        raise AttributeError(name)
+
+    @property
+    def _workers(self) -> int:
+        return self._record.parallel
+
+    def _batch(self, ids: Sequence[Any], padding: int = 0) -> Floats:
+        name, n = self._record.name, len(ids)
+        if padding:
+            raise MeasurementProblem(f"runtime {name!r} takes texts, and padding is measured with token ids")
+        try:
+            found = np.asarray(self._run([text for text, _ in ids], [role for _, role in ids]))
+        except QguardError:
+            raise
+        except Exception as e:  # whatever another package, or the server behind it, does
+            raise MeasurementProblem(f"runtime {name!r} failed on a batch of {n} texts: {first_line(e)}") from e
+        if found.ndim != 2 or len(found) != n or found.dtype.kind != "f":
+            raise MeasurementProblem(
+                f"runtime {name!r}: expected a float array ({n}, dim) for {n} texts, found {found.dtype} {found.shape}"
+            )
+        return np.asarray(found, np.float32)
 
 
-def open_runtime(name: str, path: Path, precision: str, threads: int | None = None, device: str = "cpu") -> Runtime:
+def open_runtime(
+    name: str, source: Path | Model, precision: str, threads: int | None = None, device: str = "cpu", **options: Any
+) -> Any:
     """A runtime on a transformer.
 
     Args:
-        name: A name in :data:`RUNTIMES`.
-        path: An ONNX file, or for torch the folder of the transformer module.
+        name: A name in :data:`qguard.runtimes.RUNTIMES`.
+        source: An ONNX file, or for torch the folder of the transformer module; the fp32 model for a runtime without files.
         precision: What torch computes in, and OpenVINO unless the artifact says it; an ONNX file in ONNX Runtime says it itself.
         threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
-        device: Where torch computes, ``cpu`` or ``cuda``; the other runtimes compute on the CPU.
+        device: Where a runtime computes that has several devices; one that has not ignores it.
+        options: Of the runtime's own.
+
+    Returns:
+        A :class:`Runtime` or a :class:`TextRuntime`, as the record says.
 
     Raises:
-        UsageProblem: for a runtime that qguard does not know.
+        UsageProblem: for a runtime that is not registered.
+        MeasurementProblem: when a runtime of another package cannot be opened.
     """
-    if name not in RUNTIMES:
-        raise unknown("runtime", name, RUNTIMES)
-    module, _, kind = RUNTIMES[name].partition(":")
-    where = {"device": device} if name == "torch" else {}
-    runtime: Runtime = getattr(import_module(module), kind)(path, precision, threads, **where)
-    return runtime
+    record = RUNTIMES.find(name)
+    where = {"device": record.device(device)} if len(record.devices) > 1 else {}
+    try:
+        opened = record.opener()(source, precision, threads, **where, **options)
+    except QguardError:
+        raise
+    except Exception as e:  # whatever another package does
+        raise MeasurementProblem(f"runtime {name!r} cannot be opened: {first_line(e)}") from e
+    if record.takes == TOKEN_IDS:
+        for attribute, value in (("batch_tokens", record.batch), ("workers", record.parallel)):
+            if not hasattr(opened, attribute):
+                setattr(opened, attribute, value)
+    return opened
 
 
 def open_encoder(
@@ -186,18 +297,26 @@ def open_encoder(
     file: Path | None = None,
     device: str = "cpu",
     tokenizer: TextTokenizer | None = None,
+    model: Model | None = None,
 ) -> Encoder:
-    """An encoder on the files of ``folder``.
+    """An encoder on the files of ``folder``, or on a runtime without files.
 
     Args:
-        runtime: A name in :data:`RUNTIMES`.
+        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
         folder: Tokenizer and heads (an artifact, or the model itself).
         pipeline: What surrounds the transformer.
         precision: See :func:`open_runtime`.
         file: The ONNX file, for a runtime that reads one.
         device: See :func:`open_runtime`.
         tokenizer: That of ``folder``, where it is open already.
+        model: The fp32 model, for a runtime without files.
     """
-    root = folder / pipeline.transformer
+    root, record = folder / pipeline.transformer, RUNTIMES.find(runtime)
     tokenizer = tokenizer or TextTokenizer.open(root, pipeline)
-    return Encoder(tokenizer, open_runtime(runtime, file or root, precision, None, device), Head.open(folder, pipeline))
+    source: Path | Model | None = model if record.files == NO_FILES else file or root
+    if source is None:
+        raise MeasurementProblem(f"runtime {runtime!r} has no files, and is opened with the fp32 model; none is given")
+    opened = open_runtime(runtime, source, precision, None, device)
+    if record.takes == TEXTS:
+        return TextEncoder(tokenizer, opened, record, pipeline)
+    return Encoder(tokenizer, opened, Head.open(folder, pipeline))

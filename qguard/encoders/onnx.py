@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from qguard.cpu import saturates
-from qguard.encoders import cores
 from qguard.encoders.ports import Feeds, embedding_output
 from qguard.errors import ArtifactProblem
 from qguard.files import read_json
 from qguard.graph import read_model
 from qguard.onnx_edit import Graph
+from qguard.runtimes import RUNTIMES
 
 OPTIONS_FILE = "onnxruntime.json"
 EXACT = "session.x64quantprecision"
-BATCH_TOKENS = 256  # per thread; what a batch leaves behind between two layers still fits the second-level cache
 
 
 def exact_products(file: Path) -> bool:
@@ -83,7 +82,7 @@ class OnnxRuntime:
         except Exception as e:  # ONNX Runtime's own exception types differ by build
             raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
         self.feeds = Feeds({i.name: i.type for i in self.session.get_inputs()}, file)
-        self.batch_tokens, self.workers = BATCH_TOKENS, cores()
+        self.batch_tokens, self.workers = RUNTIMES["onnx"].batch, RUNTIMES["onnx"].parallel
         # exports of dictionaries may give the token ids back as outputs: only floats can be embeddings
         ranks = [(o.name, 0 if "int" in o.type else len(o.shape or ())) for o in self.session.get_outputs()]
         self._output = embedding_output(ranks, file)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from qguard.encoders import cores
 from qguard.encoders.ports import Feeds, embedding_output
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import read_json
+from qguard.runtimes import RUNTIMES
 
-BATCH_TOKENS = 512  # of one request; 2,048 take a fifth more CPU time, 4,096 half more
 PROPERTIES_FILE = "openvino.json"
 PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 PROPERTIES: dict[str, dict[str, str | int]] = {
@@ -78,7 +77,7 @@ class OpenvinoRuntime:
     def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None) -> None:
         ov = import_openvino()
         properties = properties_of(file, precision)
-        self.batch_tokens, self.workers = BATCH_TOKENS, 1 if threads else cores()
+        self.batch_tokens, self.workers = RUNTIMES["openvino"].batch, 1 if threads else RUNTIMES["openvino"].parallel
         layout = {"INFERENCE_NUM_THREADS": threads or self.workers, "NUM_STREAMS": self.workers, "ENABLE_CPU_PINNING": False}
         try:
             core = ov.Core()

@@ -36,9 +36,6 @@ class TorchRuntime:
         MeasurementProblem: when ``device`` is not there, or has no kernels for the model.
     """
 
-    batch_tokens = 2048
-    workers = 1
-
     def __init__(self, root: Path, precision: str, threads: int | None = None, device: str = "cpu") -> None:
         import torch
 

@@ -91,11 +91,11 @@ OWN = (
     ),
     Family(
         name="invariance", question="Does a text's vector depend on its batch or on padding?", test="test_invariance",
-        needs=("tokens",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION, judge="qguard.harness:invariance_of", lead=6,
+        needs=("vectors",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION, judge="qguard.harness:invariance_of", lead=6,
     ),
     Family(
         name="robustness", question="Do generated texts of any script, length and character keep their vectors?",
-        test="test_robustness", needs=("tokens", "generated"), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION,
+        test="test_robustness", needs=("generated",), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION,
         judge="qguard.robustness.measure:judge_robustness", switch="robustness", lead=7,
     ),
     Family(

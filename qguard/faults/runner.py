@@ -20,6 +20,7 @@ from qguard.faults.repeats import Repeat, run_repeat
 from qguard.faults.site import Candidate
 from qguard.harness import Harness, Target
 from qguard.precisions import Precision
+from qguard.runtimes import NO_FILES, TEXTS
 
 ROUND = 16  # repeats of one process: after them it is started anew
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -68,9 +69,15 @@ def planned(harness: Harness, precision: Precision) -> Plan:
 
     Raises:
         QguardError: when the sound artifact cannot be judged.
-        UsageProblem: when every suite is too large to be encoded again and again.
+        UsageProblem: when every suite is too large to be encoded again and again, or no fault could be put into the artifact.
     """
     harness.targets([precision])
+    record = precision.runs_in
+    if record.files == NO_FILES or record.takes == TEXTS:
+        raise UsageProblem(
+            f"{precision}: faults are put into files and token ids, and runtime {record.name!r} has no files, or takes texts; "
+            "give a precision of another runtime"
+        )
     suites = tuple(s for s in harness.config.suites if harness.suite(s).corpus is None)
     if not suites:
         raise UsageProblem("every suite is large, and each fault would encode it anew; give a smaller one with --suite")

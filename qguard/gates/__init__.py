@@ -108,6 +108,11 @@ def gates_for(
             ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe.
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
+
+    What cannot be measured of the precision's runtime has no default gate.
+
+    Raises:
+        UsageProblem: for a gate of the project that would never be judged, because the runtime does not let it be measured.
     """
     base, runtime = precision.base, precision.runtime
     bounds = {key: Bound.of(bound, key) for key, bound in precision.recipe.bounds.items()}
@@ -120,8 +125,14 @@ def gates_for(
         bounds = _stored(bounds, DEFAULTS[kind])
         files = {key: bound for key, bound in own.items() if key.startswith("artifact.")}
         own = files | _merged(configured, (kind, *(name + kind for name in names)))
-    all_bounds = {**default_bounds(precision.vectors), **bounds, **own}
-    return [parse_gate(key, bound, precision.vectors) for key, bound in all_bounds.items()]
+    record, gates = precision.runs_in, []
+    for key, limit in {**default_bounds(precision.vectors), **bounds, **own}.items():
+        gate = parse_gate(key, limit, precision.vectors)
+        why = record.cannot_measure(gate.metric)
+        if why and key in own:
+            raise UsageProblem(f"gate {key} of {precision} would never be judged: {why}; bound it under another NAME@RUNTIME")
+        gates += [] if why else [gate]
+    return gates
 
 
 def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[str, T]:

@@ -22,12 +22,12 @@ class ArmSpec:
     """An arm as values, so that a fresh process can build the same one.
 
     Attributes:
-        runtime: A name in :data:`qguard.encoders.RUNTIMES`.
+        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
         path: The ONNX file, or the folder of a torch model.
         precision: See :func:`qguard.encoders.open_runtime`.
         threads: Threads of one run.
         python: Another environment's interpreter (ONNX Runtime only), or ``None`` for this process.
-        device: Where a torch runtime computes, ``cpu`` or ``cuda``.
+        device: Where it computes, ``cpu`` or ``cuda``.
     """
 
     runtime: str

@@ -21,6 +21,7 @@ from qguard.latency.confirm import confirm
 from qguard.latency.decision import FAIL, INCONCLUSIVE, UNFIT, Rule
 from qguard.latency.trial import Trial, run_trial
 from qguard.precisions import Precision
+from qguard.runtimes import RUNTIMES, libraries
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
 GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
@@ -82,9 +83,15 @@ class PlannedTrial:
 
 
 def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str | None = None, device: str = "cpu") -> ArmSpec:
-    """The arm that runs an artifact; ``device`` is torch's."""
-    runtime = artifact.runtime(precision.runtime)
-    return ArmSpec(runtime, str(artifact.runs), precision.base, threads, python, device if runtime == "torch" else "cpu")
+    """The arm that runs an artifact; a runtime that has not the configured ``device`` runs on its own.
+
+    Raises:
+        MeasurementProblem: for a runtime that is not timed in this process.
+    """
+    record = RUNTIMES.find(artifact.runtime(precision.runtime))
+    if why := record.cannot_measure("latency"):
+        raise MeasurementProblem(f"{precision}: {why}")
+    return ArmSpec(record.name, str(artifact.runs), precision.base, threads, python, record.device(device))
 
 
 def compare(
@@ -184,5 +191,5 @@ def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
         name = {"device": torch.cuda.get_device_name() if found else "absent", "cuda": torch.version.cuda}
     return {
         **name, "cpu": model, "isa": [f for f in ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed("onnxruntime", "openvino", "torch"),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed(*libraries(timed=True)),
     }  # fmt: skip

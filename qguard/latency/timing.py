@@ -30,10 +30,13 @@ class Timing:
     def buckets(self, precision: Precision) -> list[Bucket]:
         """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
 
-        Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision.
+        Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision. Nor of
+        a runtime that is not timed in this process.
         """
         latency = self.harness.config.latency
-        if latency.mode == "off" or precision.vectors != FLOAT or not (self.speedup(precision) or self.harness.has_baseline):
+        if latency.mode == "off" or precision.vectors != FLOAT or not precision.runs_in.timed:
+            return []
+        if not (self.speedup(precision) or self.harness.has_baseline):
             return []
         return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 

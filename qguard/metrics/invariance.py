@@ -16,6 +16,7 @@ from qguard.encoders import Encoder, Floats
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Items, Measured, Metric, Rows, reduced
 from qguard.metrics.statistics import Quantile
+from qguard.runtimes import TEXTS
 from qguard.suites import Suite
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
@@ -60,31 +61,41 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> Items
     alone against alone with :data:`PADDING` tokens of padding. ``equal_length``: in a batch of its own length against in
     the mixed one.
 
+    Of a runtime that takes texts the first two alone, of whole texts: only token ids can be cut to a length, and padded.
+
     Raises:
         MeasurementProblem: for fewer than two texts, or vectors that are not finite.
     """
     if len(ids) < 2:
         raise MeasurementProblem(f"invariance needs at least two texts, found {len(ids)}")
-    texts, rows = sample(suite, ids)
-    n = len(rows)
+    texts, cut = sample(suite, ids)
+    n = len(cut)
+    if encoder.takes == TEXTS:
+        rows = encoder.rows([suite.texts[i] for i in texts], [suite.roles[i] for i in texts])
+        lengths = [len(ids[i]) for i in texts]
+    else:
+        rows, lengths = cut, [len(row) for row in cut]
     groups = -(-n // GROUPS)
     mixed = [list(range(start, n, groups)) for start in range(groups)] if groups > 1 else [list(range(n))]
     equal: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        equal.setdefault(len(row), []).append(i)
+    for i, length in enumerate(lengths):
+        equal.setdefault(length, []).append(i)
     alone = [[i] for i in range(n)]
-    arrangements = (mixed, alone, [b[::-1] for b in mixed], list(equal.values()))
+    arrangements = [mixed, alone, [b[::-1] for b in mixed]]
+    if encoder.takes != TEXTS:
+        arrangements.append(list(equal.values()))
     # in one call, so that no core waits for the last batch of each
     batches = [[i + k * n for i in batch] for k, own in enumerate(arrangements) for batch in own]
-    found = encoder.encode_batches(rows * len(arrangements), batches)
-    in_mixed, by_itself, in_turned, in_equal = np.split(found, len(arrangements))
-    padded = encoder.encode_batches(rows, alone, PADDING)
-    pairs = ((by_itself, in_mixed), (in_mixed, in_turned), (by_itself, padded), (in_mixed, in_equal))
+    found = encoder.encode_batches([*rows] * len(arrangements), batches)
+    in_mixed, by_itself, in_turned, *in_equal = np.split(found, len(arrangements))
+    pairs = [(by_itself, in_mixed), (in_mixed, in_turned)]
+    if in_equal:
+        pairs += [(by_itself, encoder.encode_batches(rows, alone, PADDING)), (in_mixed, in_equal[0])]
     cosines = np.stack([_cosine(a, b) for a, b in pairs], axis=1)
 
     def label(i: int) -> str:
-        words = "  ".join(f"{name} {value:.4f}" for name, value in zip(_COLUMNS, cosines[i], strict=True))
-        return f"{words}  {len(rows[i])} tokens  {suite.texts[texts[i]][:50]!r}"
+        words = "  ".join(f"{name} {value:.4f}" for name, value in zip(_COLUMNS, cosines[i], strict=False))
+        return f"{words}  {lengths[i]} tokens  {suite.texts[texts[i]][:50]!r}"
 
     return Items(cosines, (None,) * n, label)
 
@@ -98,7 +109,8 @@ def _cosine(a: Floats, b: Floats) -> Rows:
 
 def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> list[Measured]:
     """All invariance metrics of one encoder, over a sample of the suite's texts whose size is each value's ``items``."""
-    return reduced(items(encoder, suite, ids), METRICS, suite)
+    found = items(encoder, suite, ids)
+    return reduced(found, METRICS[: 2 * found.rows.shape[1]], suite)  # two of each column
 
 
 def _metrics(column: int, low: str, p01: str, between: str) -> tuple[Metric, Metric]:

@@ -190,7 +190,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     artifact = config.getoption("qguard_artifact")
     precisions, device = parse_precisions(asked, chosen.precisions, chosen.own_precisions), config.getoption("qguard_device")
-    if device == "cuda" and not any(p.runtime == "torch" for p in precisions):
+    if device == "cuda" and not any("cuda" in p.runs_in.devices for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
     update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
@@ -291,8 +291,8 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     if state is not None:
         from qguard.latency.check import fingerprint
 
-        torch = any(t.precision.runtime == "torch" for t in state.targets)
-        device = state.harness.config.device if torch else "cpu"
+        asked = state.harness.config.device
+        device = asked if any(asked in t.precision.runs_in.devices for t in state.targets) else "cpu"
         machine_info["qguard"] = fingerprint(state.harness.config.latency.threads, device)
 
 

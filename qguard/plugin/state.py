@@ -24,18 +24,11 @@ class State:
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of the gate tests that judge it, and what
-        was left out on purpose.
+        """What the report must hold: every target, with the names of the gate tests that judge it, and what was left out on
+        purpose, each with its reason.
         """
-        return [{**as_json(t), "tests": self.harness.tests(t), "left_out": self.left_out} for t in self.targets]
-
-    @property
-    def left_out(self) -> list[str]:
-        """What the configuration or the command line switched off, as the report says it."""
-        from qguard.families import FAMILIES
-
-        switches = dict.fromkeys(f.switch for f in FAMILIES.values() if f.switch)
-        return [name for name in switches if getattr(self.harness.config, name).mode == "off"]
+        harness = self.harness
+        return [{**as_json(t), "tests": harness.tests(t), "left_out": harness.left_out(t.precision)} for t in self.targets]
 
 
 def as_json(target: Target) -> dict[str, str]:

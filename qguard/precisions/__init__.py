@@ -15,6 +15,7 @@ from qguard.models import Model, installed
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
 from qguard.precisions.recipe import RECIPES, Recipe, default_runtime, fp32_recipe
+from qguard.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.vectors import FLOAT, KINDS
 
 __all__ = ["RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"]
@@ -26,7 +27,7 @@ class Precision:
 
     Attributes:
         name: Built in, or the project's own.
-        runtime: A name in :data:`qguard.encoders.RUNTIMES`.
+        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
         vectors: How its vectors are stored, a name in :data:`qguard.vectors.KINDS`, or :data:`qguard.vectors.FLOAT`.
         base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
@@ -61,6 +62,11 @@ class Precision:
         return RECIPES.find(f"{self.base}@{self.runtime}")
 
     @property
+    def runs_in(self) -> RuntimeRecord:
+        """The runtime that computes it."""
+        return RUNTIMES.find(self.runtime)
+
+    @property
     def sample(self) -> Sample | None:
         """The texts that calibrate it; ``None`` for a recipe without calibration."""
         return (self.calibration or DEFAULT).sample if self.recipe.calibrated else None
@@ -70,8 +76,11 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
+            UsageProblem: for a recipe that builds nothing although its runtime reads files, or the other way round.
         """
         self.check(model)
+        if self.runs_in.files == NO_FILES:
+            return Artifact.without_files(model)
 
         def fill(folder: Path) -> None:
             if model.onnx is None:
@@ -125,14 +134,17 @@ class Precision:
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone; for the others, of one that is too large.
         """
-        here = "torch" if self.runtime == "torch" else "onnx"
-        others = sorted(known(lambda r: (r.runtime == "torch") != (here == "torch")))
-        if model.onnx and here == "torch":
+        files = self.runs_in.files
+        if files == NO_FILES:
+            return
+        torch = files == SAFETENSORS
+        others = sorted(known(lambda r: (RUNTIMES[r.runtime].files == SAFETENSORS) != torch))
+        if model.onnx and torch:
             raise ModelProblem(
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"
             )
-        if here == "torch":
+        if torch:
             return
         if model.onnx is None:
             instead = f"take one that runs in torch ({', '.join(others)}): qguard init MODEL --precision bf16"
@@ -188,6 +200,7 @@ def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Pr
     if f"{name}@{runtime}" not in RECIPES:
         have = sorted(r.runtime for r in RECIPES.values() if r.precision == name)
         raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
+    RUNTIMES.find(runtime)  # one that cannot be used is an error before anything runs
     return Precision(name, runtime, stored)
 
 

@@ -16,6 +16,7 @@ from qguard.errors import RegistryProblem, UsageProblem, unknown
 from qguard.families import metric_names
 from qguard.precisions.code import file_of
 from qguard.registry import Registry
+from qguard.runtimes import NO_FILES, RUNTIMES
 
 # Element types of weights, by safetensors' names, and the bits of one weight
 BITS = {"F32": 32, "F16": 16, "BF16": 16, "I8": 8, "I4": 4}
@@ -39,9 +40,10 @@ class Recipe:
     Attributes:
         precision: Its name, such as ``int8``. One that is registered for several runtimes runs in the first of them where
             none is named.
-        runtime: A name in :data:`qguard.encoders.RUNTIMES`.
+        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
         make: ``module:function``; the function takes the model, the artifact folder to fill and, where ``from_fp32`` and
-            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed.
+            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed. Empty where nothing
+            is built: for a runtime that has no files.
         description: What it does to a model, in a sentence.
         weights: Element type of the weight matrices, by safetensors' names: ``F32 F16 BF16 I8 I4``, or another one, of which
             the record then gives ``bits``, ``least_cosine`` and ``weight_error``. ``I`` and ``U`` begin those of integers.
@@ -113,13 +115,14 @@ class Recipe:
 
     def lacks(self) -> Iterator[str]:
         """What it does not say and must; see :class:`qguard.registry.Record`."""
-        from qguard.encoders import RUNTIMES
-
         if not _NAME.fullmatch(self.precision) or self.precision == "all":
             yield f"precision: expected letters, digits and hyphens, found {self.precision!r}"
         if self.runtime not in RUNTIMES:
             yield f"runtime: expected one of {', '.join(RUNTIMES)}, found {self.runtime!r}"
-        if not _MAKE.fullmatch(self.make):
+        if self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES:
+            if self.make:
+                yield f"make: runtime {self.runtime!r} has no files; expected none, found {self.make!r}"
+        elif not _MAKE.fullmatch(self.make):
             yield f'make: expected "module:function", found {self.make!r}'
         elif file_of(self.module) is None:
             yield f"make: there is no module {self.module}"

@@ -64,7 +64,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
 
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
-            ``tests``, the names of the gate tests that judge it beside :data:`CURRENT`; and ``left_out``, what was switched off.
+            ``tests``, the names of the gate tests that judge it beside :data:`CURRENT`; and ``left_out``, what is not measured
+            on purpose, each with its reason.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -97,7 +98,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
             {**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency}
         )
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
-        runs[-1]["left_out"] = asked.get("left_out", [])
+        runs[-1]["left_out_because"] = dict(asked.get("left_out", {}))
+        runs[-1]["left_out"] = list(runs[-1]["left_out_because"])
         runs[-1]["tests"] = {g: "fail" if g in fell else "pass" if g in done else "unmeasured" for g in gates}
         runs[-1]["host"] = host()
         runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])

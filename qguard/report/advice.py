@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qguard.drift import Cause
 from qguard.gates.check import Check
@@ -144,6 +145,15 @@ def told(cause: Cause | None) -> str:
     return why(cause)
 
 
-def left_out(tests: Iterable[str]) -> list[str]:
-    """Gate tests that were turned off, each with the option that does it."""
-    return [f"{name} (--qguard-{name}=off)" for name in tests]
+def left_out(run: Mapping[str, Any]) -> list[str]:
+    """What was not measured on purpose: first what is turned off, the only such thing in reports of older versions; then one
+    line a reason.
+    """
+    because, off, reasons = run.get("left_out_because") or {}, [], dict[str, list[str]]()
+    for name in run.get("left_out", []):
+        switch = f"--qguard-{name}=off"
+        if because.get(name, switch) == switch:
+            off.append(f"{name} ({switch})")
+        else:
+            reasons.setdefault(because[name], []).append(name)
+    return [*([", ".join(off)] if off else []), *(f"{', '.join(names)}: {why}" for why, names in reasons.items())]

@@ -126,7 +126,7 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "charts": _charts(run, key, values),
         "moves": [moves(q) for q in run["details"]["neighbours"]["queries"]] if run["details"]["neighbours"] else [],
         "cause": advice.told(cause_of(run)),
-        "left_out": advice.left_out(run["left_out"]),
+        "left_out": advice.left_out(run),
         "gates": {key: _gate(g) for key, g in run["details"]["provenance"]["gates"].items()},
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],
     }

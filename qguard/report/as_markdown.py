@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qguard.latency.check import interval_text
+from qguard.report.advice import left_out
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
 from qguard.visible import visible
 
@@ -88,6 +89,7 @@ def _details(run: Mapping[str, Any]) -> list[str]:
         )
     if run["missing"]:
         lines += ["", f"Not measured: {', '.join(f'`{m}`' for m in run['missing'])}"]
+    lines += ["", *(f"- Left out: {escape(text)}" for text in gone)] if (gone := left_out(run)) else []
     if texts := run.get("texts_left_out"):
         lines += ["", f"Texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}", ""]
         lines += [f"- {escape(t)}" for t in texts]

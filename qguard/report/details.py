@@ -14,9 +14,11 @@ import numpy as np
 
 from qguard.metrics import Comparison, Rows, embedding, ranking, similarity
 from qguard.models import installed
+from qguard.runtimes import RUNTIMES
 from qguard.suites import Suite
 
 if TYPE_CHECKING:
+    from qguard.artifact import Artifact
     from qguard.harness import Harness, Target
 
 POINTS = 1500  # pairs in the scatter; the most moved are always among them
@@ -27,7 +29,6 @@ BINS = 24
 LONGEST = 160  # characters of a text
 GIVEN = "--artifact"  # the source of files that qguard did not build
 _FLOOR = 1e-7  # cosine distances below are float32's rounding
-_PACKAGES = ("qguard", "numpy", "tokenizers", "onnxruntime", "openvino", "torch", "transformers", "sentence-transformers")
 
 
 class Texts:
@@ -181,15 +182,26 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
                 "bytes": sum(f.stat().st_size for f in model.weight_files),
             },
             "golden": {k: manifest.get(k) for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
-            "computes": harness.holds(target),
-            "source": GIVEN if harness.artifact_path else "built by qguard",
-            "files": sorted(p.name for p in artifact.weight_files),
-            "versions": {k: v for k, v in installed(*_PACKAGES).items() if v != "absent"},
+            "computes": harness.holds(target) or "not known: there are no files",
+            "source": _source(harness, artifact),
+            "files": sorted(p.name for p in artifact.weight_files) if artifact.has_files else [],
+            "versions": {k: v for k, v in installed(*_packages()).items() if v != "absent"},
             "cpu": cpu()[0],
             "cpu_class": cpu_class(),
             "gates": {g.key: {"bound": g.bound.to_json(), "on": g.on} for g in harness.gates(target.precision, target.model)},
         }
     }
+
+
+def _packages() -> list[str]:
+    of_runtimes = (name for r in RUNTIMES.values() for name in r.libraries)
+    return list(dict.fromkeys(("qguard", "numpy", "tokenizers", *of_runtimes, "sentence-transformers")))
+
+
+def _source(harness: Harness, artifact: Artifact) -> str:
+    if not artifact.has_files:
+        return "kept by its runtime"
+    return GIVEN if harness.artifact_path else "built by qguard"
 
 
 def _digits(value: float, digits: int = 4) -> float:

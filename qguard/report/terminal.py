@@ -170,7 +170,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         if cause := cause_of(run):
             lines.append(f"       {told(cause)}")
         lines += _effects(run["checks"])
-        lines += [f"  left out: {', '.join(left_out(run['left_out']))}"] if run.get("left_out") else []
+        for text in left_out(run):
+            lines += textwrap.wrap(text, 120, initial_indent="  left out: ", subsequent_indent=" " * 7)
         if texts := run.get("texts_left_out"):
             lines.append(f"  texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}")
             lines += [f"       {t}" for t in texts[:_LISTED]]

@@ -37,13 +37,13 @@ def judge_robustness(harness: Harness, target: Target) -> list[Check]:
 
 
 def probe_of(harness: Harness, precision: Precision, model: str) -> Probe:
-    """The candidate beside fp32 of its runtime.
+    """The candidate beside fp32 of its runtime, or of another that computes fp32; see :meth:`Harness.fp32_runtime`.
 
     Raises:
         QguardError: when either cannot be made or run.
     """
     base, candidate = harness.model(model), harness.encoder(precision, model)
-    runtime = harness.artifact(precision, model).runtime(precision.runtime)
+    runtime = harness.fp32_runtime(precision, model)
     pipeline = base.pipeline
     tokenizer = TextTokenizer.open(base.root, pipeline)
     return Probe(candidate, harness.fp32_encoder(model, runtime), tokenizer, pipeline.normalize, pipeline.max_seq_length)

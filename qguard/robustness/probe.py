@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Rows
 from qguard.robustness.metrics import COSINE, Tried
+from qguard.runtimes import TEXTS
 
 LONG = 48  # tokens: a longer text is a batch of its own, or all others would be padded to its length
 TURNED = 256  # padded tokens: a larger batch is not encoded a second time in reverse
@@ -22,10 +24,11 @@ PADDING = 16  # tokens of padding that a text alone gets beyond its own, where t
 
 @dataclass(frozen=True)
 class Probe:
-    """A candidate beside fp32 of the same runtime.
+    """A candidate beside fp32 of the same runtime, or, of a runtime without fp32 of its own, beside that of another.
 
     Attributes:
-        candidate: Encodes what the artifact's own tokenizer gives.
+        candidate: Encodes what the artifact's own tokenizer gives, or the texts themselves; token ids then only say how long
+            these are, and neither they nor padding are compared.
         fp32: Encodes what the base model's tokenizer gives.
         tokenizer: The base model's.
         normalize: Whether the pipeline declares unit norm.
@@ -61,11 +64,13 @@ class Probe:
         alone = sorted({min(mixed, key=lambda i: (len(own[i]), i)), mixed[-1]})
         padded = len(batch) * max((len(own[i]) for i in batch), default=0)
         reverse = batch[::-1] if len(batch) > 1 and padded <= TURNED else []
-        vectors = self._encoded(own, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
+        whole = self.candidate.takes == TEXTS
+        rows = self.candidate.rows(texts) if whole else own
+        vectors = self._encoded(rows, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
         plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
         bad = np.asarray(~np.isfinite(plain).all(1) | ~plain.any(1), bool)
         values: list[dict[str, float]] = [
-            {"robustness.token_mismatches": float(base[i] != own[i]), "robustness.broken_vectors": float(bad[i]), COSINE: cosine}
+            {"robustness.broken_vectors": float(bad[i]), COSINE: cosine}
             for i, cosine in enumerate(_cosine(plain, self._of_fp32(texts, base)))
         ]
 
@@ -73,18 +78,21 @@ class Probe:
             for i, value in zip(where, found, strict=True):
                 values[i][f"robustness.{name}"] = value
 
+        if not whole:
+            put("token_mismatches", range(n), [float(base[i] != own[i]) for i in range(n)])
         if self.normalize:
             put("norm_error", range(n), [float(abs(x - 1)) for x in np.linalg.norm(plain, axis=1)])
         put("order_cosine_min", reverse, _cosine(turned, plain[reverse]) if reverse else [])
         if len(batch) > 1:
             put("batch_cosine_min", alone, _cosine(single[:-1], plain[alone]))
         put("repeat_cosine_min", alone[:1], _cosine(single[-1:], single[:1]))
-        if room := min(PADDING, self.longest - max(len(own[i]) for i in alone)):
+        room = 0 if whole else min(PADDING, self.longest - max(len(own[i]) for i in alone))
+        if room:
             more = self.candidate.encode_batches([own[i] for i in alone], [[k] for k in range(len(alone))], room)
             put("padding_cosine_min", alone, _cosine(np.asarray(more, np.float64), single[:-1]))
         return [Tried(t, v) for t, v in zip(texts, values, strict=True)]
 
-    def _encoded(self, ids: Sequence[list[int]], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Rows:
+    def _encoded(self, ids: Sequence[Any], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Rows:
         """The candidate's vectors in one call, so that a runtime computes batches side by side.
 
         Returns:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from qguard.encoders import Encoder, open_runtime
-from qguard.encoders.onnx import OnnxRuntime
+from qguard.encoders import Encoder, Floats, TextEncoder, open_runtime
 from qguard.families import measure, sampled
 from qguard.harness import Harness, Target
 from qguard.metrics import Comparison, Measured
@@ -38,7 +38,7 @@ def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Itera
     """
     ids = harness.token_ids(target)
     encoder = harness.encoder(target.precision, target.model)
-    suite = harness.suite(target.suite, target.model)
+    suite, rows = harness.suite(target.suite, target.model), harness.rows(target, encoder, ids)
 
     def run(name: str, comparison: Comparison, computed_by: Encoder | None = None) -> Run:
         found = [m for f in sampled(suite) if f in families for m in measure(comparison, f, worst=0)]
@@ -49,29 +49,40 @@ def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Itera
     yield run("as the gate runs", harness.comparison(target), encoder)
     for name, other in _encoders(harness, target, encoder):
         yield run(name, harness.compared(target, other.encode_ids(ids)), other)
+    yield from (run(name, harness.compared(target, vectors)) for name, vectors in _batched(encoder, rows))
+    order = list(range(len(ids)))
+    random.Random(0).shuffle(order)
+    served = [order[i : i + SERVED] for i in range(0, len(order), SERVED)]
+    yield run(f"texts in random order, {SERVED} a batch", harness.compared(target, encoder.encode_batches(rows, served)))
+
+
+def _batched(encoder: Encoder, rows: Sequence[Any]) -> Iterator[tuple[str, Floats]]:
+    """The same encoder with other batches."""
+    if isinstance(encoder, TextEncoder):
+        yield "each text alone", encoder.encode_batches(rows, [[i] for i in range(len(rows))])
+        return
     usual = encoder.runtime.batch_tokens
     for tokens in BATCHES:
         if tokens != usual:
             encoder.runtime.batch_tokens = tokens
             try:
-                yield run(f"batches of {tokens} tokens", harness.compared(target, encoder.encode_ids(ids)))
+                yield f"batches of {tokens} tokens", encoder.encode_rows(rows)
             finally:
                 encoder.runtime.batch_tokens = usual
-    order = list(range(len(ids)))
-    random.Random(0).shuffle(order)
-    served = [order[i : i + SERVED] for i in range(0, len(order), SERVED)]
-    yield run(f"texts in random order, {SERVED} a batch", harness.compared(target, encoder.encode_batches(ids, served)))
 
 
 def _encoders(harness: Harness, target: Target, encoder: Encoder) -> Iterator[tuple[str, Encoder]]:
-    """The same files with other threads and, in ONNX Runtime, other kernels."""
+    """The same files with other threads and, in ONNX Runtime, other kernels; none without files, or where texts are taken."""
     precision = target.precision
     artifact = harness.artifact(precision, target.model)
     runtime = artifact.runtime(precision.runtime)
-    path = artifact.file or artifact.folder / artifact.pipeline.transformer
+    if not artifact.has_files or isinstance(encoder, TextEncoder):
+        return
+    path = artifact.runs
     for threads in (1, 2):
         if not (runtime == "onnx" and threads == 1):  # which is the gate's
             opened = open_runtime(runtime, path, precision.base, threads, harness.config.device)
             yield f"{threads} thread{'s' * (threads > 1)} a batch", Encoder(encoder.tokenizer, opened, encoder.head)
     if runtime == "onnx":
-        yield "kernels not fused", Encoder(encoder.tokenizer, OnnxRuntime(path, optimise=False), encoder.head)
+        opened = open_runtime(runtime, path, precision.base, optimise=False)
+        yield "kernels not fused", Encoder(encoder.tokenizer, opened, encoder.head)
