@@ -30,7 +30,7 @@ from qguard.diagnosis.examination import Examination
 from qguard.diagnosis.report import to_json
 from qguard.diagnosis.sites import Net, align
 from qguard.diagnosis.verdict import ranked
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 
@@ -38,7 +38,7 @@ TEXTS = 16
 WHOLE = ("scale x 1.5", "shifted")
 HEADS, WIDTH, EVERY = 12, 384, slice(None)
 config = load_config(Path())
-harness = Harness(config)
+harness = Session(config)
 precision = parse_precision("int8")
 target = Target(precision, "minilm", "core")
 
@@ -239,7 +239,7 @@ def stages() -> None:
         for what, (stage, damage) in STAGES.items():
             folder = folder_of(Path(work))
             damage(folder)
-            found = Examination(Harness(config, folder), target, TEXTS).run(layers_only=True)
+            found = Examination(Session(config, folder), target, TEXTS).run(layers_only=True)
             named = next((s.name for s in found.stages if s.fault), "")
             print(
                 f"{'ok' if named == stage else 'WRONG':<6} {what:<36} {named or 'none':<14} {found.conclusion[:170]}", flush=True
@@ -258,7 +258,7 @@ def per_tensor() -> None:
         file = Path(work, "per_tensor.onnx")
         quantize(fp32, file, per_channel=False)
         for name in ("int8-dynamic", "int8"):
-            found = Examination(Harness(config, file), Target(parse_precision(name), "minilm", "core"), 64).run()
+            found = Examination(Session(config, file), Target(parse_precision(name), "minilm", "core"), 64).run()
             show(found, Console(width=160, highlight=False))
             summary = to_json(found)["exclusion"]
             print(json.dumps({k: v for k, v in (summary or {}).items() if k != "costs"}), flush=True)

@@ -15,7 +15,7 @@ from texts import texts_of
 
 from qguard.config import load_config
 from qguard.families import measure
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.metrics import Comparison
 from qguard.precisions import Precision, parse_precision
 from qguard.precisions.calibration import Calibration
@@ -26,7 +26,7 @@ CALIBRATE, JUDGE = 300, 600
 
 def main() -> None:
     """Calibrate, judge and print the table."""
-    harness = Harness(load_config(Path()))
+    harness = Session(load_config(Path()))
     model = harness.model("minilm")
     with tempfile.TemporaryDirectory() as folder:
         suites, precisions = {}, {"shipped": parse_precision("int8-static")}

@@ -26,13 +26,13 @@ import numpy as np
 from scipy.stats import rankdata
 
 from qguard.config import load_config
-from qguard.encoders import cores
+from qguard.cpu import cores
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.faults import FAULTS, runner
 from qguard.faults.judging import Judge
 from qguard.faults.repeats import Condition, judge_under
 from qguard.faults.site import Candidate, Site
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.progress import progress
@@ -141,7 +141,7 @@ def main() -> None:
     report = json.loads(Path(sys.argv[1]).read_text())
     repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 40
     own = [r for r in report["results"] if r["status"] != "not applicable"]
-    harness = Harness(load_config(Path()).select([MODEL], [SUITE]))
+    harness = Session(load_config(Path()).select([MODEL], [SUITE]))
     plan = runner.planned(harness, parse_precision(report["precision"]))
     with progress("faults", len(own) + repeats) as advance, runner.processes(plan, cores()) as pool:
         atol = math.ceil(next(runner.each(pool, widest, {0: 0}, lambda: None))[1] * 100) / 100

@@ -23,7 +23,7 @@ from qguard.config import load_config
 from qguard.encoders import open_runtime
 from qguard.errors import QguardError
 from qguard.families import measure
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.latency.check import Bucket, fingerprint
 from qguard.metrics import Comparison
 from qguard.precisions import Precision, parse_precision
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     shapes = "16x1,16x4" if args.quick else args.shapes or SHAPES[args.device]
     buckets = [Bucket(*(int(n) for n in shape.split("x"))) for shape in shapes.split(",")]
-    harness = Harness(load_config(Path(__file__).parent.parent).model_copy(update={"device": args.device}))
+    harness = Session(load_config(Path(__file__).parent.parent).model_copy(update={"device": args.device}))
     names = ["fp32", *(n.strip() for n in args.precisions.split(",") if n.strip() != "fp32")]
     precisions = [parse_precision(f"{n}@torch") for n in names]
     runtimes = {p.name: open_torch(harness, p, args) for p in precisions}
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
         print(f"{max(saved['fp16']):.0%}; {inside} of {len(saved['fp16'])} shapes lie within the claim.")
 
 
-def open_torch(harness: Harness, precision: Precision, args: argparse.Namespace) -> Any:
+def open_torch(harness: Session, precision: Precision, args: argparse.Namespace) -> Any:
     """The torch runtime of one precision's artifact, on the device."""
     path = harness.artifact(precision, "minilm").runs
     return open_runtime("torch", path, precision.name, args.threads, args.device)
@@ -104,7 +104,7 @@ def compile_all(runtimes: dict[str, Any], shapes: int, device: str) -> None:
         runtime.model = torch.compile(runtime.model, mode=mode, dynamic=False)
 
 
-def accuracy(harness: Harness, precisions: list[Precision], quick: bool) -> None:
+def accuracy(harness: Session, precisions: list[Precision], quick: bool) -> None:
     """The gate's own metrics, always uncompiled; ``quick`` judges the first texts only."""
     suite, golden = harness.suite("core"), harness.golden("minilm", "core")
     count = TEXTS_QUICK if quick else len(suite.texts)

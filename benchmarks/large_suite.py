@@ -54,12 +54,12 @@ def step(name: str, folder: Path) -> None:
     """Run one step; print seconds, peak MB and what was found."""
     from qguard import golden
     from qguard.config import load_config
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
     from qguard.precisions import parse_precision
     from qguard.suites import corpus
 
     corpus.LARGE = min(corpus.LARGE, int(os.environ["DOCUMENTS"]) - 1)
-    harness = Harness(load_config(folder))
+    harness = Session(load_config(folder))
     start = time.perf_counter()
     suite = harness.suite("large")
     assert suite.corpus is not None

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec, LocalArm
 from qguard.latency.decision import Rule
 from qguard.latency.trial import run_trial
@@ -68,7 +68,7 @@ def burn() -> None:
 def main() -> None:
     """Run the four conditions and print the table."""
     null, slower, loaded = (int(a) for a in [*sys.argv[1:], *("300", "100", "100")[len(sys.argv) - 1 :]])
-    harness = Harness(load_config(Path()))
+    harness = Session(load_config(Path()))
     artifact = harness.artifact(parse_precision("int8"), "minilm")
     spec = ArmSpec("onnx", str(artifact.file), "int8")
     suite = harness.suite("core")

@@ -19,12 +19,13 @@ from onnx import helper, numpy_helper
 from texts import texts_of
 
 from qguard.config import load_config
-from qguard.encoders import cores, length_batches, padded
-from qguard.harness import Harness
+from qguard.cpu import cores
+from qguard.encoders import length_batches, padded
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 
 ROUNDS = 7
-harness = Harness(load_config(Path()))
+harness = Session(load_config(Path()))
 encoder = harness.encoder(parse_precision("fp32"), "minilm")
 ids = encoder.tokenizer(texts_of(sys.argv[1:])[:1000])
 graph = onnx.load(str(harness.fp32("minilm", "onnx").file)).graph

@@ -12,13 +12,13 @@ import numpy as np
 
 from qguard.config import load_config
 from qguard.families import measure
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.vectors import KINDS, SCALAR
 
 NAMES = ("overlap@10", "top1", "rescored_overlap@10", "rescored_top1")
-harness = Harness(load_config(Path()))
+harness = Session(load_config(Path()))
 
 
 def row(name: str, comparison: Comparison) -> None:

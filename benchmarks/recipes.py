@@ -25,7 +25,7 @@ from texts import texts_of
 
 from qguard.config import load_config
 from qguard.errors import QguardError
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.latency.check import Bucket, spec_of
 from qguard.precisions import RECIPES, Precision, parse_precision
 
@@ -38,7 +38,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def accuracy(harness: Harness, target: Target, fresh: list[list[int]], truth: Any) -> dict[str, float]:
+def accuracy(harness: Session, target: Target, fresh: list[list[int]], truth: Any) -> dict[str, float]:
     """What the gate measures on core, and cosines on fresh texts."""
     found = {
         c.name: c.value
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     config = load_config(args.config)
-    harness = Harness(config)
+    harness = Session(config)
     model = harness.model(args.model)
     # torch's fp16 takes minutes on a CPU that has no kernels for it
     names = args.precisions.split(",") if args.precisions else [n for n in RECIPES if n != "fp16@torch"]
@@ -119,10 +119,10 @@ def main() -> None:
         [],
         {"fp32": spec_of(harness.artifact(Precision("fp32", "onnx"), args.model), Precision("fp32", "onnx"), args.threads)},
     )
-    todo: list[tuple[str, Harness, Precision]] = [(str(parse_precision(n)), harness, parse_precision(n)) for n in names]
+    todo: list[tuple[str, Session, Precision]] = [(str(parse_precision(n)), harness, parse_precision(n)) for n in names]
     for entry in args.artifact:
         name, _, path = entry.partition("=")
-        todo.append((name, Harness(config, Path(path)), parse_precision("int8" if "fp32" not in name else "fp32")))
+        todo.append((name, Session(config, Path(path)), parse_precision("int8" if "fp32" not in name else "fp32")))
     for name, own, precision in todo:
         try:
             start = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy as np
 
 from qguard.config import load_config
 from qguard.families import measure
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.suites import Suite
@@ -26,7 +26,7 @@ from qguard.suites.source import Source
 PUBLISHED = {"task.spearman": 0.8203247, "task.pearson": 0.8274064, "task.ndcg@10": 0.64508}
 
 
-def comparison(harness: Harness, suite: Suite, precision: str) -> Comparison:
+def comparison(harness: Session, suite: Suite, precision: str) -> Comparison:
     """The suite's vectors, as golden and candidate both."""
     encoder = harness.encoder(parse_precision(precision), "minilm")
     vectors = encoder.encode_ids(encoder.tokenizer(suite.texts, suite.roles))
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32@onnx")
     parser.add_argument("--skip-evaluators", action="store_true")
     args = parser.parse_args()
-    harness = Harness(load_config(Path()))
+    harness = Session(load_config(Path()))
     pairs = Source(str(args.data / "stsb_en" / "pairs.jsonl"), scores=(0.0, 5.0), split="test", duplicates="keep")
     model = None
     if not args.skip_evaluators:

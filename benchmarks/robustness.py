@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.robustness import probe_of
+from qguard.judging.session import Session
 from qguard.precisions import parse_precisions
 from qguard.robustness.features import describe
-from qguard.robustness.measure import probe_of
 from qguard.robustness.metrics import COSINE, PROPERTIES, reduced
 from qguard.robustness.search import search
 
 names = sys.argv[1] if len(sys.argv) > 1 else "fp32,int8"
 seeds, examples = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((2, 5), (3, 100)))
-harness = Harness(load_config(Path()))
+harness = Session(load_config(Path()))
 model = next(iter(harness.config.models))
 short = [name.removeprefix("robustness.").removesuffix("_min") for name in PROPERTIES]
 print("| precision | seeds | texts | " + " | ".join(short) + " | s a seed |")

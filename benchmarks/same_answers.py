@@ -33,11 +33,11 @@ def judged(root: Path, cache: Path, words: list[str], to: Path) -> dict[str, Any
 def per_tensor(folder: Path) -> Path:
     """int8 with one scale a matrix."""
     from qguard.config import load_config
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.precisions import parse_precision
     from qguard.precisions.dynamic import quantize
 
-    source = Harness(load_config(Path())).artifact(parse_precision("fp32"), "minilm").file
+    source = Session(load_config(Path())).artifact(parse_precision("fp32"), "minilm").file
     assert source is not None
     target = folder / "per-tensor.onnx"
     quantize(source, target, per_channel=False)

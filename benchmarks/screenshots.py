@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report import write
@@ -44,7 +44,7 @@ def report(folder: Path) -> dict[str, Any]:
     """Both runs in one report: what fails comes first."""
     (folder / "pyproject.toml").write_text(PROJECT)
     shutil.copytree(ROOT / "golden", folder / "golden")
-    harness = Harness(load_config(folder))
+    harness = Session(load_config(folder))
     fp32 = parse_precision("fp32@onnx").build(harness.model("minilm")).file
     assert fp32 is not None
     quantize(fp32, folder / "per_tensor.onnx", per_channel=False)

@@ -14,7 +14,7 @@ from texts import texts_of
 
 from qguard.config import load_config
 from qguard.families import measure, sampled
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.suites.reader import read_suite
@@ -25,7 +25,7 @@ SHOWN = ("embedding.cosine_mean", "embedding.cosine_p01", "ranking.overlap@10", 
 
 def main() -> None:
     """Encode in both precisions, and print a row per metric and a column per domain."""
-    harness = Harness(load_config(Path()))
+    harness = Session(load_config(Path()))
     rows = []
     for part in sys.argv[2:]:
         name, _, files = part.partition("=")

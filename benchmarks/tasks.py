@@ -15,7 +15,7 @@ from qguard.config import load_config
 from qguard.encoders import Floats
 from qguard.errors import QguardError
 from qguard.families import measure
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.metrics import Comparison
 from qguard.precisions import RECIPES, Precision, parse_precision
 from qguard.suites.reader import read_suite
@@ -38,7 +38,7 @@ def main() -> None:
     stsb = Source(str(args.data / "stsb_en" / "pairs.jsonl"), scores=(0.0, 5.0), split="test", duplicates="keep")
     suites = [read_suite("stsb", stsb), read_suite("scifact", Source(str(args.data / "scifact")))]
 
-    def encoded(harness: Harness, precision: Precision) -> list[Floats]:
+    def encoded(harness: Session, precision: Precision) -> list[Floats]:
         encoder = harness.encoder(precision, args.model)
         return [encoder.encode_ids(encoder.tokenizer(s.texts, s.roles)) for s in suites]
 
@@ -46,8 +46,8 @@ def main() -> None:
     here = [r.name for r in RECIPES.values() if args.device == "cpu" or r.runtime == "torch"]
     base = "fp32@onnx" if args.device == "cpu" else "fp32@torch"
     names = [base, *(args.precisions.split(",") if args.precisions else here)]
-    todo = [(str(parse_precision(n)), Harness(config), parse_precision(n)) for n in dict.fromkeys(names)]
-    todo += [(n, Harness(config, Path(p)), parse_precision("int8")) for n, _, p in (a.partition("=") for a in args.artifact)]
+    todo = [(str(parse_precision(n)), Session(config), parse_precision(n)) for n in dict.fromkeys(names)]
+    todo += [(n, Session(config, Path(p)), parse_precision("int8")) for n, _, p in (a.partition("=") for a in args.artifact)]
     text = f"| precision | {' | kept | '.join(name for name, _ in SHOWN)} | kept |\n|---|---|---|---|---|\n"
     print(text, end="", flush=True)
     golden: list[Floats] = []

@@ -14,14 +14,14 @@ import onnxruntime  # noqa: F401 - before torch, as the gate loads it
 from texts import texts_of
 
 from qguard.config import load_config
-from qguard.encoders import cores
+from qguard.cpu import cores
 from qguard.golden.reference import open_fp32
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 
 ROUNDS = 5
 texts = texts_of(sys.argv[1:])[:1000]
-harness = Harness(load_config(Path()))
+harness = Session(load_config(Path()))
 encoders = {n: harness.encoder(parse_precision(n), "minilm") for n in ("fp32", "int8")}
 reference = open_fp32(harness.model("minilm"))
 arms = {"sentence-transformers": lambda t: reference.encode(list(t)), **{n: e.encode for n, e in encoders.items()}}

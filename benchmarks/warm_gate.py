@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 
 # a warm gate has its bytecode cached, as Python does unless it is told otherwise
@@ -27,7 +27,7 @@ def timed(command: list[str]) -> float:
     return time.perf_counter() - start
 
 
-harness = Harness(load_config(Path()))
+harness = Session(load_config(Path()))
 artifact = harness.artifact(parse_precision("int8"), "minilm")
 with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as texts:
     json.dump(harness.suite("core").texts, texts)

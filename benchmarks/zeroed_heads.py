@@ -11,14 +11,14 @@ import onnx
 from onnx import numpy_helper
 
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 
 HEADS, SIZE, WIDTH = 12, 32, 384
 step = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 config = load_config(Path())
-file = Harness(config).artifact(parse_precision("fp32"), "minilm").file
+file = Session(config).artifact(parse_precision("fp32"), "minilm").file
 caught: dict[str, list[str]] = {"fp32": [], "int8": []}
 missed: dict[str, list[str]] = {"fp32": [], "int8": []}
 with tempfile.TemporaryDirectory() as work:
@@ -35,7 +35,7 @@ with tempfile.TemporaryDirectory() as work:
         onnx.save(model, str(paths["fp32"]))
         quantize(paths["fp32"], paths["int8"], per_channel=True)
         for name, path in paths.items():
-            harness = Harness(config, path)
+            harness = Session(config, path)
             (target,) = harness.targets([parse_precision(name)])
             failed = [c for f in ("embedding", "similarity", "ranking") for c in harness.checks(target, f) if c.outcome == "fail"]
             (caught if failed else missed)[name].append(f"{layer}.{head}")

@@ -22,12 +22,12 @@ from qguard.cpu import cpu, cpu_class
 from qguard.encoders import Encoder, Floats
 from qguard.errors import MeasurementProblem
 from qguard.files import cache_folder, dump_json, sha256_json, write_atomic
-from qguard.models import installed
 from qguard.progress import progress
 from qguard.runtimes import RUNTIMES, TEXTS
 from qguard.search import VectorFile
 from qguard.suites.corpus import Corpus
 from qguard.vectors import unit
+from qguard.versions import installed
 
 if TYPE_CHECKING:
     from qguard.artifact import Artifact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -39,3 +40,8 @@ def saturates() -> bool:
     """
     flags = cpu()[1]
     return platform.machine().lower() in ("x86_64", "amd64") and bool(flags) and not flags & _VNNI
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

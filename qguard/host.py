@@ -14,8 +14,8 @@ from qguard.cpu import cpu, cpu_class
 
 @cache
 def _facts() -> dict[str, Any]:
-    from qguard.models import installed
     from qguard.runtimes import libraries
+    from qguard.versions import installed
 
     return {
         "cpu": cpu()[0],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -220,14 +219,3 @@ def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[
     model = Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx)
     admit(model)
     return model
-
-
-def installed(*packages: str) -> dict[str, str]:
-    """Versions of installed distributions, read from their metadata without importing them."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found

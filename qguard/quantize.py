@@ -11,7 +11,7 @@ from qguard.artifact import PROVENANCE, Artifact
 from qguard.config import Config
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import sync_folder
-from qguard.metrics.artifact import measure_artifact
+from qguard.judging.artifact import measure_artifact
 from qguard.models import Model
 from qguard.precisions import Precision, known
 from qguard.precisions.calibration import Calibration

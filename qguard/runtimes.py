@@ -82,7 +82,7 @@ class RuntimeRecord:
     @property
     def parallel(self) -> int:
         """Batches that it computes side by side on this machine."""
-        from qguard.encoders import cores
+        from qguard.cpu import cores
 
         return self.workers or cores()
 

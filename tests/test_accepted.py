@@ -8,13 +8,15 @@ import shutil
 import numpy as np
 import pytest
 
-from qguard.accepted import accept, read
-from qguard.accepted.measured import measure_now
+from qguard.accepted import read
 from qguard.accepted.scores import directions, noise
+from qguard.accepting.acceptance import accept
+from qguard.accepting.measured import measure_now
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
-from qguard.harness import Harness
+from qguard.judging.cause import find_cause
+from qguard.judging.session import Session
 from qguard.metrics.bootstrap import standard_error
 from qguard.precisions import parse_precision
 from qguard.report.terminal import failure_text
@@ -53,7 +55,7 @@ def edit(place, metric=METRIC, **change):
 
 
 def ranking(place):
-    harness = Harness(load_config(place))
+    harness = Session(load_config(place))
     (target,) = harness.targets([parse_precision("int8")])
     return harness, target, harness.checks(target, "ranking")
 
@@ -84,7 +86,7 @@ def test_a_fall_beyond_the_noise_fails_although_the_gate_holds(place):
     (failed,) = [c for c in checks if c.outcome == "fail"]
     assert (failed.name, failed.accepted is not None) == (METRIC, True)
     assert [c.outcome for c in checks if c.name == METRIC and c.slice is None and not c.accepted] == ["pass"]
-    text = failure_text(target.precision, "own", checks, [], cause=harness.cause(target))
+    text = failure_text(target.precision, "own", checks, [], cause=find_cause(harness, target))
     first = text.splitlines()[0]
     assert first.startswith(f"int8 {METRIC} {failed.value:.4f}, accepted ")
     assert f"on 2026-01-02, now {failed.value:.4f}, more than its noise 0.0" in first

@@ -11,7 +11,7 @@ import pytest
 
 from qguard.config import load_config
 from qguard.errors import UsageProblem
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision, parse_precisions
 from qguard.precisions.calibration import SHIPPED, Calibration
 
@@ -24,9 +24,9 @@ def write_texts(file: Path, texts: list[str]) -> Path:
     return file
 
 
-def configured(folder: Path, text: str) -> Harness:
+def configured(folder: Path, text: str) -> Session:
     (folder / "pyproject.toml").write_text(MODEL + text, encoding="utf-8")
-    return Harness(load_config(folder))
+    return Session(load_config(folder))
 
 
 def test_the_draw_depends_on_seed_and_texts_alone(tmp_path):
@@ -82,11 +82,11 @@ def test_overlap_is_refused_before_anything_is_built_or_judged(small, tmp_path):
     config.write_text((small / "pyproject.toml").read_text() + table)
     (tmp_path / "own.jsonl").symlink_to(small / "own.jsonl")
     (tmp_path / "golden").symlink_to(small / "golden")
-    project = Harness(load_config(config))
+    project = Session(load_config(config))
     target = Target(parse_precision("seen", project.config.own_precisions), "minilm", "own")
     with pytest.raises(UsageProblem, match="of suite 'own' that judge it are among them"):
         project.checks(target, "embedding")
-    assert ("artifact", target.precision, "minilm") not in project._kept
+    assert not Session.plain_artifact.known(project, target.precision, "minilm")
 
 
 def test_an_own_precision_is_used_like_a_built_in_one(tmp_path):
@@ -149,7 +149,7 @@ def test_an_own_precision_has_one_runtime(tmp_path):
 
 def test_an_own_precision_computes_as_its_recipe(small, tmp_path):
     """A bf16 precision under another name: torch must still be told bf16, and the artifact is the same file."""
-    project = Harness(load_config(small))
+    project = Session(load_config(small))
     half = configured(tmp_path, "[tool.qguard.precision.half]\nrecipe = 'bf16@torch'\n").config.own_precisions["half"]
     target = Target(half, "minilm", "own")
     assert {c.outcome for c in project.checks(target, "artifact")} == {"pass"}

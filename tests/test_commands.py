@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qguard.cli import main
-from qguard.compare import Row, mark_best
+from qguard.judging.compare import Row, mark_best
 from tests.processes import gate
 from tests.test_calibration import needs_nncf
 
@@ -165,7 +165,7 @@ def test_quantize_calibrates_on_a_file_of_ones_own(small, tmp_path, monkeypatch,
 
 def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, capsys, monkeypatch):
     """One precision cannot be measured here; the others are shown all the same, and the exit code says so."""
-    monkeypatch.setattr("qguard.compare.SECONDS", 0.2)
+    monkeypatch.setattr("qguard.judging.compare.SECONDS", 0.2)
     config = tmp_path / "c.toml"
     own = "[tool.qguard.precision.seen]\nrecipe = 'int8'\ncalibration = 'own'\n"
     strict = "[tool.qguard.gates.int8]\n'ranking.overlap@10' = '>= 0.999'\n"

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from qguard.cosine import cosine, of_sums, of_units, unit
 from qguard.errors import MeasurementProblem
-from qguard.metrics.invariance import _cosine as of_invariance
+from qguard.judging.invariance import _cosine as of_invariance
 from qguard.robustness.probe import _cosine as of_robustness
 
 ZERO, X, Y = [0.0, 0.0], [3.0, 4.0], [4.0, -3.0]

@@ -18,11 +18,11 @@ from qguard.diagnosis.examination import Examination
 from qguard.diagnosis.exclusion import LayerExchange, costs, fewest
 from qguard.diagnosis.sites import Net, align
 from qguard.diagnosis.verdict import ranked
-from qguard.drift import Cause
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import OPTIONS_FILE, exact_products
 from qguard.errors import ArtifactProblem
-from qguard.harness import Harness, Target
+from qguard.judging.cause import Cause
+from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
@@ -40,13 +40,14 @@ def fp32(fp32_onnx):
 @pytest.fixture(scope="module")
 def project(small):
     """``project(artifact)``: the small suite, and an artifact of one's own to judge."""
-    known = Harness(load_config(small))
+    known = Session(load_config(small))
     known.golden("minilm", "own")
     known.fp32("minilm", "onnx")
 
     def project(artifact=None):
-        own = Harness(known.config, artifact)
-        own._kept.update(known._kept)  # model, suite, golden and fp32 are hashed once
+        own = Session(known.config, artifact)
+        for kept in (Session.model, Session.whole_suite, Session.judged_suite, Session.golden, Session.fp32):
+            kept.share(known, own)  # hashed once
         return own
 
     return project
@@ -222,7 +223,7 @@ def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, 
         self.units = [u for u in self.units if "layer.3" in u.layer]
 
     monkeypatch.setattr(LayerExchange, "__init__", few)
-    monkeypatch.setattr("qguard.compare.SECONDS", 0.2)
+    monkeypatch.setattr("qguard.judging.compare.SECONDS", 0.2)
     found = Examination(project(file), TARGET, 24).run()
     assert found.failing
     assert found.exclusion.costs[0].unit.layer == DENSE

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from qguard.config import load_config
-from qguard.drift import Cause
 from qguard.errors import GoldenProblem, ModelProblem
-from qguard.harness import Harness
+from qguard.judging.cause import Cause, find_cause
+from qguard.judging.facts import changed, holds
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
@@ -19,13 +20,13 @@ from tests.goldens import project, rewrite
 from tests.processes import gate, python
 
 
-def failure(harness: Harness, precision: str, family: str = "embedding") -> str:
+def failure(harness: Session, precision: str, family: str = "embedding") -> str:
     """What a failed gate test prints."""
     (target,) = harness.targets([parse_precision(precision)])
     checks = harness.checks(target, family)
     assert any(c.outcome == "fail" for c in checks)
-    cause = harness.cause(target)
-    text = failure_text(target.precision, target.suite, checks, harness.changed(target), harness.holds(target), cause=cause)
+    cause = find_cause(harness, target)
+    text = failure_text(target.precision, target.suite, checks, changed(harness, target), holds(harness, target), cause=cause)
     return " ".join(text.split())  # its first lines are wrapped
 
 
@@ -36,7 +37,7 @@ def per_tensor(fp32_onnx, tmp_path_factory):
     return file
 
 
-def older(harness: Harness, **versions: str) -> dict[str, str]:
+def older(harness: Session, **versions: str) -> dict[str, str]:
     return {**harness.golden("minilm", "own").manifest["versions"], **versions}
 
 
@@ -51,7 +52,7 @@ def test_a_tokenizer_upgrade_is_said_to_be_one(small, int8, tmp_path):
     harness = project(small, tmp_path)
     ids = [[*i[:-1], 103] for i in harness.golden("minilm", "own").token_ids]
     rewrite(harness, ids=ids, versions=older(harness, tokenizers="0.19.1"))
-    harness = Harness(load_config(tmp_path))
+    harness = Session(load_config(tmp_path))
     (target,) = harness.targets([parse_precision("int8")])
     with pytest.raises(GoldenProblem) as problem:
         harness.token_ids(target)
@@ -84,7 +85,7 @@ def test_a_tokenizer_of_the_artifacts_own_is_the_artifacts_mistake(small, int8, 
     value = json.loads(file.read_text())
     value["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [103]
     file.write_text(json.dumps(value))
-    harness = Harness(load_config(small), tmp_path / "a")
+    harness = Session(load_config(small), tmp_path / "a")
     (target,) = harness.targets([parse_precision("int8")])
     with pytest.raises(GoldenProblem, match="the artifact's tokenizer is not the model's"):
         harness.token_ids(target)
@@ -101,7 +102,7 @@ def upgraded(small, tmp_path_factory):
 
 
 def test_a_torch_upgrade_is_drift_of_the_stack(upgraded):
-    text = failure(Harness(load_config(upgraded)), "fp32")
+    text = failure(Session(load_config(upgraded)), "fp32")
     assert " why: the stack drifted: fp32@onnx, run now, differs from the golden by up to " in text
     assert "torch 2.1.0 → " in text
     assert "do: record the golden anew after review: qguard golden update --model minilm --suite own" in text
@@ -110,21 +111,21 @@ def test_a_torch_upgrade_is_drift_of_the_stack(upgraded):
 
 
 def test_drift_under_a_quantized_model_says_what_quantization_adds(upgraded, int8):
-    text = failure(Harness(load_config(upgraded)), "int8")
+    text = failure(Session(load_config(upgraded)), "int8")
     assert "the stack drifted: fp32@onnx, run now" in text
     assert "Quantization costs 0.000" in text
     assert " more, most of what is lost do: record the golden anew" in text
 
 
 def test_a_loss_by_quantization_is_said_to_be_one(small, per_tensor):
-    text = failure(Harness(load_config(small), per_tensor), "int8-dynamic")
+    text = failure(Session(load_config(small), per_tensor), "int8-dynamic")
     assert " why: loss by quantization: fp32@onnx still reproduces the golden to " in text
     assert "e-07 on " in text or "e-06 on " in text
     assert "drift" not in text
 
 
 def test_a_file_that_poses_as_fp32_is_told_from_both(small, per_tensor):
-    text = failure(Harness(load_config(small), per_tensor), "fp32")
+    text = failure(Session(load_config(small), per_tensor), "fp32")
     assert " why: the artifact computes something else: fp32@onnx still reproduces the golden" in text
 
 
@@ -143,7 +144,7 @@ def of_another_model(fp32_onnx, tmp_path_factory):
 
 
 def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_model):
-    harness = Harness(load_config(small), of_another_model)
+    harness = Session(load_config(small), of_another_model)
     (target,) = harness.targets([parse_precision("int8-dynamic")])
     text = failure(harness, "int8-dynamic")
     assert "why: the artifact computes something else: fp32@onnx still reproduces the golden to " in text
@@ -152,7 +153,7 @@ def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_
     assert "Check that it is made from this model and revision, which of its outputs is read" in text
     assert "loss by quantization" not in text
     assert "agree to this much" not in text
-    cause = harness.cause(target)
+    cause = find_cause(harness, target)
     assert cause.kind == "artifact"
     assert cause.facts["mean_cosine"] < cause.facts["least_cosine"] == 0.9
     assert Cause.from_json(json.loads(json.dumps(cause.to_json()))) == cause
@@ -162,7 +163,7 @@ def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_
 def test_a_diagnosis_does_not_call_another_model_sound(small, of_another_model, layers_only):
     from qguard.diagnosis.examination import Examination
 
-    harness = Harness(load_config(small), of_another_model)
+    harness = Session(load_config(small), of_another_model)
     (target,) = harness.targets([parse_precision("int8-dynamic")])
     found = Examination(harness, target, 16).run(layers_only=layers_only)
     assert found.fault
@@ -172,7 +173,7 @@ def test_a_diagnosis_does_not_call_another_model_sound(small, of_another_model, 
 
 
 def test_where_fp32_cannot_be_run_the_question_stays_open(small, per_tensor, monkeypatch):
-    harness = Harness(load_config(small), per_tensor)
+    harness = Session(load_config(small), per_tensor)
 
     def absent(*_):
         raise ModelProblem("no torch here")
@@ -195,9 +196,10 @@ def test_a_gate_test_and_the_report_say_it(small, per_tensor, tmp_path):
 
 def test_neither_torch_nor_transformers_is_needed_to_tell(small, per_tensor):
     code = (
-        "import sys; from pathlib import Path; from qguard.config import load_config; from qguard.harness import Harness\n"
+        "import sys; from pathlib import Path; from qguard.config import load_config\n"
+        "from qguard.judging.session import Session\n"
         "from qguard.precisions import parse_precision\n"
-        f"h = Harness(load_config(Path({str(small)!r})), Path({str(per_tensor)!r}))\n"
+        f"h = Session(load_config(Path({str(small)!r})), Path({str(per_tensor)!r}))\n"
         "(t,) = h.targets([parse_precision('int8-dynamic')]); print(h.cause(t).kind)\n"
         "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
     )

@@ -12,7 +12,7 @@ from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import EXACT
 from qguard.errors import ArtifactProblem
-from qguard.metrics.artifact import measure_artifact
+from qguard.judging.artifact import measure_artifact
 from qguard.models import resolve
 from qguard.onnx_edit import Graph
 from qguard.precisions import RECIPES, parse_precision
@@ -284,7 +284,7 @@ def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
     from qguard import golden
     from qguard.attest.policy import gates_in_force
     from qguard.config import load_config
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
 
     families.write("roberta", tmp_path / "raw", normalize=False)
     families.write("roberta", tmp_path / "unit")
@@ -293,7 +293,7 @@ def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nraw = "raw"\nunit = "unit"\n'
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n'
     )
-    harness, int8 = Harness(load_config(tmp_path)), parse_precision("int8")
+    harness, int8 = Session(load_config(tmp_path)), parse_precision("int8")
     bounds = {}
     for name in ("raw", "unit"):
         golden.record(harness.model(name), harness.suite("own"), harness.config.golden_root, "first")
@@ -303,5 +303,5 @@ def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
     assert bounds == {"raw": None, "unit": Bound("<=", 0.02)}
     with (tmp_path / "pyproject.toml").open("a") as file:
         file.write('[tool.qguard.gates.int8]\n"embedding.norm_error" = "<= 0.5"\n')
-    checks = Harness(load_config(tmp_path)).checks(Target(int8, "raw", "own"), "embedding")
+    checks = Session(load_config(tmp_path)).checks(Target(int8, "raw", "own"), "embedding")
     assert next(c.bound for c in checks if c.name == "embedding.norm_error") == Bound("<=", 0.5)

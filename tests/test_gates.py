@@ -8,10 +8,10 @@ from qguard.config.tables import GateConfig
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import gates_for, parse_gate
 from qguard.gates.check import judge
-from qguard.gates.defaults import DEFAULTS
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.precisions import parse_precision
+from qguard.precisions.bounds import DEFAULTS
 
 
 @pytest.mark.parametrize("precision", DEFAULTS)

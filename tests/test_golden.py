@@ -64,13 +64,13 @@ def test_a_missing_golden_names_the_command(tmp_path):
 
 def test_recording_again_changes_no_byte(small, tmp_path):
     from qguard.config import load_config
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
 
     shutil.copytree(small, tmp_path / "p")
     shutil.rmtree(tmp_path / "p" / "golden")
     texts = (small / "own.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "p" / "own.jsonl").write_text("".join(texts[:20]))
-    project = Harness(load_config(tmp_path / "p"))
+    project = Session(load_config(tmp_path / "p"))
     folder = project.config.golden_root / "minilm" / "own"
     assert golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "first").changed
     before = {p.name: p.read_bytes() for p in folder.iterdir()}

@@ -10,7 +10,7 @@ import pytest
 from qguard import golden
 from qguard.cli import main
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from tests.conftest import ROOT
 from tests.goldens import project, rewrite
 
@@ -146,7 +146,7 @@ def test_a_suite_that_only_calibrates_is_used_and_needed(place, capsys):
 
 
 def test_a_golden_of_an_older_version_is_valid_without_a_summary(place, capsys):
-    harness = Harness(load_config(place))
+    harness = Session(load_config(place))
     rewrite(harness, summary_sha256=None, pipeline=None)
     (place / "golden" / "minilm" / "own" / "summary.md").unlink()
     assert check(place, capsys)[0] == 0

@@ -17,7 +17,7 @@ from qguard.golden.pooling import by_pooling, contradiction, left_behind
 from qguard.golden.quality import compare_quality
 from qguard.golden.reference import confirm, fp32_outputs
 from qguard.golden.review import review
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from tests.goldens import project, with_pooling
 
 TEXTS = ("The ferry is late again.", "A gas meter is read once a year.", "Who waters the plants in August?")
@@ -63,13 +63,13 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pooled(labelled, minilm):
     """The labelled suite, and its vectors under MiniLM's own pooling, first, and under others."""
-    suite = Harness(load_config(labelled)).suite("own")
+    suite = Session(load_config(labelled)).suite("own")
     encoder = open_encoder("torch", minilm.folder, minilm.pipeline, "fp32")
     return suite, by_pooling(encoder, encoder.tokenizer(suite.texts, suite.roles))
 
 
 def test_an_update_shows_versions_hashes_tokens_vectors_and_neighbours(small, minilm):
-    harness = Harness(load_config(small))
+    harness = Session(load_config(small))
     suite = harness.suite("own")
     old = golden.read(small / "golden" / "minilm" / "own")
     vectors, ids = old.vectors.copy(), [list(i) for i in old.token_ids]
@@ -92,7 +92,7 @@ def test_an_update_shows_versions_hashes_tokens_vectors_and_neighbours(small, mi
 
 
 def test_fp32_that_moves_with_nothing_else_is_a_change_of_the_stack(small, minilm):
-    harness = Harness(load_config(small))
+    harness = Session(load_config(small))
     old = golden.read(small / "golden" / "minilm" / "own")
     new = {**old.manifest, "versions": {**old.manifest["versions"], "torch": "9.9"}, "data_sha256": "0"}
     for step, parts in ((1e-6, ()), (1e-3, ("stack",))):
@@ -215,7 +215,7 @@ def test_a_pooling_that_sentence_transformers_applies_on_its_own_is_refused(mini
     """A version of it that reads the declaration wrongly: the second path reads it itself."""
     from sentence_transformers.models import Pooling
 
-    suite = Harness(load_config(tiny)).suite("own")
+    suite = Session(load_config(tiny)).suite("own")
     monkeypatch.setattr(
         Pooling, "load_config", classmethod(lambda cls, *_, **__: {"embedding_dimension": 384, "pooling_mode": "cls"})
     )

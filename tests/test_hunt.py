@@ -11,10 +11,10 @@ import pytest
 from qguard import cli
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem
-from qguard.harness import Harness
 from qguard.hunting.hunt import encoder_of, hunt
 from qguard.hunting.pairs import unit
 from qguard.hunting.suite import write_suite
+from qguard.judging.session import Session
 from qguard.mutations import LONGEST, MUTATIONS, mutate
 from qguard.precisions import parse_precision
 from qguard.suites.reader import read_suite
@@ -22,8 +22,8 @@ from qguard.suites.source import Source
 
 
 @pytest.fixture(scope="module")
-def project(small) -> Harness:
-    return Harness(load_config(small))
+def project(small) -> Session:
+    return Session(load_config(small))
 
 
 @pytest.fixture(scope="module")

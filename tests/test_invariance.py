@@ -7,8 +7,8 @@ import pytest
 
 from qguard.encoders import open_encoder
 from qguard.errors import MeasurementProblem
-from qguard.harness import Harness, Target
-from qguard.metrics.invariance import GROUPS, LONGEST, SHORTEST, measure_invariance, sample
+from qguard.judging.invariance import GROUPS, LONGEST, SHORTEST, measure_invariance, sample
+from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision
 from qguard.report.terminal import summary_lines
 from tests import faults
@@ -96,7 +96,7 @@ def test_chosen_batches_give_what_batches_by_length_give(ids, minilm, fp32_onnx)
 def test_the_summary_states_the_effect_of_a_batch_that_holds_its_gate(small, dynamic):
     from qguard.config import load_config
 
-    project = Harness(load_config(small), dynamic.file)
+    project = Session(load_config(small), dynamic.file)
     (target,) = project.targets([parse_precision("int8-dynamic")])
     checks = project.checks(target, "invariance")
     assert {c.outcome for c in checks} == {"pass", "reported"}

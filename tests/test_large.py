@@ -19,7 +19,7 @@ from qguard.corpus_vectors import STATE, VECTORS, candidate_coder, encode_corpus
 from qguard.errors import DataProblem, GoldenProblem, MeasurementProblem
 from qguard.families import measure
 from qguard.golden import corpus as recorded
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.metrics.ranking import METRICS, items
 from qguard.precisions import parse_precision
 from qguard.report.details import QUERIES, details
@@ -60,7 +60,7 @@ def project(tmp_path_factory):
         low(patch)
         # another process of the same test run records this very golden, perhaps at this moment
         patch.setattr(corpus_vectors, "cache_folder", lambda: folder / "cache")
-        found = Harness(load_config(folder))
+        found = Session(load_config(folder))
         golden.record(found.model("minilm"), found.suite("large"), found.config.golden_root, "tests")
         found.golden("minilm", "large")
     return folder, found
@@ -175,13 +175,13 @@ def test_every_check_is_measured_and_quantized_vectors_are_refused(large):
 @pytest.mark.usefixtures("_low")
 def test_a_golden_is_stale_when_one_document_changes(project, tmp_path):
     folder = shutil.copytree(project[0], tmp_path / "copy")
-    assert Harness(load_config(folder)).golden("minilm", "large").retrieved.documents == 467
+    assert Session(load_config(folder)).golden("minilm", "large").retrieved.documents == 467
     file = folder / "large" / "corpus.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     lines[200] = lines[200].replace('"text": "', '"text": "Not ')
     file.write_text("".join(lines), encoding="utf-8")
     with pytest.raises(GoldenProblem, match=r"golden minilm/large is stale; suite differ"):
-        Harness(load_config(folder)).golden("minilm", "large")
+        Session(load_config(folder)).golden("minilm", "large")
 
 
 ENCODE = """
@@ -190,11 +190,11 @@ from dataclasses import replace
 from pathlib import Path
 from qguard.config import load_config
 from qguard.corpus_vectors import candidate_coder, encode_corpus
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.suites import corpus
 corpus.LARGE, corpus.SAMPLE, corpus.JUDGED = 150, 20, 30
-harness, precision = Harness(load_config(Path(sys.argv[1]))), parse_precision("int8")
+harness, precision = Session(load_config(Path(sys.argv[1]))), parse_precision("int8")
 artifact = harness.artifact(precision, "minilm")
 coder = candidate_coder(artifact, precision, "cpu", lambda: harness.encoder(precision, "minilm"))
 encode_corpus(harness.suite("large").corpus, replace(coder, key={**coder.key, "test": sys.argv[2]}), int(sys.argv[3]))

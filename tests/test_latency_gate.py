@@ -14,7 +14,8 @@ import pytest
 
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem
-from qguard.harness import Harness
+from qguard.judging import latency
+from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, interval_text, same_outputs
 from qguard.precisions import parse_precision
@@ -156,9 +157,9 @@ def test_an_artifact_that_is_slower_than_fp32_fails_with_the_figures(run64, int8
 def test_torch_fp16_fails_where_a_speed_is_promised_that_no_cpu_gives_it(run):
     """Without the gate's own processes, each of which would import torch. Sessions of torch take seconds of the budget."""
     _configure(run.path, SETTINGS, SETTINGS.replace("32", "16").replace("= 5", "= 30") + '\nspeedup = ">= 20"')
-    (target,) = (project := Harness(load_config(run.path))).targets([parse_precision("fp16@torch")])
-    (bucket,) = project.timing.buckets(target.precision)
-    ((check, facts, _),) = project.timing.trials(target, bucket, 1)
+    (target,) = (project := Session(load_config(run.path))).targets([parse_precision("fp16@torch")])
+    (bucket,) = latency.buckets(project, target.precision)
+    ((check, facts, _),) = latency.trials(project, target, bucket, 1)
     assert check.outcome == facts["outcome"] == "fail", facts
     assert "fp16 latency.speedup[16x1]" in (text := latency_text("fp16", [check]))
     assert "gate >= 20: FAIL" in text
@@ -180,10 +181,10 @@ def test_the_baseline_may_run_in_another_interpreter(deployed):
     _configure(deployed.path, *WIDER)
     _, out = decided(deployed, f"--baseline-python={sys.executable}", "-k", "latency")
     assert "ok   latency.regression[64x1]" in out, out
-    project = Harness(load_config(deployed.path), baseline_python="/no/such/python")
+    project = Session(load_config(deployed.path), baseline_python="/no/such/python")
     (target,) = project.targets([parse_precision("int8")])
     with pytest.raises(MeasurementProblem, match="cannot start the interpreter python"):
-        project.timing.trials(target, *project.timing.buckets(target.precision), 1)
+        latency.trials(project, target, *latency.buckets(project, target.precision), 1)
 
 
 @pytest.mark.parametrize("extra", [["--benchmark-disable"], ["-n", "2"]])

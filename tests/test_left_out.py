@@ -14,7 +14,7 @@ from qguard.encoders import open_encoder
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import GoldenProblem, MeasurementProblem
 from qguard.golden.reference import fp32_outputs, open_fp32, preprocess
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.models import resolve
 from qguard.precisions import parse_precision
 from qguard.suites import Pair, Suite
@@ -80,7 +80,7 @@ def test_a_text_without_a_token_is_left_out_and_reported(folders, tmp_path):
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nllama = "model"\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
         '[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nexamples = 5\n'
     )
-    harness = Harness(load_config(tmp_path))
+    harness = Session(load_config(tmp_path))
     review = golden.record(harness.model("llama"), harness.suite("own"), harness.config.golden_root, "first")
     words = "'': it has no token in this model's tokenizer"
     assert review.left_out == (words,)
@@ -104,7 +104,7 @@ def test_a_gate_on_a_slice_that_is_left_out_is_not_silent(folders, tmp_path):
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nllama = "model"\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
         '[tool.qguard.gates.fp32]\n"embedding.cosine_min[blank]" = ">= 0.5"\n'
     )
-    harness = Harness(load_config(tmp_path))
+    harness = Session(load_config(tmp_path))
     golden.record(harness.model("llama"), harness.suite("own"), harness.config.golden_root, "first")
     with pytest.raises(MeasurementProblem, match=r"no value for embedding.cosine_min\[blank\]"):
         harness.checks(Target(parse_precision("fp32@torch"), "llama", "own"), "embedding")

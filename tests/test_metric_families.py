@@ -8,10 +8,10 @@ import pytest
 
 from qguard.families import FAMILIES, Family, infos, metric_names
 from qguard.gate import test_quantization as gate
-from qguard.gates.defaults import DEFAULTS
-from qguard.harness import Target
+from qguard.judging.session import Target
 from qguard.metrics import MetricInfo
 from qguard.precisions import parse_precision
+from qguard.precisions.bounds import DEFAULTS
 from qguard.registry import Registry
 from qguard.report import CURRENT, assemble
 

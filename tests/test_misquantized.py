@@ -16,7 +16,8 @@ from qguard import cpu
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.errors import ArtifactProblem
-from qguard.harness import Harness, Target
+from qguard.judging.facts import holds
+from qguard.judging.session import Session, Target
 from qguard.precisions import Precision, parse_precision
 from qguard.precisions.calibration import Calibration
 from qguard.precisions.dynamic import quantize
@@ -35,12 +36,12 @@ def judge(small):
     """``judge(file)``: the first failed check of the gate and its text, or ``("", "")`` for an artifact that passes."""
 
     def first_failure(file, precision: str = "int8-dynamic") -> tuple[str, str]:
-        project = Harness(load_config(small), file)
+        project = Session(load_config(small), file)
         (target,) = project.targets([parse_precision(precision)])
         for family in FAMILIES:
             checks = project.checks(target, family)
             if any(c.outcome == "fail" for c in checks):
-                text = failure_text(target.precision, target.suite, checks, [], project.holds(target))
+                text = failure_text(target.precision, target.suite, checks, [], holds(project, target))
                 return text.split()[1].partition("[")[0], text
         return "", ""
 
@@ -70,7 +71,7 @@ def test_one_zeroed_attention_head_fails(small, fp32_onnx, tmp_path, layer, head
             value[..., 768 + 32 * head : 800 + 32 * head] = 0
             tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    checks = Harness(load_config(small), tmp_path / "m.onnx").checks(
+    checks = Session(load_config(small), tmp_path / "m.onnx").checks(
         Target(parse_precision("fp32"), "minilm", "own"), "embedding"
     )
     assert "embedding.cosine_p01" in {c.name for c in checks if c.outcome == "fail"}
@@ -85,7 +86,7 @@ def test_one_layer_left_out_is_named(judge, fp32_onnx, tmp_path):
 
 def test_per_tensor_instead_of_per_channel_names_the_layers(judge, small, fp32_onnx, tmp_path):
     quantize(fp32_onnx, tmp_path / "m.onnx", per_channel=False)
-    checks = Harness(load_config(small), tmp_path / "m.onnx").checks(Target(parse_precision("int8"), "minilm", "own"), "ranking")
+    checks = Session(load_config(small), tmp_path / "m.onnx").checks(Target(parse_precision("int8"), "minilm", "own"), "ranking")
     assert "ranking.overlap@10" in {c.name for c in checks if c.outcome == "fail" and c.slice is None}
     metric, text = judge(tmp_path / "m.onnx")
     assert metric == "artifact.granularity"
@@ -128,11 +129,11 @@ def test_our_int8_calibrated_on_random_tokens_fails_and_names_its_texts(minilm, 
     lines = (json.dumps({"text": " ".join(pick.sample(words, 40)).replace(" ##", "")}) + "\n" for _ in range(50))
     (tmp_path / "random.jsonl").write_text("".join(lines))
     precision = Precision("int8", "onnx", calibration=Calibration(tmp_path / "random.jsonl", "random.jsonl"))
-    harness, target = Harness(load_config(small)), Target(precision, "minilm", "own")
+    harness, target = Session(load_config(small)), Target(precision, "minilm", "own")
     assert not any(c.outcome == "fail" for c in harness.checks(target, "artifact"))
     failed = {c.name for c in harness.checks(target, "ranking") if c.outcome == "fail" and not c.slice}
     assert "ranking.overlap@10" in failed
-    assert "calibrated on 50 texts of 'random.jsonl'" in harness.holds(target)
+    assert "calibrated on 50 texts of 'random.jsonl'" in holds(harness, target)
 
 
 @needs_exact_sums

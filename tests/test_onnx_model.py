@@ -18,7 +18,7 @@ from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.errors import ArtifactProblem, GoldenProblem, ModelProblem
 from qguard.graph import read_graph
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.models import resolve
 from qguard.precisions import export, parse_precision
 from tests.processes import gate, qguard
@@ -54,17 +54,17 @@ def make(minilm, tmp_path):
     return call
 
 
-def project(folder: Path, small: Path, model: str) -> Harness:
+def project(folder: Path, small: Path, model: str) -> Session:
     """A project on the first 60 texts of the small suite."""
     lines = (small / "own.jsonl").read_text().splitlines(keepends=True)
     (folder / "own.jsonl").write_text("".join(lines[:60]))
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.suite.own]\npath = "own.jsonl"\n' + f"[tool.qguard.models]\nm = {model}\n"
     )
-    return Harness(load_config(folder))
+    return Session(load_config(folder))
 
 
-def verdicts(harness: Harness, precision: str) -> dict[str, str]:
+def verdicts(harness: Session, precision: str) -> dict[str, str]:
     (target,) = harness.targets([parse_precision(precision)])
     families = ("artifact", "embedding", "similarity", "ranking")
     return {c.label: c.outcome for f in families for c in harness.checks(target, f)}
@@ -198,7 +198,7 @@ def test_several_files_and_a_reference_to_one(make, fp32_onnx):
 
 
 def test_the_size_is_compared_with_the_onnx_file(make, fp32_onnx):
-    from qguard.metrics.artifact import measure_artifact
+    from qguard.judging.artifact import measure_artifact
 
     model, fp32 = resolve("m", str(make(fp32_onnx))), parse_precision("fp32")
     found = {m.name: m.value for m in measure_artifact(fp32.build(model), model, fp32.recipe)}

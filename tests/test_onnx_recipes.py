@@ -13,7 +13,8 @@ from qguard.diagnosis.sites import Net
 from qguard.encoders import padded
 from qguard.encoders.onnx import OnnxRuntime
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.harness import Target
+from qguard.judging.facts import holds
+from qguard.judging.session import Target
 from qguard.onnx_edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.attention import standard_attention
@@ -43,7 +44,7 @@ def test_files_and_vectors_are_as_promised(harness, name):
 
 def test_activations_of_8_bit_weights_are_rounded_and_the_file_says_so(harness):
     """What docs/recipes.md says of them."""
-    holds = {n: harness.holds(Target(parse_precision(n), "minilm", "core")) for n in ("int8-weight", "int4")}
+    holds = {n: holds(harness, Target(parse_precision(n), "minilm", "core")) for n in ("int8-weight", "int4")}
     assert holds["int8-weight"] == "36 x I8 block 32 integer with dynamic activations"
     assert holds["int4"] == "36 x I4 block 32 float"
 

@@ -16,13 +16,13 @@ from qguard.config import load_config
 from qguard.encoders import open_encoder, open_runtime
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.families import sampled
-from qguard.gates.defaults import DEFAULTS
-from qguard.harness import Harness
+from qguard.judging.artifact import measure_artifact
+from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, same_outputs
 from qguard.latency.memory import peak_bytes
-from qguard.metrics.artifact import measure_artifact
 from qguard.precisions import parse_precision
+from qguard.precisions.bounds import DEFAULTS
 from tests.conftest import ROOT
 from tests.machine import needs_bf16
 
@@ -123,7 +123,7 @@ def test_int8_vectors_do_not_depend_on_the_batch(encoders, some):
 def test_a_bare_onnx_file_runs_in_openvino(built, encoders, some, tmp_path):
     """``--artifact x.onnx --precision int8@openvino``: no properties beside it, so those of the recipe."""
     shutil.copy(built["int8"].file, tmp_path / "x.onnx")
-    project = Harness(load_config(ROOT), tmp_path / "x.onnx")
+    project = Session(load_config(ROOT), tmp_path / "x.onnx")
     found = project.encoder(parse_precision("int8@openvino"), "minilm")
     assert type(found.runtime).__name__ == "OpenvinoRuntime"
     assert np.array_equal(found.encode_ids(some[0][:5]), encoders["int8"].encode_ids(some[0][:5]))

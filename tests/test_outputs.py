@@ -15,8 +15,8 @@ import pytest
 
 from qguard.attest import statement
 from qguard.bounds import Bound
-from qguard.drift import Cause
 from qguard.gates.check import Check
+from qguard.judging.cause import Cause
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report import CURRENT, as_codequality, as_markdown, assemble

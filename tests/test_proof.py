@@ -8,7 +8,7 @@ import pytest
 
 from qguard.artifact import open_artifact
 from qguard.errors import ArtifactProblem
-from qguard.metrics.artifact import measure_artifact
+from qguard.judging.artifact import measure_artifact
 from qguard.precisions import RECIPES
 from tests import faults
 

@@ -24,10 +24,10 @@ from qguard.families.own import COUNT
 from qguard.gates import Gate
 from qguard.gates.check import judge
 from qguard.hunting.pairs import most_moved, unit
+from qguard.judging.invariance import measure_invariance
 from qguard.metrics import Comparison, Measured
 from qguard.metrics.agreement import AveragePrecision, Pearson
 from qguard.metrics.bootstrap import uncertainty
-from qguard.metrics.invariance import measure_invariance
 from qguard.metrics.ranking import best_first
 from qguard.metrics.statistics import Mean, Quantile, Ratio, Share, Spearman
 from qguard.pipeline import Pipeline

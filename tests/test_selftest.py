@@ -30,7 +30,7 @@ from qguard.faults.judging import (
 )
 from qguard.faults.repeats import BUDGETS, Condition, run_repeat
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from tests import goldens
@@ -49,7 +49,7 @@ def project(small, tmp_path_factory):
     (folder / "own.jsonl").write_text("".join(texts[::STEP]))
     with (folder / "pyproject.toml").open("a") as f:
         f.write(GATES)
-    harness = Harness(load_config(folder))
+    harness = Session(load_config(folder))
     old = golden.read(folder / "golden" / "minilm" / "own")
     hashes = golden.identity(harness.model("minilm"), harness.suite("own"))
     goldens.rewrite(harness, vectors=np.ascontiguousarray(old.vectors[::STEP]), ids=old.token_ids[::STEP], hashes=hashes)
@@ -58,7 +58,7 @@ def project(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sound(project):
-    return Harness(load_config(project))
+    return Session(load_config(project))
 
 
 @pytest.fixture(scope="module")
@@ -147,23 +147,23 @@ def test_the_sound_files_are_never_touched(sound, site):
     before = site.artifact.sha256
     FAULTS["scale-wrong"].inject(site, "every layer")
     FAULTS["golden-too-coarse"].inject(site, "1 decimal")
-    assert Harness(sound.config).artifact(INT8, "minilm").sha256 == before
-    assert Harness(sound.config).golden("minilm", "own").vectors.shape == (24, 384)
+    assert Session(sound.config).artifact(INT8, "minilm").sha256 == before
+    assert Session(sound.config).golden("minilm", "own").vectors.shape == (24, 384)
 
 
 def test_a_changed_graph_keeps_a_provenance_that_fits(site):
     """Else the seal would see every fault, and no gate would be tested."""
     candidate = FAULTS["scale-wrong"].inject(site, "1 layer")
-    artifact = Judge.on(site.harness, candidate).artifact(INT8, "minilm")
+    artifact = Judge.on(site.session, candidate).artifact(INT8, "minilm")
     assert artifact.calibration["source"] == "qguard"
     assert artifact.sha256 != site.artifact.sha256
 
 
 def test_padding_before_the_text_is_undone_in_what_comes_out(site):
     """Without position embeddings it would be the same: a text that fills its batch has the vector that it always has."""
-    judge = Judge.on(site.harness, FAULTS["padded-left"].inject(site, "every batch"))
-    sound = Judge.on(site.harness, Candidate())
-    ids = site.harness.golden("minilm", "own").token_ids[:4]
+    judge = Judge.on(site.session, FAULTS["padded-left"].inject(site, "every batch"))
+    sound = Judge.on(site.session, Candidate())
+    ids = site.session.golden("minilm", "own").token_ids[:4]
     found, own = (j.encoder(INT8, "minilm").encode_batches(ids, [[0, 1, 2, 3]]) for j in (judge, sound))
     longest = int(np.argmax([len(row) for row in ids]))
     cosine = (found * own).sum(1)
@@ -173,7 +173,7 @@ def test_padding_before_the_text_is_undone_in_what_comes_out(site):
 
 def test_rare_words_are_words(site):
     """Texts may spell out special tokens, whose rows every text reads."""
-    site.harness.golden("minilm", "own").token_ids[0].insert(1, 101)
+    site.session.golden("minilm", "own").token_ids[0].insert(1, 101)
     try:
         counts = site.token_counts()
         assert not {0, 100, 101, 102} & set(counts)
@@ -182,7 +182,7 @@ def test_rare_words_are_words(site):
         assert min(counts[t] for t in common) > 5
         assert not set(site.two_words("unused", 30522)) & set(counts)
     finally:
-        del site.harness.golden("minilm", "own").token_ids[0][1]
+        del site.session.golden("minilm", "own").token_ids[0][1]
 
 
 def test_repeats_differ_in_batches_threads_and_order(sound):
@@ -196,7 +196,7 @@ def test_repeats_differ_in_batches_threads_and_order(sound):
 
 def test_vectors_wrap_around_or_clip(small, tmp_path):
     """Both faults of stored vectors, on the fp32 embeddings themselves."""
-    harness = Harness(load_config(small))
+    harness = Session(load_config(small))
     site = Site(harness, INT8, "minilm", ("own",), tmp_path)
     vectors = harness.golden("minilm", "own").vectors
     target = Target(replace(INT8, vectors="int8"), "minilm", "own")
@@ -249,7 +249,7 @@ def test_a_gate_that_fails_without_a_fault_tests_nothing(project, tmp_path):
     folder = shutil.copytree(project, tmp_path / "project")
     with (folder / "pyproject.toml").open("a") as f:
         f.write('"embedding.cosine_mean" = ">= 0.99999"\n')
-    harness = Harness(load_config(folder))
+    harness = Session(load_config(folder))
     with pytest.raises(
         MeasurementProblem, match=r"does not hold its gates on suite 'own' without any fault: embedding\.cosine_mean"
     ):

@@ -21,7 +21,7 @@ import pytest
 
 from qguard.cli import main, parser
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.suites import BUILTIN
 from tests.conftest import ROOT
 from tests.test_docs import OURS, PAGES
@@ -204,7 +204,7 @@ def project(core, int8, tmp_path_factory) -> Path:
     (scifact / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
     (folder / "eval" / "hard").mkdir()
     shutil.copy(core, folder / "eval" / "hard" / "texts.jsonl")
-    harness = Harness(load_config(folder))
+    harness = Session(load_config(folder))
     golden.record(harness.model("minilm"), harness.suite("core"), harness.config.golden_root, "tests")
     assert run("qguard quantize --precision int8 --out model", folder) == 0
     for name in ("model.onnx", "per_tensor.onnx"):
@@ -244,7 +244,7 @@ def test_configuration_is_read_and_applies(snippet, project, core, tmp_path):
     copied(project, folder)
     (folder / "pyproject.toml").write_text(snippet.text, encoding="utf-8")
     config = load_config(folder)
-    harness = Harness(config)
+    harness = Session(config)
     assert [harness.suite(name).texts for name in {*config.suites, *config.suite}]
     for name in (*config.precisions, *config.own_precisions):
         precision = parse_precision(name, config.own_precisions)

@@ -12,7 +12,7 @@ import pytest
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.families import measure
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.metrics.agreement import AveragePrecision, Pearson
 from qguard.metrics.task import parts
@@ -269,7 +269,7 @@ def labelled(small, harness, tmp_path_factory):
     (folder / "pyproject.toml").write_text(
         text.replace('path = "own.jsonl"\n', 'path = "own.jsonl"\n[tool.qguard.suite.part]\npath = "part"\n')
     )
-    goldens.take(Harness(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts, "part")
+    goldens.take(Session(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts, "part")
     return folder
 
 
@@ -283,7 +283,7 @@ def test_loss_that_the_task_feels_fails(labelled, fp32_onnx, tmp_path):
     rows_ = numpy_helper.to_array(table).copy()
     table.CopyFrom(numpy_helper.from_array(np.roll(rows_, 64, axis=1), table.name))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    broken = Harness(load_config(labelled), tmp_path / "m.onnx")
+    broken = Session(load_config(labelled), tmp_path / "m.onnx")
     checks = broken.checks(Target(parse_precision("fp32"), "minilm", "part"), "task")
     assert {c.name for c in checks if c.outcome == "fail"} == {"task.spearman_retention", "task.ndcg@10_retention"}
 
@@ -341,10 +341,10 @@ def test_a_gate_that_no_suite_can_judge_is_refused(tmp_path, harness):
         '[tool.qguard.suite.own]\npath = "own.csv"\n[tool.qguard.gates.int8]\n"task.{}" = ">= 0.9"\n'
     )
     (tmp_path / "pyproject.toml").write_text(config.format("spearman_retention"))
-    assert Harness(load_config(tmp_path)).targets([parse_precision("int8")])
+    assert Session(load_config(tmp_path)).targets([parse_precision("int8")])
     (tmp_path / "pyproject.toml").write_text(config.format("ndcg@10"))
     with pytest.raises(UsageProblem, match=r"gate task\.ndcg@10 of int8 would never be judged: .* own"):
-        Harness(load_config(tmp_path)).targets([parse_precision("int8")])
+        Session(load_config(tmp_path)).targets([parse_precision("int8")])
 
 
 def test_a_gate_on_a_slice_that_has_no_value_is_not_a_pass(harness, int8):
@@ -352,7 +352,9 @@ def test_a_gate_on_a_slice_that_has_no_value_is_not_a_pass(harness, int8):
     target = Target(parse_precision("int8"), "minilm", "core")
     harness.embeddings(target)
     config = harness.config.model_copy(update={"gates": {"int8": {"task.ndcg@10_retention[edge]": ">= 0.5"}}})
-    project = Harness(config, _kept={k: v for k, v in harness._kept.items() if k[0] in ("artifact", "encoder", "embeddings")})
+    project = Session(config)
+    for kept in (Session.plain_artifact, Session.plain_encoder, Session.plain_embeddings):
+        kept.share(harness, project)
     with pytest.raises(MeasurementProblem, match=r"no value for task\.ndcg@10_retention\[edge\]"):
         project.checks(target, "task")
 

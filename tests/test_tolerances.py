@@ -14,7 +14,7 @@ from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
 from qguard.gates import parse_gate
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.precisions import parse_precision
@@ -103,7 +103,7 @@ def test_a_gate_on_the_lower_end_fails_where_the_value_would_pass(small, int8, t
     shutil.copytree(small, tmp_path, dirs_exist_ok=True)
 
     def ranking():
-        project = Harness(load_config(tmp_path))
+        project = Session(load_config(tmp_path))
         (target,) = project.targets([parse_precision("int8")])
         return project.checks(target, "ranking")
 
@@ -149,7 +149,7 @@ def only_the_gates_run(proposals_for, *args):
 
 def test_runs_that_differ_show_in_the_proposal(small, dynamic):
     """Activation ranges of a whole batch: what else is in it moves the value."""
-    project = Harness(load_config(small), dynamic.file)
+    project = Session(load_config(small), dynamic.file)
     (target,) = project.targets([parse_precision("int8-dynamic")])
     runs = list(repeated_runs(project, target, {"embedding", "invariance"}))
     assert len({run.name for run in runs}) == len(runs) >= 6

@@ -15,7 +15,7 @@ from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.families import measure
 from qguard.gates import gates_for
 from qguard.gates.check import judge
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket
 from qguard.metrics import Comparison
@@ -32,7 +32,7 @@ RECIPES = ("int8@torch", "int8-weight@torch", "int8-legacy")
 @pytest.fixture(scope="module")
 def project(small):
     """120 documents of core, without the path of an artifact."""
-    return Harness(load_config(small))
+    return Session(load_config(small))
 
 
 def target(project, precision):
@@ -166,7 +166,7 @@ def test_stock_transformers_refuses_a_legacy_artifact(project):
 def test_weights_alone_are_not_int8(project, small):
     """A weight-only file is as small, but multiplies in float."""
     folder = project.artifact(parse_precision("int8-weight@torch"), "minilm").folder
-    judged = Harness(load_config(small), artifact_path=folder)
+    judged = Session(load_config(small), artifact_path=folder)
     assert measured(judged, "int8@torch", "artifact")["artifact.quantized_ops"] == 0
 
 
@@ -192,7 +192,7 @@ def test_cuda_that_is_not_there_is_not_measured(project):
 
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    on_cuda = Harness(project.config.model_copy(update={"device": "cuda"}))
+    on_cuda = Session(project.config.model_copy(update={"device": "cuda"}))
     with pytest.raises(MeasurementProblem, match=r"torch .* finds no CUDA device here; .* --qguard-device cpu"):
         on_cuda.checks(target(on_cuda, "fp16"), "embedding")
 

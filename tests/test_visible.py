@@ -11,7 +11,7 @@ import pytest
 from qguard import golden
 from qguard.cli import main
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.visible import visible
 from tests.conftest import ROOT
 from tests.processes import run_pytest
@@ -57,7 +57,7 @@ def project(harness, tmp_path_factory):
         '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n'
         '[tool.qguard.gates.int8]\n"ranking.overlap@10[*]" = ">= 1.5"\n"embedding.cosine_min" = ">= 1.5"\n'
     )
-    own = Harness(load_config(folder))
+    own = Session(load_config(folder))
     golden.record(own.model("minilm"), own.suite("own"), own.config.golden_root, f"first {ESCAPE}")
     return folder
 

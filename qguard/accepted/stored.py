@@ -7,9 +7,9 @@ from typing import Any
 
 from qguard.errors import GoldenProblem
 from qguard.files import dump_json, read_json, write_atomic
+from qguard.golden.stored import ACCEPTED
 
 SCHEMA = 1
-FILE = "accepted.json"
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         GoldenProblem: when it is damaged or of another schema.
     """
-    path = folder / FILE
+    path = folder / ACCEPTED
     value: dict[str, Any] = {"schema": SCHEMA, "latency": []}
     if path.exists():
         value = read_json(path, GoldenProblem)
@@ -26,7 +26,7 @@ def read(folder: Path) -> dict[str, Any]:
     lists = all(isinstance(value.get(part), list) and all(isinstance(e, dict) for e in value[part]) for part in _PARTS)
     if value.get("schema") != SCHEMA or not lists:
         raise GoldenProblem(
-            f"{folder.parent.name}/{folder.name}/{FILE} is damaged or of another schema; restore it from version control"
+            f"{folder.parent.name}/{folder.name}/{ACCEPTED} is damaged or of another schema; restore it from version control"
         )
     return value
 
@@ -42,8 +42,8 @@ def write(folder: Path, value: dict[str, Any]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / FILE, dump_json(value))
+        write_atomic(folder / ACCEPTED, dump_json(value))
     except OSError as e:
         raise GoldenProblem(
-            f"cannot write {folder.parent.name}/{folder.name}/{FILE}: {e.strerror or e}; the old one is untouched"
+            f"cannot write {folder.parent.name}/{folder.name}/{ACCEPTED}: {e.strerror or e}; the old one is untouched"
         ) from e

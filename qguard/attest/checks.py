@@ -9,6 +9,8 @@ from qguard.attest.policy import Judging, gate_of, laxer, must_judge
 from qguard.attest.refusal import Refusal, listed
 from qguard.attest.shape import GateFacts, SuiteFacts, Verdict
 from qguard.errors import GoldenProblem
+from qguard.judging import latency
+from qguard.judging.robustness import tried
 
 if TYPE_CHECKING:
     from qguard.attest.verification import Asked
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def refuse_checks(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     """Values that contradict the verdict, or would not pass now."""
-    for name in asked.harness.config.suites:
+    for name in asked.session.config.suites:
         if name in verdict.suites:
             facts = verdict.suites[name]
             yield from _contradictions(verdict, asked, name, facts)
@@ -51,10 +53,10 @@ def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFact
 
 
 def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
-    suite = asked.harness.suite(name)
-    harness = asked.harness
-    tried = harness.tries_robustness(asked.precision) and harness.config.robustness.mode == "gate"
-    also = [*(["memory"] if harness.timing.buckets(asked.precision) else []), *(["robustness"] if tried else [])]
+    suite = asked.session.suite(name)
+    session = asked.session
+    generated = tried(session, asked.precision) and session.config.robustness.mode == "gate"
+    also = [*(["memory"] if latency.buckets(session, asked.precision) else []), *(["robustness"] if generated else [])]
     judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
     both = [k for k in verdict.gates if k in asked.gates]
     if lost := [k for k in must_judge(both, suite, also) if k not in judged]:
@@ -80,7 +82,7 @@ def _accepted(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> I
         for c in facts.checks
         if c.slice is None and c.name in higher and not c.accepted
     ]
-    folder = golden_folder(asked.harness.config.golden_root, asked.model, name)
+    folder = golden_folder(asked.session.config.golden_root, asked.model, name)
     try:
         found = judge_scores(folder, Scope(scope.precision, scope.machine, scope.golden), measured, name)
     except GoldenProblem as e:

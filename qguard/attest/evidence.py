@@ -9,12 +9,13 @@ from qguard.attest.policy import gates_in_force
 from qguard.attest.subjects import digests
 from qguard.errors import UsageProblem
 from qguard.host import host
+from qguard.judging.facts import scope
 from qguard.runtimes import NO_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
 
 
 def refuse_several(targets: Iterable[Target]) -> None:
@@ -39,31 +40,31 @@ def refuse_several(targets: Iterable[Target]) -> None:
         )
 
 
-def artifact_path(harness: Harness, target: Target) -> Path:
+def artifact_path(session: Session, target: Target) -> Path:
     """What is deployed: the given artifact, or the folder that was built.
 
     Raises:
         ArtifactProblem: where there are no files.
     """
-    if harness.artifact_path:
-        return harness.artifact_path
-    artifact = harness.artifact(target.precision, target.model)
+    if session.artifact_path:
+        return session.artifact_path
+    artifact = session.artifact(target.precision, target.model)
     artifact.need_files()
     return artifact.folder
 
 
-def evidence(harness: Harness, target: Target) -> dict[str, Any]:
+def evidence(session: Session, target: Target) -> dict[str, Any]:
     """Facts of one target, for :func:`qguard.attest.statement.statement`; JSON, so that they travel between processes.
 
     Raises:
         QguardError: when the artifact, the golden or the suite cannot be read.
     """
-    precision, model, suite = target.precision, harness.model(target.model), harness.suite(target.suite)
-    artifact = harness.artifact(precision, target.model)
-    manifest = harness.golden(target.model, target.suite).manifest
-    in_force = gates_in_force(harness, precision, target.model)
+    precision, model, suite = target.precision, session.model(target.model), session.suite(target.suite)
+    artifact = session.artifact(precision, target.model)
+    manifest = session.golden(target.model, target.suite).manifest
+    in_force = gates_in_force(session, precision, target.model)
     return {
-        "files": digests(artifact_path(harness, target)),
+        "files": digests(artifact_path(session, target)),
         "model": {
             "name": target.model, "weights": model.weight_sha256, "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
@@ -76,7 +77,7 @@ def evidence(harness: Harness, target: Target) -> dict[str, Any]:
         },
         "suite": {"name": target.suite, "sha256": suite.sha256, "texts": len(suite.texts), "slices": suite.slice_names},
         "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},
-        "scope": harness.scope(target).to_json(),
+        "scope": scope(session, target).to_json(),
         "gates": {key: {"bound": g.bound.to_json(), "on": g.on} for key, g in in_force.items()},
         "host": host(),
     }  # fmt: skip

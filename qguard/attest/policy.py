@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 from qguard.bounds import Bound
 from qguard.families import FAMILIES, TASK
 from qguard.gates import Gate
-from qguard.metrics.artifact import BOUNDS
+from qguard.judging import latency
+from qguard.judging.artifact import BOUNDS
 from qguard.suites import Suite
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.precisions import Precision
 
 
@@ -28,11 +29,11 @@ class Judging(Protocol):
         """``value``, ``lower`` or ``upper``."""
 
 
-def gates_in_force(harness: Harness, precision: Precision, model: str) -> dict[str, Gate]:
+def gates_in_force(session: Session, precision: Precision, model: str) -> dict[str, Gate]:
     """Every gate of a precision that needs no baseline, by its key.
 
     Args:
-        harness: Its configuration is asked, nothing is measured.
+        session: Its configuration is asked, nothing is measured.
         precision: What is judged.
         model: The name of the model that it is of.
 
@@ -43,13 +44,13 @@ def gates_in_force(harness: Harness, precision: Precision, model: str) -> dict[s
     for name, bound in BOUNDS.items():
         if name != "artifact.granularity" or (recipe.granularity is not None and recipe.stores_integers):
             found.append(Gate(name, None, bound))
-    found += harness.gates(precision, model)
-    latency = harness.config.latency
-    if latency.mode == "gate":
-        if speedup := harness.timing.speedup(precision):
-            found += [Gate(speedup.metric, str(bucket), speedup.bound) for bucket in harness.timing.buckets(precision)]
-        if latency.trend and harness.timing.buckets(precision):
-            found.append(Gate("latency.trend", "*", latency.trend))
+    found += session.gates(precision, model)
+    settings, timed = session.config.latency, latency.buckets(session, precision)
+    if settings.mode == "gate":
+        if speedup := latency.speedup(session, precision):
+            found += [Gate(speedup.metric, str(bucket), speedup.bound) for bucket in timed]
+        if settings.trend and timed:
+            found.append(Gate("latency.trend", "*", settings.trend))
     return dict(sorted((gate.key, gate) for gate in found))
 
 

@@ -18,11 +18,12 @@ from qguard.attest.subjects import digests
 from qguard.errors import GoldenProblem
 from qguard.families import FAMILIES
 from qguard.files import sha256_json
+from qguard.judging.families import tests_of
 from qguard.report import CURRENT
 
 if TYPE_CHECKING:
     from qguard.gates import Gate
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.precisions import Precision
 
 _SKEW = datetime.timedelta(minutes=5)  # two machines' clocks
@@ -33,7 +34,7 @@ class Asked:
     """What a deployment asks of a verdict.
 
     Attributes:
-        harness: The project's configuration; nothing is measured with it.
+        session: The project's configuration; nothing is measured with it.
         model: Its name in the configuration.
         precision: Must have passed.
         artifact: The files to deploy.
@@ -41,7 +42,7 @@ class Asked:
         now: The time.
     """
 
-    harness: Harness
+    session: Session
     model: str
     precision: Precision
     artifact: Path
@@ -51,7 +52,7 @@ class Asked:
     @cached_property
     def gates(self) -> dict[str, Gate]:
         """Those in force now."""
-        return gates_in_force(self.harness, self.precision, self.model)
+        return gates_in_force(self.session, self.precision, self.model)
 
     @property
     def again(self) -> str:
@@ -143,24 +144,24 @@ def _gate(g: Judging) -> str:
 
 def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     from qguard import golden as goldens
-    from qguard.harness import Target
+    from qguard.judging.session import Target
 
-    harness = asked.harness
-    for name in harness.config.suites:
+    session = asked.session
+    for name in session.config.suites:
         if name not in verdict.suites or name not in verdict.goldens:
             yield Refusal("suite", f"{name}, which the project is judged on", listed(verdict.suites), asked.again)
             continue
-        suite = harness.suite(name)
+        suite = session.suite(name)
         if suite.sha256 != verdict.suite_sha256[name]:
             found = f"SHA-256 {verdict.suite_sha256[name][:12]}…: other texts"
             yield Refusal(f"suite {name}", f"SHA-256 {suite.sha256[:12]}…", found, asked.again)
-        reported = {f.test for f in FAMILIES.values() if f.switch and getattr(harness.config, f.switch).mode != "gate"}
+        reported = {f.test for f in FAMILIES.values() if f.switch and getattr(session.config, f.switch).mode != "gate"}
         target = Target(asked.precision, asked.model, name)
-        tests = (CURRENT, *(t for t in harness.tests(target) if t.partition("[")[0] not in reported))
+        tests = (CURRENT, *(t for t in tests_of(session, target) if t.partition("[")[0] not in reported))
         if lost := sorted({f"{name}/{t}" for t in tests} - set(verdict.predicate.passedTests)):
             yield Refusal(f"suite {name}", f"{listed(lost)} passed", "not among its passed tests", asked.again)
         try:
-            manifest = goldens.read(goldens.golden_folder(harness.config.golden_root, asked.model, name)).manifest
+            manifest = goldens.read(goldens.golden_folder(session.config.golden_root, asked.model, name)).manifest
         except GoldenProblem as e:
             yield Refusal(f"golden {name}", "the golden that it was judged on", str(e), "restore it from version control")
             continue

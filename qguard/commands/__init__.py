@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
 
 # name → what it does; each is a module here with add(parser) and run(args) → exit code
 COMMANDS = {
@@ -83,20 +83,20 @@ def add_selection(parser: argparse.ArgumentParser, suite: bool = True) -> None:
         parser.set_defaults(suite=[])
 
 
-def harness_of(args: argparse.Namespace) -> Harness:
-    """The harness of the selected models and suites.
+def session_of(args: argparse.Namespace) -> Session:
+    """The session of the selected models and suites.
 
     Raises:
         UsageProblem: for a configuration that cannot be used, or without a model.
     """
     from qguard.config import load_config
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
 
-    harness = Harness(load_config(args.config).select(args.model, args.suite))
-    harness.targets([])  # says how to configure a model when there is none
-    return harness
+    session = Session(load_config(args.config).select(args.model, args.suite))
+    session.targets([])  # says how to configure a model when there is none
+    return session
 
 
-def selected(harness: Harness) -> Iterator[tuple[str, str]]:
+def selected(session: Session) -> Iterator[tuple[str, str]]:
     """All pairs of model and suite."""
-    return ((m, s) for m in harness.config.models for s in harness.config.suites)
+    return ((m, s) for m in session.config.models for s in session.config.suites)

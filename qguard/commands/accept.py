@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from qguard.commands import add_selection, harness_of
+from qguard.commands import add_selection, session_of
 from qguard.errors import UsageProblem
 from qguard.visible import say
 
@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Store what a report, or a run of now, has passed."""
-    from qguard.accepted import accept
+    from qguard.accepting.acceptance import accept
     from qguard.config import load_config
     from qguard.files import read_json
 
@@ -37,15 +37,15 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         report, root = read_json(args.report, UsageProblem), load_config(args.config).golden_root
     else:
-        from qguard.accepted.measured import measure_now
+        from qguard.accepting.measured import measure_now
         from qguard.precisions import parse_precisions
 
-        harness = harness_of(args)
-        config = harness.config
+        session = session_of(args)
+        config = session.config
         precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
         if not args.reason.strip():
             raise UsageProblem('accepting needs a reason for its reviewers: --reason "…"')  # before minutes of measuring
-        report, root = measure_now(harness, precisions, lambda what: print(f"{what} …", file=sys.stderr)), config.golden_root
+        report, root = measure_now(session, precisions, lambda what: print(f"{what} …", file=sys.stderr)), config.golden_root
     lines = accept(report, root, args.reason, args.lower)
     say("\n".join(lines) or "nothing new: every value is the accepted one, or the report holds none that can be accepted")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qguard.commands import add_precision, add_selection, harness_of, selected
+from qguard.commands import add_precision, add_selection, selected, session_of
 from qguard.errors import UsageProblem
 
 
@@ -27,15 +27,15 @@ def run(args: argparse.Namespace) -> int:
     from qguard.precisions import parse_precision
     from qguard.progress import progress
 
-    harness = harness_of(args)
-    model, suite = next(selected(harness))
+    session = session_of(args)
+    model, suite = next(selected(session))
     if args.tokens < 3 or args.batch < 1 or args.minutes <= 0:
         raise UsageProblem("expected --tokens 3 or more, --batch 1 or more and --minutes above 0")
-    settings = harness.config.latency
-    precision = parse_precision(args.precision, harness.config.own_precisions).plain
+    settings = session.config.latency
+    precision = parse_precision(args.precision, session.config.own_precisions).plain
     margin = settings.regression.number - 1
-    batch = Bucket(args.tokens, args.batch).fill(harness.golden(model, suite).token_ids)
-    spec = spec_of(harness.artifact(precision, model), precision, settings.threads, device=harness.config.device)
+    batch = Bucket(args.tokens, args.batch).fill(session.golden(model, suite).token_ids)
+    spec = spec_of(session.artifact(precision, model), precision, settings.threads, device=session.config.device)
     with progress(f"{precision} against itself", 1.0) as advance:
         found = calibrate(
             spec, batch, args.tokens, minutes=args.minutes, budget=settings.budget, margin=margin,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_json, add_precision, add_selection, harness_of
+from qguard.commands import add_json, add_precision, add_selection, session_of
 from qguard.visible import visible
 
 
@@ -20,15 +20,15 @@ def run(args: argparse.Namespace) -> int:
     """Judge every precision, and print one row each."""
     from rich.console import Console
 
-    from qguard.compare import BUCKETS, compare, table, to_json
     from qguard.errors import MeasurementProblem
     from qguard.files import dump_json, write_atomic
+    from qguard.judging.compare import BUCKETS, compare, table, to_json
     from qguard.precisions import parse_precisions
 
-    harness = harness_of(args)
-    config = harness.config
+    session = session_of(args)
+    config = session.config
     precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
-    rows = compare(harness, precisions, lambda what: print(f"{what} …", file=sys.stderr))
+    rows = compare(session, precisions, lambda what: print(f"{what} …", file=sys.stderr))
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     out.print(table(rows))
     tokens = ", ".join(f"{b.tokens} tokens x {b.batch}" for b in BUCKETS)

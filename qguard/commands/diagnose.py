@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_artifact, add_json, add_precision, add_selection, harness_of, selected
+from qguard.commands import add_artifact, add_json, add_precision, add_selection, selected, session_of
 from qguard.diagnosis import TEXTS
 
 
@@ -32,22 +32,22 @@ def run(args: argparse.Namespace) -> int:
     from qguard.diagnosis.report import show, to_json
     from qguard.errors import UsageProblem
     from qguard.files import dump_json, write_atomic
-    from qguard.harness import Target
+    from qguard.judging.session import Target
     from qguard.precisions import parse_precision
 
     if args.texts < 2:
         raise UsageProblem(f"--texts: expected 2 or more, found {args.texts}")
-    harness = harness_of(args)
-    harness.artifact_path = args.artifact
-    precision = parse_precision(args.precision, harness.config.own_precisions)
+    session = session_of(args)
+    session.artifact_path = args.artifact
+    precision = parse_precision(args.precision, session.config.own_precisions)
     refuse(precision)
-    pairs = list(selected(harness))
+    pairs = list(selected(session))
     if len({model for model, _ in pairs}) > 1:
-        raise UsageProblem(f"several models are configured; give --model, one of {', '.join(harness.config.models)}")
+        raise UsageProblem(f"several models are configured; give --model, one of {', '.join(session.config.models)}")
     from qguard.diagnosis.examination import Examination
 
     model, suite = pairs[0]
-    found = Examination(harness, Target(precision, model, suite), args.texts).run(layers_only=args.layers_only)
+    found = Examination(session, Target(precision, model, suite), args.texts).run(layers_only=args.layers_only)
     if args.json:
         write_atomic(args.json, dump_json(to_json(found)))
     show(found, Console(highlight=False, width=None if sys.stdout.isatty() else 160), args.all)

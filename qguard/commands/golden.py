@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_command, add_selection, harness_of, selected
+from qguard.commands import add_command, add_selection, selected, session_of
 from qguard.errors import QguardError, UsageProblem
 from qguard.visible import say
 
@@ -39,13 +39,13 @@ def _update(args: argparse.Namespace) -> int:
 
     if not args.dry_run:
         golden.refuse_in_ci(args.golden_update_in_ci)
-    harness = harness_of(args)
+    session = session_of(args)
     status = 0
-    for model, suite in selected(harness):
+    for model, suite in selected(session):
         print(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
         try:
             review = golden.record(
-                harness.model(model), harness.suite(suite), harness.config.golden_root, args.reason,
+                session.model(model), session.suite(suite), session.config.golden_root, args.reason,
                 accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words),
             )  # fmt: skip
         except UsageProblem:
@@ -63,9 +63,9 @@ def _check(args: argparse.Namespace) -> int:
     from qguard import accepted
     from qguard.golden import audit, golden_folder
 
-    harness = harness_of(args)
-    which = list(selected(harness))
-    config = harness.config
+    session = session_of(args)
+    which = list(selected(session))
+    config = session.config
     root = config.golden_root
     calibration = config.vectors.calibration
     suites = {*config.suites, *config.suite, *([calibration] if calibration else [])}
@@ -76,7 +76,7 @@ def _check(args: argparse.Namespace) -> int:
     for model, suite in which:
         folder = golden_folder(root, model, suite)
         try:
-            golden = harness.golden(model, suite)
+            golden = session.golden(model, suite)
             findings += audit.unfit(golden, accepted.read(folder)["scores"])
             say(f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})")
         except UsageProblem:
@@ -92,8 +92,8 @@ def _check(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from qguard import golden
 
-    harness = harness_of(args)
-    for model, suite in selected(harness):
-        found = golden.read(golden.golden_folder(harness.config.golden_root, model, suite))
+    session = session_of(args)
+    for model, suite in selected(session):
+        found = golden.read(golden.golden_folder(session.config.golden_root, model, suite))
         print(golden.describe(found)) if args.json else say(golden.words(found, args.texts))
     return 0

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.commands import add_artifact, add_json, add_precision, add_selection, harness_of
+from qguard.commands import add_artifact, add_json, add_precision, add_selection, session_of
 
 if TYPE_CHECKING:
     from qguard.hunting.hunt import Hunted, Status
@@ -50,17 +50,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.minutes <= 0 or args.keep < 1:
         raise UsageProblem(f"expected --minutes above 0 and --keep from 1, found {args.minutes:g} and {args.keep}")
-    harness = harness_of(args)
-    harness.artifact_path = args.artifact
-    precisions = parse_precisions(args.precision, harness.config.precisions, harness.config.own_precisions)
-    harness.targets(precisions)
-    if len(precisions) != 1 or len(harness.config.models) != 1:
+    session = session_of(args)
+    session.artifact_path = args.artifact
+    precisions = parse_precisions(args.precision, session.config.precisions, session.config.own_precisions)
+    session.targets(precisions)
+    if len(precisions) != 1 or len(session.config.models) != 1:
         raise UsageProblem("a hunt is for one precision of one model: give one --precision and one --model")
-    (precision,), (model,) = precisions, harness.config.models
+    (precision,), (model,) = precisions, session.config.models
     if precision.vectors != FLOAT:
         raise UsageProblem(f"{precision}: vectors are quantized after the model ran; hunt with --precision {precision.plain}")
-    texts = _texts(args.corpus, harness.config.known_suites)
-    encode = encoder_of(harness, precision, model)
+    texts = _texts(args.corpus, session.config.known_suites)
+    encode = encoder_of(session, precision, model)
     with _progress(args.minutes * 60) as say:
         found = hunt(encode, texts, args.minutes * 60, args.seed, say, keep=args.keep)
     _show(found, str(precision))

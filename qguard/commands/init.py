@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     from qguard import golden
     from qguard.config import load_config
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.models import resolve
     from qguard.precisions import parse_precision
 
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
     try:
         file.write_text(f"{old}\n{text}" if old else text, encoding="utf-8")
-        harness = Harness(load_config(Path()))
+        session = Session(load_config(Path()))
         review = golden.record(
-            harness.model(name), harness.suite("core"), harness.config.golden_root, "First golden, by qguard init",
+            session.model(name), session.suite("core"), session.config.golden_root, "First golden, by qguard init",
             show=lambda r: None if r.new else say(r.words),
         )  # fmt: skip
         without = review.without if review.new else ()

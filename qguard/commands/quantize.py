@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from qguard.commands import add_precision, add_selection, harness_of
+from qguard.commands import add_precision, add_selection, session_of
 from qguard.errors import UsageProblem
 from qguard.visible import say
 
@@ -35,16 +35,16 @@ def run(args: argparse.Namespace) -> int:
     from qguard.quantize import calibrated, check_target, describe, write
 
     check_target(args.out, args.force)
-    harness = harness_of(args)
-    config = harness.config
+    session = session_of(args)
+    config = session.config
     if len(config.models) > 1:
         raise UsageProblem(f"several models are configured; give --model, one of {', '.join(config.models)}")
     (name,) = config.models
     precision = parse_precision(args.precision, config.own_precisions)
     precision = calibrated(precision, config, args.calibration, args.samples, args.seed)
     for suite in config.suites if precision.sample else ():
-        harness.refuse_overlap(precision, name, suite)
-    artifact = harness.artifact(precision, name)
+        session.refuse_overlap(precision, name, suite)
+    artifact = session.artifact(precision, name)
     write(artifact, args.out, force=args.force)
-    say(describe(artifact, harness.model(name), precision, args.out))
+    say(describe(artifact, session.model(name), precision, args.out))
     return 0

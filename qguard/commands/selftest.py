@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_artifact, add_json, add_precision, add_selection, harness_of
+from qguard.commands import add_artifact, add_json, add_precision, add_selection, session_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.box import MARKDOWN
     from rich.console import Console
 
-    from qguard.encoders import cores
+    from qguard.cpu import cores
     from qguard.errors import MeasurementProblem, UsageProblem
     from qguard.faults import chosen, findings, runner
     from qguard.files import dump_json, write_atomic
@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
     for name, value, least in (("--repeats", args.repeats, 0), ("--jobs", 1 if args.jobs is None else args.jobs, 1)):
         if value < least:
             raise UsageProblem(f"{name}: expected {least} or more, found {value}")
-    harness = harness_of(args)
-    harness.artifact_path = args.artifact
-    precision = parse_precision(args.precision or harness.config.precisions[0], harness.config.own_precisions)
-    with progress("selftest", runner.steps(harness, faults, args.repeats)) as advance:
-        report = runner.selftest(harness, precision, faults, args.repeats, args.jobs or cores(), advance)
+    session = session_of(args)
+    session.artifact_path = args.artifact
+    precision = parse_precision(args.precision or session.config.precisions[0], session.config.own_precisions)
+    with progress("selftest", runner.steps(session, faults, args.repeats)) as advance:
+        report = runner.selftest(session, precision, faults, args.repeats, args.jobs or cores(), advance)
     terminal = sys.stdout.isatty()
     out = Console(highlight=False, width=None if terminal else 320)
     for title, table in findings.tables(report, None if terminal else MARKDOWN):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_precision, add_selection, harness_of
+from qguard.commands import add_precision, add_selection, session_of
 from qguard.visible import visible
 
 
@@ -25,13 +25,13 @@ def run(args: argparse.Namespace) -> int:
     from qguard.precisions import parse_precisions
     from qguard.tolerances.toml import header, line, write_table
 
-    harness = harness_of(args)
-    config = harness.config
+    session = session_of(args)
+    config = session.config
     file = args.config / "pyproject.toml" if args.config.is_dir() else args.config
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     for precision in parse_precisions(args.precision, config.precisions, config.own_precisions):
         name = tolerances.name_of(precision)
-        found = tolerances.proposals_for(harness, precision, lambda done: print(done, file=sys.stderr))
+        found = tolerances.proposals_for(session, precision, lambda done: print(done, file=sys.stderr))
         out.print(f"{precision}: margins from repeated runs and from a bootstrap over items", markup=False)
         out.print(tolerances.table(found))
         for idle in (p.idle for p in found if p.idle):

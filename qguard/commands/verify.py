@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from qguard.attest import Asked, read, verdict_of, verify
     from qguard.config import load_config
     from qguard.files import dump_json, write_atomic
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
 
     config = load_config(args.config)
     if args.golden is not None:
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     age = None if args.max_age is None else _age(args.max_age)
     found = read(args.verdict, args.key)
     verdict = verdict_of(found.statement)
-    harness = Harness(config.select([model], []))
-    asked = Asked(harness, model, precision, args.artifact, age, datetime.datetime.now(datetime.UTC))
+    session = Session(config.select([model], []))
+    asked = Asked(session, model, precision, args.artifact, age, datetime.datetime.now(datetime.UTC))
     refusals = verify(verdict, asked)
     if args.json is not None:
         parts = [{"part": r.part, "expected": r.expected, "found": r.found, "mend": r.mend} for r in refusals]
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     signed = "signed by the given key" if found.authentic else "not authenticated: --key PUBLIC.pem checks a signature"
     print(
-        f"holds: {len(verdict.subjects)} files of {model} passed {precision} on {', '.join(harness.config.suites)}, "
+        f"holds: {len(verdict.subjects)} files of {model} passed {precision} on {', '.join(session.config.suites)}, "
         f"{verdict.tool.date:%Y-%m-%d %H:%M} UTC ({signed})"
     )
     return 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qguard.diagnosis.activations import LayerError
     from qguard.diagnosis.exclusion import Exclusion
     from qguard.diagnosis.stages import Stage
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
     from qguard.precisions import Precision
 
 TEXTS = 64
@@ -55,14 +55,14 @@ def diagnosable(precision: Precision) -> bool:
     return precision.runtime == "onnx" and precision == precision.plain and precision.base != "fp32"
 
 
-def command(harness: Harness, target: Target) -> str:
+def command(session: Session, target: Target) -> str:
     """``qguard diagnose`` for a target that failed a gate; empty where it cannot open the artifact."""
-    if not diagnosable(target.precision) or harness.artifact(target.precision, target.model).file is None:
+    if not diagnosable(target.precision) or session.artifact(target.precision, target.model).file is None:
         return ""
-    given = f" --artifact {harness.artifact_path}" if harness.artifact_path else ""
+    given = f" --artifact {session.artifact_path}" if session.artifact_path else ""
     # what the configuration leaves no choice of need not be said: the command stays on one line of a terminal
-    model = f" --model {target.model}" if len(harness.config.models) > 1 else ""
-    suite = f" --suite {target.suite}" if len(harness.config.suites) > 1 else ""
+    model = f" --model {target.model}" if len(session.config.models) > 1 else ""
+    suite = f" --suite {target.suite}" if len(session.config.suites) > 1 else ""
     return f"qguard diagnose --precision {target.precision}{given}{model}{suite}"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from qguard import drift
 from qguard.artifact import Artifact
 from qguard.cosine import of_units, unit
 from qguard.diagnosis import Diagnosis, stages
@@ -27,7 +26,8 @@ from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ArtifactProblem, QguardError
 from qguard.families import FAMILIES, measure, sampled
 from qguard.gates.check import Check, judge
-from qguard.harness import Harness, Target
+from qguard.judging import cause as drift
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
 from qguard.progress import progress
@@ -41,12 +41,12 @@ class Examination:
     """One target under examination.
 
     Attributes:
-        harness: Holds model, golden and artifact.
+        session: Holds model, golden and artifact.
         target: Precision, model and suite.
         texts: How many texts layers and costs are measured on, at least 2.
     """
 
-    harness: Harness
+    session: Session
     target: Target
     texts: int
 
@@ -57,7 +57,7 @@ class Examination:
         Raises:
             ArtifactProblem: for an artifact that is no ONNX file.
         """
-        found = self.harness.artifact(self.target.precision, self.target.model)
+        found = self.session.artifact(self.target.precision, self.target.model)
         if found.file is None:
             raise ArtifactProblem("diagnose opens ONNX files; this artifact holds safetensors, which torch runs")
         return found
@@ -71,13 +71,13 @@ class Examination:
     @cached_property
     def own_ids(self) -> list[list[int]]:
         """Token ids of the suite by the artifact's own tokenizer."""
-        suite, a = self.harness.suite(self.target.suite, self.target.model), self.artifact
+        suite, a = self.session.suite(self.target.suite, self.target.model), self.artifact
         return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
 
     @cached_property
     def ids(self) -> list[list[int]]:
         """Token ids of the suite as fp32 had them."""
-        return [list(row) for row in self.harness.golden(self.target.model, self.target.suite).token_ids]
+        return [list(row) for row in self.session.golden(self.target.model, self.target.suite).token_ids]
 
     @cached_property
     def pad_id(self) -> int:
@@ -87,21 +87,21 @@ class Examination:
     @cached_property
     def nets(self) -> tuple[Net, Net, list[AlignedTensor]]:
         """fp32 export and artifact with fused operators taken apart, and what both compute."""
-        fp32 = self.harness.fp32(self.target.model, "onnx").file
+        fp32 = self.session.fp32(self.target.model, "onnx").file
         assert fp32 is not None
         mine, theirs = Net.read(fp32), Net.read(self.file)
         return mine, theirs, align(mine, theirs)
 
     def run(self, *, layers_only: bool = False) -> Diagnosis:
         """All of it; ``layers_only`` leaves out the gates of the whole suite and the exclusion of layers."""
-        golden = self.harness.golden(self.target.model, self.target.suite)
+        golden = self.session.golden(self.target.model, self.target.suite)
         notes: list[str] = []
         checks: list[Check] = []
         rows = np.linspace(0, len(self.ids) - 1, min(self.texts, len(self.ids))).astype(int).tolist()
-        suite = self.harness.suite(self.target.suite, self.target.model)
+        suite = self.session.suite(self.target.suite, self.target.model)
         far: drift.Facts | None = None
         try:
-            encoder = self.harness.encoder(self.target.precision, self.target.model)
+            encoder = self.session.encoder(self.target.precision, self.target.model)
             if layers_only:
                 left_out = set(range(len(self.ids))) - set(rows)
                 vectors = encoder.encode_ids([self.own_ids[i] for i in rows])
@@ -123,7 +123,7 @@ class Examination:
             notes.append(str(e))
         found = self.stages([self.ids[i] for i in rows], layers)
         failed = [c for c in checks if c.outcome == "fail"]
-        others = () if layers_only else self.others(self.harness, self.target)
+        others = () if layers_only else self.others(self.session, self.target)
         wrong = [s for s in found if s.fault]
         exclusion = None
         if failed and not wrong and not far:
@@ -140,20 +140,20 @@ class Examination:
 
     def accuracy(self, vectors: Floats) -> list[Check]:
         """All checks of accuracy on the whole suite."""
-        compared = self.harness.compared(self.target, vectors)
-        families = sampled(self.harness.suite(self.target.suite))
-        gates = self.harness.gates(self.target.precision, self.target.model)
+        compared = self.session.compared(self.target, vectors)
+        families = sampled(self.session.suite(self.target.suite))
+        gates = self.session.gates(self.target.precision, self.target.model)
         measured = [m for f in families for m in measure(compared, f)]
         if all(g.on == "value" for g in gates):  # no gate asks for an interval
             measured = [replace(m, uncertainty=None) for m in measured]
         return judge(measured, gates, self.target.suite)
 
-    def others(self, harness: Harness, target: Target) -> tuple[str, ...]:
+    def others(self, session: Session, target: Target) -> tuple[str, ...]:
         """Gates on the file, on invariance and the like that do not hold, with what stands behind them."""
         found: list[str] = []
         for family in (f.name for f in FAMILIES.values() if not f.sampled and not {"generated", "process"} & set(f.needs)):
             try:
-                found += [obstacle(c) for c in harness.checks(target, family) if c.outcome == "fail"]
+                found += [obstacle(c) for c in session.checks(target, family) if c.outcome == "fail"]
             except QguardError as e:
                 found.append(f"{family}: {e}")
         return tuple(dict.fromkeys(found))
@@ -166,10 +166,10 @@ class Examination:
 
     def stages(self, ids: Sequence[Sequence[int]], layers: Sequence[LayerError]) -> list[Stage]:
         """Every stage of the pipeline."""
-        model, artifact = self.harness.model(self.target.model), self.artifact
+        model, artifact = self.session.model(self.target.model), self.artifact
         found = [stages.tokens(self.ids, self.own_ids, artifact, model)]
         runtime = OnnxRuntime(self.file)
-        fp32 = self.harness.fp32(self.target.model, "onnx").file
+        fp32 = self.session.fp32(self.target.model, "onnx").file
         assert fp32 is not None
         reference = OnnxRuntime(fp32)
         inside = self._hidden(runtime)
@@ -212,10 +212,10 @@ class Examination:
         Raises:
             ArtifactProblem: when layers cannot be exchanged.
         """
-        fp32 = self.harness.fp32(self.target.model, "onnx")
+        fp32 = self.session.fp32(self.target.model, "onnx")
         assert fp32.file is not None
         exchange = LayerExchange(fp32.file, self.file)
-        golden = self.harness.golden(self.target.model, self.target.suite).vectors
+        golden = self.session.golden(self.target.model, self.target.suite).vectors
         wanted = unit(golden[list(rows)])
         near = top_k(wanted, wanted, min(K, len(rows) - 1), exclude_self=True)[0]
 
@@ -241,21 +241,21 @@ class Examination:
                 return Exclusion(tuple(found))
             mended = replace(self.artifact, file=exchange.without(chosen, folder / "model.onnx"))
             size = (self.artifact.bytes, mended.bytes, fp32.bytes)
-            left = self.others(Harness(self.harness.config, mended.file), self.target)
+            left = self.others(Session(self.session.config, mended.file), self.target)
             return Exclusion(tuple(found), chosen, True, left, size, self._speed(fp32, mended))
 
     def _encoder(self, file: Path) -> Encoder:
-        model = self.harness.model(self.target.model)
+        model = self.session.model(self.target.model)
         tokenizer = TextTokenizer.open(model.root, model.pipeline)
         return Encoder(tokenizer, OnnxRuntime(file), Head.open(model.folder, model.pipeline))
 
     def _speed(self, fp32: Artifact, mended: Artifact) -> tuple[float, float]:
         """fp32's time over the artifact's, before and after, at 64 tokens: medians of runs in turn."""
-        from qguard.compare import BUCKETS, time_ratio
+        from qguard.judging.compare import BUCKETS, time_ratio
         from qguard.latency.check import spec_of
         from qguard.precisions import Precision
 
-        threads, bucket = self.harness.config.latency.threads, BUCKETS[0]
+        threads, bucket = self.session.config.latency.threads, BUCKETS[0]
         batch = bucket.fill(self.ids)
         base = spec_of(fp32, Precision("fp32", "onnx"), threads)
         before, after = (spec_of(a, self.target.precision, threads) for a in (self.artifact, mended))

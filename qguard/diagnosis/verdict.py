@@ -10,8 +10,8 @@ from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
 from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
 from qguard.diagnosis.stages import Stage
-from qguard.drift import ELSEWHERE, Facts, how_far
 from qguard.gates.check import Check
+from qguard.judging.cause import ELSEWHERE, Facts, how_far
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
 from qguard.precisions.recipe import BITS
@@ -77,7 +77,7 @@ def conclude(
     judged: bool,
     far: Facts | None = None,
 ) -> tuple[str, bool]:
-    """The conclusion, and whether anything is wrong; ``far`` as of :func:`qguard.drift.too_far`."""
+    """The conclusion, and whether anything is wrong; ``far`` as of :func:`qguard.judging.cause.too_far`."""
     if wrong := [s for s in stages if s.fault]:
         first = wrong[0]
         return f"It is the {first.name}: {first.words}. Excluding layers would not help; mend this first.", True

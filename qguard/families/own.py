@@ -71,7 +71,7 @@ OWN = (
         name="artifact", question="Does the file compute in the precision that it is named after?",
         test="test_artifact_is_quantized", needs=("files",), metrics=ARTIFACT,
         bounded_by="what the recipe promises, and the default bounds of each precision",
-        judge="qguard.metrics.artifact:of_target", lead=1,
+        judge="qguard.judging.artifact:of_target", lead=1,
     ),
     Family(
         name="embedding", question="Do the vectors still point where those of fp32 point?", test="test_embeddings",
@@ -91,21 +91,22 @@ OWN = (
     ),
     Family(
         name="invariance", question="Does a text's vector depend on its batch or on padding?", test="test_invariance",
-        needs=("vectors",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION, judge="qguard.harness:invariance_of", lead=6,
+        needs=("vectors",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION,
+        judge="qguard.judging.invariance:of_target", lead=6,
     ),
     Family(
         name="robustness", question="Do generated texts of any script, length and character keep their vectors?",
         test="test_robustness", needs=("generated",), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION,
-        judge="qguard.robustness.measure:judge_robustness", switch="robustness", lead=7,
+        judge="qguard.judging.robustness:judge_robustness", switch="robustness", lead=7,
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test="test_latency",
         needs=("process",), metrics=LATENCY, bounded_by="the promises of each precision, and [tool.qguard.latency]",
-        judge="qguard.latency.timing:judge_latency", switch="latency", lead=2,
+        judge="qguard.judging.latency:judge_latency", switch="latency", lead=2,
     ),
     Family(
         name="memory", question="How much memory does a process need that runs it, against fp32?", test="test_latency",
         needs=("process",), metrics=MEMORY, bounded_by="gates of the project",
-        judge="qguard.latency.timing:judge_memory", switch="latency", lead=8,
+        judge="qguard.judging.latency:judge_memory", switch="latency", lead=8,
     ),
 )  # fmt: skip

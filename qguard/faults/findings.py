@@ -12,8 +12,8 @@ from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Resul
 from qguard.faults.repeats import Repeat
 from qguard.faults.runner import Report
 from qguard.gates import Gate, gates_for
-from qguard.gates.defaults import DEFAULTS
 from qguard.precisions import RECIPES
+from qguard.precisions.bounds import DEFAULTS
 from qguard.visible import cell
 
 SCHEMA = 2

@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"
 def _copied(site: Site) -> Iterator[Path]:
     """The folder of each suite's golden, in a copy of the folder of all goldens."""
     for suite in site.suites:
-        source = goldens.golden_folder(site.harness.config.golden_root, site.model, suite)
+        source = goldens.golden_folder(site.session.config.golden_root, site.model, suite)
         target = goldens.golden_folder(site.work / "golden", site.model, suite)
         shutil.copytree(source, target)
         yield target
@@ -124,7 +124,7 @@ def broken(site: Site, mode: str) -> Candidate:
     mode = "mean" if own == (mode,) else mode
     if len(own) > 1 or own == (mode,):
         raise NotApplicable("several poolings are concatenated")
-    fp32 = site.harness.fp32(site.model, "onnx" if site.artifact.file else "torch")
+    fp32 = site.session.fp32(site.model, "onnx" if site.artifact.file else "torch")
     pipeline = replace(base.pipeline, pooling=(mode,))
-    encoder = open_encoder(fp32.runtime("onnx"), fp32.folder, pipeline, "fp32", fp32.file, site.harness.config.device)
+    encoder = open_encoder(fp32.runtime("onnx"), fp32.folder, pipeline, "fp32", fp32.file, site.session.config.device)
     return _stored(site, lambda g: encoder.encode_ids(g.token_ids))

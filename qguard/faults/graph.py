@@ -161,8 +161,8 @@ def overflow(site: Site, share: float) -> Candidate:
     """
     from onnx import TensorProto, helper
 
-    encoder = site.harness.encoder(site.precision, site.model)
-    ids = site.harness.golden(site.model, site.suites[0]).token_ids
+    encoder = site.session.encoder(site.precision, site.model)
+    ids = site.session.golden(site.model, site.suites[0]).token_ids
     rows = [ids[i] for i in range(0, len(ids), max(1, len(ids) // 200))]
     largest = sorted(float(np.abs(encoder.runtime(*_alone(row))).max()) for row in rows)
     at = min(int(len(largest) * (1 - share)), len(largest) - 1)

@@ -16,7 +16,9 @@ from qguard.errors import GoldenProblem, QguardError
 from qguard.faults import Fault
 from qguard.faults.site import Candidate, NotApplicable, Site
 from qguard.gates.check import Check
-from qguard.harness import Harness, Target
+from qguard.judging import latency
+from qguard.judging.once import once
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.precisions import Precision
 from qguard.vectors import FLOAT
@@ -89,9 +91,9 @@ class Result:
     seconds: float = 0.0
 
 
-@dataclass
-class Judge(Harness):
-    """A harness that judges a candidate with a fault in it, in one thread.
+@dataclass(eq=False)
+class Judge(Session):
+    """A session that judges a candidate with a fault in it, in one thread.
 
     Attributes:
         candidate: What differs from the sound state.
@@ -102,7 +104,7 @@ class Judge(Harness):
     served: Callable[[Encoder], Encoder] = lambda encoder: encoder
 
     @classmethod
-    def on(cls, sound: Harness, candidate: Candidate, served: Callable[[Encoder], Encoder] | None = None) -> Judge:
+    def on(cls, sound: Session, candidate: Candidate, served: Callable[[Encoder], Encoder] | None = None) -> Judge:
         """A judge that shares with ``sound`` what the candidate leaves as it is."""
         config = sound.config
         if candidate.golden is not None:
@@ -110,30 +112,35 @@ class Judge(Harness):
         judge = cls(config, candidate.artifact or sound.artifact_path, candidate.deployed, candidate=candidate)
         if served is not None:
             judge.served = served
-        keep = {"model", "suite", "fp32"} | (set() if candidate.golden else {"golden"})
-        keep |= set() if candidate.artifact else {"artifact"}
-        judge._kept.update({k: v for k, v in sound._kept.items() if k[0] in keep and not isinstance(v, Exception)})
+        Session.model.share(sound, judge)
+        Session.whole_suite.share(sound, judge)
+        Session.fp32.share(sound, judge)
+        if not candidate.golden:
+            Session.golden.share(sound, judge)
+        if not candidate.artifact:
+            Session.plain_artifact.share(sound, judge)
         return judge
 
     def encoder(self, precision: Precision, model: str) -> Encoder:
         """The candidate's encoder, one batch at a time."""
+        return self.faulty_encoder(precision.plain, model)
 
-        def make() -> Encoder:
-            found = Harness.encoder(self, precision, model)
-            around = self.candidate.runtime
-            runtime = around(found.runtime) if around else found.runtime
-            runtime.workers = 1
-            return self.served(Encoder(found.tokenizer, runtime, found.head))
-
-        return self._once(("served", precision.plain, model), make)  # type: ignore[no-any-return]
+    @once
+    def faulty_encoder(self, precision: Precision, model: str) -> Encoder:
+        """As :meth:`encoder`, of a precision with float32 vectors."""
+        found = self.plain_encoder(precision, model)
+        around = self.candidate.runtime
+        runtime = around(found.runtime) if around else found.runtime
+        runtime.workers = 1
+        return self.served(Encoder(found.tokenizer, runtime, found.head))
 
     def compared(self, target: Target, embeddings: Any) -> Comparison:
-        """As the harness does, the candidate's vectors stored as the fault has it."""
+        """As the session does, the candidate's vectors stored as the fault has it."""
         found = super().compared(target, embeddings)
         return self.candidate.stored(found) if self.candidate.stored and found.vectors is not None else found
 
 
-def judge_accuracy(judge: Harness, target: Target) -> Verdict:
+def judge_accuracy(judge: Session, target: Target) -> Verdict:
     """Every gate test but latency, in the order of the shipped gate; one that cannot measure fails, as under pytest."""
     failures: list[Failure] = []
     values: dict[str, float] = {}
@@ -153,20 +160,20 @@ def judge_accuracy(judge: Harness, target: Target) -> Verdict:
     return Verdict(tuple(failures), values)
 
 
-def judge_latency(judge: Harness, target: Target) -> Verdict:
+def judge_latency(judge: Session, target: Target) -> Verdict:
     """The latency gates of one bucket, the sound artifact being the deployed one."""
     from qguard.faults.slow import bucket_of
     from qguard.latency.check import undecided
 
     bucket = bucket_of(judge, target.precision)
-    trials = judge.timing.trials(target, bucket, judge.timing.gates([target.precision]))
+    trials = latency.trials(judge, target, bucket, latency.gate_count(judge, [target.precision]))
     checks = [check for check, _, _ in trials]
     words = "; ".join(c.worst[0] for c in checks if undecided(c))
     failed = tuple(Failure.of("latency", c) for c in checks if c.outcome == "fail")
     return Verdict(failed, {c.name: c.value for c in checks}, words)
 
 
-def judge_fault(sound: Harness, precision: Precision, model: str, suites: Sequence[str], fault: Fault, severity: str) -> Result:
+def judge_fault(sound: Session, precision: Precision, model: str, suites: Sequence[str], fault: Fault, severity: str) -> Result:
     """Make one fault, and judge it on every suite.
 
     Args:
@@ -208,7 +215,7 @@ def judge_fault(sound: Harness, precision: Precision, model: str, suites: Sequen
     return replace(result, seconds=round(time.monotonic() - start, 2))
 
 
-def _refuse_unsound(sound: Harness, precision: Precision, model: str, suites: Sequence[str]) -> None:
+def _refuse_unsound(sound: Session, precision: Precision, model: str, suites: Sequence[str]) -> None:
     if precision.vectors == FLOAT:
         return
     judge = Judge.on(sound, Candidate())

@@ -67,7 +67,7 @@ def length(site: Site, share: float) -> Candidate:
     """
     if "max_seq_length" in site.base.settings:
         raise NotApplicable("the project sets max_seq_length itself, over what the artifact declares")
-    longest = max(len(row) for s in site.suites for row in site.harness.golden(site.model, s).token_ids)
+    longest = max(len(row) for s in site.suites for row in site.session.golden(site.model, s).token_ids)
     inner = site.base.pipeline.transformer
     path, old = site.config(f"{inner}/sentence_bert_config.json" if inner else "sentence_bert_config.json")
     path.write_bytes(dump_json({**old, "max_seq_length": max(3, int(longest * share)) if share else longest - 1}))

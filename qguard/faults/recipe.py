@@ -63,7 +63,7 @@ def no_op(site: Site, one: bool) -> Candidate:
     if one:
         return _one_in_float(site)
     file = site.file
-    fp32 = site.harness.fp32(site.model, "onnx").file
+    fp32 = site.session.fp32(site.model, "onnx").file
     assert fp32 is not None
     shutil.copyfile(fp32, file)
     return site.sealed()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qguard.encoders import Encoder, Floats, open_runtime
 from qguard.faults.judging import Failure, Judge, judge_accuracy
 from qguard.faults.site import Candidate
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.precisions import Precision
 
 BUDGETS = (64, 128, 256, 512, 1024, 2048)  # padded tokens of a batch
@@ -85,7 +85,7 @@ class Repeat:
     process: int
 
 
-def run_repeat(sound: Harness, precision: Precision, model: str, suites: Sequence[str], number: int) -> Repeat:
+def run_repeat(sound: Session, precision: Precision, model: str, suites: Sequence[str], number: int) -> Repeat:
     """Judge the sound artifact on every suite under the condition of this number."""
     condition = Condition.of(number)
     judge = judge_under(sound, precision, model, condition)
@@ -93,7 +93,7 @@ def run_repeat(sound: Harness, precision: Precision, model: str, suites: Sequenc
     return Repeat(number, model, str(condition), tuple(failures), os.getpid())
 
 
-def judge_under(sound: Harness, precision: Precision, model: str, condition: Condition) -> Judge:
+def judge_under(sound: Session, precision: Precision, model: str, condition: Condition) -> Judge:
     """A judge of the sound artifact under a condition."""
 
     def served(encoder: Encoder) -> Encoder:

@@ -18,7 +18,7 @@ from qguard.faults import Fault
 from qguard.faults.judging import Failure, Judge, Result, Verdict, judge_accuracy, judge_fault
 from qguard.faults.repeats import Repeat, run_repeat
 from qguard.faults.site import Candidate
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.precisions import Precision
 from qguard.runtimes import NO_FILES, TEXTS
 
@@ -42,9 +42,9 @@ class Plan:
     artifact: Path | None
     suites: tuple[str, ...]
 
-    def sound(self) -> Harness:
-        """A harness of the sound artifact."""
-        return Harness(self.config, self.artifact)
+    def sound(self) -> Session:
+        """A session of the sound artifact."""
+        return Session(self.config, self.artifact)
 
 
 @dataclass(frozen=True)
@@ -64,33 +64,33 @@ class Report:
     sound: dict[tuple[str, str], dict[str, float]]
 
 
-def planned(harness: Harness, precision: Precision) -> Plan:
-    """The plan for a harness; what all processes need is built and read here, once.
+def planned(session: Session, precision: Precision) -> Plan:
+    """The plan for a session; what all processes need is built and read here, once.
 
     Raises:
         QguardError: when the sound artifact cannot be judged.
         UsageProblem: when every suite is too large to be encoded again and again, or no fault could be put into the artifact.
     """
-    harness.targets([precision])
+    session.targets([precision])
     record = precision.runs_in
     if record.files == NO_FILES or record.takes == TEXTS:
         raise UsageProblem(
             f"{precision}: faults are put into files and token ids, and runtime {record.name!r} has no files, or takes texts; "
             "give a precision of another runtime"
         )
-    suites = tuple(s for s in harness.config.suites if harness.suite(s).corpus is None)
+    suites = tuple(s for s in session.config.suites if session.suite(s).corpus is None)
     if not suites:
         raise UsageProblem("every suite is large, and each fault would encode it anew; give a smaller one with --suite")
-    return Plan(harness.config, precision, harness.artifact_path, suites)
+    return Plan(session.config, precision, session.artifact_path, suites)
 
 
-def judge_sound(harness: Harness, plan: Plan) -> dict[tuple[str, str], dict[str, float]]:
+def judge_sound(session: Session, plan: Plan) -> dict[tuple[str, str], dict[str, float]]:
     """The values of the sound artifact, by model and suite.
 
     Raises:
         MeasurementProblem: when its own gates do not hold: then a failure says nothing of a fault.
     """
-    judge = Judge.on(harness, Candidate())
+    judge = Judge.on(session, Candidate())
     found = {}
     for model in plan.config.models:
         for suite in plan.suites:
@@ -101,7 +101,7 @@ def judge_sound(harness: Harness, plan: Plan) -> dict[tuple[str, str], dict[str,
                     f"{words(verdict.failures[0])}. Mend that first: pytest --precision {plan.precision}"
                 )
             found[model, suite] = verdict.values
-            harness.golden(model, suite)
+            session.golden(model, suite)
     return found
 
 
@@ -113,12 +113,12 @@ def words(failure: Failure) -> str:
 
 
 def selftest(
-    harness: Harness, precision: Precision, faults: Sequence[Fault], repeats: int, jobs: int, advance: Callable[[], None]
+    session: Session, precision: Precision, faults: Sequence[Fault], repeats: int, jobs: int, advance: Callable[[], None]
 ) -> Report:
     """Judge every severity of every fault, then the clean repeats, then latency, which nothing may run beside.
 
     Args:
-        harness: Models and suites as selected.
+        session: Models and suites as selected.
         precision: What is judged.
         faults: What goes wrong.
         repeats: How many clean ones for each model.
@@ -128,8 +128,8 @@ def selftest(
     Raises:
         QguardError: when the sound artifact cannot be judged or does not hold its gates.
     """
-    plan = planned(harness, precision)
-    sound = judge_sound(harness, plan)
+    plan = planned(session, precision)
+    sound = judge_sound(session, plan)
     cases = [(m, f, s) for m in plan.config.models for f in faults for s in f.severities]
     results: dict[int, Result] = {}
     # those that calibrate anew take longest
@@ -151,14 +151,14 @@ def selftest(
     return Report(plan, tuple(faults), ordered, tuple(done[i] for i in range(len(numbers))), sound)
 
 
-def steps(harness: Harness, faults: Sequence[Fault], repeats: int) -> int:
+def steps(session: Session, faults: Sequence[Fault], repeats: int) -> int:
     """How many cases and repeats a self-test has."""
-    return len(harness.config.models) * (sum(len(f.severities) for f in faults) + repeats)
+    return len(session.config.models) * (sum(len(f.severities) for f in faults) + repeats)
 
 
 @contextmanager
 def processes(plan: Plan, jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes, one thread each, in which :func:`worker` gives the plan and a sound harness."""
+    """A pool of fresh processes, one thread each, in which :func:`worker` gives the plan and a sound session."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # read when a process loads its libraries
     try:
@@ -191,20 +191,20 @@ def each(pool: ProcessPoolExecutor, function: Any, items: dict[int, Any], advanc
         raise MeasurementProblem("a process of the self-test was ended from outside (out of memory?); try --jobs 1") from e
 
 
-_STATE: list[tuple[Plan, Harness]] = []  # of a worker process
+_STATE: list[tuple[Plan, Session]] = []  # of a worker process
 
 
 def _start(plan: Plan) -> None:
-    harness = plan.sound()
-    _STATE[:] = [(plan, harness)]
+    session = plan.sound()
+    _STATE[:] = [(plan, session)]
     for model in plan.config.models:
-        harness.artifact(plan.precision, model)
+        session.artifact(plan.precision, model)
         for suite in plan.suites:
-            harness.golden(model, suite)
+            session.golden(model, suite)
 
 
-def worker() -> tuple[Plan, Harness]:
-    """The plan and the sound harness of this worker process."""
+def worker() -> tuple[Plan, Session]:
+    """The plan and the sound session of this worker process."""
     return _STATE[0]
 
 

@@ -17,7 +17,7 @@ from qguard.files import dump_json, inside, read_json, tree_hashes
 if TYPE_CHECKING:
     from qguard.encoders import Runtime
     from qguard.faults.surgery import ArtifactGraph
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.metrics import Comparison
     from qguard.models import Model
     from qguard.precisions import Precision
@@ -51,14 +51,14 @@ class Site:
     """The sound state of one precision of one model.
 
     Attributes:
-        harness: Judges the sound artifact.
+        session: Judges the sound artifact.
         precision: What is judged.
         model: Its name.
         suites: The suites that judge it.
         work: An empty folder.
     """
 
-    harness: Harness
+    session: Session
     precision: Precision
     model: str
     suites: tuple[str, ...]
@@ -67,12 +67,12 @@ class Site:
     @property
     def base(self) -> Model:
         """The fp32 model."""
-        return self.harness.model(self.model)
+        return self.session.model(self.model)
 
     @cached_property
     def artifact(self) -> Artifact:
         """The sound artifact."""
-        return self.harness.artifact(self.precision, self.model)
+        return self.session.artifact(self.precision, self.model)
 
     @cached_property
     def folder(self) -> Path:
@@ -135,7 +135,7 @@ class Site:
 
         tokenizer = Tokenizer.from_file(str(self.base.root / "tokenizer.json"))
         special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        rows = (row for s in self.suites for row in self.harness.golden(self.model, s).token_ids)
+        rows = (row for s in self.suites for row in self.session.golden(self.model, s).token_ids)
         return Counter(token for row in rows for token in row if token not in special)
 
     def two_words(self, kind: str, of: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from qguard.faults.surgery import ArtifactGraph
 _PROBE = 1.0  # the share at which the work of one node is measured: far above the noise
 
 
-def bucket_of(harness: Any, precision: Any) -> Any:
+def bucket_of(session: Any, precision: Any) -> Any:
     """The shortest bucket whose regression is gated.
 
     Raises:
@@ -23,7 +23,7 @@ def bucket_of(harness: Any, precision: Any) -> Any:
     """
     from qguard.latency.check import GATED_TOKENS, Bucket
 
-    latency = harness.config.latency
+    latency = session.config.latency
     if latency.mode != "gate":
         raise NotApplicable(f'latency is not gated in this project: [tool.qguard.latency] mode = "{latency.mode}"')
     found = sorted(Bucket(t, b) for t in latency.tokens for b in latency.batches if t >= GATED_TOKENS)
@@ -39,13 +39,13 @@ def slower(site: Site, share: float) -> Candidate:
         site: Where.
         share: Of the sound artifact's time that is added.
     """
-    from qguard.compare import time_ratio
+    from qguard.judging.compare import time_ratio
     from qguard.latency.arms import ArmSpec
     from qguard.latency.check import spec_of
 
-    bucket = bucket_of(site.harness, site.precision)
-    threads = site.harness.config.latency.threads
-    batch = bucket.fill(site.harness.golden(site.model, site.suites[0]).token_ids)
+    bucket = bucket_of(site.session, site.precision)
+    threads = site.session.config.latency.threads
+    batch = bucket.fill(site.session.golden(site.model, site.suites[0]).token_ids)
     sound = spec_of(site.artifact, site.precision, threads)
     file, copy = site.file, site.work / "sound.onnx"
     shutil.copyfile(file, copy)

@@ -18,7 +18,7 @@ def _checked(site: Site, texts: int) -> None:
     if site.precision.vectors not in (FLOAT, KIND):
         raise NotApplicable(f"{site.precision} stores no int8 vectors")
     for name in site.suites:
-        suite = site.harness.suite(name)
+        suite = site.session.suite(name)
         have = len(suite.documents) or len(suite.texts)
         if have < max(LEAST_CALIBRATION, texts + 1):
             raise NotApplicable(f"suite {name!r} has {have} texts to take ranges from")

@@ -6,23 +6,36 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qguard.bounds import Bound
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
-from qguard.gates.defaults import DEFAULTS
 from qguard.metrics import Measured
+from qguard.precisions.bounds import DEFAULTS
 from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
-    from qguard.config.tables import GateConfig
     from qguard.metrics.bootstrap import Uncertainty
     from qguard.precisions import Precision
 
 T = TypeVar("T")
 
 _KEY = re.compile(r"^(?P<metric>[a-z0-9_.@]+)(?:\[(?P<slice>[^\]]+)\])?$")
+
+
+class Asked(Protocol):
+    """A gate as a configuration asks for it: a bound, and what it judges."""
+
+    @property
+    def bound(self) -> Bound:
+        """The bound."""
+        ...
+
+    @property
+    def on(self) -> str:
+        """``value``, ``lower`` or ``upper``; see :class:`Gate`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class Gate:
         return end
 
 
-def parse_gate(key: str, bound: str | Bound | GateConfig, vectors: str = FLOAT) -> Gate:
+def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT) -> Gate:
     """One line of ``[tool.qguard.gates.*]``.
 
     Args:
@@ -98,7 +111,7 @@ _OF_UNIT_LENGTH = ("embedding.norm_error",)
 
 
 def gates_for(
-    precision: Precision, configured: Mapping[str, Mapping[str, str | Bound | GateConfig]], *, normalized: bool = True
+    precision: Precision, configured: Mapping[str, Mapping[str, str | Bound | Asked]], *, normalized: bool = True
 ) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 

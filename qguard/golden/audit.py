@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qguard.accepted.stored import FILE as ACCEPTED
 from qguard.errors import GoldenProblem
 from qguard.files import read_json
-from qguard.golden.stored import MANIFEST, SUMMARY, Golden, update_command
+from qguard.golden.stored import ACCEPTED, MANIFEST, SUMMARY, Golden, update_command
 
 UNMEASURABLE, MISCONFIGURED = 3, 2
 _BESIDE = ("README.md", ".gitattributes", ".gitignore")  # of the project, in the folder of all goldens

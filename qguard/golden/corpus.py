@@ -14,8 +14,9 @@ from qguard.errors import GoldenProblem
 from qguard.golden.retrieved import Retrieved
 from qguard.golden.stored import Golden, update_command
 from qguard.metrics.neighbours import search
-from qguard.models import Model, installed
+from qguard.models import Model
 from qguard.suites import Suite
+from qguard.versions import installed
 
 
 def fp32_coder(model: Model) -> Coder:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from qguard.errors import GoldenProblem
 from qguard.golden.stored import Golden, update_command
-from qguard.models import Model, installed
+from qguard.models import Model
 from qguard.suites import Suite
+from qguard.versions import installed
 
 
 def identity(model: Model, suite: Suite) -> dict[str, str]:

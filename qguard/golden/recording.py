@@ -24,8 +24,9 @@ from qguard.golden.retrieved import Retrieved
 from qguard.golden.review import Review, first_review, review
 from qguard.golden.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store
 from qguard.golden.summary import summary
-from qguard.models import Model, installed
+from qguard.models import Model
 from qguard.suites import Suite
+from qguard.versions import installed
 
 TOP_K = 10
 

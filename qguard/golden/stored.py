@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SUMMARY = "summary.md"
+ACCEPTED = "accepted.json"  # beside a golden: what later runs are held to; see qguard.accepted
 
 
 @dataclass(frozen=True)

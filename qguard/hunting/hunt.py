@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import MeasurementProblem
 from qguard.hunting.pool import Encode, Pool
+from qguard.judging.robustness import probe_of
 from qguard.mutations import mutate
-from qguard.robustness.measure import probe_of
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.precisions import Precision
 
 CHUNK = 512  # texts of the corpus that are encoded between two looks at the clock
@@ -88,9 +88,9 @@ class Hunted:
         return {"schema": 1, **asdict(self)}
 
 
-def encoder_of(harness: Harness, precision: Precision, model: str) -> Encode:
+def encoder_of(session: Session, precision: Precision, model: str) -> Encode:
     """Texts to the vectors of fp32, in the candidate's runtime and with the base model's tokenizer, and to the candidate's."""
-    probe = probe_of(harness, precision, model)
+    probe = probe_of(session, precision, model)
     return lambda texts: (probe.fp32.encode_ids(probe.tokenizer(texts)), probe.candidate.encode(texts))
 
 

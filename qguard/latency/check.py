@@ -180,7 +180,7 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
 @cache
 def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
     """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads; the name of a CUDA device."""
-    from qguard.models import installed
+    from qguard.versions import installed
 
     model, flags = cpu()
     name = {}

@@ -13,7 +13,7 @@ from qguard.plugin.state import GATE, RECORD, STATE, State
 from qguard.visible import visible
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
     from qguard.plugin.gatekeeper import GateKeeper
 
 _ASKS = ("--precision", "--qguard-precision")
@@ -182,7 +182,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _state(config: pytest.Config, asked: str) -> State:
     from qguard.config import load_config
     from qguard.errors import UsageProblem
-    from qguard.harness import Harness
+    from qguard.judging.session import Session
     from qguard.precisions import parse_precisions
 
     path = config.getoption("qguard_config")
@@ -196,21 +196,21 @@ def _state(config: pytest.Config, asked: str) -> State:
     update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
     chosen = chosen.model_copy(update=update)
     baseline = config.getoption("qguard_baseline")
-    harness = Harness(
+    session = Session(
         chosen,
         Path(artifact) if artifact else None,
         Path(baseline) if baseline else None,
         config.getoption("qguard_baseline_python"),
         intervals=bool(config.getoption("qguard_report")),
     )
-    targets = harness.targets(precisions)
+    targets = session.targets(precisions)
     if config.getoption("qguard_attest"):
         from qguard.attest.evidence import refuse_several
 
         refuse_several(targets)
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
-    return State(harness, targets, strict)
+    return State(session, targets, strict)
 
 
 def _latency(config: pytest.Config) -> dict[str, Any]:
@@ -291,9 +291,9 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     if state is not None:
         from qguard.latency.check import fingerprint
 
-        asked = state.harness.config.device
+        asked = state.session.config.device
         device = asked if any(asked in t.precision.runs_in.devices for t in state.targets) else "cpu"
-        machine_info["qguard"] = fingerprint(state.harness.config.latency.threads, device)
+        machine_info["qguard"] = fingerprint(state.session.config.latency.threads, device)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -315,17 +315,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         state = metafunc.config.stash.get(STATE, None)
         targets = state.targets if state else []
         if "qguard_bucket" in metafunc.fixturenames:
-            both = [(t, b) for t in targets if state for b in state.harness.timing.buckets(t.precision)]
+            from qguard.judging import latency
+
+            both = [(t, b) for t in targets if state for b in latency.buckets(state.session, t.precision)]
             metafunc.parametrize(("qguard_target", "qguard_bucket"), both, ids=[f"{t}-{b}" for t, b in both], scope="session")
             return
         mark = metafunc.definition.get_closest_marker("qguard")
         asks = mark.kwargs if state and mark else {}
         if state and asks.get("labelled"):
-            targets = [t for t in targets if state.harness.labelled(t.suite)]
+            targets = [t for t in targets if state.session.labelled(t.suite)]
         if state and asks.get("generated"):
-            targets = [t for t in targets if state.harness.tries_robustness(t.precision)]
+            from qguard.judging.robustness import tried
+
+            targets = [t for t in targets if tried(state.session, t.precision)]
         if state and (family := asks.get("family")):
-            targets = [t for t in targets if family in [f.name for f in state.harness.families(t)]]
+            targets = [t for t in targets if family in [f.name for f in state.session.families(t)]]
         metafunc.parametrize("qguard_target", targets, ids=[str(t) for t in targets], scope="session")
 
 
@@ -352,8 +356,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def qguard_harness(request: pytest.FixtureRequest) -> Harness:
-    """The harness of this run; with no ``--precision`` it uses the configured precisions."""
+def qguard_harness(request: pytest.FixtureRequest) -> Session:
+    """The session of this run; with no ``--precision`` it uses the configured precisions."""
     state = request.config.stash.get(STATE, None)
     if state is None:
         from qguard.errors import QguardError
@@ -362,11 +366,11 @@ def qguard_harness(request: pytest.FixtureRequest) -> Harness:
             state = request.config.stash[STATE] = _state(request.config, "all")
         except QguardError as e:
             pytest.fail(visible(str(e)), pytrace=False)
-    return state.harness
+    return state.session
 
 
 @pytest.fixture
-def qguard_gate(request: pytest.FixtureRequest, qguard_harness: Harness) -> GateKeeper:
+def qguard_gate(request: pytest.FixtureRequest, qguard_harness: Session) -> GateKeeper:
     """``qguard_gate.judge(qguard_target, "ranking")`` judges one metric family."""
     from qguard.plugin.gatekeeper import GateKeeper
 
@@ -374,19 +378,19 @@ def qguard_gate(request: pytest.FixtureRequest, qguard_harness: Harness) -> Gate
 
 
 @pytest.fixture
-def qguard_encoder(qguard_harness: Harness, qguard_target: Target) -> Any:
+def qguard_encoder(qguard_harness: Session, qguard_target: Target) -> Any:
     """The quantized encoder: ``qguard_encoder.encode(texts)`` → float32 (n, dim)."""
     return qguard_harness.encoder(qguard_target.precision, qguard_target.model)
 
 
 @pytest.fixture
-def qguard_golden(qguard_harness: Harness, qguard_target: Target) -> Any:
+def qguard_golden(qguard_harness: Session, qguard_target: Target) -> Any:
     """The golden of the target's model and suite."""
     return qguard_harness.golden(qguard_target.model, qguard_target.suite)
 
 
 @pytest.fixture
-def qguard_comparison(qguard_harness: Harness, qguard_target: Target) -> Any:
+def qguard_comparison(qguard_harness: Session, qguard_target: Target) -> Any:
     """Golden and quantized embeddings side by side, in float64."""
     return qguard_harness.comparison(qguard_target)
 

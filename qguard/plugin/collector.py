@@ -74,13 +74,13 @@ class Collector:
         from qguard import golden
         from qguard.errors import QguardError
 
-        harness, self.lines = self.state.harness, list[str]()
+        session, self.lines = self.state.session, list[str]()
         status = 0
         for target in self.state.targets:
             try:
-                model, suite = harness.model(target.model), harness.suite(target.suite)
+                model, suite = session.model(target.model), session.suite(target.suite)
                 review = golden.record(
-                    model, suite, harness.config.golden_root, self.config.getoption("golden_reason"),
+                    model, suite, session.config.golden_root, self.config.getoption("golden_reason"),
                     accept_change=self.config.getoption("golden_accept_change"),
                     show=lambda r: self.lines.extend(r.words.split("\n")),
                 )  # fmt: skip

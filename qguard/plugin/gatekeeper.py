@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qguard.judging import latency
+from qguard.judging.cause import find_cause
+from qguard.judging.facts import changed, facts, holds
+from qguard.judging.families import standard_errors
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
 from qguard.visible import visible
 
 if TYPE_CHECKING:
     from qguard.gates.check import Check
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
     from qguard.latency.check import Bucket
 
 _DISABLED = (
@@ -24,8 +28,8 @@ _DISABLED = (
 class GateKeeper:
     """Judges a target and leaves a record for the report; ``qguard_gate`` in tests."""
 
-    def __init__(self, harness: Harness, item: Any) -> None:
-        self._harness, self._item = harness, item
+    def __init__(self, session: Session, item: Any) -> None:
+        self._session, self._item = session, item
 
     def _record(self, target: Target, bucket: Any = None) -> dict[str, Any]:
         gate = getattr(self._item, "originalname", self._item.name) + (f"[{bucket}]" if bucket else "")
@@ -38,13 +42,13 @@ class GateKeeper:
         """The golden applies, and the artifact's token ids are the golden's."""
         record = self._record(target)
         with _spoken(record):
-            self._harness.token_ids(target)
-            record["facts"] = self._harness.facts(target)
+            self._session.token_ids(target)
+            record["facts"] = facts(self._session, target)
             record["details"] = self._details(target, "golden")
             if self._item.config.getoption("qguard_attest"):
                 from qguard.attest.evidence import evidence
 
-                record["evidence"] = evidence(self._harness, target)
+                record["evidence"] = evidence(self._session, target)
             record["done"] = True
 
     def judge(self, target: Target, family: str) -> list[Check]:
@@ -54,24 +58,24 @@ class GateKeeper:
         part = FAMILIES.find(family)
         record = self._record(target)
         with _spoken(record), self._uncaptured(target):
-            checks = self._harness.checks(target, family)
+            checks = self._session.checks(target, family)
             record["checks"] = [c.to_json() for c in checks]
             record["done"] = True
             if part.sampled and self._item.config.getoption("qguard_report"):
-                record["standard_errors"] = self._harness.standard_errors(target, family)
+                record["standard_errors"] = standard_errors(self._session, target, family)
             record["details"] = self._details(target, family)
             if any(c.outcome == "fail" for c in checks):
                 from qguard.diagnosis import command
                 from qguard.report.terminal import failure_text
 
-                cause = self._harness.cause(target) if part.sampled else None
+                cause = find_cause(self._session, target) if part.sampled else None
                 record["cause"] = cause and cause.to_json()
-                changed = [] if {"files", "generated"} & set(part.needs) else self._harness.changed(target)
-                holds = self._harness.holds(target)
-                fp32 = "fp32" if self._harness.model(target.model).onnx else "fp32@torch"
+                moved = [] if {"files", "generated"} & set(part.needs) else changed(self._session, target)
+                computes = holds(self._session, target)
+                fp32 = "fp32" if self._session.model(target.model).onnx else "fp32@torch"
                 items = "generated text" if "generated" in part.needs else ""
-                diagnose = "" if cause and cause.kind == "stack" else command(self._harness, target)
-                text = failure_text(target.precision, target.suite, checks, changed, holds, fp32, cause, diagnose, items)
+                diagnose = "" if cause and cause.kind == "stack" else command(self._session, target)
+                text = failure_text(target.precision, target.suite, checks, moved, computes, fp32, cause, diagnose, items)
                 pytest.fail(visible(text), pytrace=False)
         return checks
 
@@ -81,12 +85,12 @@ class GateKeeper:
             return {}
         from qguard.report.details import details
 
-        return details(self._harness, target, part)
+        return details(self._session, target, part)
 
     def _uncaptured(self, target: Target) -> AbstractContextManager[None]:
         """A large suite may be encoded for hours, with the time left on stderr: nothing captures it meanwhile."""
         capture = self._item.config.pluginmanager.getplugin("capturemanager")
-        if capture is None or self._harness.suite(target.suite).corpus is None:
+        if capture is None or self._session.suite(target.suite).corpus is None:
             return nullcontext()
         return capture.global_and_fixture_disabled()  # type: ignore[no-any-return]
 
@@ -108,10 +112,10 @@ class GateKeeper:
             if benchmark is not None and not benchmark.enabled:
                 self._unmeasured(record, _DISABLED)
             precisions = [t.precision for t in config.stash[STATE].targets] if STATE in config.stash else [target.precision]
-            gates = self._harness.timing.gates(list(dict.fromkeys(precisions)))
-            trials = self._harness.timing.trials(target, bucket, gates)
-            last = bucket == self._harness.timing.buckets(target.precision)[-1]
-            memory = self._harness.timing.memory(target, bucket) if last else []
+            gates = latency.gate_count(self._session, list(dict.fromkeys(precisions)))
+            trials = latency.trials(self._session, target, bucket, gates)
+            last = bucket == latency.buckets(self._session, target.precision)[-1]
+            memory = latency.memory(self._session, target, bucket) if last else []
         checks = [check for check, _, _ in trials] + memory
         record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
         record["done"] = not any(undecided(c) for c in checks)

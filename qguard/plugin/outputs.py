@@ -33,7 +33,7 @@ def attest(path: Path, state: State, report: dict[str, Any], others: Iterable[st
 
     found = [r["evidence"] for r in state.records if "evidence" in r]
     try:
-        files = digests(artifact_path(state.harness, state.targets[0]))
+        files = digests(artifact_path(state.session, state.targets[0]))
     except QguardError as e:
         return f"nothing is attested: {e}"
     made = statement(report, found, files, others)
@@ -68,7 +68,7 @@ def findings(
     from qguard.report.findings import of_test
 
     base = Path(os.environ.get("GITHUB_WORKSPACE") or os.environ.get("CI_PROJECT_DIR") or config.invocation_params.dir)
-    file = Path(config.getoption("qguard_config") or state.harness.config.folder / "pyproject.toml")
+    file = Path(config.getoption("qguard_config") or state.session.config.folder / "pyproject.toml")
     tests = [of_test(r.nodeid, config.rootpath / r.location[0], (r.location[1] or 0) + 1, r.longreprtext, base) for r in own]
     level = "error" if state.strict else "warning"  # of what was not measured; only strict fails it
     found = [f | ({"level": level} if f["check"] == "unmeasured" else {}) for f in of_report(report, file, base)]

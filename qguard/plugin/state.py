@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
 
 GATE = Path(__file__).parent.parent / "gate" / "test_quantization.py"
 
@@ -16,8 +16,8 @@ GATE = Path(__file__).parent.parent / "gate" / "test_quantization.py"
 class State:
     """What one pytest session asked for, and what its gate tests recorded."""
 
-    def __init__(self, harness: Harness, targets: list[Target], strict: bool) -> None:
-        self.harness, self.targets, self.strict = harness, targets, strict
+    def __init__(self, session: Session, targets: list[Target], strict: bool) -> None:
+        self.session, self.targets, self.strict = session, targets, strict
         self.records: list[dict[str, Any]] = []
         self.report: dict[str, Any] | None = None
         self.gated = False
@@ -27,8 +27,10 @@ class State:
         """What the report must hold: every target, with the names of the gate tests that judge it, and what was left out on
         purpose, each with its reason.
         """
-        harness = self.harness
-        return [{**as_json(t), "tests": harness.tests(t), "left_out": harness.left_out(t.precision)} for t in self.targets]
+        from qguard.judging.families import left_out, tests_of
+
+        session = self.session
+        return [{**as_json(t), "tests": tests_of(session, t), "left_out": left_out(session, t.precision)} for t in self.targets]
 
 
 def as_json(target: Target) -> dict[str, str]:

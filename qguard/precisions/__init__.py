@@ -11,12 +11,13 @@ from qguard.admission import refuse_large, refuse_unknown_type
 from qguard.artifact import Artifact, build_cached
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.files import sha256_json
-from qguard.models import Model, installed
+from qguard.models import Model
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
 from qguard.precisions.recipe import RECIPES, Recipe, default_runtime, fp32_recipe
 from qguard.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.vectors import FLOAT, KINDS
+from qguard.versions import installed
 
 __all__ = ["RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qguard.gates.defaults import DEFAULTS
+from qguard.precisions.bounds import DEFAULTS
 from qguard.precisions.recipe import Recipe
 
 _TORCHAO = ("torch", "torchao", "transformers", "safetensors")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qguard.drift import Cause
 from qguard.gates.check import Check
+from qguard.judging.cause import Cause
 from qguard.vectors import FLOAT
 
 # gates whose bounds are no line of [tool.qguard.gates]

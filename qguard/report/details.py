@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qguard.judging.facts import holds
 from qguard.metrics import Comparison, Rows, embedding, ranking, similarity
-from qguard.models import installed
 from qguard.runtimes import RUNTIMES
 from qguard.suites import Suite
+from qguard.versions import installed
 
 if TYPE_CHECKING:
     from qguard.artifact import Artifact
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
 
 POINTS = 1500  # pairs in the scatter; the most moved are always among them
 MOVED = 20  # pairs whose texts are shown
@@ -58,11 +59,11 @@ class Texts:
         return key
 
 
-def details(harness: Harness, target: Target, part: str) -> dict[str, Any]:
+def details(session: Session, target: Target, part: str) -> dict[str, Any]:
     """What the gate test of one metric family, or ``golden``, adds to the report.
 
     Args:
-        harness: Has measured that family already.
+        session: Has measured that family already.
         target: What is judged.
         part: A key of :data:`PARTS`; others add nothing.
 
@@ -72,8 +73,8 @@ def details(harness: Harness, target: Target, part: str) -> dict[str, Any]:
     make = PARTS.get(part)
     if make is None:
         return {}
-    texts = Texts(harness.suite(target.suite, target.model))
-    return {**make(harness, target, texts), "texts": texts.kept}
+    texts = Texts(session.suite(target.suite, target.model))
+    return {**make(session, target, texts), "texts": texts.kept}
 
 
 def merged(parts: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -92,10 +93,10 @@ def without_home(value: Any) -> Any:
     return [without_home(v) for v in value] if isinstance(value, list) else value
 
 
-def _embedding(harness: Harness, target: Target, texts: Texts) -> dict[str, Any]:
-    comparison = harness.comparison(target)
+def _embedding(session: Session, target: Target, texts: Texts) -> dict[str, Any]:
+    comparison = session.comparison(target)
     cosine = embedding.items(comparison).rows[:, 0]
-    ids = harness.golden(target.model, target.suite).token_ids
+    ids = session.golden(target.model, target.suite).token_ids
     worst = [
         {"text": texts.key(i), "slice": texts.suite.slices[i], "tokens": len(ids[i]), "cosine": _digits(cosine[i], 6)}
         for i in np.argsort(cosine, kind="stable")[:WORST].tolist()
@@ -112,8 +113,8 @@ def histogram(cosine: Rows) -> dict[str, Any]:
     return {"edges": [_digits(e, 10) for e in edges], "counts": counts.tolist(), "of": len(cosine)}
 
 
-def _similarity(harness: Harness, target: Target, texts: Texts) -> dict[str, Any]:
-    comparison = harness.comparison(target)
+def _similarity(session: Session, target: Target, texts: Texts) -> dict[str, Any]:
+    comparison = session.comparison(target)
     rows, pairs = similarity.items(comparison).rows, similarity.pairs_of(comparison.suite)
     order = np.argsort(-np.abs(rows[:, 1] - rows[:, 0]), kind="stable")
     rest = np.sort(order[MOVED:])
@@ -128,8 +129,8 @@ def _similarity(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
     return {"similarities": points, "moved_pairs": moved}
 
 
-def _ranking(harness: Harness, target: Target, texts: Texts) -> dict[str, Any]:
-    comparison = harness.comparison(target)
+def _ranking(session: Session, target: Target, texts: Texts) -> dict[str, Any]:
+    comparison = session.comparison(target)
     rows = ranking.items(comparison).rows
     worst = ranking.METRICS[0].worst
     assert worst is not None
@@ -166,12 +167,12 @@ def _found_in_corpus(comparison: Comparison, queries: list[int], texts: Texts) -
     return out
 
 
-def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any]:
+def _provenance(session: Session, target: Target, texts: Texts) -> dict[str, Any]:
     from qguard.cpu import cpu, cpu_class
 
-    model, golden = harness.model(target.model), harness.golden(target.model, target.suite)
+    model, golden = session.model(target.model), session.golden(target.model, target.suite)
     manifest = golden.manifest
-    artifact = harness.artifact(target.precision, target.model)
+    artifact = session.artifact(target.precision, target.model)
     return {
         "provenance": {
             # a folder's name says which; its path is nobody's business
@@ -182,13 +183,13 @@ def _provenance(harness: Harness, target: Target, texts: Texts) -> dict[str, Any
                 "bytes": sum(f.stat().st_size for f in model.weight_files),
             },
             "golden": {k: manifest.get(k) for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
-            "computes": harness.holds(target) or "not known: there are no files",
-            "source": _source(harness, artifact),
+            "computes": holds(session, target) or "not known: there are no files",
+            "source": _source(session, artifact),
             "files": sorted(p.name for p in artifact.weight_files) if artifact.has_files else [],
             "versions": {k: v for k, v in installed(*_packages()).items() if v != "absent"},
             "cpu": cpu()[0],
             "cpu_class": cpu_class(),
-            "gates": {g.key: {"bound": g.bound.to_json(), "on": g.on} for g in harness.gates(target.precision, target.model)},
+            "gates": {g.key: {"bound": g.bound.to_json(), "on": g.on} for g in session.gates(target.precision, target.model)},
         }
     }
 
@@ -198,10 +199,10 @@ def _packages() -> list[str]:
     return list(dict.fromkeys(("qguard", "numpy", "tokenizers", *of_runtimes, "sentence-transformers")))
 
 
-def _source(harness: Harness, artifact: Artifact) -> str:
+def _source(session: Session, artifact: Artifact) -> str:
     if not artifact.has_files:
         return "kept by its runtime"
-    return GIVEN if harness.artifact_path else "built by qguard"
+    return GIVEN if session.artifact_path else "built by qguard"
 
 
 def _digits(value: float, digits: int = 4) -> float:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qguard.bounds import Bound
-from qguard.drift import Cause
 from qguard.families import FAMILIES
 from qguard.gates.check import Check
+from qguard.judging.cause import Cause
 from qguard.report import advice
 from qguard.report.details import GIVEN
 from qguard.vectors import FLOAT

@@ -303,7 +303,7 @@ class FactsShape(Part):
 
 
 class CauseShape(Part):
-    """Why a run failed; see :class:`qguard.drift.Cause`.
+    """Why a run failed; see :class:`qguard.judging.cause.Cause`.
 
     Attributes:
         kind: ``stack``: fp32 itself differs from the golden. ``loss``: quantization loses it. ``artifact``: the file computes

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qguard.drift import Cause
 from qguard.gates.check import Check
+from qguard.judging.cause import Cause
 from qguard.report.advice import Case, Step, calibrate, left_out, steps, told, why
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors import FLOAT
@@ -36,9 +36,9 @@ def failure_text(
         suite: Its name.
         checks: Of one metric family, at least one of them failed.
         changed: Versions that moved since the golden.
-        holds: What the artifact's files compute; see :func:`qguard.metrics.artifact.summary`.
+        holds: What the artifact's files compute; see :func:`qguard.judging.artifact.summary`.
         fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that is nothing else.
-        cause: Drift of the stack or loss by quantization; see :func:`qguard.drift.find_cause`.
+        cause: Drift of the stack or loss by quantization; see :func:`qguard.judging.cause.find_cause`.
         diagnose: The command that says which stage and layer lose it, where there is one.
         items: What the judged items are of, where that is not the suite.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 from qguard.errors import UsageProblem
 from qguard.families import family_of
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import RECIPES, Precision
 from qguard.tolerances.proposal import Proposal, loosest, propose
 from qguard.tolerances.runs import repeated_runs
@@ -15,23 +15,23 @@ from qguard.vectors import FLOAT
 from qguard.visible import cell, visible
 
 
-def proposals_for(harness: Harness, precision: Precision, say: Callable[[str], None]) -> list[Proposal]:
+def proposals_for(session: Session, precision: Precision, say: Callable[[str], None]) -> list[Proposal]:
     """One proposal for each gate of a precision over a suite's items; it holds for every configured model and suite.
 
     Args:
-        harness: Models and suites as selected.
+        session: Models and suites as selected.
         precision: Whose gates.
         say: Called with the name of each run when it is done.
     """
-    gates = harness.gates(precision)
+    gates = session.gates(precision)
     families = {family_of(g.metric) for g in gates}
     found: dict[str, list[Proposal]] = {}
-    for target in harness.targets([precision]):
+    for target in session.targets([precision]):
         runs = []
-        for run in repeated_runs(harness, target, families):
+        for run in repeated_runs(session, target, families):
             say(f"{target}: {run.name}")
             runs.append(run)
-        for proposal in propose(runs, harness.gates(precision, target.model)):
+        for proposal in propose(runs, session.gates(precision, target.model)):
             found.setdefault(proposal.key, []).append(proposal)
     return [loosest(each) for each in found.values()]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from qguard.encoders import Encoder, Floats, TextEncoder, open_runtime
 from qguard.families import measure, sampled
-from qguard.harness import Harness, Target
+from qguard.judging.invariance import measure_invariance
+from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison, Measured
-from qguard.metrics.invariance import measure_invariance
 
 BATCHES = (128, 2048)  # padded tokens; the gate's are 512 in ONNX Runtime and OpenVINO, 2,048 in torch
 SERVED = 8  # texts of a batch filled as texts come, whatever their lengths
@@ -25,20 +25,20 @@ class Run:
     measured: tuple[Measured, ...]
 
 
-def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Iterator[Run]:
+def repeated_runs(session: Session, target: Target, families: set[str]) -> Iterator[Run]:
     """The run of the gate, then others of the same files.
 
     Args:
-        harness: Holds the artifact and the golden.
+        session: Holds the artifact and the golden.
         target: What is judged.
         families: Metric families to measure: those over the items of a suite, and ``invariance``; others are left out.
 
     Raises:
         QguardError: when the artifact cannot be judged.
     """
-    ids = harness.token_ids(target)
-    encoder = harness.encoder(target.precision, target.model)
-    suite, rows = harness.suite(target.suite, target.model), harness.rows(target, encoder, ids)
+    ids = session.token_ids(target)
+    encoder = session.encoder(target.precision, target.model)
+    suite, rows = session.suite(target.suite, target.model), session.rows(target, encoder, ids)
 
     def run(name: str, comparison: Comparison, computed_by: Encoder | None = None) -> Run:
         found = [m for f in sampled(suite) if f in families for m in measure(comparison, f, worst=0)]
@@ -46,14 +46,14 @@ def repeated_runs(harness: Harness, target: Target, families: set[str]) -> Itera
             found += [replace(m, worst=()) for m in measure_invariance(computed_by, suite, ids)]
         return Run(name, tuple(found))
 
-    yield run("as the gate runs", harness.comparison(target), encoder)
-    for name, other in _encoders(harness, target, encoder):
-        yield run(name, harness.compared(target, other.encode_ids(ids)), other)
-    yield from (run(name, harness.compared(target, vectors)) for name, vectors in _batched(encoder, rows))
+    yield run("as the gate runs", session.comparison(target), encoder)
+    for name, other in _encoders(session, target, encoder):
+        yield run(name, session.compared(target, other.encode_ids(ids)), other)
+    yield from (run(name, session.compared(target, vectors)) for name, vectors in _batched(encoder, rows))
     order = list(range(len(ids)))
     random.Random(0).shuffle(order)
     served = [order[i : i + SERVED] for i in range(0, len(order), SERVED)]
-    yield run(f"texts in random order, {SERVED} a batch", harness.compared(target, encoder.encode_batches(rows, served)))
+    yield run(f"texts in random order, {SERVED} a batch", session.compared(target, encoder.encode_batches(rows, served)))
 
 
 def _batched(encoder: Encoder, rows: Sequence[Any]) -> Iterator[tuple[str, Floats]]:
@@ -71,17 +71,17 @@ def _batched(encoder: Encoder, rows: Sequence[Any]) -> Iterator[tuple[str, Float
                 encoder.runtime.batch_tokens = usual
 
 
-def _encoders(harness: Harness, target: Target, encoder: Encoder) -> Iterator[tuple[str, Encoder]]:
+def _encoders(session: Session, target: Target, encoder: Encoder) -> Iterator[tuple[str, Encoder]]:
     """The same files with other threads and, in ONNX Runtime, other kernels; none without files, or where texts are taken."""
     precision = target.precision
-    artifact = harness.artifact(precision, target.model)
+    artifact = session.artifact(precision, target.model)
     runtime = artifact.runtime(precision.runtime)
     if not artifact.has_files or isinstance(encoder, TextEncoder):
         return
     path = artifact.runs
     for threads in (1, 2):
         if not (runtime == "onnx" and threads == 1):  # which is the gate's
-            opened = open_runtime(runtime, path, precision.base, threads, harness.config.device)
+            opened = open_runtime(runtime, path, precision.base, threads, session.config.device)
             yield f"{threads} thread{'s' * (threads > 1)} a batch", Encoder(encoder.tokenizer, opened, encoder.head)
     if runtime == "onnx":
         opened = open_runtime(runtime, path, precision.base, optimise=False)

@@ -1,4 +1,4 @@
-"""From a harness to the values of generated texts."""
+"""From a session to the values of generated texts."""
 
 from __future__ import annotations
 
@@ -9,57 +9,64 @@ from typing import TYPE_CHECKING
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
+from qguard.judging.fp32 import fp32_encoder, fp32_runtime
+from qguard.judging.once import once
 from qguard.metrics import Measured
 from qguard.robustness.features import describe
 from qguard.robustness.kept import MOST, keep, kept_file, read_kept
 from qguard.robustness.metrics import COSINE, NAMES, reduced
 from qguard.robustness.probe import Probe
 from qguard.robustness.search import Found, search
+from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
     from qguard.precisions import Precision
 
 
-def gated(harness: Harness, precision: Precision) -> list[Gate]:
+def gated(session: Session, precision: Precision) -> list[Gate]:
     """The bounds that generated texts must hold; none where they are only reported."""
-    if harness.config.robustness.mode != "gate":
+    if session.config.robustness.mode != "gate":
         return []
-    return [g for g in harness.gates(precision) if g.metric in NAMES]
+    return [g for g in session.gates(precision) if g.metric in NAMES]
 
 
-def judge_robustness(harness: Harness, target: Target) -> list[Check]:
+def tried(session: Session, precision: Precision) -> bool:
+    """Whether generated texts are tried; not with quantized vectors, whose model is that of the plain precision."""
+    return session.config.robustness.mode != "off" and precision.vectors == FLOAT
+
+
+def judge_robustness(session: Session, target: Target) -> list[Check]:
     """The checks of a target's precision and model: all suites share one search."""
-    made = harness._once(
-        ("robustness", target.precision, target.model), lambda: measure_robustness(harness, target.precision, target.model)
-    )
-    return judge(made, gated(harness, target.precision), target.suite)
+    made = measure_robustness(session, target.precision, target.model)
+    return judge(made, gated(session, target.precision), target.suite)
 
 
-def probe_of(harness: Harness, precision: Precision, model: str) -> Probe:
-    """The candidate beside fp32 of its runtime, or of another that computes fp32; see :meth:`Harness.fp32_runtime`.
+def probe_of(session: Session, precision: Precision, model: str) -> Probe:
+    """The candidate beside fp32 of its runtime, or of another that computes fp32; see :func:`qguard.judging.fp32.fp32_runtime`.
 
     Raises:
         QguardError: when either cannot be made or run.
     """
-    base, candidate = harness.model(model), harness.encoder(precision, model)
-    runtime = harness.fp32_runtime(precision, model)
+    base, candidate = session.model(model), session.encoder(precision, model)
+    runtime = fp32_runtime(session, precision, model)
     pipeline = base.pipeline
     tokenizer = TextTokenizer.open(base.root, pipeline)
-    return Probe(candidate, harness.fp32_encoder(model, runtime), tokenizer, pipeline.normalize, pipeline.max_seq_length)
+    return Probe(candidate, fp32_encoder(session, model, runtime), tokenizer, pipeline.normalize, pipeline.max_seq_length)
 
 
-def measure_robustness(harness: Harness, precision: Precision, model: str) -> list[Measured]:
+@once
+def measure_robustness(session: Session, precision: Precision, model: str) -> list[Measured]:
     """Search, keep the worst texts, and reduce what was tried to one value a property.
 
     Raises:
         QguardError: when the encoder fails on a text, or nothing could be tried.
     """
-    probe = probe_of(harness, precision, model)
-    settings, base = harness.config.robustness, harness.model(model)
+    probe = probe_of(session, precision, model)
+    settings, base = session.config.robustness, session.model(model)
     file = kept_file(base.weight_sha256, base.tokenizer_sha256, f"{precision.name}@{precision.runtime}")
-    known = list(dict.fromkeys([*read_kept(file), *_replayed(harness)]))
-    gates = gated(harness, precision)
+    known = list(dict.fromkeys([*read_kept(file), *_replayed(session)]))
+    gates = gated(session, precision)
     found = search(probe, gates, settings.examples, settings.seed, known)
     _keep_worst(file, found)
     values = reduced(found.tried, lambda text: describe(text, probe.tokenizer), found.broken)
@@ -67,13 +74,13 @@ def measure_robustness(harness: Harness, precision: Precision, model: str) -> li
     return [replace(v, worst=(*v.worst, _told(found))) if v.name in failed else v for v in values]
 
 
-def _replayed(harness: Harness) -> list[str]:
-    source = harness.config.robustness.replay
+def _replayed(session: Session) -> list[str]:
+    source = session.config.robustness.replay
     if source is None:
         return []
     from qguard.suites.reader import read_suite
 
-    return list(read_suite("replay", harness.config.located("robustness.replay", source)).texts)
+    return list(read_suite("replay", session.config.located("robustness.replay", source)).texts)
 
 
 def _keep_worst(file: Path, found: Found) -> None:

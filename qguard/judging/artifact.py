@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from qguard.artifact import Artifact
 from qguard.bounds import Bound
 from qguard.cpu import saturates
 from qguard.errors import ArtifactProblem
+from qguard.judging.session import Session, Target
 from qguard.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
 from qguard.metrics import Measured
 from qguard.models import Model
@@ -32,12 +32,12 @@ WIDEST = 5000.0
 _SHOWN = 5
 
 
-def of_target(harness: Any, target: Any) -> list[Measured]:
+def of_target(session: Session, target: Target) -> list[Measured]:
     """The values of a target's artifact, whose calibration texts are not those that judge it."""
-    harness.refuse_overlap(target.precision, target.model, target.suite)
-    artifact = harness.artifact(target.precision, target.model)
+    session.refuse_overlap(target.precision, target.model, target.suite)
+    artifact = session.artifact(target.precision, target.model)
     runtime = artifact.runtime(target.precision.runtime)
-    return measure_artifact(artifact, harness.model(target.model), target.precision.recipe, runtime)
+    return measure_artifact(artifact, session.model(target.model), target.precision.recipe, runtime)
 
 
 def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: str = "onnx") -> list[Measured]:

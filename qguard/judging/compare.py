@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from qguard.errors import QguardError
-from qguard.harness import Harness, Target
+from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
 from qguard.latency.trial import plan
@@ -61,11 +61,11 @@ class Row:
         return math.exp(sum(math.log(s) for s in self.speed.values()) / len(self.speed))
 
 
-def compare(harness: Harness, precisions: list[Precision], say: Callable[[str], None]) -> list[Row]:
+def compare(session: Session, precisions: list[Precision], say: Callable[[str], None]) -> list[Row]:
     """Measure every precision on every configured model and suite.
 
     Args:
-        harness: Models and suites as selected.
+        session: Models and suites as selected.
         precisions: What to compare.
         say: Called with the name of what is measured next.
 
@@ -74,38 +74,38 @@ def compare(harness: Harness, precisions: list[Precision], say: Callable[[str], 
     """
     rows = []
     speeds: dict[tuple[Precision, str], dict[str, float]] = {}
-    targets = sorted(harness.targets(precisions), key=lambda t: (t.model, t.suite))  # stable: precisions stay as typed
+    targets = sorted(session.targets(precisions), key=lambda t: (t.model, t.suite))  # stable: precisions stay as typed
     for target in targets:
         say(str(target))
         row = Row(str(target.precision), target.precision.runtime, target.model, target.suite)
         try:
-            row = _judged(harness, target, row)
+            row = _judged(session, target, row)
             key = target.precision, target.model
             if key not in speeds:
                 timed = BUCKETS if target.precision.runs_in.timed else ()
-                speeds[key] = {str(b): _speed(harness, target, b) for b in timed}
+                speeds[key] = {str(b): _speed(session, target, b) for b in timed}
             rows.append(replace(row, speed=speeds[key]))
         except QguardError as e:
             rows.append(replace(row, verdict="unmeasured", error=str(e)))
     return mark_best(rows)
 
 
-def _judged(harness: Harness, target: Target, row: Row) -> Row:
+def _judged(session: Session, target: Target, row: Row) -> Row:
     # its speed is measured beside that of the others, and is no verdict
-    families = [f.name for f in harness.families(target) if "process" not in f.needs]
-    checks = [c for family in families for c in harness.checks(target, family)]
+    families = [f.name for f in session.families(target) if "process" not in f.needs]
+    checks = [c for family in families for c in session.checks(target, family)]
     values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
     failed = tuple(f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in checks if c.outcome == "fail")
-    artifact = harness.artifact(target.precision, target.model)
+    artifact = session.artifact(target.precision, target.model)
     size = artifact.bytes if artifact.has_files else None
     return replace(row, values=values, bytes=size, verdict="fail" if failed else "pass", failed=failed)
 
 
-def _speed(harness: Harness, target: Target, bucket: Bucket) -> float:
-    threads = harness.config.latency.threads
+def _speed(session: Session, target: Target, bucket: Bucket) -> float:
+    threads = session.config.latency.threads
     base = Precision("fp32", "onnx")
-    batch = bucket.fill(harness.golden(target.model, target.suite).token_ids)
-    fp32, candidate = (spec_of(harness.artifact(p, target.model), p, threads) for p in (base, target.precision))
+    batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
+    fp32, candidate = (spec_of(session.artifact(p, target.model), p, threads) for p in (base, target.precision))
     return 1.0 if fp32 == candidate else time_ratio(fp32, candidate, batch, bucket.tokens)
 
 

@@ -13,11 +13,14 @@ from qguard.cosine import cosine, of_units
 from qguard.encoders import Floats
 from qguard.golden import update_command
 from qguard.golden.reference import DRIFT, relative_change
+from qguard.judging.facts import changed
+from qguard.judging.fp32 import live_fp32
+from qguard.judging.once import once
 from qguard.metrics import Comparison
 from qguard.vectors import FLOAT
 
 if TYPE_CHECKING:
-    from qguard.harness import Harness, Target
+    from qguard.judging.session import Session, Target
     from qguard.precisions import Precision
 
 SAMPLE = 64  # texts: half of them the worst, half spread over the suite
@@ -119,27 +122,28 @@ def how_far(facts: Facts) -> str:
     return f"its mean cosine to fp32 is {facts['mean_cosine']:.4f}, and {least}"
 
 
-def find_cause(harness: Harness, target: Target) -> Cause:
+@once
+def find_cause(session: Session, target: Target) -> Cause:
     """Run fp32 in the candidate's runtime on a sample of the suite, and say whether it still gives the golden.
 
     Args:
-        harness: Holds the candidate's embeddings already.
+        session: Holds the candidate's embeddings already.
         target: What failed an accuracy gate; its token ids are the golden's, or it would not have been measured.
     """
     plain = target.plain
-    comparison = harness.comparison(plain)
+    comparison = session.comparison(plain)
     rows = sample(comparison)
     name = "fp32"
     try:
-        name, live = harness.live_fp32(target, rows)
+        name, live = live_fp32(session, target, rows)
     except Exception as e:  # whatever keeps fp32 from running here, the gate's own failure must still be told
-        again = f"pytest --precision {_repeat(harness, target)} --qguard-suite {target.suite}"
+        again = f"pytest --precision {_repeat(session, target)} --qguard-suite {target.suite}"
         return Cause.of("unknown", {"fp32": name, "error": str(e), "command": again})
-    golden = harness.golden(target.model, target.suite)
+    golden = session.golden(target.model, target.suite)
     change = relative_change(golden.vectors[rows], live)
     facts: Facts = {"fp32": name, "texts": len(rows), "change": float(change.max())}
     if not change.max() <= DRIFT:
-        return Cause.of("stack", {**facts, **_drifted(harness, target, rows, live)})
+        return Cause.of("stack", {**facts, **_drifted(session, target, rows, live)})
     if far := too_far(comparison, target.precision):
         return Cause.of("artifact", {**facts, **far})
     parts = [] if target.precision.base == "fp32" else ["model"]
@@ -147,15 +151,15 @@ def find_cause(harness: Harness, target: Target) -> Cause:
     return Cause.of("loss" if parts else "artifact", {**facts, "quantized": parts})
 
 
-def _drifted(harness: Harness, target: Target, rows: list[int], live: Floats) -> Facts:
-    golden = harness.golden(target.model, target.suite).vectors[rows]
+def _drifted(session: Session, target: Target, rows: list[int], live: Floats) -> Facts:
+    golden = session.golden(target.model, target.suite).vectors[rows]
     facts: Facts = {
         "drift": float(1 - cosine(golden, live).mean()),
-        "versions": harness.changed(target),
+        "versions": changed(session, target),
         "command": f"{update_command(target.model, target.suite)} --accept-change stack",
     }
     if target.precision.base != "fp32":
-        facts["loss"] = float(1 - cosine(live, harness.embeddings(target)[rows]).mean())
+        facts["loss"] = float(1 - cosine(live, session.embeddings(target)[rows]).mean())
     return facts
 
 
@@ -196,5 +200,5 @@ def _reproduces(facts: Facts) -> str:
 _TEXTS: dict[Kind, Callable[[Facts], str]] = {"stack": _stack, "loss": _loss, "artifact": _artifact, "unknown": _unknown}
 
 
-def _repeat(harness: Harness, target: Target) -> str:
-    return "fp32" if harness.model(target.model).onnx else "fp32@torch"
+def _repeat(session: Session, target: Target) -> str:
+    return "fp32" if session.model(target.model).onnx else "fp32@torch"

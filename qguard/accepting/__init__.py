@@ -1,0 +1,1 @@
+"""``qguard accept``: the passing runs of a report, or the gates run now, become what later runs are held to."""

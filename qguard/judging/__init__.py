@@ -1,0 +1,1 @@
+"""Judging: from configuration to checks. The pytest plugin and the command line both call it, so they agree."""

@@ -1,0 +1,53 @@
+"""What a report says of a target beside its checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qguard.accepted.scores import Scope
+from qguard.judging.session import Session, Target
+from qguard.vectors import FLOAT, quantize
+from qguard.versions import installed
+
+
+def facts(session: Session, target: Target) -> dict[str, Any]:
+    """What the report says about an artifact besides its checks."""
+    artifact = session.artifact(target.precision, target.model)
+    facts: dict[str, Any] = {"device": session.device(target), "changed": changed(session, target)}
+    if artifact.has_files:
+        facts["artifact"] = {"sha256": artifact.sha256, "bytes": artifact.bytes}
+    facts["scope"] = scope(session, target).to_json()
+    texts = session.suite(target.suite).texts
+    left_out = session.golden(target.model, target.suite).left_out
+    facts["texts_left_out"] = [f"{texts[i][:60]!r}: {why}" for i, why in left_out.items()]
+    if target.precision.vectors != FLOAT:
+        calibration = session.calibration(target)
+        floats = session.golden(target.model, target.suite).vectors[:1]
+        facts["stored"] = {
+            "bytes": quantize(floats, target.precision.vectors, session.ranges(target)).nbytes,
+            "float32_bytes": floats.nbytes,
+            "calibration": calibration and calibration.to_json(),
+            "latency_of": str(target.precision.plain),
+        }
+    return facts
+
+
+def scope(session: Session, target: Target) -> Scope:
+    """What scores measured here belong to: precision, machine, weights and texts."""
+    hashes = session.golden(target.model, target.suite).manifest["hashes"]
+    return Scope.of(target.precision, session.device(target), hashes)
+
+
+def holds(session: Session, target: Target) -> str:
+    """What the artifact's files compute, in one line; empty without files."""
+    from qguard.judging.artifact import summary
+
+    artifact = session.artifact(target.precision, target.model)
+    return summary(artifact) if artifact.has_files else ""
+
+
+def changed(session: Session, target: Target) -> list[str]:
+    """Versions that differ from those the golden was recorded with."""
+    then = session.golden(target.model, target.suite).manifest.get("versions", {})
+    now = installed(*then)
+    return [f"{k} {then[k]} → {now[k]}" for k in then if then[k] != now[k]]

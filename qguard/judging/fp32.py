@@ -1,0 +1,49 @@
+"""fp32 as this machine computes it now, beside a candidate."""
+
+from __future__ import annotations
+
+from qguard.encoders import Encoder, Floats, open_encoder
+from qguard.judging.once import once
+from qguard.judging.session import Session, Target
+from qguard.precisions import Precision, fp32_of
+
+
+def live_fp32(session: Session, target: Target, rows: list[int]) -> tuple[str, Floats]:
+    """fp32 as this machine computes it now; see :func:`fp32_runtime` for where.
+
+    Args:
+        target: Its model, suite and artifact.
+        rows: Indices of n texts.
+
+    Returns:
+        The precision's name, and float32 (n, dim).
+
+    Raises:
+        QguardError: when fp32 cannot be made or run here.
+    """
+    runtime = fp32_runtime(session, target.precision, target.model)
+    name = f"fp32@{runtime}"
+    if target.precision.base == "fp32" and session.artifact_path is None and runtime == target.precision.runtime:
+        return name, session.embeddings(target)[rows]  # the candidate is what would be run
+    ids = session.golden(target.model, target.suite).token_ids
+    return name, fp32_encoder(session, target.model, runtime).encode_ids([ids[i] for i in rows])
+
+
+def fp32_runtime(session: Session, precision: Precision, model: str) -> str:
+    """The runtime that computes fp32 beside a candidate: the one that its recipe's record names.
+
+    Raises:
+        QguardError: when there is none.
+    """
+    return fp32_of(session.artifact(precision, model).runtime(precision.runtime)).runtime
+
+
+@once
+def fp32_encoder(session: Session, model: str, runtime: str) -> Encoder:
+    """fp32 in a runtime, to be run now.
+
+    Raises:
+        QguardError: when fp32 cannot be made or run here.
+    """
+    fp32 = session.fp32(model, runtime)
+    return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, session.config.device)

@@ -1,0 +1,126 @@
+"""Does a text's vector depend on the batch that it is computed in?
+
+Padding, the order of a batch and the other texts in it must not matter. They do where activation ranges are taken over a
+whole batch, as in ONNX Runtime's dynamic int8: there the effect is bounded and stated, since it cannot be zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qguard.cosine import cosine
+from qguard.encoders import Encoder, Floats
+from qguard.errors import MeasurementProblem
+from qguard.judging.once import once
+from qguard.judging.session import Session, Target
+from qguard.metrics import Items, Measured, Rows, reduced
+from qguard.metrics.invariance import METRICS
+from qguard.runtimes import TEXTS
+from qguard.suites import Suite
+
+GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
+SHORTEST, LONGEST = 4, 32  # tokens: a text has at least two words; longer ones are cut, to keep the check at half a second
+PADDING = 16  # tokens of padding that a text alone gets beyond its own
+_COLUMNS = ("batch", "order", "padding", "equal_length")
+
+
+def sample(suite: Suite, ids: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """Texts spread over lengths and slices, in groups of :data:`GROUPS` neighbours in length, cut to equal length.
+
+    Args:
+        suite: For the slices.
+        ids: Token ids of its texts, special tokens included.
+
+    Returns:
+        Indices into the suite, group by group, and their token ids; each group's have one length. A suite of fewer texts
+        gives fewer groups. Texts below :data:`SHORTEST` tokens are left out, unless there are no two others.
+    """
+    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+    long = [i for i in order if len(ids[i]) >= SHORTEST]
+    order = long if len(long) > 1 else order
+    texts, rows = [], []
+    for part in np.array_split(np.asarray(order), min(GROUPS, -(-len(order) // GROUPS))):
+        # the longer half of a part loses little when it is cut; one text of each slice before a second of any
+        half = part[len(part) // 2 :]
+        seen: dict[str | None, int] = {}
+        turn = {}
+        for i in map(int, half if len(half) >= GROUPS else part):
+            turn[i] = seen[suite.slices[i]] = seen.get(suite.slices[i], -1) + 1
+        chosen = sorted(sorted(turn, key=lambda i: (turn[i], i))[:GROUPS], key=lambda i: (len(ids[i]), i))
+        length = min(len(ids[chosen[0]]), LONGEST)
+        texts += chosen
+        rows += [[*ids[i][: length - 1], ids[i][-1]] if len(ids[i]) > length else list(ids[i]) for i in chosen]
+    return texts, rows
+
+
+def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> Items:
+    """Per text four cosines in [-1, 1] between two encodings of the same token ids.
+
+    ``batch``: alone against in a batch of eight lengths. ``order``: that batch against the same one reversed. ``padding``:
+    alone against alone with :data:`PADDING` tokens of padding. ``equal_length``: in a batch of its own length against in
+    the mixed one.
+
+    Of a runtime that takes texts the first two alone, of whole texts: only token ids can be cut to a length, and padded.
+
+    Raises:
+        MeasurementProblem: for fewer than two texts, or vectors that are not finite.
+    """
+    if len(ids) < 2:
+        raise MeasurementProblem(f"invariance needs at least two texts, found {len(ids)}")
+    texts, cut = sample(suite, ids)
+    n = len(cut)
+    if encoder.takes == TEXTS:
+        rows = encoder.rows([suite.texts[i] for i in texts], [suite.roles[i] for i in texts])
+        lengths = [len(ids[i]) for i in texts]
+    else:
+        rows, lengths = cut, [len(row) for row in cut]
+    groups = -(-n // GROUPS)
+    mixed = [list(range(start, n, groups)) for start in range(groups)] if groups > 1 else [list(range(n))]
+    equal: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        equal.setdefault(length, []).append(i)
+    alone = [[i] for i in range(n)]
+    arrangements = [mixed, alone, [b[::-1] for b in mixed]]
+    if encoder.takes != TEXTS:
+        arrangements.append(list(equal.values()))
+    # in one call, so that no core waits for the last batch of each
+    batches = [[i + k * n for i in batch] for k, own in enumerate(arrangements) for batch in own]
+    found = encoder.encode_batches([*rows] * len(arrangements), batches)
+    in_mixed, by_itself, in_turned, *in_equal = np.split(found, len(arrangements))
+    pairs = [(by_itself, in_mixed), (in_mixed, in_turned)]
+    if in_equal:
+        pairs += [(by_itself, encoder.encode_batches(rows, alone, PADDING)), (in_mixed, in_equal[0])]
+    cosines = np.stack([_cosine(a, b) for a, b in pairs], axis=1)
+
+    def label(i: int) -> str:
+        words = "  ".join(f"{name} {value:.4f}" for name, value in zip(_COLUMNS, cosines[i], strict=False))
+        return f"{words}  {lengths[i]} tokens  {suite.texts[texts[i]][:50]!r}"
+
+    return Items(cosines, (None,) * n, label)
+
+
+def _cosine(a: Floats, b: Floats) -> Rows:
+    """Of each row; a zero vector is refused, although it has a cosine: no encoder gives one."""
+    if any(not np.isfinite(v).all() or not v.any(1).all() for v in (a, b)):
+        raise MeasurementProblem("a batch gave a vector that is NaN, infinite or zero")
+    return cosine(a, b)
+
+
+def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> list[Measured]:
+    """All invariance metrics of one encoder, over a sample of the suite's texts whose size is each value's ``items``."""
+    found = items(encoder, suite, ids)
+    return reduced(found, METRICS[: 2 * found.rows.shape[1]], suite)  # two of each column
+
+
+@once
+def values(session: Session, target: Target) -> list[Measured]:
+    """The values of the family ``invariance`` of a target with float32 vectors."""
+    encoder = session.encoder(target.precision, target.model)
+    return measure_invariance(encoder, session.suite(target.suite, target.model), session.token_ids(target))
+
+
+def of_target(session: Session, target: Target) -> list[Measured]:
+    """As :func:`values`, of any target: the same for every kind of stored vectors."""
+    return values(session, target.plain)

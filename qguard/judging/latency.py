@@ -1,0 +1,129 @@
+"""What is timed of each precision, and against what: the session's side of the latency gates."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from qguard import accepted
+from qguard.bounds import Bound
+from qguard.gates import Gate
+from qguard.gates.check import Check, judge
+from qguard.golden import golden_folder
+from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, same_outputs, spec_of
+from qguard.latency.memory import NAME, peak_bytes
+from qguard.metrics import Measured
+from qguard.precisions import Precision
+from qguard.vectors import FLOAT
+
+if TYPE_CHECKING:
+    from qguard.judging.session import Session, Target
+
+
+def buckets(session: Session, precision: Precision) -> list[Bucket]:
+    """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
+
+    Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision. Nor of
+    a runtime that is not timed in this process.
+    """
+    latency = session.config.latency
+    if latency.mode == "off" or precision.vectors != FLOAT or not precision.runs_in.timed:
+        return []
+    if not (speedup(session, precision) or session.has_baseline):
+        return []
+    return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
+
+
+def speedup(session: Session, precision: Precision) -> Gate | None:
+    """The bound on ``latency.speedup`` that a precision promises or the project sets; fp32 promises none."""
+    promised = precision.recipe.speedup and Bound.of(precision.recipe.speedup, "latency.speedup")
+    bound = None if precision.base == "fp32" else session.config.latency.speedup or promised
+    return Gate("latency.speedup", None, bound) if bound else None
+
+
+def gate_count(session: Session, precisions: list[Precision]) -> int:
+    """How many latency gates a run with these precisions has; the chance of a false alarm is shared among them."""
+    per = [len(buckets(session, p)) * (bool(speedup(session, p)) + session.has_baseline) for p in precisions]
+    return max(1, sum(per) * len(session.config.models))
+
+
+def trials(session: Session, target: Target, bucket: Bucket, gates: int) -> list[tuple[Check, dict[str, Any], list[float]]]:
+    """The latency trials of one bucket: check, facts and the candidate's timed runs (seconds) of each.
+
+    Raises:
+        MeasurementProblem: when the timed outputs are not the judged ones, or nothing could be timed.
+    """
+    settings, precision = session.config.latency, target.precision
+    device = session.config.device
+    batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
+    artifact = session.artifact(precision, target.model)
+    candidate = spec_of(artifact, precision, settings.threads, device=device)
+    same_outputs(candidate, batch, session.encoder(precision, target.model))
+    todo = []
+    if promised := speedup(session, precision):
+        fp32 = session.fp32(target.model, candidate.runtime)
+        gate = promised if settings.mode == "gate" else None
+        baseline = spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads, device=device)
+        todo.append(PlannedTrial("latency.speedup", gate, baseline, candidate))
+    if session.has_baseline:
+        deployed = session.deployed(target.model) or artifact
+        limit = Gate("latency.regression", None, settings.regression)
+        gated = settings.mode == "gate" and bucket.tokens >= GATED_TOKENS
+        # with another interpreter both arms run in workers, so that only the environments differ
+        python = session.baseline_python
+        arms = (
+            spec_of(deployed, precision, settings.threads, python, device),
+            spec_of(artifact, precision, settings.threads, sys.executable if python else None, device),
+        )
+        todo.append(PlannedTrial("latency.regression", limit if gated else None, *arms))
+    out = []
+    for comparison in todo:
+        check, facts, trial = compare(
+            comparison, bucket, batch, target.suite, gates=gates, threads=settings.threads, budget=settings.budget
+        )
+        out.append((check, facts, trial.runs))
+        if moved := _trend(session, target, facts):
+            out.append((moved, {}, []))
+    return out
+
+
+def _trend(session: Session, target: Target, facts: dict[str, Any]) -> Check | None:
+    """``latency.trend``: slowdown against the ratio accepted on an equal fingerprint; gated only if configured."""
+    folder = golden_folder(session.config.golden_root, target.model, target.suite)
+    found = accepted.trend(folder, f"{target.precision.name}@{target.precision.runtime}", facts)
+    if found is None:
+        return None
+    slowdown, entry = found
+    facts["accepted"] = {k: entry[k] for k in ("ratio", "interval", "date")} | {"slowdown": slowdown}
+    words = f"{facts['metric']}[{facts['bucket']}] {facts['ratio']:.2f}, accepted {entry['ratio']:.2f} on {entry['date']}"
+    if accepted.moved(slowdown):
+        words += f": moved by more than {accepted.MOVED:.0%} on an equal machine"
+    measured = Measured("latency.trend", facts["bucket"], slowdown, facts["pairs"], False, (words,))
+    bound = session.config.latency.trend if session.config.latency.mode == "gate" else None
+    gates = [Gate("latency.trend", "*", bound)] if bound else []
+    return judge([measured], gates, target.suite)[0]
+
+
+def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
+    """``memory.ratio``: peak memory of a process that runs the candidate, over fp32 in the same runtime and device."""
+    threads, device = session.config.latency.threads, session.config.device
+    batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
+    candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads, device=device)
+    baseline = session.fp32(target.model, candidate.runtime)
+    fp32 = spec_of(baseline, Precision("fp32", candidate.runtime), threads, device=device)
+    peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
+    words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
+    measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
+    return judge([measured], session.gates(target.precision), target.suite)
+
+
+def judge_latency(session: Session, target: Target) -> list[Check]:
+    """The checks of every bucket of a target."""
+    count = gate_count(session, [target.precision])
+    found = (trials(session, target, bucket, count) for bucket in buckets(session, target.precision))
+    return [check for made in found for check, _, _ in made]
+
+
+def judge_memory(session: Session, target: Target) -> list[Check]:
+    """The check of peak memory, in the last bucket of a target."""
+    return memory(session, target, buckets(session, target.precision)[-1])

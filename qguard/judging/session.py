@@ -1,0 +1,342 @@
+"""A session: what several checks share. Each model is hashed, each artifact built and each suite encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qguard import golden as goldens
+from qguard.artifact import Artifact, open_artifact
+from qguard.config import Config
+from qguard.encoders import Encoder, Floats, open_encoder
+from qguard.encoders.tokenizer import TextTokenizer
+from qguard.errors import MeasurementProblem, QguardError, UsageProblem
+from qguard.families import TASK, Family
+from qguard.gates import Gate, gates_for
+from qguard.gates.check import Check
+from qguard.golden import Golden
+from qguard.judging.once import once
+from qguard.judging.target import Target
+from qguard.metrics import Comparison
+from qguard.models import Model, resolve
+from qguard.precisions import Precision, fp32_of
+from qguard.precisions.calibration import DEFAULT
+from qguard.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
+from qguard.suites import Suite, load_suite
+from qguard.vectors import FLOAT, SCALAR, Ranges, unit
+
+if TYPE_CHECKING:
+    from qguard.search import VectorFile
+
+__all__ = ["Session", "Target"]
+
+
+@dataclass(eq=False)
+class Session:
+    """From configuration to embeddings.
+
+    Attributes:
+        config: The configuration, already narrowed to the selected models and suites.
+        artifact_path: ``--artifact``; ``None`` to quantize here.
+        baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
+        baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
+        intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
+    """
+
+    config: Config
+    artifact_path: Path | None = None
+    baseline_path: Path | None = None
+    baseline_python: str | None = None
+    intervals: bool = False
+
+    def targets(self, precisions: list[Precision]) -> list[Target]:
+        """All combinations of precision, model and suite.
+
+        Raises:
+            UsageProblem: when no model is configured.
+        """
+        if not self.config.models:
+            raise UsageProblem("no model is configured; run: qguard init MODEL   (or pass --qguard-model MODEL)")
+        plain = {p.plain for p in precisions}
+        if self.artifact_path is not None and len(plain) * len(self.config.models) > 1:
+            raise UsageProblem("--artifact judges one artifact: give one --precision and one --qguard-model")
+        for precision in plain:
+            if self.artifact_path is not None and precision.runs_in.files == NO_FILES:
+                raise UsageProblem(
+                    f"--artifact: {precision} is kept by its runtime {precision.runtime!r}, which reads no files; leave it out"
+                )
+            if self.has_baseline and (why := precision.runs_in.cannot_measure("latency")):
+                raise UsageProblem(f"a baseline compares latency, and {precision} has none here: {why}; judge it without")
+        if self.has_baseline and precisions and all(p.vectors != FLOAT for p in precisions):
+            raise UsageProblem(
+                f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
+                f"give --precision {precisions[0].plain},{precisions[0]}"
+            )
+        self._refuse_idle_gates(precisions)
+        return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether something deployed is given to compare latency with."""
+        return self.baseline_path is not None or self.baseline_python is not None
+
+    def _refuse_idle_gates(self, precisions: list[Precision]) -> None:
+        """A gate of the project on task quality needs a suite with such labels: it would hold in silence."""
+        wanted = {key for gates in self.config.gates.values() for key in gates if key.startswith(f"{TASK}.")}
+        if not wanted or not all(self.readable(s) for s in self.config.suites):
+            return
+        from qguard.metrics.task import names
+
+        have = {name for s in self.config.suites for name in names(self.suite(s))}
+        for precision in precisions:
+            for gate in gates_for(precision, self.config.gates):
+                key = gate.metric + (f"[{gate.slice}]" if gate.slice else "")
+                if key in wanted and gate.metric not in have:
+                    raise UsageProblem(
+                        f"gate {key} of {precision} would never be judged: it needs labels that none of the suites "
+                        f"{', '.join(self.config.suites)} has; add a suite that has them, or remove the gate"
+                    )
+
+    @once
+    def model(self, name: str) -> Model:
+        """The resolved fp32 model."""
+        chosen = self.config.models[name]
+        return resolve(name, self.config.model_ref(name), chosen.revision, self.config.model_settings(name))
+
+    def suite(self, name: str, model: str | None = None) -> Suite:
+        """The suite by name.
+
+        Args:
+            name: Its name.
+            model: Only those of its texts that this model's golden holds vectors of, as everything that compares vectors needs.
+
+        Raises:
+            GoldenProblem: with a model that has no current golden of it.
+        """
+        return self.whole_suite(name) if model is None else self.judged_suite(name, model)
+
+    @once
+    def whole_suite(self, name: str) -> Suite:
+        """The suite with all of its texts."""
+        return load_suite(name, self.config.suite_sources)
+
+    @once
+    def judged_suite(self, name: str, model: str) -> Suite:
+        """The suite without the texts that a model's golden leaves out."""
+        return self.golden(model, name).judged(self.whole_suite(name))
+
+    def labelled(self, name: str) -> bool:
+        """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
+        return not self.readable(name) or self.suite(name).labelled
+
+    def readable(self, name: str) -> bool:
+        """Whether a suite can be read."""
+        try:
+            return bool(self.suite(name).texts)
+        except QguardError:
+            return False
+
+    @once
+    def golden(self, model: str, suite: str) -> Golden:
+        """The golden, read and proved current."""
+        golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
+        goldens.check(golden, self.model(model), self.suite(suite))
+        return golden
+
+    def artifact(self, precision: Precision, model: str) -> Artifact:
+        """The given artifact, or the one that is built (once, cached) for this precision."""
+        return self.plain_artifact(precision.plain, model)
+
+    @once
+    def plain_artifact(self, precision: Precision, model: str) -> Artifact:
+        """As :meth:`artifact`, of a precision with float32 vectors."""
+        path, base = self.artifact_path, self.model(model)
+        return open_artifact(path, base) if path else precision.build(base)
+
+    @once
+    def deployed(self, model: str) -> Artifact | None:
+        """``--baseline-artifact``, opened; ``None`` where only another interpreter is given."""
+        return open_artifact(self.baseline_path, self.model(model)) if self.baseline_path else None
+
+    @once
+    def fp32(self, model: str, runtime: str) -> Artifact:
+        """fp32 as an artifact of a runtime: what candidates of that runtime are timed against."""
+        return fp32_of(runtime).build(self.model(model))
+
+    def encoder(self, precision: Precision, model: str) -> Encoder:
+        """The candidate encoder, of float32 embeddings; see :meth:`qguard.artifact.Artifact.runtime`."""
+        return self.plain_encoder(precision.plain, model)
+
+    @once
+    def plain_encoder(self, precision: Precision, model: str) -> Encoder:
+        """As :meth:`encoder`, of a precision with float32 vectors."""
+        a, base = self.artifact(precision, model), self.model(model)
+        tokenizer = self.tokenizer(precision, model)
+        runtime = a.runtime(precision.runtime)
+        return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base)
+
+    @once
+    def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:
+        """The artifact's own; the base model's where it has no files."""
+        a = self.artifact(precision, model)
+        return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)
+
+    def token_ids(self, target: Target) -> list[list[int]]:
+        """The artifact's own token ids, proved equal to the golden's; without files those by the base model's tokenizer."""
+        return self.plain_token_ids(target.plain)
+
+    @once
+    def plain_token_ids(self, target: Target) -> list[list[int]]:
+        """As :meth:`token_ids`, of a precision with float32 vectors."""
+        golden, suite = self.golden(target.model, target.suite), self.suite(target.suite, target.model)
+        self.refuse_overlap(target.precision, target.model, target.suite)
+        ids = self.tokenizer(target.precision, target.model)(suite.texts, suite.roles)
+        goldens.compare_tokens(golden, suite, ids, self.model(target.model))
+        return ids
+
+    def refuse_overlap(self, precision: Precision, model: str, suite: str) -> None:
+        """The texts that calibrate, as a given artifact's provenance or the configuration says, are not those that judge.
+
+        Raises:
+            UsageProblem: when they are, unless the project says that it is intended.
+        """
+        sample = precision.sample
+        facts = self.artifact(precision, model).calibration if self.artifact_path else sample.facts if sample else {}
+        (precision.calibration or DEFAULT).refuse_overlap(precision.name, facts, suite, self.suite(suite).texts)
+
+    def embeddings(self, target: Target) -> Floats:
+        """The candidate's float32 embeddings (texts, dim) of the suite, before any quantization of the vectors."""
+        return self.plain_embeddings(target.plain)
+
+    @once
+    def plain_embeddings(self, target: Target) -> Floats:
+        """As :meth:`embeddings`, of a precision with float32 vectors."""
+        ids = self.token_ids(target)  # first: what may not be judged is not built either
+        encoder = self.encoder(target.precision, target.model)
+        return encoder.encode_rows(self.rows(target, encoder, ids))
+
+    def rows(self, target: Target, encoder: Encoder, ids: list[list[int]]) -> Sequence[Any]:
+        """What an encoder is given of the suite: its token ids, or the texts where its runtime takes them."""
+        if encoder.takes == TOKEN_IDS:
+            return ids
+        suite = self.suite(target.suite, target.model)
+        return encoder.rows(suite.texts, suite.roles)
+
+    @once
+    def comparison(self, target: Target) -> Comparison:
+        """Golden and candidate side by side, in float64; the candidate's vectors quantized if the precision says so."""
+        return self.compared(target, self.embeddings(target))
+
+    def compared(self, target: Target, embeddings: Floats) -> Comparison:
+        """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
+        golden = self.golden(target.model, target.suite)
+        found = Comparison.of(self.suite(target.suite, target.model), golden.vectors, embeddings)
+        if found.suite.corpus is not None:
+            return self._searched(target, found, embeddings)
+        if target.precision.vectors == FLOAT:
+            return found
+        if not self.model(target.model).pipeline.normalize:
+            found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
+        return found.quantize(target.precision.vectors, self.ranges(target))
+
+    def _searched(self, target: Target, found: Comparison, embeddings: Floats) -> Comparison:
+        """A comparison of a large suite, with what its queries find in the whole corpus."""
+        from qguard.metrics.neighbours import Neighbours
+
+        suite, golden = found.suite, self.golden(target.model, target.suite).retrieved
+        assert golden is not None  # its suite is this one, by hash
+        if target.precision.vectors != FLOAT:
+            raise MeasurementProblem(
+                f"{target.precision}: quantized vectors are not measured on suite {suite.name!r}, whose documents are too many "
+                f"to be held; judge them on a smaller suite, and this one with {target.precision.plain}"
+            )
+        golden_rows = golden.rows.astype("int64"), golden.scores
+        neighbours = Neighbours.of(suite, golden_rows, embeddings[list(suite.queries)], self.corpus_vectors(target))
+        return replace(found, neighbours=neighbours)
+
+    def corpus_vectors(self, target: Target) -> VectorFile:
+        """The candidate's float32 vectors of a large suite's whole corpus, in the cache; encoded where they are not there yet."""
+        return self.plain_corpus_vectors(target.plain)
+
+    @once
+    def plain_corpus_vectors(self, target: Target) -> VectorFile:
+        """As :meth:`corpus_vectors`, of a precision with float32 vectors."""
+        from qguard.corpus_vectors import candidate_coder, encode_corpus
+        from qguard.golden.corpus import compare_block
+
+        self.token_ids(target)  # what may not be judged is not encoded for hours
+        golden, suite, model = self.golden(target.model, target.suite), self.suite(target.suite), self.model(target.model)
+        assert golden.retrieved is not None
+        assert suite.corpus is not None
+        artifact = self.artifact(target.precision, target.model)
+        coder = candidate_coder(
+            artifact, target.precision, self.config.device, lambda: self.encoder(target.precision, target.model)
+        )
+
+        def check(number: int, digest: str) -> None:
+            compare_block(golden, suite, model, number, digest, coder)
+
+        return encode_corpus(suite.corpus, coder, golden.retrieved.block, check)[0]
+
+    def calibration(self, target: Target) -> Ranges | None:
+        """The ranges of int8 and uint8 vectors, from fp32 embeddings of the target's or the configured suite.
+
+        Raises:
+            MeasurementProblem: for too few texts.
+            GoldenProblem: when the configured suite has no current golden.
+        """
+        if target.precision.vectors not in SCALAR:
+            return None
+        return self.ranges_of(target.model, self.config.vectors.calibration or target.suite)
+
+    @once
+    def ranges_of(self, model: str, suite: str) -> Ranges:
+        """The ranges of a model's fp32 vectors of a suite."""
+        vectors = self.golden(model, suite).vectors
+        normalized = self.model(model).pipeline.normalize
+        return Ranges.of(self.suite(suite, model), vectors if normalized else unit(vectors))
+
+    def ranges(self, target: Target) -> Floats | None:
+        """The numbers of :meth:`calibration`: least and greatest value of each dimension, float32 (2, dim)."""
+        calibration = self.calibration(target)
+        return None if calibration is None else calibration.ranges
+
+    def gates(self, precision: Precision, model: str | None = None) -> list[Gate]:
+        """The default gates of a precision with the project's own put over them.
+
+        Args:
+            precision: What is judged.
+            model: Of which model; without, every gate that any model has.
+        """
+        return gates_for(precision, self.config.gates, normalized=model is None or self.normalizes(model))
+
+    @once
+    def normalizes(self, model: str) -> bool:
+        """Whether a model's vectors are of unit length, as its golden says: a verdict is verified without the model's files."""
+        for suite in self.config.suites:
+            try:
+                golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
+            except QguardError:
+                continue
+            if isinstance(declared := golden.manifest.get("pipeline"), dict):
+                return bool(declared.get("normalize"))
+        return self.model(model).pipeline.normalize
+
+    def device(self, target: Target) -> str:
+        """Where the target is computed: the configured device if its runtime has that one, else the runtime's own."""
+        runtime = self.artifact(target.precision, target.model).runtime(target.precision.runtime)
+        return RUNTIMES[runtime].device(self.config.device)
+
+    def families(self, target: Target) -> list[Family]:
+        """The families that a target is judged in, in the order of the gate."""
+        from qguard.judging.families import families_of
+
+        return families_of(self, target)
+
+    def checks(self, target: Target, family: str) -> list[Check]:
+        """All checks of one metric family, a name in :data:`qguard.families.FAMILIES`."""
+        from qguard.judging.families import checks
+
+        return checks(self, target, family)
