@@ -146,8 +146,8 @@ def test_init_derives_the_gates_of_a_precision_of_another_package(installed, tmp
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"make": ""}, r'make: expected "module:function", found \'\''),
-        ({"make": '"acme.recipes.f8"'}, r'make: expected "module:function", found \'acme.recipes.f8\''),
+        ({"make": ""}, "make: expected .*, found ''"),
+        ({"make": '"acme.recipes.f8"'}, 'make: expected "module:function", or "not built" where'),
         ({"make": '"acme.elsewhere:f8"'}, "make: there is no module acme.elsewhere"),
         ({"description": ""}, "description: expected a sentence"),
         ({"weights": ""}, "weights: expected the element type"),
@@ -185,6 +185,12 @@ def test_a_function_that_is_not_there_is_told(installed, minilm, tmp_path):
     installed(make='"acme.recipes:f9"')
     with pytest.raises(ArtifactProblem, match="f8 of model 'minilm' cannot be made here: AttributeError"):
         parse_precision("f8").fill(minilm, tmp_path)
+
+
+def test_what_is_not_built_is_judged_by_its_files_alone(installed, minilm):
+    installed(make='"not built"')
+    with pytest.raises(UsageProblem, match="f8 is not built by qguard; give its files: pytest --precision f8 --artifact=PATH"):
+        parse_precision("f8").build(minilm)
 
 
 def test_an_unregistered_precision_has_a_name_and_no_recipe():

@@ -14,10 +14,12 @@ from qguard.files import sha256_json
 from qguard.models import Model, installed
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
-from qguard.precisions.recipe import RECIPES, Recipe, default_runtime, fp32_recipe
+from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe
 from qguard.vectors import FLOAT, KINDS
 
-__all__ = ["RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"]
+__all__ = [
+    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)
@@ -70,8 +72,11 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
+            UsageProblem: for a recipe that builds nothing.
         """
         self.check(model)
+        if self.recipe.make == NOT_BUILT:
+            raise UsageProblem(f"{self} is not built by qguard; give its files: pytest --precision {self} --artifact=PATH")
 
         def fill(folder: Path) -> None:
             if model.onnx is None:

@@ -23,6 +23,8 @@ LEAST_COSINE = {"F32": 0.999, "F16": 0.99, "BF16": 0.99, "I8": 0.9, "I4": 0.8}
 # Largest relative error of a weight matrix that rounding explains, by element type. MiniLM's 8-bit per-channel layers have 0.007
 # to 0.021; per-tensor ones up to 0.4, since one large weight sets the step of all.
 WEIGHT_ERROR = {"F32": 0.01, "F16": 0.01, "BF16": 0.01, "I8": 0.05, "I4": 0.25}
+# What ``make`` says where qguard builds nothing: the runtime keeps the model, or --artifact gives another tool's files
+NOT_BUILT = "not built"
 # Without a bound in one of these families a precision would pass whatever its vectors are
 ACCURACY = ("embedding", "similarity", "ranking")
 
@@ -39,7 +41,8 @@ class Recipe:
             none is named.
         runtime: A name in :data:`qguard.encoders.RUNTIMES`.
         make: ``module:function``; the function takes the model, the artifact folder to fill and, where ``from_fp32`` and
-            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed.
+            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed. Or
+            :data:`NOT_BUILT`.
         description: What it does to a model, in a sentence.
         weights: Element type of the weight matrices, by safetensors' names: ``F32 F16 BF16 I8 I4``, or another one, of which
             the record then gives ``bits``, ``least_cosine`` and ``weight_error``. ``I`` and ``U`` begin those of integers.
@@ -117,9 +120,9 @@ class Recipe:
             yield f"precision: expected letters, digits and hyphens, found {self.precision!r}"
         if self.runtime not in RUNTIMES:
             yield f"runtime: expected one of {', '.join(RUNTIMES)}, found {self.runtime!r}"
-        if not _MAKE.fullmatch(self.make):
-            yield f'make: expected "module:function", found {self.make!r}'
-        elif file_of(self.module) is None:
+        if self.make != NOT_BUILT and not _MAKE.fullmatch(self.make):
+            yield f'make: expected "module:function", or "{NOT_BUILT}" where qguard builds nothing, found {self.make!r}'
+        elif self.make != NOT_BUILT and file_of(self.module) is None:
             yield f"make: there is no module {self.module}"
         if not self.description.strip():
             yield "description: expected a sentence on what it does to a model"
