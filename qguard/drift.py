@@ -56,8 +56,7 @@ def too_far(comparison: Comparison, precision: Precision) -> str:
         precision: What the candidate should be.
     """
     golden, candidate = comparison.units
-    mean, least = float((golden * candidate).sum(1).mean()), precision.recipe.least_cosine
-    assert least is not None  # else its record would not have been registered
+    mean, least = float((golden * candidate).sum(1).mean()), precision.recipe.width.least_cosine
     return "" if mean >= least else f"its mean cosine to fp32 is {mean:.4f}, and {precision.plain} loses no more than to {least}"
 
 

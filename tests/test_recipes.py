@@ -210,6 +210,17 @@ def layer(element: str, bits: int, computes: str = "float") -> Layer:
     return Layer("w", ("w",), "MatMulNBits", "w", element, bits, "block 32", computes, "", 100)
 
 
+def test_a_width_is_that_of_the_element_type():
+    found = {name: recipe.width.least_cosine for name, recipe in RECIPES.items() if "bf16" in name or name.startswith("fp")}
+    assert found == {
+        "fp32@onnx": 0.999, "fp32@torch": 0.999, "fp32@openvino": 0.999, "fp16@torch": 0.99, "fp16@onnx": 0.99,
+        "bf16@torch": 0.99, "bf16@openvino": 0.99,
+    }  # fmt: skip
+    assert {r.width for r in RECIPES.values() if r.weights == "I8"} == {(8, 0.9, 0.05)}
+    taken_over = replace(RECIPES["int8@onnx"], weights="I6")
+    assert [words.partition(":")[0] for words in taken_over.lacks()] == ["bits", "least_cosine", "weight_error"]
+
+
 def test_integers_of_a_new_width_are_told_by_their_bits():
     recipe = replace(RECIPES["int4@onnx"], weights="I6", bits=6, least_cosine=0.85, weight_error=0.1, tables=None)
     assert not list(recipe.lacks())

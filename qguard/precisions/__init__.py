@@ -18,7 +18,8 @@ from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime
 from qguard.vectors import FLOAT, KINDS
 
 __all__ = [
-    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"
+    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions",
+    "precision_of",
 ]  # fmt: skip
 
 

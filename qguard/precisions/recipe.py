@@ -5,24 +5,37 @@ Another package registers its own under the entry-point group ``qguard.recipes``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from qguard.errors import RegistryProblem, UsageProblem
 from qguard.precisions.code import file_of
 from qguard.registry import Registry
 
-# Element types of weights, by safetensors' names, and the bits of one weight
-BITS = {"F32": 32, "F16": 16, "BF16": 16, "I8": 8, "I4": 4}
-# The least mean cosine to fp32 that rounding explains, by element type of the weights. One scale a tensor leaves .93 to .96 of
-# 8 bits and random tokens as calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less.
-LEAST_COSINE = {"F32": 0.999, "F16": 0.99, "BF16": 0.99, "I8": 0.9, "I4": 0.8}
-# Largest relative error of a weight matrix that rounding explains, by element type. MiniLM's 8-bit per-channel layers have 0.007
-# to 0.021; per-tensor ones up to 0.4, since one large weight sets the step of all.
-WEIGHT_ERROR = {"F32": 0.01, "F16": 0.01, "BF16": 0.01, "I8": 0.05, "I4": 0.25}
+
+class Width(NamedTuple):
+    """What the element type of weights explains; see the fields of :class:`Recipe` of these names."""
+
+    bits: int
+    least_cosine: float
+    weight_error: float
+
+
+# By element type, as safetensors names it. Mean cosine: one scale a tensor leaves .93 to .96 of 8 bits and random tokens as
+# calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less. Error of a matrix: MiniLM's 8-bit
+# per-channel layers have 0.007 to 0.021; per-tensor ones up to 0.4, since one large weight sets the step of all.
+WIDTHS = {
+    "F32": Width(32, 0.999, 0.01),
+    "F16": Width(16, 0.99, 0.01),
+    "BF16": Width(16, 0.99, 0.01),
+    "I8": Width(8, 0.9, 0.05),
+    "I4": Width(4, 0.8, 0.25),
+}
+UNKNOWN = Width(0, math.nan, math.nan)
 # What ``make`` says where qguard builds nothing: the runtime keeps the model, or --artifact gives another tool's files
 NOT_BUILT = "not built"
 # Without a bound in one of these families a precision would pass whatever its vectors are
@@ -50,7 +63,7 @@ class Recipe:
         bounds: The default gates, as they are written in ``[tool.qguard.gates]``: key → bound. At least one in each of the
             families :data:`ACCURACY`.
         speedup: The default bound on ``latency.speedup``, such as ``>= 1``; ``None`` promises nothing.
-        bits: Of one weight.
+        bits: Of one weight. This and the next two are known of the types that are named above.
         least_cosine: The least mean cosine to fp32, in [0, 1], that rounding to this type explains. Below, a failure is said to
             be another model or pooling.
         weight_error: The largest relative error of a weight matrix (Frobenius norm) that rounding to this type explains.
@@ -88,15 +101,16 @@ class Recipe:
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
 
-    def __post_init__(self) -> None:
-        for name, known in (("bits", BITS), ("least_cosine", LEAST_COSINE), ("weight_error", WEIGHT_ERROR)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, known.get(self.weights))
-
     @property
     def name(self) -> str:
         """``PRECISION@RUNTIME``, its name in :data:`RECIPES`."""
         return f"{self.precision}@{self.runtime}"
+
+    @property
+    def width(self) -> Width:
+        """What the record says of its element type, else what :data:`WIDTHS` does."""
+        given = {n: v for n in Width._fields if (v := getattr(self, n)) is not None}
+        return WIDTHS.get(self.weights, UNKNOWN)._replace(**given)
 
     @property
     def module(self) -> str:
@@ -127,7 +141,7 @@ class Recipe:
         if not self.description.strip():
             yield "description: expected a sentence on what it does to a model"
         if not self.weights:
-            yield f"weights: expected the element type of the weight matrices ({', '.join(BITS)}, or another with its bits)"
+            yield f"weights: expected the element type of the weight matrices ({', '.join(WIDTHS)}, or another with its bits)"
         else:
             yield from self._lacks_of_width()
         if not self.fp32:
@@ -136,11 +150,12 @@ class Recipe:
 
     def _lacks_of_width(self) -> Iterator[str]:
         new = f"which qguard does not know of weights = {self.weights!r}"
-        if not (isinstance(self.bits, int) and self.bits > 0):
+        width = self.width
+        if not width.bits > 0:
             yield f"bits: expected those of one weight, {new}"
-        if self.least_cosine is None or not 0 <= self.least_cosine <= 1:
+        if not 0 <= width.least_cosine <= 1:
             yield f"least_cosine: expected the least mean cosine to fp32 that rounding explains, {new}"
-        if self.weight_error is None or not self.weight_error > 0:
+        if not width.weight_error > 0:
             yield f"weight_error: expected the largest relative error of a matrix that rounding explains, {new}"
 
     def _lacks_of_bounds(self) -> Iterator[str]:
