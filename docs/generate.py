@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
     schema = json.dumps(ReportShape.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
     made = {"pytest.md": pytest_page(), "qguard.md": qguard_page(), "configuration.md": configuration(), "report.md": report()}
     made["metrics.md"] = metrics_page()
+    made["precisions.md"] = precisions_page()
     return {name: NOTE + text for name, text in made.items()} | {"report.schema.json": schema}
 
 
@@ -89,6 +90,26 @@ def qguard_page() -> str:
         rows = [[spelled(a), clean(a.help or "")] for a in command._actions if a.dest not in ("help", argparse.SUPPRESS)]
         parts.append(table(["argument", "meaning"], rows))
     return "\n".join(parts)
+
+
+def precisions_page() -> str:
+    """Every recipe that comes with qguard, and what a record of another package says."""
+    from qguard.precisions import Recipe, precision_of
+    from qguard.precisions.own import RECIPES
+
+    rows = []
+    for r in RECIPES:
+        needs = f"`pip install 'qguard[{r.extra}]'`" if r.extra else ""
+        cells = [f"`{precision_of(r)}`", r.runtime, r.description, f"`{r.weights}`", f"{r.width.least_cosine:g}"]
+        rows.append([*cells, f"`{r.speedup}`" if r.speedup else "", needs])
+    head = ["precision", "runtime", "model", "weights", "least mean cosine", "promised speed-up", "needs"]
+    record = [[f"`{name}`", words] for name, words in attributes(Recipe).items()]
+    return (
+        "# Precisions\n\nA failure below the least mean cosine is not rounding: the file computes something else. "
+        "The default gates are in `qguard/gates/defaults.py`.\n\n" + table(head, rows) + "\n## A recipe of another package\n\n"
+        "A `Recipe` under the entry-point group `qguard.recipes`: see [Extending](../extending.md).\n\n"
+        + table(["field", "meaning"], record)
+    )
 
 
 def commands(of: argparse.ArgumentParser) -> list[tuple[str, argparse.ArgumentParser]]:
@@ -194,7 +215,7 @@ def fields(part: type[BaseModel], but: set[str] = frozenset()) -> str:  # type: 
     return table(["key", "type", "default", "meaning"], rows)
 
 
-def attributes(part: type[BaseModel]) -> dict[str, str]:
+def attributes(part: type) -> dict[str, str]:
     """Field → what the docstring says of it."""
     text = (inspect.getdoc(part) or "").partition("Attributes:\n")[2]
     found = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)

@@ -14,7 +14,7 @@ from qguard.gates.check import Check
 from qguard.judging.cause import ELSEWHERE, Facts, how_far
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
-from qguard.precisions.recipe import BITS
+from qguard.precisions.recipe import WIDTHS
 from qguard.report.advice import CHECK
 
 # A layer's own error that its element type explains, on real activations. MiniLM's int8 layers come to 0.005 to 0.04
@@ -46,7 +46,7 @@ def excess(error: LayerError, recipe: Recipe) -> float:
 
 def _explained(recipe: Recipe) -> float:
     """Of a type that another package brings, at least what rounding does to the weights alone."""
-    return EXPLAINED.get(recipe.weights, EXACT) if recipe.weights in BITS else max(EXACT, recipe.weight_error or 0.0)
+    return EXPLAINED.get(recipe.weights, EXACT) if recipe.weights in WIDTHS else max(EXACT, recipe.width.weight_error)
 
 
 def ranked(layers: Sequence[LayerError], recipe: Recipe) -> list[LayerError]:

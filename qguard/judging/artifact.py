@@ -16,7 +16,7 @@ from qguard.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, rea
 from qguard.metrics import Measured
 from qguard.models import Model
 from qguard.precisions import Recipe
-from qguard.precisions.recipe import BITS, WEIGHT_ERROR
+from qguard.precisions.recipe import WIDTHS
 
 # What every recipe's files must hold, whatever its precision is called; a project's own gate replaces a bound.
 BOUNDS = {
@@ -25,7 +25,7 @@ BOUNDS = {
     "artifact.granularity": Bound(">=", 1),  # per-channel that became per-tensor costs MiniLM one neighbour in ten
 }
 # Largest relative error of a weight matrix of other bits than the recipe's, and of one scale a tensor
-ERROR_BOUND = {BITS[element]: error for element, error in WEIGHT_ERROR.items()}
+ERROR_BOUND = {width.bits: width.weight_error for width in WIDTHS.values()}
 PER_TENSOR_ERROR = 0.5
 # Activations of encoders stay within some hundreds; masks fill with -10000 or -3.4e38
 WIDEST = 5000.0
@@ -115,7 +115,8 @@ def _excluded(layer: Layer, recipe: Recipe) -> bool:
 
 def _as_promised(layer: Layer, recipe: Recipe) -> bool:
     """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations."""
-    right = layer.bits == recipe.bits and not layer.element.startswith("F8") if recipe.stores_integers else _holds(layer, recipe)
+    whole = layer.bits == recipe.width.bits and not layer.element.startswith("F8")
+    right = whole if recipe.stores_integers else _holds(layer, recipe)
     if recipe.integer:
         return right and layer.computes in ("integer", "")
     return right and (layer.computes in ("float", "") or layer.operator == "MatMulNBits")
@@ -124,13 +125,12 @@ def _as_promised(layer: Layer, recipe: Recipe) -> bool:
 def _holds(layer: Layer, recipe: Recipe) -> bool:
     """Whether a tensor is stored in the promised type; integers of another width than ONNX's are packed in those that it has."""
     packed = recipe.stores_integers and recipe.weights not in INTEGER_BITS
-    return layer.bits == recipe.bits and layer.element in INTEGER_BITS if packed else layer.holds(recipe.weights)
+    return layer.bits == recipe.width.bits and layer.element in INTEGER_BITS if packed else layer.holds(recipe.weights)
 
 
 def _most(layer: Layer, recipe: Recipe) -> float:
     """The error of a matrix that rounding to its own bits explains."""
-    most = recipe.weight_error if layer.bits == recipe.bits else None
-    return most or ERROR_BOUND.get(layer.bits, 0.01)
+    return recipe.width.weight_error if layer.bits == recipe.width.bits else ERROR_BOUND.get(layer.bits, 0.01)
 
 
 def _words(layer: Layer) -> str:

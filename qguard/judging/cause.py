@@ -109,8 +109,7 @@ def too_far(comparison: Comparison, precision: Precision) -> Facts | None:
         comparison: Of float32 vectors.
         precision: What the candidate should be.
     """
-    mean, least = float(of_units(*comparison.units).mean()), precision.recipe.least_cosine
-    assert least is not None  # else its record would not have been registered
+    mean, least = float(of_units(*comparison.units).mean()), precision.recipe.width.least_cosine
     if mean >= least:
         return None
     return {"precision": str(precision.plain), "mean_cosine": mean, "least_cosine": least}

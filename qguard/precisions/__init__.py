@@ -14,12 +14,15 @@ from qguard.files import sha256_json
 from qguard.models import Model
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
-from qguard.precisions.recipe import RECIPES, Recipe, default_runtime, fp32_recipe
+from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe
 from qguard.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.vectors import FLOAT, KINDS
 from qguard.versions import installed
 
-__all__ = ["RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"]
+__all__ = [
+    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions",
+    "precision_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)
@@ -77,11 +80,13 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
-            UsageProblem: for a recipe that builds nothing although its runtime reads files, or the other way round.
+            UsageProblem: for a recipe that builds nothing, of a runtime that reads files.
         """
         self.check(model)
-        if self.runs_in.files == NO_FILES:
-            return Artifact.without_files(model)
+        if self.recipe.make == NOT_BUILT:
+            if self.runs_in.files == NO_FILES:
+                return Artifact.without_files(model)
+            raise UsageProblem(f"{self} is not built by qguard; give its files: pytest --precision {self} --artifact=PATH")
 
         def fill(folder: Path) -> None:
             if model.onnx is None:

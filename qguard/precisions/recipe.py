@@ -5,27 +5,42 @@ Another package registers its own under the entry-point group ``qguard.recipes``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from qguard.bounds import Bound
 from qguard.errors import RegistryProblem, UsageProblem, unknown
 from qguard.families import metric_names
 from qguard.precisions.code import file_of
 from qguard.registry import Registry
-from qguard.runtimes import NO_FILES, RUNTIMES
+from qguard.runtimes import NO_FILES, RUNTIMES, TEXTS
 
-# Element types of weights, by safetensors' names, and the bits of one weight
-BITS = {"F32": 32, "F16": 16, "BF16": 16, "I8": 8, "I4": 4}
-# The least mean cosine to fp32 that rounding explains, by element type of the weights. One scale a tensor leaves .93 to .96 of
-# 8 bits and random tokens as calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less.
-LEAST_COSINE = {"F32": 0.999, "F16": 0.99, "BF16": 0.99, "I8": 0.9, "I4": 0.8}
-# Largest relative error of a weight matrix that rounding explains, by element type. MiniLM's 8-bit per-channel layers have 0.007
-# to 0.021; per-tensor ones up to 0.4, since one large weight sets the step of all.
-WEIGHT_ERROR = {"F32": 0.01, "F16": 0.01, "BF16": 0.01, "I8": 0.05, "I4": 0.25}
+
+class Width(NamedTuple):
+    """What the element type of weights explains; see the fields of :class:`Recipe` of these names."""
+
+    bits: int
+    least_cosine: float
+    weight_error: float
+
+
+# By element type, as safetensors names it. Mean cosine: one scale a tensor leaves .93 to .96 of 8 bits and random tokens as
+# calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less. Error of a matrix: MiniLM's 8-bit
+# per-channel layers have 0.007 to 0.021; per-tensor ones up to 0.4, since one large weight sets the step of all.
+WIDTHS = {
+    "F32": Width(32, 0.999, 0.01),
+    "F16": Width(16, 0.99, 0.01),
+    "BF16": Width(16, 0.99, 0.01),
+    "I8": Width(8, 0.9, 0.05),
+    "I4": Width(4, 0.8, 0.25),
+}
+UNKNOWN = Width(0, math.nan, math.nan)
+# What ``make`` says where qguard builds nothing: the runtime keeps the model, or --artifact gives another tool's files
+NOT_BUILT = "not built"
 # Without a bound in one of these families a precision would pass whatever its vectors are
 ACCURACY = ("embedding", "similarity", "ranking")
 
@@ -42,8 +57,8 @@ class Recipe:
             none is named.
         runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
         make: ``module:function``; the function takes the model, the artifact folder to fill and, where ``from_fp32`` and
-            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed. Empty where nothing
-            is built: for a runtime that has no files.
+            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed. Or
+            :data:`NOT_BUILT`.
         description: What it does to a model, in a sentence.
         weights: Element type of the weight matrices, by safetensors' names: ``F32 F16 BF16 I8 I4``, or another one, of which
             the record then gives ``bits``, ``least_cosine`` and ``weight_error``. ``I`` and ``U`` begin those of integers.
@@ -51,7 +66,7 @@ class Recipe:
         bounds: The default gates, as they are written in ``[tool.qguard.gates]``: key → bound. At least one in each of the
             families :data:`ACCURACY`.
         speedup: The default bound on ``latency.speedup``, such as ``>= 1``; ``None`` promises nothing.
-        bits: Of one weight.
+        bits: Of one weight. This and the next two are known of the types that are named above.
         least_cosine: The least mean cosine to fp32, in [0, 1], that rounding to this type explains. Below, a failure is said to
             be another model or pooling.
         weight_error: The largest relative error of a weight matrix (Frobenius norm) that rounding to this type explains.
@@ -89,15 +104,16 @@ class Recipe:
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
 
-    def __post_init__(self) -> None:
-        for name, known in (("bits", BITS), ("least_cosine", LEAST_COSINE), ("weight_error", WEIGHT_ERROR)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, known.get(self.weights))
-
     @property
     def name(self) -> str:
         """``PRECISION@RUNTIME``, its name in :data:`RECIPES`."""
         return f"{self.precision}@{self.runtime}"
+
+    @property
+    def width(self) -> Width:
+        """What the record says of its element type, else what :data:`WIDTHS` does."""
+        given = {n: v for n in Width._fields if (v := getattr(self, n)) is not None}
+        return WIDTHS.get(self.weights, UNKNOWN)._replace(**given)
 
     @property
     def module(self) -> str:
@@ -119,17 +135,16 @@ class Recipe:
             yield f"precision: expected letters, digits and hyphens, found {self.precision!r}"
         if self.runtime not in RUNTIMES:
             yield f"runtime: expected one of {', '.join(RUNTIMES)}, found {self.runtime!r}"
-        if self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES:
-            if self.make:
-                yield f"make: runtime {self.runtime!r} has no files; expected none, found {self.make!r}"
-        elif not _MAKE.fullmatch(self.make):
-            yield f'make: expected "module:function", found {self.make!r}'
-        elif file_of(self.module) is None:
+        if self.make != NOT_BUILT and not _MAKE.fullmatch(self.make):
+            yield f'make: expected "module:function", or "{NOT_BUILT}" where qguard builds nothing, found {self.make!r}'
+        elif self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES and self.make != NOT_BUILT:
+            yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
+        elif self.make != NOT_BUILT and file_of(self.module) is None:
             yield f"make: there is no module {self.module}"
         if not self.description.strip():
             yield "description: expected a sentence on what it does to a model"
         if not self.weights:
-            yield f"weights: expected the element type of the weight matrices ({', '.join(BITS)}, or another with its bits)"
+            yield f"weights: expected the element type of the weight matrices ({', '.join(WIDTHS)}, or another with its bits)"
         else:
             yield from self._lacks_of_width()
         if not self.fp32:
@@ -138,11 +153,12 @@ class Recipe:
 
     def _lacks_of_width(self) -> Iterator[str]:
         new = f"which qguard does not know of weights = {self.weights!r}"
-        if not (isinstance(self.bits, int) and self.bits > 0):
+        width = self.width
+        if not width.bits > 0:
             yield f"bits: expected those of one weight, {new}"
-        if self.least_cosine is None or not 0 <= self.least_cosine <= 1:
+        if not 0 <= width.least_cosine <= 1:
             yield f"least_cosine: expected the least mean cosine to fp32 that rounding explains, {new}"
-        if self.weight_error is None or not self.weight_error > 0:
+        if not width.weight_error > 0:
             yield f"weight_error: expected the largest relative error of a matrix that rounding explains, {new}"
 
     def _lacks_of_bounds(self) -> Iterator[str]:
@@ -182,6 +198,9 @@ def _fp32_of_all(recipe: Recipe, parts: Mapping[str, Recipe]) -> str:
     if source is None or source.weights != "F32":
         known = ", ".join(r.name for r in parts.values() if r.weights == "F32")
         return f"expected a recipe of weights F32, found {recipe.fp32!r}; known: {known}"
+    by = RUNTIMES[source.runtime]
+    if by.files == NO_FILES or by.takes == TEXTS:  # it is computed beside the candidate, from the model's files and token ids
+        return f"expected a recipe of a runtime that takes token ids and reads files, such as fp32@onnx, found {recipe.fp32!r}"
     first = next(r for r in parts.values() if r.runtime == recipe.runtime)
     if first.fp32 != recipe.fp32:
         return f"expected {first.fp32}, which {first.name} has, found {recipe.fp32}: a runtime has one fp32"
