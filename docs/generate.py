@@ -138,13 +138,15 @@ def report() -> str:
     from qguard.report import shape as s
 
     made = (
-        "# The JSON report\n\nSchema 1, as `--qguard-report=r.json` writes it; as a JSON schema: "
+        "# The JSON report\n\nSchema 2, as `--qguard-report=r.json` writes it; as a JSON schema: "
         "[report.schema.json](report.schema.json). Fields that are not named here may stand beside these. "
-        "Fields with a default are missing in reports of older versions.\n"
+        "Fields with a default are missing in reports of older versions. Reports of schema 1, whose bounds and causes are text, "
+        "are read too.\n"
     )
     parts = [
-        s.ReportShape, s.RunShape, s.CheckShape, s.TrialShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
-        s.MovedPair, s.Neighbours, s.Query, s.Provenance,
+        s.ReportShape, s.RunShape, s.CheckShape, s.BoundShape, s.CauseShape, s.FactsShape,
+        s.TrialShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
+        s.MovedPair, s.Neighbours, s.Query, s.Provenance, s.GateShape,
     ]  # fmt: skip
     return made + "".join(f"\n## {p.__name__.removesuffix('Shape')}\n\n{intro(p)}\n\n{fields(p)}" for p in parts)
 
