@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from qguard.errors import QguardError
+from qguard.gates.check import Check
 from qguard.harness import Harness, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
@@ -33,7 +34,7 @@ class Row:
         bytes: Size of the weights.
         speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate.
         verdict: ``pass`` or ``fail`` by the precision's own accuracy gates, ``unmeasured`` where ``error`` says why.
-        failed: The gates that do not hold.
+        failed: The checks that do not hold.
         best: No other row of this model and suite is at least as good in overlap@10, speed and size, and better in one.
     """
 
@@ -45,7 +46,7 @@ class Row:
     bytes: int = 0
     speed: dict[str, float] = field(default_factory=dict)
     verdict: str = "unmeasured"
-    failed: tuple[str, ...] = ()
+    failed: tuple[Check, ...] = ()
     error: str | None = None
     best: bool = False
 
@@ -87,7 +88,7 @@ def _judged(harness: Harness, target: Target, row: Row) -> Row:
     families = families_of(harness.suite(target.suite))
     checks = [c for family in ("artifact", *families) for c in harness.checks(target, family)]
     values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
-    failed = tuple(f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in checks if c.outcome == "fail")
+    failed = tuple(c for c in checks if c.outcome == "fail")
     size = harness.artifact(target.precision, target.model).bytes
     return replace(row, values=values, bytes=size, verdict="fail" if failed else "pass", failed=failed)
 
@@ -140,8 +141,8 @@ def _beats(a: Row, b: Row) -> bool:
 
 
 def to_json(rows: Iterable[Row]) -> dict[str, Any]:
-    """The stable shape of ``--json``, schema 1."""
-    return {"schema": 1, "rows": [asdict(r) for r in rows]}
+    """The stable shape of ``--json``, schema 2; failed checks are as in a report."""
+    return {"schema": 2, "rows": [asdict(replace(r, failed=())) | {"failed": [c.to_json() for c in r.failed]} for r in rows]}
 
 
 def table(rows: list[Row]) -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 from qguard.cli import main
 from qguard.errors import UsageProblem
+from qguard.files import sha256_json
 from qguard.report import advice, as_codequality, as_html, as_markdown
 from qguard.report.headline import bound_of, cause_of, headline
 from qguard.report.shape import checked, read_report, upgraded
@@ -113,6 +114,14 @@ def test_it_is_shown_in_every_format(new, tmp_path, capsys):
     assert as_codequality.render(new) == b"[]\n"
     assert any("drift of the stack or loss? fp32 could not be run here" in line for line in summary_lines(new))
     assert any("latency.speedup[16x1]" in line and ">= 1 " in line for line in summary_lines(new))
+
+
+def test_a_finding_keeps_its_fingerprint(old, new):
+    """By which GitLab tells a new failure from a known one."""
+    loss = {"check": "ranking.top1", "file": "pyproject.toml", "line": 1, "title": "int8@onnx ranking.top1 0.8, gate >= 0.9"}
+    (finding,) = upgraded({**old, "findings": [{**loss, "message": "it fell"}]})["findings"]
+    (issue,) = json.loads(as_codequality.render({**new, "findings": [finding]}))
+    assert issue["fingerprint"] == sha256_json(["ranking.top1", "pyproject.toml", "int8@onnx"])
 
 
 def test_it_is_merged_with_one_of_now(new, tmp_path, capsys):
