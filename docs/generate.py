@@ -162,13 +162,15 @@ def report() -> str:
     from qguard.report import shape as s
 
     made = (
-        "# The JSON report\n\n`--qguard-report=r.json` writes schema 1. The JSON Schema is "
+        "# The JSON report\n\n`--qguard-report=r.json` writes schema 2. The JSON Schema is "
         "[report.schema.json](report.schema.json). A report may contain fields that are not listed here. "
-        "Fields with a default may be missing from reports of older versions.\n"
+        "Fields with a default may be missing from reports of older versions. Reports of schema 1, whose bounds and causes are "
+        "text, are read too.\n"
     )
     parts = [
-        s.ReportShape, s.RunShape, s.CheckShape, s.TrialShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
-        s.MovedPair, s.Neighbours, s.Query, s.Provenance,
+        s.ReportShape, s.RunShape, s.CheckShape, s.BoundShape, s.CauseShape, s.FactsShape,
+        s.TrialShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
+        s.MovedPair, s.Neighbours, s.Query, s.Provenance, s.GateShape,
     ]  # fmt: skip
     return made + "".join(f"\n## {p.__name__.removesuffix('Shape')}\n\n{intro(p)}\n\n{fields(p)}" for p in parts)
 

@@ -75,9 +75,14 @@ class Bound:
         return f"{self.op} {self.number:g}"
 
     @property
+    def printed(self) -> Bound:
+        """The bound that the text of this one says."""
+        return Bound(self.op, float(f"{self.number:g}"))
+
+    @property
     def exact(self) -> str:
         """The text with all digits that the number has."""
-        return str(self) if float(f"{self.number:g}") == self.number else f"{self.op} {self.number!r}"
+        return str(self) if self.printed == self else f"{self.op} {self.number!r}"
 
     def to_json(self) -> dict[str, Any]:
         """The value, with its text for people beside it."""

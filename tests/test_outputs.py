@@ -68,7 +68,7 @@ def test_the_first_ten_lines_of_a_failure_say_what_by_how_much_on_which_text_and
     assert "\n  do:     see where it is lost: qguard diagnose --precision int8 --artifact pt.onnx\n" in text.replace(
         ":\n          qguard", ": qguard"
     )
-    assert '[tool.qguard.gates.int8]  "ranking.overlap@10" = ">= 0.' in text
+    assert '[tool.qguard.gates.int8] "ranking.overlap@10" = ">= 0.' in text
 
 
 def test_the_first_ten_lines_of_the_summary_say_it_too(run_in_ci):

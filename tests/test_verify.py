@@ -318,7 +318,7 @@ TAMPERINGS = {
     bound_that_is_none: r"suites\.own\.checks\..*expected a bound such as '>= 0.9' or '<= 0.05', found '0.5'",
     bound_without_a_direction: 'suites.own.checks.*bound: .*expected a bound such as .*, found .*op',
     laxer_by_less_than_is_printed: "gates: expected ranking.top1 >= 0.92000004, in force now, found >= 0.92 when",
-    value_below_its_bound_by_less_than_is_printed: "own/ranking.overlap@10: expected a value that holds >= 0.96, found 0.9599999",
+    value_below_its_bound_by_less_than_is_printed: "expected a value that holds >= 0.96, found 0.9599999, pass",
     judged_by_an_end_that_is_not_there: "own/ranking.overlap@10: expected a value that holds >= 0.96",
     value_removed: "suite own: expected a value of similarity.spearman, found none",
     slices_unjudged: r"ranking.overlap@10\[\*\] >= 0.88, as it was judged by, found no bound",

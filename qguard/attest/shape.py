@@ -219,7 +219,7 @@ class Verdict(Part):
 
     def as_written(self, gates: Mapping[str, Gate]) -> dict[str, Gate]:
         """Gates in force now with the digits that this verdict could write; those of older ones are printed."""
-        return {k: replace(g, bound=Bound.parse(str(g.bound))) if self.printed else g for k, g in gates.items()}
+        return {k: replace(g, bound=g.bound.printed) if self.printed else g for k, g in gates.items()}
 
 
 def verdict_of(statement: Mapping[str, Any]) -> Verdict:

@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         f"{config.latency.threads} thread(s), a short trial; the gate is pytest --precision."
     )
     for row in rows:
-        for text in (row.error,) if row.error else row.failed:
+        failed = [f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in row.failed]
+        for text in [row.error] if row.error else failed:
             out.print(visible(f"{row.precision} {row.model} {row.suite}: {text}"), markup=False)
     if args.json:
         try:

@@ -11,7 +11,6 @@ from pydantic import (
     ConfigDict,
     Field,
     InstanceOf,
-    PlainSerializer,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -36,9 +35,7 @@ def _parsed(value: object) -> Bound:
         raise ValueError(str(e)) from None  # which pydantic tells with the key
 
 
-BoundText = Annotated[
-    InstanceOf[Bound], BeforeValidator(_parsed), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
-]
+BoundText = Annotated[InstanceOf[Bound], BeforeValidator(_parsed), WithJsonSchema({"type": "string"})]
 
 
 class _Table(BaseModel):
@@ -173,7 +170,7 @@ class LatencyConfig(_Table):
 
     mode: Literal["gate", "report", "off"] = "gate"
     speedup: BoundText | None = None
-    regression: BoundText = Bound("<=", 1.05)
+    regression: BoundText = Field("<= 1.05", validate_default=True)
     trend: BoundText | None = None
     tokens: tuple[int, ...] = (16, 64, 128)
     batches: tuple[int, ...] = (1, 32)

@@ -107,7 +107,7 @@ def _agree(case: Case, check: Check) -> Step:
     assert check.bound is not None
     key = case.name if case.vectors == FLOAT else f'"{case.name}+{case.vectors}"'
     bound = check.bound.passing(check.judged)
-    line = f'[tool.qguard.gates.{key}]  "{check.label}" = "{bound.op} {bound.number:.4f}"'
+    line = f'[tool.qguard.gates.{key}] "{check.label}" = "{bound.op} {bound.number:.4f}"'
     return Step("If your users can live with it, agree to this much", line)
 
 

@@ -17,7 +17,7 @@ def render(report: dict[str, Any]) -> bytes:
         {
             "description": f"{f['title']}. {f['message'].splitlines()[0]}",
             "check_name": f["check"],
-            "fingerprint": sha256_json([f["check"], f["file"], f["title"].split()[0]]),
+            "fingerprint": sha256_json([f["check"], f["file"], f.get("precision", f["title"])]),
             "severity": "major" if f["check"] == "unmeasured" else "critical",
             "location": {"path": f["file"], "lines": {"begin": f["line"]}},
         }

@@ -23,7 +23,8 @@ def findings(report: Mapping[str, Any], config: Path, base: Path) -> list[dict[s
         base: The folder that paths are relative to.
 
     Returns:
-        ``file`` (relative, ``None`` outside ``base``), ``line`` (from 1), ``check`` (what failed), ``title`` and ``message``.
+        ``file`` (relative, ``None`` outside ``base``), ``line`` (from 1), ``precision``, ``check`` (what failed), ``title`` and
+        ``message``.
     """
     try:
         lines = config.read_text(encoding="utf-8").splitlines()
@@ -34,17 +35,17 @@ def findings(report: Mapping[str, Any], config: Path, base: Path) -> list[dict[s
     for run in report["runs"]:
         if run["verdict"] == "pass":
             continue
-        head = headline(run, texts_of(report, run))
+        head, of = headline(run, texts_of(report, run)), {"file": file, "precision": name_of(run)}
         for miss in head.misses:
             title = f"{name_of(run)} {miss.label} {miss.words}"
             by = f"{miss.by}{f', and {miss.more} more like it' if miss.more else ''}" if miss.by else ""
             message = _message(head, f"{head.title}: {by}".rstrip(": "))
             line = gate_line(lines, run, miss.label)
-            found.append({"file": file, "line": line, "check": miss.label, "title": title, "message": message})
+            found.append({**of, "line": line, "check": miss.label, "title": title, "message": message})
         if not head.misses:
             title, line = f"{name_of(run)} not measured", gate_line(lines, run, "")
             message = _message(head, f"{head.title}: {head.outcome}")
-            found.append({"file": file, "line": line, "check": "unmeasured", "title": title, "message": message})
+            found.append({**of, "line": line, "check": "unmeasured", "title": title, "message": message})
     return found
 
 

@@ -426,9 +426,18 @@ def upgraded(report: Any, name: str = "the report") -> Any:
         return report
     runs = report.get("runs")
     try:
-        return {**report, "schema": SCHEMA, "runs": [_run(r) for r in runs] if isinstance(runs, list) else runs}
+        new = {**report, "schema": SCHEMA, "runs": [_run(r) for r in runs] if isinstance(runs, list) else runs}
     except UsageProblem as e:
         raise UsageProblem(f"{name} is damaged: {e}") from None
+    if isinstance(findings := report.get("findings"), list):
+        new["findings"] = [_finding(f) for f in findings]
+    return new
+
+
+def _finding(found: Any) -> Any:
+    """A title began with the precision, or was the name of a test."""
+    title = found.get("title") if isinstance(found, dict) else None
+    return {**found, "precision": title.split()[0]} if isinstance(title, str) and title.strip() else found
 
 
 def _run(run: Any) -> Any:
