@@ -110,7 +110,7 @@ def main() -> None:
     harness = Harness(config)
     model = harness.model(args.model)
     # torch's fp16 takes minutes on a CPU that has no kernels for it
-    names = args.precisions.split(",") if args.precisions else [f"{n}@{r}" for n, r in RECIPES if (n, r) != ("fp16", "torch")]
+    names = args.precisions.split(",") if args.precisions else [n for n in RECIPES if n != "fp16@torch"]
     texts = [t for file in args.fresh for t in texts_of([file])[: -(-600 // len(args.fresh))]]
     fp32 = harness.encoder(Precision("fp32", "onnx"), args.model)
     fresh = fp32.tokenizer(texts, [None] * len(texts)) if texts else []

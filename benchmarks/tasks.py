@@ -42,7 +42,7 @@ def main() -> None:
         return [encoder.encode_ids(encoder.tokenizer(s.texts, s.roles)) for s in suites]
 
     config = load_config(args.config).model_copy(update={"device": args.device})
-    here = [f"{n}@{r}" for n, r in RECIPES if args.device == "cpu" or r == "torch"]
+    here = [r.name for r in RECIPES.values() if args.device == "cpu" or r.runtime == "torch"]
     base = "fp32@onnx" if args.device == "cpu" else "fp32@torch"
     names = [base, *(args.precisions.split(",") if args.precisions else here)]
     todo = [(str(parse_precision(n)), Harness(config), parse_precision(n)) for n in dict.fromkeys(names)]

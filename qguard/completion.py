@@ -50,10 +50,9 @@ def known_words() -> dict[str, list[str]]:
     """The words that an option takes, by the name of its value. Those of a project (models, suites) no script can know."""
     from qguard.faults import FAULTS
     from qguard.golden.review import PARTS
-    from qguard.precisions import DEFAULT_RUNTIME, RECIPES
+    from qguard.precisions import known
 
-    precisions = [n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES]
-    return {"precision": precisions, "fault": list(FAULTS), "accept_change": list(PARTS)}
+    return {"precision": known(), "fault": list(FAULTS), "accept_change": list(PARTS)}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from qguard.precisions import Precision
 
 SAMPLE = 64  # texts: half of them the worst, half spread over the suite
-# The least mean cosine to fp32 that rounding explains, by element type of the weights. One scale a tensor leaves .93 to .96 of
-# 8 bits and random tokens as calibration .98 (docs/recipes.md); a wrong pooling, head or model leaves .8 and less.
-LEAST_COSINE = {"F32": 0.999, "F16": 0.99, "BF16": 0.99, "I8": 0.9, "I4": 0.8}
 ELSEWHERE = "the artifact computes something else"
 CHECK = (
     "Check that it is made from this model and revision, which of its outputs is read, its pooling, Dense heads and "
@@ -59,7 +56,8 @@ def too_far(comparison: Comparison, precision: Precision) -> str:
         precision: What the candidate should be.
     """
     golden, candidate = comparison.units
-    mean, least = float((golden * candidate).sum(1).mean()), LEAST_COSINE[precision.recipe.weights]
+    mean, least = float((golden * candidate).sum(1).mean()), precision.recipe.least_cosine
+    assert least is not None  # else its record would not have been registered
     return "" if mean >= least else f"its mean cosine to fp32 is {mean:.4f}, and {precision.plain} loses no more than to {least}"
 
 

@@ -18,9 +18,9 @@ from qguard.gates.check import Check, judge
 from qguard.golden import Golden
 from qguard.metrics import FAMILIES, TASK, Comparison, Measured, families_of, measure
 from qguard.models import Model, installed, resolve
-from qguard.precisions import Precision, has_recipe
+from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
-from qguard.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS, RuntimeRecord
+from qguard.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.suites import Suite, load_suite
 from qguard.vectors import FLOAT, SCALAR, Ranges, quantize, unit
 
@@ -471,28 +471,8 @@ class Harness:
         return name, self.fp32_encoder(target.model, runtime).encode_ids([ids[i] for i in rows])
 
     def fp32_runtime(self, precision: Precision, model: str) -> str:
-        """The runtime that computes fp32 beside a candidate: the candidate's own, or the first one registered that can where the
-        candidate's has no fp32 made of files that this process computes.
-
-        Raises:
-            QguardError: when none can.
-        """
-
-        def can(record: RuntimeRecord) -> bool:
-            return record.takes == TOKEN_IDS and record.files != NO_FILES and has_recipe("fp32", record.name)
-
-        own = self.artifact(precision, model).runtime(precision.runtime)
-        if can(RUNTIMES[own]):
-            return own
-        failed: QguardError | None = None
-        for record in filter(can, RUNTIMES.values()):
-            try:
-                Precision("fp32", record.name).check(self.model(model))
-            except QguardError as e:
-                failed = failed or e
-                continue
-            return record.name
-        raise failed or MeasurementProblem("no runtime here computes fp32 from files")
+        """The runtime that computes fp32 beside a candidate, as the recipes of the candidate's runtime name it."""
+        return fp32_of(self.artifact(precision, model).runtime(precision.runtime)).runtime
 
     def fp32_encoder(self, model: str, runtime: str) -> Encoder:
         """fp32 in a runtime, to be run now.
@@ -524,7 +504,7 @@ class Harness:
 
     def fp32(self, model: str, runtime: str) -> Artifact:
         """fp32 as an artifact of a runtime: what candidates of that runtime are timed against."""
-        return self._once(("fp32", runtime, model), lambda: Precision("fp32", runtime).build(self.model(model)))  # type: ignore[no-any-return]
+        return self._once(("fp32", runtime, model), lambda: fp32_of(runtime).build(self.model(model)))  # type: ignore[no-any-return]
 
     def facts(self, target: Target) -> dict[str, Any]:
         """What the report says about an artifact besides its checks."""

@@ -13,7 +13,7 @@ from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import sync_folder
 from qguard.metrics.artifact import measure_artifact
 from qguard.models import Model
-from qguard.precisions import RECIPES, Precision
+from qguard.precisions import Precision, known
 from qguard.precisions.calibration import Calibration
 
 
@@ -35,9 +35,9 @@ def calibrated(
     if calibration is None and samples is None and seed is None:
         return precision
     if not precision.recipe.calibrated:
-        known = sorted(str(Precision(*made)) for made, recipe in RECIPES.items() if recipe.calibrated)
         raise UsageProblem(
-            f"{precision} is not calibrated: no --calibration, --samples or --seed; calibrated: {', '.join(known)}"
+            f"{precision} is not calibrated: no --calibration, --samples or --seed; "
+            f"calibrated: {', '.join(sorted(known(lambda r: r.calibrated)))}"
         )
     if samples is not None and samples < 1:
         raise UsageProblem(f"--samples: expected 1 or more, found {samples}")

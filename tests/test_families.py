@@ -139,7 +139,7 @@ def test_a_table_left_in_float_is_told_of_by_the_proof_and_the_size(model, tmp_p
     (tmp_path / "pyproject.toml").write_text(f'[tool.qguard.models]\nroberta = "{base.folder}"\n')
     assert main(["quantize", "--precision", "int8", "--out", "out"]) == 0
     assert "left in float: embeddings.word_embeddings.weight: 0.23 MB of F32, not I8" in capsys.readouterr().out
-    held = {m.name: m for m in measure_artifact(parse_precision("int8").build(base), base, RECIPES["int8", "onnx"])}
+    held = {m.name: m for m in measure_artifact(parse_precision("int8").build(base), base, RECIPES["int8@onnx"])}
     assert held["artifact.quantized_bytes"].value < 0.99
     assert held["artifact.quantized_bytes"].worst[0] == "embeddings.word_embeddings.weight: 0.23 MB of F32, not I8"
 

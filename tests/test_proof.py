@@ -12,7 +12,7 @@ from qguard.metrics.artifact import measure_artifact
 from qguard.precisions import RECIPES
 from tests import faults
 
-INT8 = RECIPES["int8", "onnx"]
+INT8 = RECIPES["int8@onnx"]
 
 
 @pytest.fixture(scope="session")

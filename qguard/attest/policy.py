@@ -33,7 +33,7 @@ def gates_in_force(harness: Harness, precision: Precision, model: str) -> Gates:
     """
     recipe, found = precision.recipe, dict[str, dict[str, str]]()
     for name, bound in BOUNDS.items():
-        if name != "artifact.granularity" or (recipe.granularity is not None and recipe.weights.startswith("I")):
+        if name != "artifact.granularity" or (recipe.granularity is not None and recipe.stores_integers):
             found[name] = {"bound": bound, "on": "value"}
     for gate in harness.gates(precision, model):
         found[_key(gate)] = {"bound": f"{gate.op} {gate.bound:g}", "on": gate.on}

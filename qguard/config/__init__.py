@@ -121,11 +121,11 @@ class Config(BaseModel):
         Raises:
             UsageProblem: for an unknown recipe, settings that it does not have, or calibration texts that are not there.
         """
-        from qguard.precisions import DEFAULT_RUNTIME, Precision, parse_precision
+        from qguard.precisions import Precision, default_runtime, parse_precision
 
         own = {}
         for name, table in self.precision.items():
-            if table.recipe is None and name not in DEFAULT_RUNTIME:
+            if table.recipe is None and default_runtime(name) is None:
                 raise UsageProblem(f'precision.{name}: expected recipe = "NAME", the built-in precision that it is made as')
             base = parse_precision(table.recipe or name)
             foreign = table.model_fields_set - {"recipe"}

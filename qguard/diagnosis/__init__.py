@@ -74,9 +74,9 @@ def refuse(precision: Precision) -> None:
     """
     if diagnosable(precision):
         return
-    from qguard.precisions import DEFAULT_RUNTIME, RECIPES
+    from qguard.precisions import known
 
-    known = sorted(n if DEFAULT_RUNTIME[n] == r else f"{n}@{r}" for n, r in RECIPES if r == "onnx" and n != "fp32")
+    supported = sorted(known(lambda r: r.runtime == "onnx" and r.precision != "fp32"))
     if precision != precision.plain:
         why = f"vectors are quantized after the model ran; diagnose the model with --precision {precision.plain}"
     elif precision.base == "fp32":
@@ -84,5 +84,5 @@ def refuse(precision: Precision) -> None:
     else:
         why = f"it runs in {precision.runtime}, and layers are read from ONNX files that ONNX Runtime runs"
     raise UsageProblem(
-        f"{precision} cannot be diagnosed: {why}. Supported: {', '.join(known)}; --artifact: any ONNX file of these"
+        f"{precision} cannot be diagnosed: {why}. Supported: {', '.join(supported)}; --artifact: any ONNX file of these"
     )

@@ -14,6 +14,7 @@ from qguard.drift import CHECK, ELSEWHERE
 from qguard.gates.check import Check
 from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
+from qguard.precisions.recipe import BITS
 
 # A layer's own error that its element type explains, on real activations. MiniLM's int8 layers come to 0.005 to 0.04
 EXPLAINED = {"I8": 0.08, "I4": 0.3, "F16": 0.005, "BF16": 0.02}
@@ -39,7 +40,12 @@ def obstacle(check: Check) -> str:
 def excess(error: LayerError, recipe: Recipe) -> float:
     """A layer's own error over what its element type explains; what is not quantized has none to explain."""
     exact = error.kind in (BIAS, NORM, ATTENTION, ACTIVATION)
-    return error.own / (EXACT if exact else EXPLAINED.get(recipe.weights, EXACT))
+    return error.own / (EXACT if exact else _explained(recipe))
+
+
+def _explained(recipe: Recipe) -> float:
+    """Of a type that another package brings, at least what rounding does to the weights alone."""
+    return EXPLAINED.get(recipe.weights, EXACT) if recipe.weights in BITS else max(EXACT, recipe.weight_error or 0.0)
 
 
 def ranked(layers: Sequence[LayerError], recipe: Recipe) -> list[LayerError]:

@@ -11,6 +11,7 @@ from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Resul
 from qguard.faults.runner import Report
 from qguard.gates import Gate, gates_for, parse_bound
 from qguard.gates.defaults import DEFAULTS
+from qguard.precisions import RECIPES
 from qguard.visible import cell
 
 SCHEMA = 1
@@ -78,7 +79,8 @@ def _line(gate: Gate, precision: Any) -> str:
 
 def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, str]]:
     """How much worse each value is, relative to what the sound artifact loses already, and the operator of its gate."""
-    operators = {key.partition("[")[0]: parse_bound(key, bound)[0] for gates in DEFAULTS.values() for key, bound in gates.items()}
+    tables = [*DEFAULTS.values(), *(r.bounds for r in RECIPES.values())]
+    operators = {key.partition("[")[0]: parse_bound(key, bound)[0] for gates in tables for key, bound in gates.items()}
     for name in sound.keys() & found.keys() & operators.keys():
         op = operators[name]
         worse = sound[name] - found[name] if op == ">=" else found[name] - sound[name]

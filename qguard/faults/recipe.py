@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -140,8 +139,7 @@ def _words(site: Site) -> Iterator[str]:
 
 def _calibrated(site: Site, sample: Sample) -> Candidate:
     """The artifact built by its own recipe from other texts, with provenance that says so."""
-    module, _, function = site.precision.recipe.make.partition(":")
-    getattr(import_module(module), function)(site.base, site.folder, sample)
+    site.precision.fill(site.base, site.folder, sample)
     record: dict[str, Any] = {"schema": 1, "key": {"calibration": dict(sample.facts)}}
     (site.folder / PROVENANCE).write_bytes(dump_json({**record, "files": tree_hashes(site.folder, (PROVENANCE,))}))
     return Candidate(site.folder)

@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
-from qguard.gates.defaults import DEFAULT_SPEEDUP, DEFAULTS
+from qguard.gates.defaults import DEFAULTS
 from qguard.metrics import Measured, has_interval, metric_names
 from qguard.vectors import FLOAT
 
@@ -119,14 +119,13 @@ def gates_for(
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
 
-    Without defaults of its own a recipe has those of its name before the first ``-``: int8-legacy is judged as int8. What cannot
-    be measured of the precision's runtime has no default gate.
+    What cannot be measured of the precision's runtime has no default gate.
 
     Raises:
         UsageProblem: for a gate of the project that would never be judged, because the runtime does not let it be measured.
     """
     base, runtime = precision.base, precision.runtime
-    bounds = _merged(DEFAULTS, (_judged_as(base, DEFAULTS), f"{base}@{runtime}"))
+    bounds = dict(precision.recipe.bounds)
     if not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
@@ -160,13 +159,3 @@ def _stored(model: Mapping[str, str], vectors: Mapping[str, str]) -> dict[str, s
             limit = 1 - math.hypot(1 - limit, 1 - other) if op == ">=" else math.hypot(limit, other)
         out[key] = f"{op} {round(limit, 3):g}"
     return out
-
-
-def speedup_of(precision: str) -> str | None:
-    """The bound on ``latency.speedup`` that ``NAME@RUNTIME`` promises by default, or ``None``."""
-    name = precision.partition("@")[0]
-    return DEFAULT_SPEEDUP.get(precision, DEFAULT_SPEEDUP.get(_judged_as(name, DEFAULT_SPEEDUP)))
-
-
-def _judged_as(name: str, table: Mapping[str, Any]) -> str:
-    return name if name in table else name.partition("-")[0]

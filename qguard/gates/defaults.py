@@ -65,7 +65,8 @@ _BINARY = {
     "ranking.rescored_top1": ">= 0.63",  # .678; offset forgotten .519
     **_task(0.98, 0.87),  # 1.000 and .909, without rescoring
 }
-# One line each on why; what every recipe's files must hold is in metrics/artifact.py. NAME@RUNTIME lists what differs from NAME.
+# One line each on why; what every recipe's files must hold is in metrics/artifact.py. A recipe has the tables that its record
+# names, in qguard/precisions/own.py: NAME@RUNTIME is laid over NAME there.
 DEFAULTS: dict[str, dict[str, str]] = {
     "fp32": {
         **INVARIANT,
@@ -234,13 +235,4 @@ DEFAULTS: dict[str, dict[str, str]] = {
     },
     "+binary": _BINARY,
     "+ubinary": _BINARY,
-}
-
-
-# Promises of speed against fp32 of the same runtime; the other precisions promise none unless the project does.
-# As in DEFAULTS, int8-NAME is judged as int8 unless it has an entry of its own; None promises nothing.
-DEFAULT_SPEEDUP: dict[str, str | None] = {
-    "int8": ">= 1",  # an int8 model that is slower than fp32 is a regression
-    "int8@torch": None,  # pays only when compiled, see docs/torch.md
-    "int8-weight": None,  # smaller, not faster: weights become floats again at every call
 }

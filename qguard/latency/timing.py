@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
-from qguard.gates import Gate, parse_bound, speedup_of
+from qguard.gates import Gate, parse_bound
 from qguard.gates.check import Check, judge
 from qguard.golden import golden_folder
 from qguard.latency.check import GATED_TOKENS, Bucket, Comparison, compare, same_outputs, spec_of
@@ -41,7 +41,7 @@ class Timing:
 
     def speedup(self, precision: Precision) -> Gate | None:
         """The bound on ``latency.speedup`` that a precision promises or the project sets; fp32 promises none."""
-        promised = speedup_of(f"{precision.base}@{precision.runtime}")
+        promised = precision.recipe.speedup
         bound = None if precision.base == "fp32" else self.harness.config.latency.speedup or promised
         return Gate("latency.speedup", None, *parse_bound("latency.speedup", bound)) if bound else None
 

@@ -14,6 +14,7 @@ from qguard.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, rea
 from qguard.metrics import Measured
 from qguard.models import Model
 from qguard.precisions import Recipe
+from qguard.precisions.recipe import BITS, WEIGHT_ERROR
 
 # What every recipe's files must hold, whatever its precision is called; a project's own gate replaces a bound.
 BOUNDS = {
@@ -21,9 +22,8 @@ BOUNDS = {
     "artifact.quantized_bytes": ">= 0.99",  # a small table that no quantizer knows may stay float
     "artifact.granularity": ">= 1",  # per-channel that became per-tensor costs MiniLM one neighbour in ten
 }
-# Largest relative error of a weight matrix, by bits. MiniLM's 8-bit per-channel layers have 0.007 to 0.021; per-tensor ones
-# up to 0.4, since one large weight sets the step of all.
-ERROR_BOUND = {8: 0.05, 4: 0.25}
+# Largest relative error of a weight matrix of other bits than the recipe's, and of one scale a tensor
+ERROR_BOUND = {BITS[element]: error for element, error in WEIGHT_ERROR.items()}
 PER_TENSOR_ERROR = 0.5
 # Activations of encoders stay within some hundreds; masks fill with -10000 or -3.4e38
 WIDEST = 5000.0
@@ -62,7 +62,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
         what = f" beside those that the recipe excludes ({', '.join(recipe.excluded)})" if recipe.excluded else ""
         raise ArtifactProblem(f"the artifact holds no weight multiplication that is known to qguard{what}")
     wrong = [x for x in multiplied if not _as_promised(x, recipe)]
-    promise = ("" if recipe.integer else "weight-only " if recipe.weights in INTEGER_BITS else "") + recipe.weights
+    promise = ("" if recipe.integer else "weight-only " if recipe.stores_integers else "") + recipe.weights
     found = [
         _share("artifact.quantized_ops", multiplied, wrong, lambda x: f"{_words(x)}, not {promise}"),
         _bytes(layers, recipe, len(contents.layers) - len(layers)),
@@ -113,11 +113,22 @@ def _excluded(layer: Layer, recipe: Recipe) -> bool:
 
 def _as_promised(layer: Layer, recipe: Recipe) -> bool:
     """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations."""
-    width = INTEGER_BITS.get(recipe.weights)
-    right = layer.holds(recipe.weights) if width is None else layer.bits == width and not layer.element.startswith("F8")
+    right = layer.bits == recipe.bits and not layer.element.startswith("F8") if recipe.stores_integers else _holds(layer, recipe)
     if recipe.integer:
         return right and layer.computes in ("integer", "")
     return right and (layer.computes in ("float", "") or layer.operator == "MatMulNBits")
+
+
+def _holds(layer: Layer, recipe: Recipe) -> bool:
+    """Whether a tensor is stored in the promised type; integers of another width than ONNX's are packed in those that it has."""
+    packed = recipe.stores_integers and recipe.weights not in INTEGER_BITS
+    return layer.bits == recipe.bits and layer.element in INTEGER_BITS if packed else layer.holds(recipe.weights)
+
+
+def _most(layer: Layer, recipe: Recipe) -> float:
+    """The error of a matrix that rounding to its own bits explains."""
+    most = recipe.weight_error if layer.bits == recipe.bits else None
+    return most or ERROR_BOUND.get(layer.bits, 0.01)
 
 
 def _words(layer: Layer) -> str:
@@ -138,7 +149,10 @@ def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int) -> Measured:
     def promised(x: Layer) -> str:
         return recipe.tables or recipe.weights if x.computes == LOOKUP else recipe.weights
 
-    wrong = sorted((x for x in sizes.values() if not x.holds(promised(x))), key=lambda x: -x.bytes)
+    def right(x: Layer) -> bool:
+        return x.holds(recipe.tables) if recipe.tables and x.computes == LOOKUP else _holds(x, recipe)
+
+    wrong = sorted((x for x in sizes.values() if not right(x)), key=lambda x: -x.bytes)
     total = sum(x.bytes for x in sizes.values())
     shown = [f"{x.name}: {x.bytes / 1e6:.2f} MB of {x.element}, not {promised(x)}" for x in wrong[:_SHOWN]]
     shown += [f"{excluded} layers are excluded by the recipe: {', '.join(recipe.excluded)}"] if excluded else []
@@ -153,7 +167,7 @@ def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measu
     if not errors:
         return []
     coarse = recipe.granularity == PER_TENSOR
-    limits = [PER_TENSOR_ERROR if coarse and x.quantized else ERROR_BOUND.get(x.bits, 0.01) for x, _ in errors]
+    limits = [PER_TENSOR_ERROR if coarse and x.quantized else _most(x, recipe) for x, _ in errors]
     ranked = sorted(zip(errors, limits, strict=True), key=lambda p: -p[0][1] / p[1])
     (_, value), limit = ranked[0]  # the layer that is nearest to what its own bits explain
     shown = tuple(

@@ -1,104 +1,26 @@
-"""Precisions: a registry of named ways to run a model. A new recipe is one file here and one line in ``RECIPES``."""
+"""Precisions: named ways to run a model. Their recipes are the registry ``RECIPES``."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from qguard.admission import refuse_large, refuse_unknown_type
 from qguard.artifact import Artifact, build_cached
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
+from qguard.files import sha256_json
 from qguard.models import Model, installed
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
+from qguard.precisions.code import code_sha256
+from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe
 from qguard.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.vectors import FLOAT, KINDS
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a precision is produced on one runtime, and what its files must then hold.
-
-    Attributes:
-        make: ``module:function``; the function takes the model (and the calibration sample) and fills an artifact folder.
-            Imported when it is needed. Empty for what is not built: a runtime without files is asked for it.
-        weights: Element type of the weight matrices: ``F32 F16 BF16 I8 I4`` (safetensors' names).
-        integer: The file multiplies integers: activations are quantized as well as weights. ``I8`` or ``I4`` without it
-            is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
-        granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
-            number of inputs that share one; ``None`` where nothing is promised.
-        tables: Element type of word embedding tables, where it is not that of the weights.
-        excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
-        calibrated: Activation ranges or the rounding of weights come from texts: ``make`` is also given a
-            :class:`~qguard.precisions.calibration.Sample`.
-        packages: Distributions whose versions decide the bytes.
-        extra: The extra of qguard that installs the runtime or the recipe's tool, where it is not a dependency.
-    """
-
-    make: str
-    weights: str
-    integer: bool = False
-    granularity: str | int | None = None
-    tables: str | None = None
-    excluded: tuple[str, ...] = ()
-    calibrated: bool = False
-    packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
-    extra: str | None = None
-
-
-_TORCHAO = ("torch", "torchao", "transformers", "safetensors")
-_NNCF = (*Recipe.packages, "nncf")
-# small tables of the embedding layer, a hundredth of the weights
-_TABLES = ("*position_embeddings*", "*token_type_embeddings*", "*relative_attention_bias*")
-# the tables of torch's files, whose other matrices are multiplied
-_LOOKUPS = ("*embeddings*", "*embed_tokens*", "*relative_attention_bias*")
-# (precision, runtime) → recipe
-RECIPES: dict[tuple[str, str], Recipe] = {
-    ("fp32", "onnx"): Recipe("qguard.precisions.export:fp32", "F32"),
-    ("fp32", "torch"): Recipe("qguard.precisions.cast:fp32", "F32"),
-    ("fp16", "torch"): Recipe("qguard.precisions.cast:fp16", "F16"),
-    ("bf16", "torch"): Recipe("qguard.precisions.cast:bf16", "BF16"),
-    ("int8", "onnx"): Recipe(
-        "qguard.precisions.integer:int8", "I8", integer=True, granularity="per-channel", calibrated=True,
-        excluded=(*_TABLES, "*/Outliers"),
-    ),
-    ("int8-dynamic", "onnx"): Recipe("qguard.precisions.dynamic:int8", "I8", integer=True, granularity="per-channel"),
-    ("int8-static", "onnx"): Recipe(
-        "qguard.precisions.static:int8", "I8", integer=True, granularity="per-channel", calibrated=True, packages=_NNCF,
-        extra="static",
-    ),
-    ("int8-weight", "onnx"): Recipe("qguard.precisions.weightonly:int8", "I8", granularity=32, excluded=_TABLES),
-    ("int4", "onnx"): Recipe("qguard.precisions.weightonly:int4", "I4", granularity=32, tables="I8", excluded=_TABLES),
-    ("fp16", "onnx"): Recipe("qguard.precisions.half:fp16", "F16"),
-    ("int8", "torch"): Recipe(
-        "qguard.precisions.torchao:int8", "I8", integer=True, granularity="per-channel", excluded=_LOOKUPS,
-        packages=_TORCHAO, extra="torchao",
-    ),
-    ("int8-weight", "torch"): Recipe(
-        "qguard.precisions.torchao:int8_weight", "I8", granularity="per-channel", excluded=_LOOKUPS,
-        packages=_TORCHAO, extra="torchao",
-    ),
-    ("int8-legacy", "torch"): Recipe("qguard.precisions.legacy:int8", "I8", integer=True, excluded=_LOOKUPS),
-    ("fp32", "openvino"): Recipe("qguard.precisions.openvino:fp32", "F32", extra="openvino"),
-    ("bf16", "openvino"): Recipe("qguard.precisions.openvino:bf16", "BF16", calibrated=True, extra="openvino"),
-    ("int8", "openvino"): Recipe(
-        "qguard.precisions.openvino:int8", "I8", integer=True, granularity="per-channel", calibrated=True, extra="openvino",
-    ),
-}  # fmt: skip
-# the runtime of a precision that names none
-DEFAULT_RUNTIME = {
-    "fp32": "onnx",
-    "fp16": "torch",
-    "bf16": "torch",
-    "int8": "onnx",
-    "int8-dynamic": "onnx",
-    "int8-static": "onnx",
-    "int8-weight": "onnx",
-    "int4": "onnx",
-    "int8-legacy": "torch",
-}
+__all__ = [
+    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)
@@ -123,7 +45,7 @@ class Precision:
         object.__setattr__(self, "base", self.base or self.name)
 
     def __str__(self) -> str:
-        plain = self.name != self.base or DEFAULT_RUNTIME[self.name] == self.runtime
+        plain = self.name != self.base or default_runtime(self.name) == self.runtime
         name = self.name if plain else f"{self.name}@{self.runtime}"
         return name if self.vectors == FLOAT else f"{name}+{self.vectors}"
 
@@ -134,8 +56,12 @@ class Precision:
 
     @property
     def recipe(self) -> Recipe:
-        """How it is made."""
-        return RECIPES[self.base, self.runtime]
+        """How it is made, and what it is judged by.
+
+        Raises:
+            UsageProblem: for a precision that nobody registered.
+        """
+        return RECIPES.find(f"{self.base}@{self.runtime}")
 
     @property
     def runs_in(self) -> RuntimeRecord:
@@ -152,43 +78,59 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
-            UsageProblem: for a recipe that builds nothing although its runtime reads files, or the other way round.
+            UsageProblem: for a recipe that builds nothing, of a runtime that reads files.
         """
         self.check(model)
-        without = self.runs_in.files == NO_FILES
-        if without and not self.recipe.make:
-            return Artifact.without_files(model)
-        if without:
-            raise UsageProblem(f"{self}: runtime {self.runtime!r} has no files, and its recipe builds some; leave out its make")
-        if not self.recipe.make:
+        if self.recipe.make == NOT_BUILT:
+            if self.runs_in.files == NO_FILES:
+                return Artifact.without_files(model)
             raise UsageProblem(f"{self} is not built by qguard; give its files: pytest --precision {self} --artifact=PATH")
-        module, _, function = self.recipe.make.partition(":")
+
+        def fill(folder: Path) -> None:
+            if model.onnx is None:
+                refuse_unknown_type(model.root)
+            self.fill(model, folder, self.sample)
+
+        return build_cached(self.key(model), model, fill)
+
+    def key(self, model: Model) -> dict[str, Any]:
+        """Everything that decides the bytes of its artifact of ``model``."""
+        recipe, sample = self.recipe, self.sample
         key = {
             "model": model.name,
             "precision": f"{self.base}-{self.runtime}",
             "weights": model.weight_sha256,
             "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
-            "recipe": self.recipe.make,
-            "code": _code_sha256(),
-            "versions": installed(*self.recipe.packages),
+            "recipe": recipe.make,
+            "code": code_sha256(recipe.module, build_cached.__module__),  # which lays out what stands around the weights
+            "versions": installed(*recipe.packages),
         }
-        sample = self.sample
+        if recipe.from_fp32:
+            key["fp32"] = sha256_json(fp32_of(self.runtime).key(model))
         if sample is not None:
             key["calibration"] = sample.facts
+        return key
 
-        def fill(folder: Path) -> None:
-            if model.onnx is None:
-                refuse_unknown_type(model.root)
-            make: Callable[..., None] = getattr(import_module(module), function)
-            try:
-                make(model, folder, *([sample] if sample else []))
-            except (QguardError, OSError):
-                raise
-            except Exception as e:  # whatever torch, Transformers or a quantizer meets in an architecture that is new to it
-                raise ArtifactProblem(f"{self} of model {model.name!r} cannot be made here: {first_line(e)}") from e
+    def fill(self, model: Model, folder: Path, sample: Sample | None = None) -> None:
+        """Run the recipe on an artifact folder in which the model's layout is already.
 
-        return build_cached(key, model, fill)
+        Args:
+            model: The fp32 model.
+            folder: Where the weights go.
+            sample: The texts that calibrate a calibrated recipe.
+
+        Raises:
+            ArtifactProblem: for whatever a quantizer meets in an architecture that is new to it.
+        """
+        given: list[Any] = [fp32_of(self.runtime).build(model)] if self.recipe.from_fp32 else []
+        try:
+            make: Callable[..., None] = self.recipe.function()
+            make(model, folder, *given, *([] if sample is None else [sample]))
+        except (QguardError, OSError):
+            raise
+        except Exception as e:  # torch, Transformers and quantizers raise many kinds
+            raise ArtifactProblem(f"{self} of model {model.name!r} cannot be made here: {first_line(e)}") from e
 
     def check(self, model: Model) -> None:
         """This precision of a model can be made, as far as its files tell.
@@ -200,9 +142,7 @@ class Precision:
         if files == NO_FILES:
             return
         torch = files == SAFETENSORS
-        others = sorted(
-            n if DEFAULT_RUNTIME.get(n) == r else f"{n}@{r}" for n, r in RECIPES if (RUNTIMES[r].files == SAFETENSORS) != torch
-        )
+        others = sorted(known(lambda r: (RUNTIMES[r.runtime].files == SAFETENSORS) != torch))
         if model.onnx and torch:
             raise ModelProblem(
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
@@ -217,18 +157,23 @@ class Precision:
             refuse_large(model, str(self), f"judge another tool's file: pytest --precision {self} --artifact=PATH")
 
 
-def has_recipe(name: str, runtime: str) -> bool:
-    """Whether a precision is made for a runtime."""
-    return (name, runtime) in RECIPES
+def precision_of(recipe: Recipe) -> Precision:
+    """The precision that a recipe makes."""
+    return Precision(recipe.precision, recipe.runtime)
 
 
-def _code_sha256() -> str:
-    """Hash of the recipes' own source: an edited recipe never serves an old artifact."""
-    total = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in (*sorted(here.glob("*.py")), here.parent / "encoders" / "openvino.py"):  # its properties are part of a recipe
-        total.update(path.read_bytes())
-    return total.hexdigest()
+def fp32_of(runtime: str) -> Precision:
+    """fp32 as it is had in a runtime.
+
+    Raises:
+        UsageProblem: where no recipe is registered for it.
+    """
+    return precision_of(fp32_recipe(runtime))
+
+
+def known(such: Callable[[Recipe], bool] = lambda _: True) -> list[str]:
+    """Every registered precision as it is typed, or those whose recipe is ``such``."""
+    return [str(precision_of(r)) for r in RECIPES.values() if such(r)]
 
 
 def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Precision:
@@ -251,11 +196,13 @@ def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Pr
         if at and runtime != own[name].runtime:
             raise UsageProblem(f"unknown precision {text.strip()!r}: the project's own {name} runs on {own[name].runtime}")
         return replace(own[name], vectors=stored)
-    if name not in DEFAULT_RUNTIME:
-        raise unknown("precision", text.strip(), {*DEFAULT_RUNTIME, *own, *(f"fp32+{k}" for k in KINDS)})
-    runtime = runtime if at else DEFAULT_RUNTIME[name]
-    if (name, runtime) not in RECIPES:
-        have = sorted(r for n, r in RECIPES if n == name)
+    usual = default_runtime(name)
+    if usual is None:
+        names = {r.precision for r in RECIPES.values()}
+        raise unknown("precision", text.strip(), {*names, *own, *(f"fp32+{k}" for k in KINDS)})
+    runtime = runtime if at else usual
+    if f"{name}@{runtime}" not in RECIPES:
+        have = sorted(r.runtime for r in RECIPES.values() if r.precision == name)
         raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
     RUNTIMES.find(runtime)  # one that cannot be used is an error before anything runs
     return Precision(name, runtime, stored)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qguard.models import Model
-from qguard.precisions import parse_precision
 from qguard.precisions.export import declare_exact_products, onnx_file
 
+if TYPE_CHECKING:
+    from qguard.artifact import Artifact
 
-def int8(model: Model, folder: Path) -> None:
+
+def int8(model: Model, folder: Path, source: Artifact) -> None:
     """Quantize every weight MatMul, fused attention and the embedding tables to 8 bits, per channel."""
-    source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
     target = onnx_file(model, folder)
     quantize(source.file, target, per_channel=True)

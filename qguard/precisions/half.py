@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qguard.models import Model
-from qguard.precisions import parse_precision
 from qguard.precisions.export import onnx_file
 
+if TYPE_CHECKING:
+    from qguard.artifact import Artifact
 
-def fp16(model: Model, folder: Path) -> None:
+
+def fp16(model: Model, folder: Path, source: Artifact) -> None:
     """All tensors in IEEE half precision, inputs and outputs as in fp32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
     logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)  # it lists every small weight that it rounds
     half = convert_float_to_float16(onnx.load(str(source.file)), keep_io_types=True, disable_shape_infer=True)

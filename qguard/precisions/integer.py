@@ -20,19 +20,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import ArtifactProblem
 from qguard.models import Model
-from qguard.precisions import parse_precision
 from qguard.precisions.attention import standard_attention
-from qguard.precisions.calibration import Sample
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
 from qguard.precisions.products import drop_unread, plain_products
+
+if TYPE_CHECKING:
+    from qguard.artifact import Artifact
+    from qguard.precisions.calibration import Sample
 
 Array = NDArray[Any]
 BATCH = 8
@@ -103,7 +105,7 @@ class Statistics:
         return np.asarray(centred / np.outer(width, width))
 
 
-def int8(model: Model, folder: Path, sample: Sample) -> None:
+def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     """Quantize every weight multiplication and the word embeddings.
 
     Raises:
@@ -113,7 +115,6 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
 
     from qguard.precisions.embeddings import quantize_embeddings
 
-    source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
     graph = onnx.load(str(source.file))
     if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set

@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvino
 from qguard.files import dump_json
 from qguard.models import Model
-from qguard.precisions import parse_precision
-from qguard.precisions.calibration import Sample
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
 from qguard.precisions.integer import observe, token_ids
+
+if TYPE_CHECKING:
+    from qguard.artifact import Artifact
+    from qguard.precisions.calibration import Sample
 
 Encode = Callable[[str, Any, Any], Iterator[Any]]
 
@@ -33,18 +35,18 @@ def fp32(model: Model, folder: Path) -> None:
         check(model, folder, "openvino")
 
 
-def bf16(model: Model, folder: Path, sample: Sample) -> None:
+def bf16(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     """Weight matrices stored and everything computed in bfloat16."""
-    _rewrite(model, folder, sample, _bfloat16)
+    _rewrite(model, folder, source, sample, _bfloat16)
     _declare(model, folder, "bf16")
 
 
-def int8(model: Model, folder: Path, sample: Sample) -> None:
+def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     """Weight matrices in 8 bits, one scale an output channel; activations quantized as they come, one scale a group.
 
     A group is a run of neighbouring values of one token's vector, so that no text changes another's vector.
     """
-    _rewrite(model, folder, sample, _uint8)
+    _rewrite(model, folder, source, sample, _uint8)
     _declare(model, folder, "int8")
 
 
@@ -53,7 +55,7 @@ def _declare(model: Model, folder: Path, precision: str) -> None:
     onnx_file(model, folder).with_name(PROPERTIES_FILE).write_bytes(dump_json(PROPERTIES[precision]))
 
 
-def _rewrite(model: Model, folder: Path, sample: Sample, encode: Encode) -> None:
+def _rewrite(model: Model, folder: Path, source: Artifact, sample: Sample, encode: Encode) -> None:
     """Replace every weight matrix and embedding table of the fp32 file by what ``encode`` makes of it.
 
     Weights of multiplications are rounded by GPTQ: a tenth fewer neighbours change than by rounding to nearest.
@@ -61,6 +63,7 @@ def _rewrite(model: Model, folder: Path, sample: Sample, encode: Encode) -> None
     Args:
         model: The fp32 model.
         folder: The artifact folder to fill.
+        source: fp32.
         sample: Texts whose activations say which errors of rounding make up for others.
         encode: (name of the float32 value, array with output channels or rows first, mean of the outer products of what it
             multiplies, ``None`` for an embedding table) → initializers and nodes that make the value.
@@ -69,7 +72,6 @@ def _rewrite(model: Model, folder: Path, sample: Sample, encode: Encode) -> None
     import onnx
     from onnx import helper, numpy_helper
 
-    source = parse_precision("fp32@openvino").build(model)
     assert source.file is not None
     whole = onnx.load(str(source.file))
     graph = whole.graph

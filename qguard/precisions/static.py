@@ -10,13 +10,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qguard.errors import UsageProblem
 from qguard.models import Model
-from qguard.precisions.calibration import Sample
 from qguard.precisions.export import declare_exact_products, export_split, onnx_file
 from qguard.progress import progress
+
+if TYPE_CHECKING:
+    from qguard.precisions.calibration import Sample
 
 PASSES = 2  # SmoothQuant, then ranges and biases: each reads all texts once
 

@@ -9,34 +9,36 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qguard.models import Model
-from qguard.precisions import parse_precision
 from qguard.precisions.attention import separate_attention
 from qguard.precisions.export import onnx_file
 from qguard.precisions.products import plain_products
+
+if TYPE_CHECKING:
+    from qguard.artifact import Artifact
 
 BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
 INTEGERS = 4  # accuracy level at which activations are rounded too; level 0 keeps them float, and is far slower
 
 
-def int8(model: Model, folder: Path) -> None:
+def int8(model: Model, folder: Path, source: Artifact) -> None:
     """Weights and word embeddings in 8 bits."""
-    _quantize(model, folder, 8)
+    _quantize(model, folder, source, 8)
 
 
-def int4(model: Model, folder: Path) -> None:
+def int4(model: Model, folder: Path, source: Artifact) -> None:
     """Weights in 4 bits, word embeddings in 8."""
-    _quantize(model, folder, 4)
+    _quantize(model, folder, source, 4)
 
 
-def _quantize(model: Model, folder: Path, bits: int) -> None:
+def _quantize(model: Model, folder: Path, source: Artifact, bits: int) -> None:
     import onnx
     from onnxruntime.quantization import matmul_nbits_quantizer as quantizers
 
     from qguard.precisions.embeddings import quantize_embeddings
 
-    source = parse_precision("fp32@onnx").build(model)
     assert source.file is not None
     graph = onnx.load(str(source.file))
     separate_attention(graph.graph)
