@@ -30,11 +30,12 @@ SERVED_GATES = ("--precision", "int8@served")
 def project(tmp_path, small, int8):
     """pytest in a project with 120 texts, where a package with runtimes is installed: ``project(*args)``."""
     shutil.copytree(small, tmp_path / "project")
-    _install(tmp_path / "site", "served = tests.served.runtime:RUNTIMES")
+    entries = "served = tests.served.runtime:RUNTIMES\n[qguard.recipes]\nserved = tests.served.recipe:RECIPES"
+    _install(tmp_path / "site", entries)
 
     def call(*args: str, **env: str) -> tuple[int, str]:
         path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
-        return run_pytest(call.path, "-p", "tests.served.recipe", *args, PYTHONPATH=path, SERVED_MODEL=str(int8.folder), **env)
+        return run_pytest(call.path, *args, PYTHONPATH=path, SERVED_MODEL=str(int8.folder), **env)
 
     call.path = tmp_path / "project"  # type: ignore[attr-defined]
     call.site = tmp_path / "site"  # type: ignore[attr-defined]
@@ -143,7 +144,7 @@ def test_what_needs_files_is_refused_before_anything_runs(project):
 
 def test_commands_say_what_they_need(project):
     call = (
-        "import sys, tests.served.recipe; from qguard.cli import main\n"
+        "from qguard.cli import main\n"
         "for args in {!r}:\n    print('CODE', main(args))"
     )  # fmt: skip
     wanted = [

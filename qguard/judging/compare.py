@@ -10,12 +10,8 @@ from statistics import median
 from typing import Any
 
 from qguard.errors import QguardError
-<<<<<<< HEAD:qguard/judging/compare.py
-from qguard.judging.session import Session, Target
-=======
 from qguard.gates.check import Check
-from qguard.harness import Harness, Target
->>>>>>> bounds:qguard/compare.py
+from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
 from qguard.latency.trial import plan
@@ -34,21 +30,13 @@ class Row:
 
     Attributes:
         values: The metrics of :data:`SHOWN`, for the whole suite.
-<<<<<<< HEAD:qguard/judging/compare.py
         bytes: Size of the weights; ``None`` without files.
         speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate. Empty where the
             runtime is not timed in this process.
         verdict: by every gate but those on latency: ``pass``, ``fail``, or ``unmeasured`` where ``error`` says why.
-        failed: The gates that do not hold.
+        failed: The checks that do not hold.
         best: No other row of this model and suite is at least as good in overlap@10, speed and size, and better in one; of rows
             of which all three are known.
-=======
-        bytes: Size of the weights.
-        speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate.
-        verdict: ``pass`` or ``fail`` by the precision's own accuracy gates, ``unmeasured`` where ``error`` says why.
-        failed: The checks that do not hold.
-        best: No other row of this model and suite is at least as good in overlap@10, speed and size, and better in one.
->>>>>>> bounds:qguard/compare.py
     """
 
     precision: str
@@ -108,14 +96,9 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     families = [f.name for f in session.families(target) if "process" not in f.needs]
     checks = [c for family in families for c in session.checks(target, family)]
     values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
-<<<<<<< HEAD:qguard/judging/compare.py
-    failed = tuple(f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in checks if c.outcome == "fail")
+    failed = tuple(c for c in checks if c.outcome == "fail")
     artifact = session.artifact(target.precision, target.model)
     size = artifact.bytes if artifact.has_files else None
-=======
-    failed = tuple(c for c in checks if c.outcome == "fail")
-    size = harness.artifact(target.precision, target.model).bytes
->>>>>>> bounds:qguard/compare.py
     return replace(row, values=values, bytes=size, verdict="fail" if failed else "pass", failed=failed)
 
 

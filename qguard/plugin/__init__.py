@@ -20,7 +20,7 @@ _ASKS = ("--precision", "--qguard-precision")
 _JUDGES = ("qguard_gate", "qguard_encoder", "qguard_comparison")  # fixtures that run the candidate
 # what pytest shows instead of running tests; its exit code is then 0 whatever a plugin says
 _SHOWS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
-FIXTURES = ("qguard_target", "qguard_gate", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
+FIXTURES = ("qguard_target", "qguard_gate", "qguard_session", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -356,7 +356,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def qguard_harness(request: pytest.FixtureRequest) -> Session:
+def qguard_session(request: pytest.FixtureRequest) -> Session:
     """The session of this run; with no ``--precision`` it uses the configured precisions."""
     state = request.config.stash.get(STATE, None)
     if state is None:
@@ -369,30 +369,36 @@ def qguard_harness(request: pytest.FixtureRequest) -> Session:
     return state.session
 
 
+@pytest.fixture(scope="session")
+def qguard_harness(qguard_session: Session) -> Session:
+    """The former name of ``qguard_session``."""
+    return qguard_session
+
+
 @pytest.fixture
-def qguard_gate(request: pytest.FixtureRequest, qguard_harness: Session) -> GateKeeper:
+def qguard_gate(request: pytest.FixtureRequest, qguard_session: Session) -> GateKeeper:
     """``qguard_gate.judge(qguard_target, "ranking")`` judges one metric family."""
     from qguard.plugin.gatekeeper import GateKeeper
 
-    return GateKeeper(qguard_harness, request.node)
+    return GateKeeper(qguard_session, request.node)
 
 
 @pytest.fixture
-def qguard_encoder(qguard_harness: Session, qguard_target: Target) -> Any:
+def qguard_encoder(qguard_session: Session, qguard_target: Target) -> Any:
     """The quantized encoder: ``qguard_encoder.encode(texts)`` → float32 (n, dim)."""
-    return qguard_harness.encoder(qguard_target.precision, qguard_target.model)
+    return qguard_session.encoder(qguard_target.precision, qguard_target.model)
 
 
 @pytest.fixture
-def qguard_golden(qguard_harness: Session, qguard_target: Target) -> Any:
+def qguard_golden(qguard_session: Session, qguard_target: Target) -> Any:
     """The golden of the target's model and suite."""
-    return qguard_harness.golden(qguard_target.model, qguard_target.suite)
+    return qguard_session.golden(qguard_target.model, qguard_target.suite)
 
 
 @pytest.fixture
-def qguard_comparison(qguard_harness: Session, qguard_target: Target) -> Any:
+def qguard_comparison(qguard_session: Session, qguard_target: Target) -> Any:
     """Golden and quantized embeddings side by side, in float64."""
-    return qguard_harness.comparison(qguard_target)
+    return qguard_session.comparison(qguard_target)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -141,6 +141,8 @@ class Recipe:
             yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
         elif self.make != NOT_BUILT and file_of(self.module) is None:
             yield f"make: there is no module {self.module}"
+        elif self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES and self.make != NOT_BUILT:
+            yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
         if not self.description.strip():
             yield "description: expected a sentence on what it does to a model"
         if not self.weights:

@@ -328,8 +328,8 @@ class RunShape(Part):
         suite: What it was judged on.
         verdict: Fails with any check; passes only if every gate test has measured.
         missing: Gate tests that did not measure.
-        left_out: What was not measured on purpose: a gate test's name without its first word, or the stem of metrics;
-            ``tokenizer`` where token ids were not proved to be the served ones.
+        left_out: What was not measured on purpose: metric families, or stems of metrics' names; ``tokenizer`` where the
+            tokenizer that was used is not proved to be the model's.
         left_out_because: Why, of each; missing in reports of older versions, in which the project or an option turned it off.
         texts_left_out: Texts of the suite that its golden holds no vector of, each with why.
         errors: What stopped a gate test.

@@ -1,6 +1,13 @@
-"""The recipe: nothing is built, and what is served is to be judged as int8."""
+"""The recipe: nothing is built, and what is served is to be judged as int8 is."""
 
-from qguard.precisions import RECIPES, Recipe
+from qguard.gates.defaults import DEFAULTS
 
-for runtime in ("served", "served-ids"):
-    RECIPES["int8", runtime] = Recipe("", "I8")
+from qguard.precisions import NOT_BUILT, Recipe
+
+RECIPES = [
+    Recipe(
+        "int8", runtime, make=NOT_BUILT, description="What another process keeps.", weights="I8", fp32="fp32@onnx",
+        bounds=DEFAULTS["int8"],
+    )
+    for runtime in ("served", "served-ids")
+]  # fmt: skip
