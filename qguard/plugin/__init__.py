@@ -20,7 +20,9 @@ _ASKS = ("--precision", "--qguard-precision")
 _JUDGES = ("qguard_gate", "qguard_encoder", "qguard_comparison")  # fixtures that run the candidate
 # what pytest shows instead of running tests; its exit code is then 0 whatever a plugin says
 _SHOWS = ("help", "version", "markers", "showfixtures", "show_fixtures_per_test", "cacheshow")
-FIXTURES = ("qguard_target", "qguard_gate", "qguard_session", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison")
+FIXTURES = (
+    "qguard_target", "qguard_gate", "qguard_session", "qguard_harness", "qguard_encoder", "qguard_golden", "qguard_comparison",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
