@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from qguard import onnx_edit
+from qguard import graph, onnx_edit
 from qguard.admission import refuse_large, refuse_unknown_type
 from qguard.artifact import Artifact, build_cached
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
@@ -203,8 +203,9 @@ def _code_sha256() -> str:
     """Hash of the recipes' own source: an edited recipe never serves an old artifact."""
     total = hashlib.sha256()
     here = Path(__file__).parent
-    # OpenVINO's properties are part of a recipe, and every ONNX file is edited by one module
-    for path in (*sorted(here.glob("*.py")), here.parent / "encoders" / "openvino.py", Path(onnx_edit.__file__)):
+    # OpenVINO's properties are part of a recipe; recipes read and edit ONNX files by two modules of their own
+    beside = here.parent / "encoders" / "openvino.py", Path(onnx_edit.__file__), Path(graph.__file__)
+    for path in (*sorted(here.glob("*.py")), *beside):
         total.update(path.read_bytes())
     return total.hexdigest()
 
