@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from qguard.cli import main
 from qguard.config import load_config
@@ -21,8 +21,10 @@ from qguard.diagnosis.verdict import ranked
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import OPTIONS_FILE, exact_products
 from qguard.errors import ArtifactProblem
+from qguard.graph import read_model
 from qguard.judging.cause import Cause
 from qguard.judging.session import Session, Target
+from qguard.onnx_edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
@@ -210,6 +212,20 @@ def test_all_layers_left_in_fp32_give_fp32(request, minilm, fp32_onnx, artifact,
     assert not any(exchange._quantized(n) for n in Net.read(file, whole=True).nodes)
     texts = ["a cold morning at the ferry landing", "refunds are paid within a week", "ok"]
     a, b = (open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", f).encode(texts) for f in (file, fp32_onnx))
+    assert (a * b).sum(1).min() > 0.9999
+
+
+def test_a_constant_of_fp32_that_is_no_initializer_moves_with_its_layer(minilm, fp32_onnx, int8, tmp_path):
+    """Other exporters keep biases in Constant nodes; stored twice, the file could not be loaded."""
+    graph = Graph(read_model(fp32_onnx))
+    name = next(n for n in graph.initializers if "layer.2.intermediate.dense.bias" in n)
+    held = helper.make_node("Constant", [], [name], value=graph.initializers[name])
+    graph.prepend([held])
+    graph.model.graph.initializer.remove(graph.initializers[name])
+    graph.save(tmp_path / "constant.onnx")
+    exchange = LayerExchange(tmp_path / "constant.onnx", int8.file)
+    file = exchange.without(exchange.units, tmp_path / "m.onnx")
+    a, b = (open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", f).encode(["ok"]) for f in (file, fp32_onnx))
     assert (a * b).sum(1).min() > 0.9999
 
 

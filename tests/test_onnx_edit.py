@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qguard import graph as reading
+from qguard import onnx_edit
 from qguard.errors import ArtifactProblem
 from qguard.graph import read_graph, read_model
 from qguard.onnx_edit import INTEGER, Graph, attribute, attributes
+from qguard.precisions import _code_sha256
 
 SETS = [helper.make_opsetid("", 17)]
 info, tensor = helper.make_tensor_value_info, numpy_helper.from_array
@@ -238,3 +243,12 @@ def test_a_saved_graph_is_the_same_graph(tmp_path):
     graph = shifted()
     graph.save(tmp_path / "m.onnx")
     assert read_model(tmp_path / "m.onnx") == graph.model
+
+
+@pytest.mark.parametrize("module", [onnx_edit, reading])
+def test_artifacts_are_built_again_when_the_edits_change(module, tmp_path, monkeypatch):
+    before = _code_sha256()
+    changed = tmp_path / "changed.py"
+    changed.write_bytes(Path(module.__file__).read_bytes() + b"\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    assert _code_sha256() != before

@@ -106,8 +106,9 @@ class LayerExchange:
         graph.append(added.values())
         graph.sort()
         graph.drop_tensors(list(graph.initializers))
-        for name in sorted(n for n in self.fp32.constants if graph.consumers(f"fp32/{n}")):
-            graph.put(f"fp32/{name}", self.fp32.array(name))
+        for name in sorted(self.fp32.constants):  # a Constant node of the part was moved as a node
+            if graph.consumers(f"fp32/{name}") and f"fp32/{name}" not in graph.producers:
+                graph.put(f"fp32/{name}", self.fp32.array(name))
         model = graph.model
         del model.graph.value_info[:]
         domains = {o.domain for o in model.opset_import}
