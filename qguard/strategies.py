@@ -17,6 +17,10 @@ from hypothesis import strategies as st
 
 from qguard.mutations import MUTATIONS, Mutation
 
+__all__ = [
+    "batches", "combining", "emoji", "near_duplicates", "numbers", "pairs_of_near_duplicates", "pieces", "texts", "words",
+]  # fmt: skip
+
 T = TypeVar("T")
 
 # Script → letters that words are made of: common ones, so that a vocabulary knows some of them
