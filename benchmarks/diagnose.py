@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from qguard.artifact import Artifact
+from qguard.artifacts.artifact import Artifact
 from qguard.config import load_config
 from qguard.diagnosis.activations import layer_errors
 from qguard.diagnosis.examination import Examination

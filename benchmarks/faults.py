@@ -26,16 +26,16 @@ import numpy as np
 from scipy.stats import rankdata
 
 from qguard.config import load_config
-from qguard.cpu import cores
+from qguard.console.progress import progress
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.faults import FAULTS, runner
 from qguard.faults.judging import Judge
 from qguard.faults.repeats import Condition, judge_under
 from qguard.faults.site import Candidate, Site
 from qguard.judging.session import Session, Target
+from qguard.machine.cpu import cores
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
-from qguard.progress import progress
 
 MODEL, SUITE, ALONE = "minilm", "core", 64
 TESTS = ("allclose", "allclose, atol", "embed-parity")

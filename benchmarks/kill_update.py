@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from qguard import golden
+from qguard import goldens as golden
 
 KILLS = 50
 CONFIG = """[tool.qguard]

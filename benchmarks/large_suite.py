@@ -52,7 +52,7 @@ def write(folder: Path, count: int) -> None:
 
 def step(name: str, folder: Path) -> None:
     """Run one step; print seconds, peak MB and what was found."""
-    from qguard import golden
+    from qguard import goldens as golden
     from qguard.config import load_config
     from qguard.judging.session import Session, Target
     from qguard.precisions import parse_precision

@@ -19,9 +19,9 @@ from onnx import helper, numpy_helper
 from texts import texts_of
 
 from qguard.config import load_config
-from qguard.cpu import cores
 from qguard.encoders import length_batches, padded
 from qguard.judging.session import Session
+from qguard.machine.cpu import cores
 from qguard.precisions import parse_precision
 
 ROUNDS = 7

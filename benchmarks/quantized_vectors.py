@@ -15,7 +15,7 @@ from qguard.families import measure
 from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
-from qguard.vectors import KINDS, SCALAR
+from qguard.vectors.quantized import KINDS, SCALAR
 
 NAMES = ("overlap@10", "top1", "rescored_overlap@10", "rescored_top1")
 harness = Session(load_config(Path()))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qguard.cpu import cpu
+from qguard.machine.cpu import cpu
 
 DIM, QUERIES, K = 384, 1000, 10
 TUNED = "faiss, AVX-512 kernels"
@@ -40,7 +40,7 @@ def arm(name: str, folder: Path, total: int) -> None:
     """Search once after a small search that warms up; print seconds, peak MB and the found sets' file."""
     queries = np.fromfile(folder / "queries.f32", np.float32).reshape(-1, DIM)
     if name == "qguard":
-        from qguard.search import VectorFile, top_k
+        from qguard.vectors.search import VectorFile, top_k
 
         documents = VectorFile(folder / "documents.f32", total, DIM)
         top_k(queries[:10], VectorFile(folder / "documents.f32", 5000, DIM), K)

@@ -14,9 +14,9 @@ import onnxruntime  # noqa: F401 - before torch, as the gate loads it
 from texts import texts_of
 
 from qguard.config import load_config
-from qguard.cpu import cores
-from qguard.golden.reference import open_fp32
+from qguard.goldens.reference import open_fp32
 from qguard.judging.session import Session
+from qguard.machine.cpu import cores
 from qguard.precisions import parse_precision
 
 ROUNDS = 5

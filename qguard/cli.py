@@ -7,9 +7,9 @@ import sys
 
 from qguard import __version__
 from qguard.commands import add_commands
-from qguard.completion import SHELLS, PrintCompletion
+from qguard.commands.completion import SHELLS, PrintCompletion
+from qguard.console.visible import say
 from qguard.errors import QguardError
-from qguard.visible import say
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,12 +7,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from qguard.artifact import PROVENANCE, Artifact
+from qguard.artifacts.artifact import PROVENANCE, Artifact
 from qguard.config import Config
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import sync_folder
 from qguard.judging.artifact import measure_artifact
-from qguard.models import Model
+from qguard.models.model import Model
 from qguard.precisions import Precision, known
 from qguard.precisions.calibration import Calibration
 

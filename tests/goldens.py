@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.config import load_config
-from qguard.golden.recording import _pack
-from qguard.golden.summary import summary
+from qguard.goldens.recording import _pack
+from qguard.goldens.summary import summary
 from qguard.judging.session import Session
-from qguard.versions import installed
+from qguard.machine.versions import installed
 
 
 def project(source: Path, target: Path, model: Path | None = None, extra: str = "") -> Session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qguard.cpu import cpu, saturates
+from qguard.machine.cpu import cpu, saturates
 
 BF16 = bool(cpu()[1] & {"avx512_bf16", "amx_bf16", "bf16"})
 needs_bf16 = pytest.mark.skipif(not BF16, reason="this CPU has no bfloat16")

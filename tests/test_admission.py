@@ -12,8 +12,8 @@ import pytest
 
 from qguard.cli import main
 from qguard.errors import ModelProblem, QguardError, first_line
-from qguard.golden.reference import open_fp32
-from qguard.models import Model, resolve
+from qguard.goldens.reference import open_fp32
+from qguard.models.model import Model, resolve
 from qguard.precisions import parse_precision
 from tests import families
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from qguard.artifact import open_artifact
+from qguard.artifacts.artifact import open_artifact
 from qguard.errors import ArtifactProblem, ModelProblem
-from qguard.graph import read_graph
-from qguard.models import safetensors_header
+from qguard.models.model import safetensors_header
+from qguard.onnx.read import read_graph
 from tests.processes import python
 
 
@@ -73,7 +73,7 @@ def test_an_int8_file_holds_nothing_that_no_node_reads(int8):
 def test_a_cache_entry_is_what_its_record_says_or_is_built_again(minilm, tmp_path, monkeypatch, damage):
     import json
 
-    from qguard.artifact import PROVENANCE, build_cached
+    from qguard.artifacts.artifact import PROVENANCE, build_cached
 
     monkeypatch.setenv("QGUARD_CACHE", str(tmp_path))
     built = []

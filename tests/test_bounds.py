@@ -7,8 +7,8 @@ import math
 import pytest
 from qguard.drift import Cause
 
-from qguard.bounds import Bound
 from qguard.gates.check import Check
+from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from qguard.report import advice, as_markdown
 from qguard.report.headline import headline

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from qguard.completion import SHELLS
+from qguard.commands.completion import SHELLS
 from tests.processes import python
 
 # what bash does on TAB: the words of the line, and which of them the cursor is in

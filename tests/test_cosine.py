@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from qguard.cosine import cosine, of_sums, of_units, unit
 from qguard.errors import MeasurementProblem
 from qguard.judging.invariance import _cosine as of_invariance
 from qguard.robustness.probe import _cosine as of_robustness
+from qguard.vectors.cosine import cosine, of_sums, of_units, unit
 
 ZERO, X, Y = [0.0, 0.0], [3.0, 4.0], [4.0, -3.0]
 CASES = ((X, X, 1), (X, [-6.0, -8.0], -1), (X, Y, 0), (X, [1.0, 0.0], 0.6), (ZERO, X, 0), (X, ZERO, 0), (ZERO, ZERO, 0))

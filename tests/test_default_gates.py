@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qguard.gates import gates_for
 from qguard.precisions import RECIPES, Precision
-from qguard.vectors import FLOAT, KINDS
+from qguard.vectors.quantized import FLOAT, KINDS
 
 FILE = Path(__file__).parent / "data" / "default_gates.json"
 

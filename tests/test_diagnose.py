@@ -21,10 +21,10 @@ from qguard.diagnosis.verdict import ranked
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import OPTIONS_FILE, exact_products
 from qguard.errors import ArtifactProblem
-from qguard.graph import read_model
 from qguard.judging.cause import Cause
 from qguard.judging.session import Session, Target
-from qguard.onnx_edit import Graph
+from qguard.onnx.edit import Graph
+from qguard.onnx.read import read_model
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text

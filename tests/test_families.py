@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from qguard.bounds import Bound
 from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import EXACT
 from qguard.errors import ArtifactProblem
 from qguard.judging.artifact import measure_artifact
-from qguard.models import resolve
-from qguard.onnx_edit import Graph
+from qguard.metrics.bounds import Bound
+from qguard.models.model import resolve
+from qguard.onnx.edit import Graph
 from qguard.precisions import RECIPES, parse_precision
 from qguard.precisions.embeddings import quantize_embeddings
 from qguard.precisions.products import plain_products
@@ -281,7 +281,7 @@ def test_size_is_held_against_four_bytes_a_parameter(model, dtype, tmp_path):
 def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
     import json
 
-    from qguard import golden
+    from qguard import goldens as golden
     from qguard.attest.policy import gates_in_force
     from qguard.config import load_config
     from qguard.judging.session import Session, Target

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from qguard.bounds import Bound
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
 from qguard.errors import MeasurementProblem, UsageProblem
@@ -10,6 +9,7 @@ from qguard.gates import gates_for, parse_gate
 from qguard.gates.check import judge
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
+from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from qguard.precisions.bounds import DEFAULTS
 

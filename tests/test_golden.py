@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.errors import GoldenProblem
 
 

@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from qguard import golden
-from qguard.golden import recording, stored
-from qguard.golden.reference import Outputs
+from qguard import goldens as golden
+from qguard.goldens import recording, stored
+from qguard.goldens.reference import Outputs
 
 # For each line that it reads, a process that stores two goldens in turn, for ever, through the code that `golden update`
 # stores with; the slow encoding is left out, and so are fifty starts of Python.
@@ -23,7 +23,7 @@ import hashlib, os, sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
-from qguard import golden
+from qguard import goldens as golden
 folder = Path(sys.argv[1])
 for _ in sys.stdin:
     if not os.fork():

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.judging.session import Session

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qguard.golden.neighbours import LOOKED_AT, looked_at, nearest
-from qguard.golden.summary import keys_of, listed_texts, summary, text_key
+from qguard.goldens.neighbours import LOOKED_AT, looked_at, nearest
+from qguard.goldens.summary import keys_of, listed_texts, summary, text_key
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.errors import GoldenProblem, UsageProblem
-from qguard.golden.consent import check_named, refuse_unnamed
-from qguard.golden.pooling import by_pooling, contradiction, left_behind
-from qguard.golden.quality import compare_quality
-from qguard.golden.reference import confirm, fp32_outputs
-from qguard.golden.review import review
+from qguard.goldens.consent import check_named, refuse_unnamed
+from qguard.goldens.pooling import by_pooling, contradiction, left_behind
+from qguard.goldens.quality import compare_quality
+from qguard.goldens.reference import confirm, fp32_outputs
+from qguard.goldens.review import review
 from qguard.judging.session import Session
 from tests.goldens import project, with_pooling
 
@@ -199,8 +199,8 @@ def test_a_lost_modules_json_leaves_its_pooling_behind(minilm, cls_model, tmp_pa
     """sentence-transformers falls back to mean pooling without a word, and so does every path that reads the folder."""
     import shutil
 
-    from qguard.golden.recording import _lost
-    from qguard.models import resolve
+    from qguard.goldens.recording import _lost
+    from qguard.models.model import resolve
 
     shutil.copytree(cls_model, tmp_path / "model")
     (tmp_path / "model" / "modules.json").unlink()

@@ -15,10 +15,10 @@ from qguard.hunting.hunt import encoder_of, hunt
 from qguard.hunting.pairs import unit
 from qguard.hunting.suite import write_suite
 from qguard.judging.session import Session
-from qguard.mutations import LONGEST, MUTATIONS, mutate
 from qguard.precisions import parse_precision
 from qguard.suites.reader import read_suite
 from qguard.suites.source import Source
+from qguard.texts.mutations import LONGEST, MUTATIONS, mutate
 
 
 @pytest.fixture(scope="module")

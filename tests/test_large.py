@@ -13,12 +13,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qguard import corpus_vectors, golden
+from qguard import goldens as golden
 from qguard.config import load_config
-from qguard.corpus_vectors import STATE, VECTORS, candidate_coder, encode_corpus
 from qguard.errors import DataProblem, GoldenProblem, MeasurementProblem
 from qguard.families import measure
-from qguard.golden import corpus as recorded
+from qguard.goldens import corpus as recorded
+from qguard.goldens import vectors as corpus_vectors
+from qguard.goldens.vectors import STATE, VECTORS, candidate_coder, encode_corpus
 from qguard.judging.session import Session, Target
 from qguard.metrics.ranking import METRICS, items
 from qguard.precisions import parse_precision
@@ -189,7 +190,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from qguard.config import load_config
-from qguard.corpus_vectors import candidate_coder, encode_corpus
+from qguard.goldens.vectors import candidate_coder, encode_corpus
 from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.suites import corpus
@@ -307,7 +308,7 @@ def test_vectors_of_fp32_leave_the_cache_when_the_golden_is_stored(project):
 READ = """
 import resource, sys
 import numpy as np
-from qguard import search
+from qguard.vectors import search
 from qguard.metrics.neighbours import search as find
 from qguard.suites import load_suite
 from qguard.suites.source import Source

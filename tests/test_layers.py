@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qguard.layers import LOOKUP, Contents
-from qguard.layers.onnx import read
-from qguard.layers.weights import matrices, overflowing, weight_errors
-from qguard.models import weight_files
+from qguard.artifacts.layers import LOOKUP, Contents
+from qguard.artifacts.layers.onnx import read
+from qguard.artifacts.layers.weights import matrices, overflowing, weight_errors
+from qguard.models.model import weight_files
 from qguard.precisions.dynamic import quantize
 
 

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import GoldenProblem, MeasurementProblem
-from qguard.golden.reference import fp32_outputs, open_fp32, preprocess
+from qguard.goldens.reference import fp32_outputs, open_fp32, preprocess
 from qguard.judging.session import Session, Target
-from qguard.models import resolve
+from qguard.models.model import resolve
 from qguard.precisions import parse_precision
 from qguard.suites import Pair, Suite
 from tests import families

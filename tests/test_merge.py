@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from qguard.bounds import Bound
 from qguard.cli import main
+from qguard.metrics.bounds import Bound
 from qguard.report.merge import table
 
 HOSTS = {

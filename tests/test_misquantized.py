@@ -12,12 +12,12 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qguard import cpu
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.errors import ArtifactProblem
 from qguard.judging.facts import holds
 from qguard.judging.session import Session, Target
+from qguard.machine import cpu
 from qguard.precisions import Precision, parse_precision
 from qguard.precisions.calibration import Calibration
 from qguard.precisions.dynamic import quantize

@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qguard import graph as reading
-from qguard import onnx_edit
 from qguard.errors import ArtifactProblem
-from qguard.graph import read_graph, read_model
-from qguard.onnx_edit import INTEGER, Graph, attribute, attributes
+from qguard.onnx import edit as onnx_edit
+from qguard.onnx import read as reading
+from qguard.onnx.edit import INTEGER, Graph, attribute, attributes
+from qguard.onnx.read import read_graph, read_model
 from qguard.precisions import _code_sha256
 
 SETS = [helper.make_opsetid("", 17)]

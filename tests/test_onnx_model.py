@@ -13,13 +13,13 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.errors import ArtifactProblem, GoldenProblem, ModelProblem
-from qguard.graph import read_graph
 from qguard.judging.session import Session
-from qguard.models import resolve
+from qguard.models.model import resolve
+from qguard.onnx.read import read_graph
 from qguard.precisions import export, parse_precision
 from tests.processes import gate, qguard
 from tests.test_bad_input import one_paragraph

@@ -15,7 +15,7 @@ from qguard.encoders.onnx import OnnxRuntime
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.judging.facts import holds
 from qguard.judging.session import Target
-from qguard.onnx_edit import Graph
+from qguard.onnx.edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import CHECK_TEXTS

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from qguard.artifact import open_artifact
+from qguard.artifacts.artifact import open_artifact
 from qguard.config import load_config
 from qguard.encoders import open_encoder, open_runtime
 from qguard.errors import ArtifactProblem, UsageProblem

@@ -14,9 +14,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from qguard.attest import statement
-from qguard.bounds import Bound
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
+from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report import CURRENT, as_codequality, as_markdown, assemble

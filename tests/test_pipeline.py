@@ -12,8 +12,8 @@ import pytest
 
 from qguard.encoders import open_encoder
 from qguard.errors import ModelProblem
-from qguard.golden.reference import confirm, fp32_outputs
-from qguard.models import resolve
+from qguard.goldens.reference import confirm, fp32_outputs
+from qguard.models.model import resolve
 from qguard.suites import Suite
 
 TEXTS = (
@@ -170,7 +170,7 @@ def test_what_looks_like_a_path_is_never_asked_of_the_hub(ref, tmp_path, monkeyp
     """Somebody else may own that name there."""
     (tmp_path / "ours").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("qguard.location._in_hub", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("qguard.models.location._in_hub", lambda *_: pytest.fail("the hub was asked"))
     hint = f"for a hub id of that name: hf:{ref}" if ref in ("models/x", "ours/x") else "expected a folder"
     with pytest.raises(ModelProblem, match=f"{re.escape(ref)} is not a folder.*{hint}"):
         resolve("m", ref)
@@ -180,7 +180,7 @@ def test_a_hub_id_is_asked_of_the_hub_whatever_lies_here(minilm, tmp_path, monke
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr("qguard.location._in_hub", lambda name, ref, *_: asked.append(ref) or minilm.folder)
+    monkeypatch.setattr("qguard.models.location._in_hub", lambda name, ref, *_: asked.append(ref) or minilm.folder)
     for ref in ("hf:models/x", "org/name", "all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"):
         resolve("m", ref)
     assert asked == ["models/x", "org/name", "all-MiniLM-L6-v2", "BAAI/bge-small-en-v1.5"]

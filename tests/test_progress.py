@@ -9,7 +9,7 @@ import sys
 
 NESTED = """
 import time
-from qguard.progress import progress
+from qguard.console.progress import progress
 with progress("outer", None):
     with progress("inner", 10, after=0.2) as advance:
         for _ in range(5):

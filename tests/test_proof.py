@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from qguard.artifact import open_artifact
+from qguard.artifacts.artifact import open_artifact
 from qguard.errors import ArtifactProblem
 from qguard.judging.artifact import measure_artifact
 from qguard.precisions import RECIPES

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from qguard.bounds import Bound
 from qguard.encoders import Encoder
 from qguard.encoders.pooling import Head
 from qguard.errors import MeasurementProblem
@@ -28,12 +27,13 @@ from qguard.judging.invariance import measure_invariance
 from qguard.metrics import Comparison, Measured
 from qguard.metrics.agreement import AveragePrecision, Pearson
 from qguard.metrics.bootstrap import uncertainty
+from qguard.metrics.bounds import Bound
 from qguard.metrics.ranking import best_first
 from qguard.metrics.statistics import Mean, Quantile, Ratio, Share, Spearman
-from qguard.pipeline import Pipeline
+from qguard.models.pipeline import Pipeline
 from qguard.robustness.metrics import PROPERTIES, Tried, reduced
 from qguard.suites import Pair, Suite
-from qguard.vectors import KINDS, SCALAR, Vectors, quantize
+from qguard.vectors.quantized import KINDS, SCALAR, Vectors, quantize
 from tests import profiles  # noqa: F401
 
 # few values, so that ties are common, and any others, far from overflow

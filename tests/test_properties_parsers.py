@@ -16,24 +16,25 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from qguard import accepted, golden
-from qguard.bounds import Bound
+from qguard import accepted
+from qguard import goldens as golden
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
 from qguard.errors import QguardError
 from qguard.families import metric_names
 from qguard.files import dump_json
 from qguard.gates import Gate, gates_for, parse_gate
-from qguard.pipeline import Pipeline, read_pipeline
+from qguard.metrics.bounds import Bound
+from qguard.models.pipeline import Pipeline, read_pipeline
 from qguard.precisions import parse_precisions
 from qguard.precisions.calibration import Calibration
 from qguard.robustness.kept import read_kept
-from qguard.strategies import texts
 from qguard.suites import Suite
 from qguard.suites.columns import NAMES
 from qguard.suites.formats import FORMATS
 from qguard.suites.reader import read_suite
 from qguard.suites.source import Source
+from qguard.texts.strategies import texts
 from tests import profiles  # noqa: F401
 
 NUMBERS = st.integers(-3, 3) | st.integers() | st.floats() | st.sampled_from([10**400, -(10**25), 2**63])
@@ -213,7 +214,7 @@ def test_precisions(text):
 @pytest.fixture(scope="module")
 def recorded(folder) -> Path:
     """A golden of two texts, sealed as one is that was recorded."""
-    from qguard.golden.recording import _pack
+    from qguard.goldens.recording import _pack
 
     where = folder / "golden" / "minilm" / "own"
     where.mkdir(parents=True)

@@ -19,12 +19,12 @@ from qguard.harness import Harness
 from qguard.metrics.artifact import _as_promised, _bytes
 
 import qguard
+from qguard.artifacts.layers import LOOKUP, Layer
 from qguard.attest.policy import gates_in_force
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import ArtifactProblem, RegistryProblem, UsageProblem
 from qguard.gates import gates_for
-from qguard.layers import LOOKUP, Layer
 from qguard.precisions import RECIPES, Precision, code, known, parse_precision
 from qguard.precisions.code import imports, modules
 from tests import families
@@ -43,7 +43,7 @@ FIELDS = {
     "bounds": '{"embedding.cosine_mean": ">= 0.99", "similarity.max_error": "<= 0.1", "ranking.overlap@10": ">= 0.8"}',
 }
 CODE = """
-from qguard.models import weight_files
+from qguard.models.model import weight_files
 from qguard.precisions import Recipe
 
 from .floats import eight
@@ -286,7 +286,7 @@ def test_the_key_of_another_package_holds_its_own_modules(installed):
     package = installed()
     found = modules("acme.recipes")
     assert {n for n in found if n.startswith("acme")} == {"acme", "acme.recipes", "acme.floats"}
-    assert {"qguard.models", "qguard.files"} < set(found)
+    assert {"qguard.models.model", "qguard.files"} < set(found)
     before = code.code_sha256("acme.recipes")
     for name, changes in (("unused", False), ("floats", True), ("__init__", True)):
         with (package / f"{name}.py").open("a") as file:

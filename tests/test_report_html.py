@@ -42,7 +42,7 @@ PLAIN = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, fp32_onnx):
     """A failing run: the gate's own reports of a per-tensor file on hostile texts."""
-    from qguard import golden
+    from qguard import goldens as golden
     from qguard.precisions.dynamic import quantize
 
     place = tmp_path_factory.mktemp("html")

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from qguard.bounds import Bound
 from qguard.config import load_config
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import UsageProblem
 from qguard.gates import Gate
 from qguard.judging.robustness import probe_of
 from qguard.judging.session import Session, Target
+from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from qguard.robustness.features import describe, scripts
 from qguard.robustness.kept import read_kept

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from qguard.encoders import TextEncoder, open_runtime
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS, RuntimeRecord
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
 from qguard.judging.invariance import measure_invariance
-from qguard.runtimes import NO_FILES, RUNTIMES, TEXTS, RuntimeRecord
 from tests.conftest import ROOT
 from tests.processes import python, run_pytest
 
@@ -197,7 +197,9 @@ def test_prompts_are_those_of_a_runtime_that_takes_texts():
 def test_a_record_that_is_not_complete_is_an_error_before_anything_runs(tmp_path, small):
     shutil.copytree(small, tmp_path / "project")
     _install(tmp_path / "site", "half = half:RUNTIME")
-    (tmp_path / "site" / "half.py").write_text("from qguard.runtimes import RuntimeRecord\nRUNTIME = RuntimeRecord('half')\n")
+    (tmp_path / "site" / "half.py").write_text(
+        "from qguard.encoders.runtimes import RuntimeRecord\nRUNTIME = RuntimeRecord('half')\n"
+    )
     path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
     code, out = run_pytest(tmp_path / "project", "--precision", "int8", PYTHONPATH=path)
     assert code == 4

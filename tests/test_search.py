@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qguard import screens, search
 from qguard.errors import MeasurementProblem
-from qguard.search import VectorFile, top_k
+from qguard.vectors import screens, search
+from qguard.vectors.search import VectorFile, top_k
 from tests.machine import needs_exact_sums
 
 

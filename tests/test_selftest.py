@@ -11,8 +11,8 @@ import pytest
 from rich.box import MARKDOWN
 from rich.console import Console
 
-from qguard import cli, golden
-from qguard.bounds import Bound
+from qguard import cli
+from qguard import goldens as golden
 from qguard.config import load_config
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.faults import ELSEWHERE, FAULTS, Fault, chosen, findings, runner
@@ -32,6 +32,7 @@ from qguard.faults.repeats import BUDGETS, Condition, run_repeat
 from qguard.faults.site import Candidate, NotApplicable, Site
 from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
+from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from tests import goldens
 

@@ -186,7 +186,7 @@ def run(command: str, folder: Path) -> int:
 @pytest.fixture(scope="module")
 def project(core, int8, tmp_path_factory) -> Path:
     """Everything that the pages take for granted: a configuration, a golden, artifacts, reports, texts."""
-    from qguard import golden
+    from qguard import goldens as golden
 
     folder = tmp_path_factory.mktemp("project")
     (folder / "pyproject.toml").write_text(

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from qguard.bounds import Bound
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
@@ -17,6 +16,7 @@ from qguard.gates import parse_gate
 from qguard.judging.session import Session
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
+from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from qguard.report.terminal import failure_text
 from qguard.tolerances.proposal import propose, rounded
@@ -269,7 +269,8 @@ def test_a_file_that_cannot_be_edited_is_left_alone(tmp_path, text):
 
 def test_init_with_a_precision_derives_its_gates(int8, tmp_path, monkeypatch, capsys):
     """With the committed golden and one run of core: recording and repeating are tested elsewhere."""
-    from qguard import golden, tolerances
+    from qguard import goldens as golden
+    from qguard import tolerances
     from qguard.tolerances import proposals_for
 
     def committed(model, suite, root, reason, **_):

@@ -260,7 +260,7 @@ def test_what_transformers_loads_beside_it_says_nothing(minilm):
     """torchao names GPU kernels that it cannot load, by their paths, and torch warns of what torchao registers."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom qguard.encoders import open_runtime\n"
-        "from qguard.golden.reference import open_fp32\nfrom qguard.models import resolve\n"
+        "from qguard.goldens.reference import open_fp32\nfrom qguard.models.model import resolve\n"
         f"root = Path({str(minilm.root)!r})\nopen_runtime('torch', root, 'fp32')\nopen_fp32(resolve('m', str(root)))\n"
         "print('torchao' in sys.modules)"
     )

@@ -9,8 +9,8 @@ from onnx import helper, numpy_helper
 
 from qguard.encoders import padded
 from qguard.encoders.onnx import OnnxRuntime
-from qguard.encoders.unsigned import unsigned_weights
-from qguard.onnx_edit import Graph
+from qguard.onnx.edit import Graph
+from qguard.onnx.unsigned import unsigned_weights
 
 WEIGHTS = np.random.default_rng(0).integers(-60, 60, (8, 4)).astype(np.int8)  # too small to saturate anywhere
 SCALES = {"s": np.float32(0.1), "ws": np.full(4, 0.2, np.float32), "z": np.uint8(120), "ys": np.float32(3), "yz": np.uint8(128)}

@@ -21,7 +21,7 @@ from qguard.metrics import Comparison
 from qguard.metrics.ranking import items as ranking_items
 from qguard.precisions import Precision, parse_precision
 from qguard.suites import Suite
-from qguard.vectors import BINARY, KINDS, LEAST_CALIBRATION, SCALAR, Ranges, Vectors, quantize, ranges_of
+from qguard.vectors.quantized import BINARY, KINDS, LEAST_CALIBRATION, SCALAR, Ranges, Vectors, quantize, ranges_of
 from tests.conftest import ROOT
 
 values = st.integers(-8192, 8192).map(lambda i: i / 1024)

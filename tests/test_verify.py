@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
-from qguard.bounds import Bound
 from qguard.cli import main
 from qguard.files import sha256_json
+from qguard.metrics.bounds import Bound
 from tests.processes import gate
 
 LAX = Bound(">=", 0.1).to_json()
@@ -230,7 +230,7 @@ def passed_test_removed(c):
 
 def golden_recorded_anew(c):
     from qguard.files import dump_json
-    from qguard.golden.stored import seal
+    from qguard.goldens.stored import seal
 
     file = c.project / "golden" / "minilm" / "own" / "manifest.json"
     file.write_bytes(dump_json(seal(json.loads(file.read_text()) | {"reason": "another"})))

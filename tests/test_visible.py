@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from qguard import golden
+from qguard import goldens as golden
 from qguard.cli import main
 from qguard.config import load_config
+from qguard.console.visible import visible
 from qguard.judging.session import Session
-from qguard.visible import visible
 from tests.conftest import ROOT
 from tests.processes import run_pytest
 

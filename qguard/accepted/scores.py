@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from qguard.accepted.stored import read
-from qguard.bounds import Bound
-from qguard.cpu import cpu_class
 from qguard.errors import GoldenProblem
 from qguard.families import all_metrics
 from qguard.gates.check import Check
+from qguard.machine.cpu import cpu_class
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Z
+from qguard.metrics.bounds import Bound
 from qguard.precisions import Precision
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 # Rounding by other kernels of one CPU class flips a tie at times; no value is held to more digits than that.
 ROUNDING = 1e-4
@@ -29,7 +29,7 @@ class Scope:
 
     Attributes:
         precision: ``NAME@RUNTIME[+VECTORS]``.
-        machine: See :func:`qguard.cpu.cpu_class`; of CUDA the device; of another machine what the runtime calls it.
+        machine: See :func:`qguard.machine.cpu.cpu_class`; of CUDA the device; of another machine what the runtime calls it.
         golden: First digits of the golden's hashes of ``suite`` and ``weights``: other texts or weights have other scores.
     """
 

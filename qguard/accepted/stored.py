@@ -7,7 +7,7 @@ from typing import Any
 
 from qguard.errors import GoldenProblem
 from qguard.files import dump_json, read_json, write_atomic
-from qguard.golden.stored import ACCEPTED
+from qguard.goldens.stored import ACCEPTED
 
 SCHEMA = 1
 

@@ -10,7 +10,7 @@ from typing import Any
 from qguard.accepted import latency, scores
 from qguard.accepted.stored import read, write
 from qguard.errors import UsageProblem
-from qguard.golden import golden_folder
+from qguard.goldens import golden_folder
 from qguard.report import SCHEMA
 from qguard.report.shape import upgraded
 

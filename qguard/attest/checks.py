@@ -71,7 +71,7 @@ def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> It
 def _accepted(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
     """Scores that were accepted since must hold for the recorded values too."""
     from qguard.accepted.scores import Scope, directions, judge_scores
-    from qguard.golden import golden_folder
+    from qguard.goldens import golden_folder
     from qguard.metrics import Measured
 
     if name not in verdict.goldens:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.attest.policy import gates_in_force
 from qguard.attest.subjects import digests
+from qguard.encoders.runtimes import NO_FILES
 from qguard.errors import UsageProblem
-from qguard.host import host
 from qguard.judging.facts import scope
-from qguard.runtimes import NO_FILES
+from qguard.report.host import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from qguard.bounds import Bound
 from qguard.families import FAMILIES, TASK
 from qguard.gates import Gate
 from qguard.judging import latency
 from qguard.judging.artifact import BOUNDS
+from qguard.metrics.bounds import Bound
 from qguard.suites import Suite
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, 
 
 from qguard.attest.refusal import listed, printable
 from qguard.attest.statement import KEY, PREDICATE, TYPE
-from qguard.bounds import Bound
 from qguard.errors import RefusedProblem, UsageProblem
 from qguard.gates import Gate
+from qguard.metrics.bounds import Bound
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 On = Literal["value", "lower", "upper"]

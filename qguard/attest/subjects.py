@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qguard.console.progress import progress
 from qguard.errors import ArtifactProblem
 from qguard.files import inside, sha256_file
-from qguard.graph import external_files
-from qguard.progress import progress
+from qguard.onnx.read import external_files
 
 
 def home(path: Path) -> Path | None:

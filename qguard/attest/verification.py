@@ -143,7 +143,7 @@ def _gate(g: Judging) -> str:
 
 
 def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
-    from qguard import golden as goldens
+    from qguard import goldens
     from qguard.judging.session import Target
 
     session = asked.session

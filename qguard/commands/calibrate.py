@@ -22,10 +22,10 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from qguard.console.progress import progress
     from qguard.latency.calibrate import calibrate
     from qguard.latency.check import Bucket, fingerprint, spec_of
     from qguard.precisions import parse_precision
-    from qguard.progress import progress
 
     session = session_of(args)
     model, suite = next(selected(session))

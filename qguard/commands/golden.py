@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from qguard.commands import add_command, add_selection, selected, session_of
+from qguard.console.visible import say
 from qguard.errors import QguardError, UsageProblem
-from qguard.visible import say
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _update(args: argparse.Namespace) -> int:
-    from qguard import golden
+    from qguard import goldens as golden
 
     if not args.dry_run:
         golden.refuse_in_ci(args.golden_update_in_ci)
@@ -61,7 +61,7 @@ def _update(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from qguard import accepted
-    from qguard.golden import audit, golden_folder
+    from qguard.goldens import audit, golden_folder
 
     session = session_of(args)
     which = list(selected(session))
@@ -90,7 +90,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from qguard import golden
+    from qguard import goldens as golden
 
     session = session_of(args)
     for model, suite in selected(session):

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from qguard.hunting.hunt import encoder_of, hunt
     from qguard.hunting.suite import write_suite
     from qguard.precisions import parse_precisions
-    from qguard.vectors import FLOAT
+    from qguard.vectors.quantized import FLOAT
 
     if args.minutes <= 0 or args.keep < 1:
         raise UsageProblem(f"expected --minutes above 0 and --keep from 1, found {args.minutes:g} and {args.keep}")
@@ -90,7 +90,7 @@ def _texts(corpus: str, suites: object) -> tuple[str, ...]:
 @contextmanager
 def _progress(seconds: float) -> Iterator[Callable[[Status], None]]:
     """A line on stderr that a person watches: time, texts, and the worst so far."""
-    from qguard.progress import progress
+    from qguard.console.progress import progress
 
     with progress("encoding the corpus", seconds) as advance:
 

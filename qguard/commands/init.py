@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from qguard.commands import tolerances
+from qguard.console.visible import say
 from qguard.errors import UsageProblem
-from qguard.pipeline import POOLING_MODES
-from qguard.visible import say
+from qguard.models.pipeline import POOLING_MODES
 
 INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
 [tool.qguard]
@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     import json
     import re
 
-    from qguard import golden
+    from qguard import goldens as golden
     from qguard.config import load_config
     from qguard.judging.session import Session
-    from qguard.models import resolve
+    from qguard.models.model import resolve
     from qguard.precisions import parse_precision
 
     last = re.split(r"[/:]", args.ref.rstrip("/"))[-1]

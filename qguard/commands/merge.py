@@ -6,8 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+from qguard.console.visible import say
 from qguard.errors import UsageProblem
-from qguard.visible import say
 
 _CODES = {"pass": 0, "fail": 1, "unmeasured": 3}
 

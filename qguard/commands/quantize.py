@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from qguard.commands import add_precision, add_selection, session_of
+from qguard.console.visible import say
 from qguard.errors import UsageProblem
-from qguard.visible import say
 
 
 def add(parser: argparse.ArgumentParser) -> None:

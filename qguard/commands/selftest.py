@@ -30,12 +30,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.box import MARKDOWN
     from rich.console import Console
 
-    from qguard.cpu import cores
+    from qguard.console.progress import progress
     from qguard.errors import MeasurementProblem, UsageProblem
     from qguard.faults import chosen, findings, runner
     from qguard.files import dump_json, write_atomic
+    from qguard.machine.cpu import cores
     from qguard.precisions import parse_precision
-    from qguard.progress import progress
 
     faults = chosen(args.fault)
     for name, value, least in (("--repeats", args.repeats, 0), ("--jobs", 1 if args.jobs is None else args.jobs, 1)):

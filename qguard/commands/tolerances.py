@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from qguard.commands import add_precision, add_selection, session_of
-from qguard.visible import visible
+from qguard.console.visible import visible
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qguard.commands import add_config, add_json
+from qguard.console.visible import say
 from qguard.errors import UsageProblem
-from qguard.visible import say
 
 if TYPE_CHECKING:
     from qguard.config import Config

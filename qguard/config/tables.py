@@ -16,9 +16,9 @@ from pydantic import (
     field_validator,
 )
 
-from qguard.bounds import Bound
 from qguard.errors import UsageProblem, unknown
-from qguard.pipeline import POOLING_MODES
+from qguard.metrics.bounds import Bound
+from qguard.models.pipeline import POOLING_MODES
 
 if TYPE_CHECKING:
     from qguard.suites.source import Source

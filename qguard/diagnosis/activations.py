@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.cosine import of_sums
-from qguard.cpu import saturates
 from qguard.diagnosis.sites import LINEAR, AlignedTensor, Net
-from qguard.encoders.unsigned import unsigned_weights
 from qguard.errors import ArtifactProblem
+from qguard.machine.cpu import saturates
+from qguard.onnx.unsigned import unsigned_weights
 from qguard.precisions.attention import PROJECTIONS
+from qguard.vectors.cosine import of_sums
 
 Array = NDArray[Any]
 BATCH = 8

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from qguard.artifact import Artifact
-from qguard.cosine import of_units, unit
+from qguard.artifacts.artifact import Artifact
+from qguard.console.progress import progress
 from qguard.diagnosis import Diagnosis, stages
 from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_errors
 from qguard.diagnosis.exclusion import Exclusion, LayerExchange, Unit, costs, fewest
@@ -30,7 +30,7 @@ from qguard.judging import cause as drift
 from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
-from qguard.progress import progress
+from qguard.vectors.cosine import of_units, unit
 
 SEEN = 16  # texts whose hidden states are compared stage by stage
 BATCH = 8

@@ -17,7 +17,7 @@ from qguard.diagnosis.sites import ATTENTION, LINEAR, NORM, AlignedTensor, Net, 
 from qguard.encoders.onnx import OPTIONS_FILE
 from qguard.encoders.ports import role_of
 from qguard.errors import ArtifactProblem
-from qguard.onnx_edit import rename
+from qguard.onnx.edit import rename
 
 # operators that mean the same in every operator set
 _ANY_OPSET = ("MatMul", "Gemm", "Attention", "EmbedLayerNormalization", "Cast", "Add", "Mul", "Gather", "Transpose")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qguard.onnx_edit import Graph, attribute, attributes
+from qguard.onnx.edit import Graph, attribute, attributes
 from qguard.precisions.attention import PROJECTIONS
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from qguard.console.visible import cell, visible
 from qguard.diagnosis import Diagnosis
 from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion, Unit
-from qguard.visible import cell, visible
 
 SCHEMA = 1
 LISTED = 12

@@ -11,8 +11,8 @@ from typing import Any
 from qguard.diagnosis.names import home, key, layer
 from qguard.diagnosis.opened import opened
 from qguard.errors import ArtifactProblem
-from qguard.graph import read_model
-from qguard.onnx_edit import INTEGER, Graph
+from qguard.onnx.edit import INTEGER, Graph
+from qguard.onnx.read import read_model
 from qguard.precisions.attention import PROJECTIONS
 
 TABLE, LINEAR, ATTENTION, BIAS, ACTIVATION, NORM = "embedding", "linear", "attention", "bias", "activation", "LayerNorm"
@@ -62,7 +62,7 @@ class Net(Graph):
         """The file, its fused operators taken apart unless it is wanted ``whole``.
 
         Raises:
-            ArtifactProblem: see :func:`qguard.graph.read_model`.
+            ArtifactProblem: see :func:`qguard.onnx.read.read_model`.
         """
         model = read_model(file)
         if not whole:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.artifact import Artifact
-from qguard.cosine import cosine
+from qguard.artifacts.artifact import Artifact
 from qguard.encoders.pooling import Head, pool
-from qguard.models import Model
-from qguard.pipeline import POOLING_MODES, Pipeline
+from qguard.models.model import Model
+from qguard.models.pipeline import POOLING_MODES, Pipeline
+from qguard.vectors.cosine import cosine
 
 Array = NDArray[Any]
 TOKENS, MASK, HIDDEN, POOLED, DENSE, NORMALISED = "tokens", "mask", "hidden states", "pooling", "dense", "normalization"
@@ -44,7 +44,7 @@ class Stage:
 
 def tokens(golden: Sequence[Sequence[int]], own: Sequence[Sequence[int]], artifact: Artifact, model: Model) -> Stage:
     """The artifact's token ids against those of the golden."""
-    from qguard.golden.tokens import differing, token_change
+    from qguard.goldens.tokens import differing, token_change
 
     changed = differing(golden, own)
     share = 1 - len(changed) / len(golden)

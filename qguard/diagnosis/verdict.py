@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from qguard.artifact import Artifact
+from qguard.artifacts.artifact import Artifact
+from qguard.artifacts.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
 from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
 from qguard.diagnosis.stages import Stage
 from qguard.gates.check import Check
 from qguard.judging.cause import ELSEWHERE, Facts, how_far
-from qguard.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.precisions import Recipe
 from qguard.precisions.recipe import WIDTHS
 from qguard.report.advice import CHECK

@@ -1,4 +1,4 @@
-"""Encoders: n texts in, a float32 array (n, dim) out. Batching lives here once; runtimes are in :mod:`qguard.runtimes`."""
+"""Encoders: n texts in, a float32 array (n, dim) out. Batching lives here once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.console.progress import progress
 from qguard.encoders.pooling import Head
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, RuntimeRecord
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, first_line
-from qguard.pipeline import Pipeline
-from qguard.progress import progress
-from qguard.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, RuntimeRecord
+from qguard.models.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from qguard.models import Model
+    from qguard.models.model import Model
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -187,7 +187,7 @@ class TextEncoder(Encoder):
         tokenizer: The artifact's, or the base model's where there are no files. It only tells how long a text is: what
             tokenizes the texts in the runtime is not known.
         runtime: Texts to vectors.
-        record: What it wants; see :class:`qguard.runtimes.RuntimeRecord`.
+        record: What it wants; see :class:`qguard.encoders.runtimes.RuntimeRecord`.
         pipeline: Whose prompts are put in front of the texts, unless the runtime adds them.
     """
 
@@ -254,7 +254,7 @@ def open_runtime(
     """A runtime on a transformer.
 
     Args:
-        name: A name in :data:`qguard.runtimes.RUNTIMES`.
+        name: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
         source: An ONNX file, or for torch the folder of the transformer module; the fp32 model for a runtime without files.
         precision: What torch computes in, and OpenVINO unless the artifact says it; an ONNX file in ONNX Runtime says it itself.
         threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
@@ -296,7 +296,7 @@ def open_encoder(
     """An encoder on the files of ``folder``, or on a runtime without files.
 
     Args:
-        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
+        runtime: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
         folder: Tokenizer and heads (an artifact, or the model itself).
         pipeline: What surrounds the transformer.
         precision: See :func:`open_runtime`.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.errors import ArtifactProblem
-from qguard.quiet import quiet_transformers
+from qguard.machine.quiet import quiet_transformers
 
 # Not model.safetensors: Transformers would load int8 weights of that name as floats, without their scales and without an error.
 FILE = "quantize_dynamic.safetensors"

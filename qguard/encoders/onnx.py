@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from qguard.cpu import saturates
 from qguard.encoders.ports import Feeds, embedding_output
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem
 from qguard.files import read_json
-from qguard.graph import read_model
-from qguard.onnx_edit import Graph
-from qguard.runtimes import RUNTIMES
+from qguard.machine.cpu import saturates
+from qguard.onnx.edit import Graph
+from qguard.onnx.read import read_model
 
 OPTIONS_FILE = "onnxruntime.json"
 EXACT = "session.x64quantprecision"
@@ -24,7 +24,7 @@ def exact_products(file: Path) -> bool:
     ``session.x64quantprecision=1`` on x86 without VNNI, whose products of unsigned and signed 8 bits saturate.
 
     ONNX Runtime then stores signed weights as unsigned ones, which gives the same sums without saturation, and slower. On
-    a CPU with VNNI it would be slower for nothing, so the option is set only where :func:`qguard.cpu.saturates`.
+    a CPU with VNNI it would be slower for nothing, so the option is set only where :func:`qguard.machine.cpu.saturates`.
 
     Raises:
         ArtifactProblem: for any other content of that file.
@@ -39,7 +39,7 @@ def exact_products(file: Path) -> bool:
 
 
 def _unsigned(file: Path) -> bytes:
-    from qguard.encoders.unsigned import unsigned_weights
+    from qguard.onnx.unsigned import unsigned_weights
 
     graph = Graph(read_model(file))
     unsigned_weights(graph)
@@ -50,7 +50,7 @@ class OnnxRuntime:
     """An ONNX transformer, ours or another tool's: input and output names are found out, not assumed.
 
     Args:
-        file: The model file; external data must lie in its folder (checked by :func:`qguard.graph.read_graph`).
+        file: The model file; external data must lie in its folder (checked by :func:`qguard.onnx.read.read_graph`).
         precision: Not needed: the file says what it computes in.
         threads: Intra-op threads of one call, 1 by default. One thread and several batches side by side use all cores
             better than one batch on several threads (benchmarks/throughput.py), and give the same vectors on every

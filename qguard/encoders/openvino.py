@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders.ports import Feeds, embedding_output
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import read_json
-from qguard.runtimes import RUNTIMES
 
 PROPERTIES_FILE = "openvino.json"
 PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
@@ -63,7 +63,7 @@ class OpenvinoRuntime:
     """An ONNX transformer compiled by OpenVINO.
 
     Args:
-        file: The model file; external data must lie in its folder (checked by :func:`qguard.artifact.read_graph`).
+        file: The model file; external data must lie in its folder (checked by :func:`qguard.artifacts.artifact.read_graph`).
         precision: See :func:`properties_of`.
         threads: Threads of one call; ``None`` for one thread and as many requests side by side as there are cores, as in
             ONNX Runtime, and the same vectors on every number of cores.

@@ -11,7 +11,7 @@ import numpy as np
 
 from qguard.errors import MeasurementProblem, ModelProblem
 from qguard.files import inside
-from qguard.pipeline import Pipeline
+from qguard.models.pipeline import Pipeline
 
 
 def pool(tokens: Any, mask: Any, mode: str) -> Any:
@@ -20,7 +20,7 @@ def pool(tokens: Any, mask: Any, mode: str) -> Any:
     Args:
         tokens: Token embeddings, float32 (batch, length, hidden).
         mask: 1 for text, 0 for padding, (batch, length); at least one 1 a row.
-        mode: One of :data:`qguard.pipeline.POOLING_MODES`.
+        mode: One of :data:`qguard.models.pipeline.POOLING_MODES`.
 
     Returns:
         float32 (batch, hidden).

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.errors import ModelProblem
-from qguard.pipeline import Pipeline
+from qguard.models.pipeline import Pipeline
 
 
 class TextTokenizer:

@@ -7,7 +7,7 @@ from typing import Any
 
 from qguard.encoders.legacy import FILE, open_legacy
 from qguard.errors import MeasurementProblem, ModelProblem, QguardError
-from qguard.quiet import quiet_transformers
+from qguard.machine.quiet import quiet_transformers
 
 # int8 layers say so in their files; what surrounds them is computed in float32
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}

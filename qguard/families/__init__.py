@@ -16,7 +16,7 @@ from typing import Any
 from qguard.metrics import Comparison, Items, Measured, Metric, MetricInfo, reduced
 from qguard.registry import Registry
 from qguard.suites import Suite
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 # What a family may need; a target that lacks one is not judged in that family.
 NEEDS = {

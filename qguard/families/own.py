@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qguard.families import Family, Parts
 from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 _BY_PRECISION = "the default bounds of each precision"
 

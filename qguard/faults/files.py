@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qguard.artifact import PROVENANCE
+from qguard.artifacts.artifact import PROVENANCE
 from qguard.faults.site import Candidate, NotApplicable, Site
 
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from qguard.bounds import Bound
+from qguard.console.visible import cell
 from qguard.faults import ELSEWHERE, Fault
 from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Result
 from qguard.faults.repeats import Repeat
 from qguard.faults.runner import Report
 from qguard.gates import Gate, gates_for
+from qguard.metrics.bounds import Bound
 from qguard.precisions import RECIPES
 from qguard.precisions.bounds import DEFAULTS
-from qguard.visible import cell
 
 SCHEMA = 2
 

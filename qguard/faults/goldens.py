@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from qguard import golden as goldens
+from qguard import goldens
 from qguard.faults.files import cut
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.golden import Golden
+from qguard.goldens import Golden
 
 MANIFEST = "manifest.json"
 

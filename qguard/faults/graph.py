@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qguard.faults.site import Candidate, NotApplicable, Site
-from qguard.onnx_edit import attribute
+from qguard.onnx.edit import attribute
 
 _NORMS = {
     "SimplifiedLayerNormalization": 1,
@@ -26,7 +26,7 @@ def opset(site: Site, version: int) -> Candidate:
         site: Where.
         version: Of ONNX's own operators.
     """
-    from qguard.layers import read_layers
+    from qguard.artifacts.layers import read_layers
 
     if site.artifact.file is None or version >= read_layers(site.artifact).needs_opset:
         raise NotApplicable("no scale of the file depends on the operator set: its integer operators state their own")

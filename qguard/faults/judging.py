@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qguard.bounds import Bound
 from qguard.encoders import Encoder
 from qguard.errors import GoldenProblem, QguardError
 from qguard.faults import Fault
@@ -20,8 +19,9 @@ from qguard.judging import latency
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
+from qguard.metrics.bounds import Bound
 from qguard.precisions import Precision
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 CAUGHT, MISSED, UNDECIDED, NOT_APPLICABLE, BROKEN = "caught", "missed", "undecided", "not applicable", "broken"
 _LONGEST = 150  # characters of a message that are kept

@@ -28,7 +28,7 @@ def pooling(site: Site, mode: str) -> Candidate:
 
     Args:
         site: Where.
-        mode: One of :data:`qguard.pipeline.POOLING_MODES`; where it is the model's own, the mean.
+        mode: One of :data:`qguard.models.pipeline.POOLING_MODES`; where it is the model's own, the mean.
     """
     own = site.base.pipeline.pooling
     mode = "mean" if own == (mode,) else mode

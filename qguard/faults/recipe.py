@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from qguard.artifact import PROVENANCE
+from qguard.artifacts.artifact import PROVENANCE
+from qguard.artifacts.layers import PER_TENSOR
 from qguard.faults.site import Candidate, NotApplicable, Site
 from qguard.faults.surgery import some
 from qguard.files import dump_json, tree_hashes
-from qguard.layers import PER_TENSOR
 from qguard.precisions.calibration import Calibration, Sample
 
 TEXTS, WORDS = 200, 40  # of an invented calibration set

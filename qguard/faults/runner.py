@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.config import Config
+from qguard.encoders.runtimes import NO_FILES, TEXTS
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.faults import Fault
 from qguard.faults.judging import Failure, Judge, Result, Verdict, judge_accuracy, judge_fault
@@ -20,7 +21,6 @@ from qguard.faults.repeats import Repeat, run_repeat
 from qguard.faults.site import Candidate
 from qguard.judging.session import Session, Target
 from qguard.precisions import Precision
-from qguard.runtimes import NO_FILES, TEXTS
 
 ROUND = 16  # repeats of one process: after them it is started anew
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

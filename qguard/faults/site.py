@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qguard.artifact import PROVENANCE, Artifact, copy_layout
+from qguard.artifacts.artifact import PROVENANCE, Artifact, copy_layout
 from qguard.errors import ArtifactProblem
 from qguard.files import dump_json, inside, read_json, tree_hashes
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qguard.faults.surgery import ArtifactGraph
     from qguard.judging.session import Session
     from qguard.metrics import Comparison
-    from qguard.models import Model
+    from qguard.models.model import Model
     from qguard.precisions import Precision
 
 

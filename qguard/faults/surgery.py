@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from qguard.artifacts.layers import LOOKUP, Layer
 from qguard.faults.site import NotApplicable
-from qguard.graph import external_files, read_model
-from qguard.layers import LOOKUP, Layer
-from qguard.onnx_edit import Graph
+from qguard.onnx.edit import Graph
+from qguard.onnx.read import external_files, read_model
 
 
 class ArtifactGraph(Graph):
@@ -34,7 +34,7 @@ class ArtifactGraph(Graph):
 
     @cached_property
     def _contents(self) -> tuple[Layer, ...]:
-        from qguard.layers import onnx
+        from qguard.artifacts.layers import onnx
 
         return onnx.read(self.file).layers
 

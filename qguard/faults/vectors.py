@@ -9,7 +9,7 @@ import numpy as np
 
 from qguard.faults.site import Candidate, NotApplicable, Site
 from qguard.metrics import Comparison
-from qguard.vectors import FLOAT, LEAST_CALIBRATION, Vectors
+from qguard.vectors.quantized import FLOAT, LEAST_CALIBRATION, Vectors
 
 KIND = "int8"
 

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from qguard.bounds import Bound
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
 from qguard.metrics import Measured
+from qguard.metrics.bounds import Bound
 from qguard.precisions.bounds import DEFAULTS
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.metrics.bootstrap import Uncertainty
@@ -83,7 +83,7 @@ def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT) -> Ga
 
     Args:
         key: ``METRIC`` or ``METRIC[SLICE]``.
-        bound: A bound, or its text (see :meth:`qguard.bounds.Bound.parse`); or with what it judges.
+        bound: A bound, or its text (see :meth:`qguard.metrics.bounds.Bound.parse`); or with what it judges.
         vectors: The kind of stored vectors that it bounds; some metrics exist only for some of them.
 
     Raises:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from qguard.bounds import Bound
 from qguard.gates import Gate
 from qguard.metrics import Measured
+from qguard.metrics.bounds import Bound
 
 if TYPE_CHECKING:
     from qguard.metrics.bootstrap import Uncertainty

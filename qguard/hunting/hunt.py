@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.errors import MeasurementProblem
 from qguard.hunting.pool import Encode, Pool
 from qguard.judging.robustness import probe_of
-from qguard.mutations import mutate
+from qguard.texts.mutations import mutate
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.cosine import cosine
 from qguard.encoders import Floats
+from qguard.vectors.cosine import cosine
 
 BLOCK = 512  # rows whose similarities to all others are held at once
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qguard.cosine import of_units
 from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
 from qguard.hunting.pairs import Move, most_moved, unit
 from qguard.metrics import Rows
+from qguard.vectors.cosine import of_units
 
 ELITE = 48  # worst texts, and worst pairs, that are mutated further
 LINEAGE = 4  # of them descend from one text of the corpus, at most: else all would soon be one text's

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from qguard.artifact import Artifact
-from qguard.bounds import Bound
-from qguard.cpu import saturates
+from qguard.artifacts.artifact import Artifact
+from qguard.artifacts.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
 from qguard.errors import ArtifactProblem
 from qguard.judging.session import Session, Target
-from qguard.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
+from qguard.machine.cpu import saturates
 from qguard.metrics import Measured
-from qguard.models import Model
+from qguard.metrics.bounds import Bound
+from qguard.models.model import Model
 from qguard.precisions import Recipe
 from qguard.precisions.recipe import WIDTHS
 
@@ -45,11 +45,11 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
 
     ``artifact.quantized_ops``: weight multiplications in the promised precision. ``artifact.quantized_bytes``: bytes of
     matrices in the promised element type, embedding tables counted. ``artifact.granularity``: quantized multiplications
-    with scales as fine as promised. ``artifact.weight_error``: see :func:`qguard.layers.weights.weight_errors`, the largest.
+    with scales as fine as promised. ``artifact.weight_error``: the largest relative error of a matrix.
     ``artifact.activation_range``: the widest stored range of an activation; a mask's sentinel in it leaves no step for values.
     ``artifact.opset``: the declared version of ONNX's operators. ``artifact.saturation``: output channels whose products
     can overflow on x86 without VNNI, gated only on such a CPU, and only where the artifact does not declare the session option
-    that avoids it. ``artifact.size_ratio``: bytes over :attr:`qguard.models.Model.fp32_bytes`.
+    that avoids it. ``artifact.size_ratio``: bytes over :attr:`qguard.models.model.Model.fp32_bytes`.
 
     In OpenVINO what is computed depends on the file's weights and on the properties that the artifact declares.
     Layers that the recipe excludes count for none of these but the last.
@@ -163,7 +163,7 @@ def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int) -> Measured:
 
 
 def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measured]:
-    from qguard.layers.weights import matrices, weight_errors
+    from qguard.artifacts.layers.weights import matrices, weight_errors
 
     errors = weight_errors(layers, matrices(model.weight_files))
     if not errors:
@@ -204,8 +204,8 @@ def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
 
 
 def _saturation(layers: Sequence[Layer], artifact: Artifact) -> list[Measured]:
+    from qguard.artifacts.layers.weights import overflowing
     from qguard.encoders.onnx import EXACT, OPTIONS_FILE, exact_products
-    from qguard.layers.weights import overflowing
 
     integer = [x for x in layers if x.computes == "integer" and x.quantized]
     if not integer:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
-from qguard.cosine import cosine, of_units
 from qguard.encoders import Floats
-from qguard.golden import update_command
-from qguard.golden.reference import DRIFT, relative_change
+from qguard.goldens import update_command
+from qguard.goldens.reference import DRIFT, relative_change
 from qguard.judging.facts import changed
 from qguard.judging.fp32 import live_fp32
 from qguard.judging.once import once
 from qguard.metrics import Comparison
-from qguard.vectors import FLOAT
+from qguard.vectors.cosine import cosine, of_units
+from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target

@@ -6,8 +6,8 @@ from typing import Any
 
 from qguard.accepted.scores import Scope
 from qguard.judging.session import Session, Target
-from qguard.vectors import FLOAT, quantize
-from qguard.versions import installed
+from qguard.machine.versions import installed
+from qguard.vectors.quantized import FLOAT, quantize
 
 
 def facts(session: Session, target: Target) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qguard import golden as goldens
+from qguard import goldens
+from qguard.encoders.runtimes import NO_FILES, TOKEN_IDS
 from qguard.errors import MeasurementProblem
 from qguard.families import FAMILIES, Family, family_of, measure
 from qguard.families import standard_errors as errors_of
@@ -14,7 +15,6 @@ from qguard.judging.robustness import tried
 from qguard.judging.session import Session, Target
 from qguard.metrics import Measured
 from qguard.precisions import Precision
-from qguard.runtimes import NO_FILES, TOKEN_IDS
 
 
 def families_of(session: Session, target: Target) -> list[Family]:

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qguard.cosine import cosine
 from qguard.encoders import Encoder, Floats
+from qguard.encoders.runtimes import TEXTS
 from qguard.errors import MeasurementProblem
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
 from qguard.metrics import Items, Measured, Rows, reduced
 from qguard.metrics.invariance import METRICS
-from qguard.runtimes import TEXTS
 from qguard.suites import Suite
+from qguard.vectors.cosine import cosine
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
 SHORTEST, LONGEST = 4, 32  # tokens: a text has at least two words; longer ones are cut, to keep the check at half a second

@@ -6,15 +6,15 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
-from qguard.bounds import Bound
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
-from qguard.golden import golden_folder
+from qguard.goldens import golden_folder
 from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, same_outputs, spec_of
 from qguard.latency.memory import NAME, peak_bytes
 from qguard.metrics import Measured
+from qguard.metrics.bounds import Bound
 from qguard.precisions import Precision
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target

@@ -17,7 +17,7 @@ from qguard.robustness.kept import MOST, keep, kept_file, read_kept
 from qguard.robustness.metrics import COSINE, NAMES, reduced
 from qguard.robustness.probe import Probe
 from qguard.robustness.search import Found, search
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target

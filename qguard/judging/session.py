@@ -7,28 +7,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qguard import golden as goldens
-from qguard.artifact import Artifact, open_artifact
+from qguard import goldens
+from qguard.artifacts.artifact import Artifact, open_artifact
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.families import TASK, Family
 from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check
-from qguard.golden import Golden
+from qguard.goldens import Golden
 from qguard.judging.once import once
 from qguard.judging.target import Target
 from qguard.metrics import Comparison
-from qguard.models import Model, resolve
+from qguard.models.model import Model, resolve
 from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
-from qguard.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.suites import Suite, load_suite
-from qguard.vectors import FLOAT, SCALAR, Ranges, unit
+from qguard.vectors.quantized import FLOAT, SCALAR, Ranges, unit
 
 if TYPE_CHECKING:
-    from qguard.search import VectorFile
+    from qguard.vectors.search import VectorFile
 
 __all__ = ["Session", "Target"]
 
@@ -166,7 +166,7 @@ class Session:
         return fp32_of(runtime).build(self.model(model))
 
     def encoder(self, precision: Precision, model: str) -> Encoder:
-        """The candidate encoder, of float32 embeddings; see :meth:`qguard.artifact.Artifact.runtime`."""
+        """The candidate encoder, of float32 embeddings; see :meth:`qguard.artifacts.artifact.Artifact.runtime`."""
         return self.plain_encoder(precision.plain, model)
 
     @once
@@ -263,8 +263,8 @@ class Session:
     @once
     def plain_corpus_vectors(self, target: Target) -> VectorFile:
         """As :meth:`corpus_vectors`, of a precision with float32 vectors."""
-        from qguard.corpus_vectors import candidate_coder, encode_corpus
-        from qguard.golden.corpus import compare_block
+        from qguard.goldens.corpus import compare_block
+        from qguard.goldens.vectors import candidate_coder, encode_corpus
 
         self.token_ids(target)  # what may not be judged is not encoded for hours
         golden, suite, model = self.golden(target.model, target.suite), self.suite(target.suite), self.model(target.model)

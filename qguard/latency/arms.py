@@ -22,7 +22,7 @@ class ArmSpec:
     """An arm as values, so that a fresh process can build the same one.
 
     Attributes:
-        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
+        runtime: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
         path: The ONNX file, or the folder of a torch model.
         precision: See :func:`qguard.encoders.open_runtime`.
         threads: Threads of one run.

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from qguard.artifact import Artifact
-from qguard.cosine import cosine
-from qguard.cpu import ISA, cpu
+from qguard.artifacts.artifact import Artifact
+from qguard.encoders.runtimes import RUNTIMES, libraries
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check
@@ -20,8 +19,9 @@ from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import FAIL, INCONCLUSIVE, UNFIT, Rule
 from qguard.latency.trial import Trial, run_trial
+from qguard.machine.cpu import ISA, cpu
 from qguard.precisions import Precision
-from qguard.runtimes import RUNTIMES, libraries
+from qguard.vectors.cosine import cosine
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
 GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
@@ -180,7 +180,7 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
 @cache
 def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
     """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads; the name of a CUDA device."""
-    from qguard.versions import installed
+    from qguard.machine.versions import installed
 
     model, flags = cpu()
     name = {}

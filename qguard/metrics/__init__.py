@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.cosine import unit
 from qguard.errors import MeasurementProblem
 from qguard.suites import Suite
-from qguard.vectors import FLOAT, KINDS, Vectors
+from qguard.vectors.cosine import unit
+from qguard.vectors.quantized import FLOAT, KINDS, Vectors
 
 if TYPE_CHECKING:
-    from qguard.bounds import Bound
     from qguard.metrics.bootstrap import Uncertainty
+    from qguard.metrics.bounds import Bound
     from qguard.metrics.neighbours import Neighbours
 
 Rows = NDArray[np.float64]
@@ -124,7 +124,7 @@ class Comparison:
         return cls(suite, g, c)
 
     def quantize(self, kind: str, ranges: Any = None) -> Comparison:
-        """The same comparison with the candidate stored as quantized vectors; see :mod:`qguard.vectors`."""
+        """The same comparison with the candidate stored as quantized vectors; see :mod:`qguard.vectors.quantized`."""
         vectors = Vectors.of(self.candidate.astype(np.float32), kind, ranges)
         return replace(self, candidate=vectors.dequantized(), vectors=vectors)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from qguard.cosine import of_units
 from qguard.metrics import Comparison, Items, Metric
 from qguard.metrics.statistics import Mean, Quantile
-from qguard.vectors import FLOAT, KINDS, SCALAR
+from qguard.vectors.cosine import of_units
+from qguard.vectors.quantized import FLOAT, KINDS, SCALAR
 
 
 def items(c: Comparison) -> Items:

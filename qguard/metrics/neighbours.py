@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.console.progress import progress
 from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
-from qguard.progress import progress
-from qguard.search import VectorFile, top_k
 from qguard.suites import Suite
-from qguard.vectors import unit
+from qguard.vectors.quantized import unit
+from qguard.vectors.search import VectorFile, top_k
 
 DEPTH = 100  # rows that are kept of each query
 SCORED_AGAIN = 10  # of which the candidate's own score is wanted

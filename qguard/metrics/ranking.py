@@ -18,7 +18,7 @@ from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.neighbours import Neighbours
 from qguard.metrics.statistics import Mean, Ratio, Share
-from qguard.vectors import KINDS, RESCORE_MULTIPLIER
+from qguard.vectors.quantized import KINDS, RESCORE_MULTIPLIER
 
 K = 10
 MARGIN = 0.02  # golden gaps below this are ties to a person; their flips are not inversions

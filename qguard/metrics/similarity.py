@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from qguard.cosine import of_units
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.statistics import Absolute, Mean, Quantile, Spearman
 from qguard.suites import Suite
-from qguard.vectors import FLOAT, SCALAR
+from qguard.vectors.cosine import of_units
+from qguard.vectors.quantized import FLOAT, SCALAR
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from qguard.cosine import of_units
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
 from qguard.metrics.ranking import best_first
 from qguard.metrics.statistics import Mean, Spearman, Statistic
 from qguard.suites import Pair, Suite
+from qguard.vectors.cosine import of_units
 
 DEPTH = 1000  # documents of a query that are judged, as in TREC's runs and MTEB's MAP
 BLOCK = 64  # queries whose scores are held at once

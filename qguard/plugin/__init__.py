@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qguard.console.visible import visible
 from qguard.plugin.state import GATE, RECORD, STATE, State
-from qguard.visible import visible
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -171,7 +171,7 @@ def pytest_configure(config: pytest.Config) -> None:
             check_format(Path(path))
         state = _state(config, "fp32" if asked is None else asked)
         if update:
-            from qguard.golden import refuse_in_ci
+            from qguard.goldens import refuse_in_ci
 
             refuse_in_ci(config.getoption("golden_update_in_ci"))
     except QguardError as e:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from qguard.console.visible import visible
 from qguard.plugin.outputs import JUnit, attest, findings, summarise
 from qguard.plugin.state import State
-from qguard.visible import visible
 
 # options that keep tests from a run
 _HIDES = ("-k", "-m", "--deselect", "--ignore", "--co", "--setup", "--lf", "--last-failed", "--sw", "--stepwise")
@@ -71,7 +71,7 @@ class Collector:
                 report["runs"][0]["errors"].append(f"the report {Path(path).name} could not be written: {e.strerror}")
 
     def _update(self) -> int:
-        from qguard import golden
+        from qguard import goldens as golden
         from qguard.errors import QguardError
 
         session, self.lines = self.state.session, list[str]()

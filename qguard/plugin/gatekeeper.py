@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from qguard.console.visible import visible
 from qguard.judging import latency
 from qguard.judging.cause import find_cause
 from qguard.judging.facts import changed, facts, holds
 from qguard.judging.families import standard_errors
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
-from qguard.visible import visible
 
 if TYPE_CHECKING:
     from qguard.gates.check import Check

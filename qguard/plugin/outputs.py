@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from qguard.console.visible import visible
 from qguard.plugin.state import State
-from qguard.visible import visible
 
 
 def attest(path: Path, state: State, report: dict[str, Any], others: Iterable[str]) -> str:

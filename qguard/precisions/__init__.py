@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qguard.admission import refuse_large, refuse_unknown_type
-from qguard.artifact import Artifact, build_cached
+from qguard.artifacts.artifact import Artifact, build_cached
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.files import sha256_json
-from qguard.models import Model
+from qguard.machine.versions import installed
+from qguard.models.admission import refuse_large, refuse_unknown_type
+from qguard.models.model import Model
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
 from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe
-from qguard.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
-from qguard.vectors import FLOAT, KINDS
-from qguard.versions import installed
+from qguard.vectors.quantized import FLOAT, KINDS
 
 __all__ = [
     "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions",
@@ -31,8 +31,8 @@ class Precision:
 
     Attributes:
         name: Built in, or the project's own.
-        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
-        vectors: How its vectors are stored, a name in :data:`qguard.vectors.KINDS`, or :data:`qguard.vectors.FLOAT`.
+        runtime: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
+        vectors: How its vectors are stored, a name in :data:`qguard.vectors.quantized.KINDS`, or ``FLOAT`` there.
         base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
     """

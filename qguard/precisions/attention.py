@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qguard.onnx_edit import Graph, attributes
+from qguard.onnx.edit import Graph, attributes
 from qguard.precisions.products import MOVES
 
 PROJECTIONS = ("query", "key", "value")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qguard.bounds import Bound
+from qguard.metrics.bounds import Bound
 
 # A text's vector does not depend on its batch: what remains is the order of float sums.
 INVARIANT = {f"invariance.{m}": ">= 0.9999" for m in ("batch_cosine_min", "order", "padding", "equal_length")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qguard.models import Model, weight_files
+from qguard.models.model import Model, weight_files
 
 
 def _cast(model: Model, folder: Path, dtype: str) -> None:

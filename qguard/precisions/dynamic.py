@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.models import Model
+from qguard.models.model import Model
 from qguard.precisions.export import declare_exact_products, onnx_file
 
 if TYPE_CHECKING:
-    from qguard.artifact import Artifact
+    from qguard.artifacts.artifact import Artifact
 
 
 def int8(model: Model, folder: Path, source: Artifact) -> None:
@@ -26,7 +26,7 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
     """ONNX Runtime's dynamic quantization of one fp32 file; per-tensor is for experiments and tests."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from qguard.graph import read_graph
+    from qguard.onnx.read import read_graph
 
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of a missing pre-processing that the fused graph does not need

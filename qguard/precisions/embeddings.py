@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qguard.encoders.ports import role_of
-from qguard.onnx_edit import Graph, attribute
+from qguard.onnx.edit import Graph, attribute
 
 BLOCK = 128  # values of a row that share a scale; one scale for the whole table loses several times as much
 SMALLEST = 16  # the least that ONNX Runtime's kernel takes; it takes powers of two alone

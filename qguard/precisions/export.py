@@ -8,12 +8,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qguard.cosine import cosine
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
-from qguard.models import Model
-from qguard.onnx_edit import Graph, attribute
-from qguard.quiet import quiet_transformers
+from qguard.machine.quiet import quiet_transformers
+from qguard.models.model import Model
+from qguard.onnx.edit import Graph, attribute
+from qguard.vectors.cosine import cosine
 
 if TYPE_CHECKING:
     from qguard.encoders import Encoder

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.models import Model
+from qguard.models.model import Model
 from qguard.precisions.export import onnx_file
 
 if TYPE_CHECKING:
-    from qguard.artifact import Artifact
+    from qguard.artifacts.artifact import Artifact
 
 
 def fp16(model: Model, folder: Path, source: Artifact) -> None:

@@ -26,16 +26,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import ArtifactProblem
-from qguard.graph import read_model
-from qguard.models import Model
-from qguard.onnx_edit import Graph, attributes
+from qguard.models.model import Model
+from qguard.onnx.edit import Graph, attributes
+from qguard.onnx.read import read_model
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
 from qguard.precisions.products import MOVES, plain_products
 
 if TYPE_CHECKING:
-    from qguard.artifact import Artifact
+    from qguard.artifacts.artifact import Artifact
     from qguard.precisions.calibration import Sample
 
 Array = NDArray[Any]

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 
 from qguard.encoders.legacy import FILE, SCALE
-from qguard.models import Model
-from qguard.quiet import quiet_transformers
+from qguard.machine.quiet import quiet_transformers
+from qguard.models.model import Model
 
 
 def int8(model: Model, folder: Path) -> None:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvino
 from qguard.files import dump_json
-from qguard.graph import read_model
-from qguard.models import Model
-from qguard.onnx_edit import Graph, attribute
+from qguard.models.model import Model
+from qguard.onnx.edit import Graph, attribute
+from qguard.onnx.read import read_model
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
 from qguard.precisions.integer import observe, token_ids
 
 if TYPE_CHECKING:
-    from qguard.artifact import Artifact
+    from qguard.artifacts.artifact import Artifact
     from qguard.precisions.calibration import Sample
 
 Encode = Callable[[Graph, str, Any, Any], list[Any]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qguard.onnx_edit import Graph, attribute
+from qguard.onnx.edit import Graph, attribute
 
 MOVES = ("Cast", "Identity", "Transpose")  # what recipes leave behind; other tools would load it and warn
 

@@ -12,12 +12,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from qguard.bounds import Bound
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS
 from qguard.errors import RegistryProblem, UsageProblem, unknown
 from qguard.families import metric_names
+from qguard.metrics.bounds import Bound
 from qguard.precisions.code import file_of
 from qguard.registry import Registry
-from qguard.runtimes import NO_FILES, RUNTIMES, TEXTS
 
 
 class Width(NamedTuple):
@@ -55,7 +55,7 @@ class Recipe:
     Attributes:
         precision: Its name, such as ``int8``. One that is registered for several runtimes runs in the first of them where
             none is named.
-        runtime: A name in :data:`qguard.runtimes.RUNTIMES`.
+        runtime: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
         make: ``module:function``; the function takes the model, the artifact folder to fill and, where ``from_fp32`` and
             ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed. Or
             :data:`NOT_BUILT`.
@@ -76,7 +76,7 @@ class Recipe:
             number of inputs that share one; ``None`` where nothing is promised.
         tables: Element type of word embedding tables, where it is not that of the weights.
         excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
-        from_fp32: ``make`` is also given the :class:`~qguard.artifact.Artifact` that the recipe ``fp32`` makes of the model.
+        from_fp32: ``make`` is also given the artifact that the recipe ``fp32`` makes of the model.
         calibrated: Activation ranges or the rounding of weights come from texts: ``make`` is also given a
             :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from qguard.errors import ModelProblem
 from qguard.files import read_json
-from qguard.graph import external_files, read_graph
-from qguard.models import Model
+from qguard.models.model import Model
+from qguard.onnx.read import external_files, read_graph
 from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file, rms_layer_norm
 
 

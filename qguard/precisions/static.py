@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qguard.console.progress import progress
 from qguard.errors import UsageProblem
-from qguard.models import Model
-from qguard.onnx_edit import Graph
+from qguard.models.model import Model
+from qguard.onnx.edit import Graph
 from qguard.precisions.export import declare_exact_products, export_split, onnx_file
-from qguard.progress import progress
 
 if TYPE_CHECKING:
     from qguard.precisions.calibration import Sample

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from qguard.errors import ModelProblem, UsageProblem
 from qguard.files import dump_json, read_json
-from qguard.models import Model
-from qguard.quiet import quiet_transformers
+from qguard.machine.quiet import quiet_transformers
+from qguard.models.model import Model
 
 
 def int8(model: Model, folder: Path) -> None:

@@ -11,15 +11,15 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.graph import read_model
-from qguard.models import Model
-from qguard.onnx_edit import Graph
+from qguard.models.model import Model
+from qguard.onnx.edit import Graph
+from qguard.onnx.read import read_model
 from qguard.precisions.attention import separate_attention
 from qguard.precisions.export import onnx_file
 from qguard.precisions.products import plain_products
 
 if TYPE_CHECKING:
-    from qguard.artifact import Artifact
+    from qguard.artifacts.artifact import Artifact
 
 BLOCK = 32  # weights that share a scale; ONNX Runtime's kernels know 16 to 256
 INTEGERS = 4  # accuracy level at which activations are rounded too; level 0 keeps them float, and is far slower

@@ -15,8 +15,8 @@ from typing import Any
 from qguard import __version__
 from qguard.errors import UsageProblem
 from qguard.files import write_atomic
-from qguard.host import host
 from qguard.registry import Registry
+from qguard.report.host import host
 
 SCHEMA = 2
 

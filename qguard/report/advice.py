@@ -8,7 +8,7 @@ from typing import Any
 
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 # gates whose bounds are no line of [tool.qguard.gates]
 _ELSEWHERE = ("latency.speedup", "latency.regression", "latency.trend")

@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from qguard.console.visible import visible
 from qguard.latency.check import interval_text
 from qguard.report.advice import left_out
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
-from qguard.visible import visible
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
 _MARK = {"pass": "✅", "fail": "❌", "unmeasured": "⚠️"}

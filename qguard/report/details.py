@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.judging.facts import holds
+from qguard.machine.versions import installed
 from qguard.metrics import Comparison, Rows, embedding, ranking, similarity
-from qguard.runtimes import RUNTIMES
 from qguard.suites import Suite
-from qguard.versions import installed
 
 if TYPE_CHECKING:
-    from qguard.artifact import Artifact
+    from qguard.artifacts.artifact import Artifact
     from qguard.judging.session import Session, Target
 
 POINTS = 1500  # pairs in the scatter; the most moved are always among them
@@ -168,7 +168,7 @@ def _found_in_corpus(comparison: Comparison, queries: list[int], texts: Texts) -
 
 
 def _provenance(session: Session, target: Target, texts: Texts) -> dict[str, Any]:
-    from qguard.cpu import cpu, cpu_class
+    from qguard.machine.cpu import cpu, cpu_class
 
     model, golden = session.model(target.model), session.golden(target.model, target.suite)
     manifest = golden.manifest

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from qguard.visible import visible
+from qguard.console.visible import visible
 
 MOST = 10  # GitHub shows no more errors of one step
 

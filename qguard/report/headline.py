@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qguard.bounds import Bound
 from qguard.families import FAMILIES
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
+from qguard.metrics.bounds import Bound
 from qguard.report import advice
 from qguard.report.details import GIVEN
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 # what users see comes first, then what explains it
 ORDER = tuple(f.name for f in sorted(FAMILIES.values(), key=lambda f: f.lead))

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qguard.bounds import Bound
 from qguard.errors import UsageProblem
 from qguard.files import read_json
+from qguard.metrics.bounds import Bound
 from qguard.report import SCHEMA
 
 Positive = Annotated[float, Field(gt=0)]
@@ -27,7 +27,7 @@ class Part(BaseModel):
 
 
 class BoundShape(Part):
-    """A bound; see :class:`qguard.bounds.Bound`.
+    """A bound; see :class:`qguard.metrics.bounds.Bound`.
 
     Attributes:
         op: ``>=``: the number is the least that passes; ``<=``: the largest.

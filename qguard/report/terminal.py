@@ -10,7 +10,7 @@ from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.report.advice import Case, Step, calibrate, left_out, steps, told, why
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
-from qguard.vectors import FLOAT
+from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.precisions import Precision

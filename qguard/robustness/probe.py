@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.cosine import cosine
 from qguard.encoders import Encoder
+from qguard.encoders.runtimes import TEXTS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Rows
 from qguard.robustness.metrics import COSINE, Tried
-from qguard.runtimes import TEXTS
+from qguard.vectors.cosine import cosine
 
 LONG = 48  # tokens: a longer text is a batch of its own, or all others would be padded to its length
 TURNED = 256  # padded tokens: a larger batch is not encoded a second time in reverse

@@ -94,7 +94,7 @@ def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) ->
     import hypothesis
     from hypothesis import HealthCheck, Phase, Verbosity
 
-    from qguard.strategies import batches
+    from qguard.texts.strategies import batches
 
     seen: dict[tuple[str, ...], list[Tried] | QguardError] = {}
     smallest: tuple[int, Exception] | None = None

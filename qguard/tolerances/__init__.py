@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from qguard.console.visible import cell, visible
 from qguard.errors import UsageProblem
 from qguard.families import family_of
 from qguard.judging.session import Session
 from qguard.precisions import RECIPES, Precision
 from qguard.tolerances.proposal import Proposal, loosest, propose
 from qguard.tolerances.runs import repeated_runs
-from qguard.vectors import FLOAT
-from qguard.visible import cell, visible
+from qguard.vectors.quantized import FLOAT
 
 
 def proposals_for(session: Session, precision: Precision, say: Callable[[str], None]) -> list[Proposal]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qguard.bounds import Bound
 from qguard.gates import Gate
 from qguard.metrics import Measured
+from qguard.metrics.bounds import Bound
 from qguard.tolerances.runs import Run
 
 # Kernels of other CPUs round differently: no margin is smaller, and no proposal has digits beyond it.

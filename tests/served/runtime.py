@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qguard.encoders.onnx import OnnxRuntime
-from qguard.runtimes import RuntimeRecord
+from qguard.encoders.runtimes import RuntimeRecord
 
 # the files of the demonstration, which only the process opens; how it misbehaves, if it does
 MODEL, MISTAKE = os.environ.get("SERVED_MODEL", ""), os.environ.get("SERVED_MISTAKE", "")

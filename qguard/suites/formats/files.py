@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from qguard.console.progress import progress
 from qguard.errors import DataProblem
-from qguard.progress import progress
 
 PATIENCE = 2.0  # seconds before a bar appears
 

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from qguard.console.progress import progress
 from qguard.errors import DataProblem
-from qguard.progress import progress
 from qguard.suites.formats import Row
 from qguard.suites.formats.files import PATIENCE
 

@@ -1,0 +1,1 @@
+"""Artifacts: the files that get deployed, and what their layers hold."""

@@ -1,0 +1,243 @@
+"""Artifacts: the files that get deployed, what is known of them, and the cache where they are built once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from qguard.console.progress import progress
+from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
+from qguard.errors import ArtifactProblem, ModelProblem
+from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
+from qguard.models.model import Model
+from qguard.models.pipeline import Pipeline, read_pipeline
+from qguard.onnx.read import external_files, read_graph
+
+PROVENANCE = "qguard.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A quantized (or fp32) model as files, or one that has none here because its runtime keeps it.
+
+    Attributes:
+        folder: Where tokenizer and heads are read from; for a bare ``.onnx`` file, and without files, the base model's folder.
+        file: The ONNX file, or ``None`` for a torch artifact.
+        pipeline: The pipeline that these files declare.
+        provenance: How it was made; empty for an artifact of another tool.
+        has_files: That there are files to be judged; what needs them is an error without.
+    """
+
+    folder: Path
+    file: Path | None
+    pipeline: Pipeline
+    provenance: dict[str, Any]
+    has_files: bool = True
+
+    @classmethod
+    def without_files(cls, base: Model) -> Artifact:
+        """What a runtime keeps that has no files: only the base model's tokenizer and pipeline are known of it."""
+        return cls(base.folder, None, base.pipeline, {}, has_files=False)
+
+    @property
+    def kind(self) -> str:
+        """What its files are; see :attr:`qguard.encoders.runtimes.RuntimeRecord.files`."""
+        return NO_FILES if not self.has_files else ONNX if self.file else SAFETENSORS
+
+    def need_files(self) -> None:
+        """There are files.
+
+        Raises:
+            ArtifactProblem: where there are none.
+        """
+        if not self.has_files:
+            raise ArtifactProblem("its runtime keeps the model: there are no files that could be read, hashed, copied or timed")
+
+    @property
+    def runs(self) -> Path:
+        """What a runtime opens: the ONNX file, or the folder of the torch transformer."""
+        self.need_files()
+        return self.file or inside(self.folder, self.pipeline.transformer)
+
+    def runtime(self, wanted: str) -> str:
+        """The runtime that reads these files: ``wanted`` if it does, else the first one registered that does.
+
+        That is torch for safetensors and ONNX Runtime for an ONNX file.
+        """
+        if RUNTIMES.find(wanted).files == self.kind:
+            return wanted
+        return next(r.name for r in RUNTIMES.values() if r.files == self.kind)
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """What its provenance says of the texts that calibrated it; empty where it says nothing."""
+        key = self.provenance.get("key")
+        found = key.get("calibration") if isinstance(key, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """The files that hold the transformer's weights."""
+        self.need_files()
+        if self.file is None:
+            root = inside(self.folder, self.pipeline.transformer)
+            return sorted(root.glob("*.safetensors"))
+        return [self.file, *(self.file.parent / name for name in external_files(self.file))]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights on disk.
+
+        Raises:
+            ArtifactProblem: without files, as all that reads them.
+        """
+        return sum(p.stat().st_size for p in self.weight_files)
+
+    @property
+    def sha256(self) -> str:
+        """One hash for what decides the vectors: weights, tokenizer, pipeline, and OpenVINO's properties where declared."""
+        root = inside(self.folder, self.pipeline.transformer)
+        parts = [sha256_file(p) for p in self.weight_files]
+        beside = self.file.with_name("openvino.json") if self.file else None
+        if beside and beside.exists():  # how OpenVINO is told to compute decides its vectors
+            parts.append(sha256_file(beside))
+        return sha256_json([*parts, sha256_file(root / "tokenizer.json"), self.pipeline.sha256()])
+
+
+def open_artifact(path: Path, base: Model) -> Artifact:
+    """Read a folder or a bare ``.onnx`` file.
+
+    Args:
+        path: A folder in sentence-transformers layout, or one ONNX file.
+        base: The fp32 model; its tokenizer and heads serve where the artifact has none of its own.
+
+    Raises:
+        ArtifactProblem: when nothing usable is there, or a file differs from the artifact's own provenance.
+    """
+    if not path.exists():
+        raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
+    if path.is_file():
+        if path.suffix != ".onnx":
+            raise ArtifactProblem(f"{path.name}: expected an .onnx file or a folder, found {path.suffix or 'no suffix'}")
+        read_graph(path)
+        # a file inside a whole model folder is judged with that folder's own tokenizer and heads
+        for home in (path.parent, path.parent.parent):
+            if (home / "modules.json").exists() and (home / "tokenizer.json").exists():
+                return Artifact(home, path, base.configured(read_pipeline(home)), _provenance(home))
+        return Artifact(base.folder, path, base.pipeline, {})
+    try:
+        pipeline = base.configured(read_pipeline(path)) if (path / "modules.json").exists() else base.pipeline
+    except ModelProblem as e:
+        raise ArtifactProblem(f"artifact {path.name}: {e}") from e
+    provenance = _provenance(path)
+    files = sorted(path.glob("onnx/*.onnx")) or sorted(path.glob("*.onnx"))
+    if len(files) > 1:
+        files = [f for f in files if f.name == "model.onnx"] or files
+    if len(files) > 1:
+        raise ArtifactProblem(f"{path.name} holds several ONNX files ({', '.join(f.name for f in files)}); give one of them")
+    whole = (path / pipeline.transformer / "tokenizer.json").exists() and (path / "modules.json").exists()
+    folder = path if whole else base.folder
+    if files:
+        read_graph(files[0])
+        return Artifact(folder, files[0], pipeline, provenance)
+    if not list((path / pipeline.transformer).glob("*.safetensors")):
+        raise ArtifactProblem(f"{path.name} holds neither an ONNX file nor safetensors weights")
+    return Artifact(path, None, pipeline, provenance)
+
+
+def _provenance(folder: Path) -> dict[str, Any]:
+    path = folder / PROVENANCE
+    if not path.exists():
+        return {}
+    provenance = read_json(path, ArtifactProblem)
+    for name, want in provenance.get("files", {}).items():
+        file = inside(folder, name)
+        if not file.is_file():
+            raise ArtifactProblem(f"artifact {folder.name}: {name} is missing; build it again")
+        if sha256_file(file) != want:
+            raise ArtifactProblem(
+                f"artifact {folder.name}: {name} is not the file that was built (its SHA-256 differs from {PROVENANCE}); "
+                f"copy or build it again"
+            )
+    return provenance
+
+
+def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]) -> Artifact:
+    """The artifact for ``key``, built at most once however many processes ask.
+
+    Args:
+        key: Everything that decides the bytes: weights, tokenizer, pipeline, recipe, versions.
+        base: The fp32 model.
+        build: Fills an empty folder; it is renamed into place only when whole.
+
+    Raises:
+        ArtifactProblem: when the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    digest = sha256_json(key)
+    folder = cache_folder() / f"{key['model']}-{key['precision']}-{digest[:16]}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.exists():
+                try:
+                    kept = open_artifact(folder, base)
+                except ArtifactProblem:  # a damaged cache entry is ours to mend
+                    kept = None
+                # without the record of what it was made from and of every file's hash, an entry may be anything
+                if kept is not None and kept.provenance.get("files") and sha256_json(kept.provenance.get("key")) == digest:
+                    return kept
+                shutil.rmtree(folder)
+            work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+            try:
+                copy_layout(base, work)
+                _declare(base, work)
+                with progress(f"making {key['precision']} of {key['model']}", None):
+                    build(work)
+                record = {"schema": 1, "key": key, "files": tree_hashes(work)}
+                (work / PROVENANCE).write_bytes(dump_json(record))
+                work.rename(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+            return open_artifact(folder, base)
+    except OSError as e:
+        raise ArtifactProblem(
+            f"cannot write the artifact cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
+        ) from e
+
+
+def _declare(base: Model, folder: Path) -> None:
+    """Write the project's own settings into the artifact: it must behave the same wherever it is deployed."""
+    names = {"max_seq_length": Path(base.pipeline.transformer) / "sentence_bert_config.json"}
+    names["prompts"] = Path("config_sentence_transformers.json")
+    for key, value in base.settings.items():
+        file = folder / names[key]
+        old = read_json(file, ModelProblem) if file.exists() else {}
+        file.write_bytes(dump_json({**old, key: value}))
+
+
+def copy_layout(base: Model, folder: Path) -> None:
+    """Copy everything but the transformer's weights: modules, pooling, heads, tokenizer, configuration."""
+    heads = {d.path for d in base.pipeline.dense}
+    for source in base.folder.rglob("*"):
+        relative = source.relative_to(base.folder)
+        keep = source.suffix in (".json", ".txt", ".model") or relative.parent.as_posix() in heads
+        if source.is_file() and keep and "onnx" not in relative.parts and source.name != PROVENANCE:
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    if not (folder / "modules.json").exists():
+        modules = [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "1_Pooling").mkdir(exist_ok=True)
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))

@@ -1,0 +1,259 @@
+"""Layers of an ONNX file: operators that multiply with a constant, whatever tool wrote them.
+
+Known forms: integer operators (``MatMulInteger``, ``DynamicQuantizeMatMul``, ``MatMulIntegerToFloat``, ``QAttention``,
+``QLinearMatMul``, ``QGemm``), ``QuantizeLinear``/``DequantizeLinear`` around float operators, weights that are dequantized
+only, ``MatMulNBits``, and float weights of any width.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qguard.artifacts.layers import FLOAT_BITS, INTEGER_BITS, LOOKUP, PER_CHANNEL, PER_TENSOR, Contents, Layer
+from qguard.onnx.edit import INTEGER, Graph, attribute
+from qguard.onnx.read import read_graph
+
+_FLOAT = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention")
+_LOOKUP = {
+    "Gather": (0,),
+    "GatherBlockQuantized": (0,),
+    "EmbedLayerNormalization": (2, 3, 4),
+    "QEmbedLayerNormalization": (2, 3, 4),
+}
+_SAME_VALUES = ("Cast", "Identity")
+# onnx.TensorProto.DataType → safetensors' names
+_ELEMENT = {
+    1: "F32", 2: "U8", 3: "I8", 10: "F16", 11: "F64", 16: "BF16", 17: "F8_E4M3", 19: "F8_E5M2",
+    21: "U4", 22: "I4", 25: "U2", 26: "I2",
+}  # fmt: skip
+# what quantizers append to names, and names that an exporter made up
+_SUFFIX = re.compile(r"(/MatMul|/Gemm|/Gather|_quantized|_quant|_Q\d+\w*|_MatMul_\w+|/\d+)$")
+_NUMBERED = re.compile(r"^(onnx::|val_|/|const)|_output_\d|^\d+$")
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A constant found behind an operator's input, with what stands between the two.
+
+    Attributes:
+        tensor, name: The stored tensor.
+        axis: Its axis of output channels; ``None`` after a reshape.
+        scale, zero: Names of the dequantizing parameters, empty without.
+        along: The axis that several scales run along.
+        block: Inputs that share a scale, 0 without blocks.
+        bits: Of the integer type that a float tensor passes through, else 0.
+    """
+
+    tensor: Any
+    axis: int | None
+    name: str = ""
+    scale: str = ""
+    zero: str = ""
+    along: int = 1
+    block: int = 0
+    bits: int = 0
+
+
+def read(file: Path) -> Contents:
+    """Every layer of an ONNX file, in the order of the graph.
+
+    Raises:
+        ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
+    """
+    return _Reader(read_graph(file), file.parent).contents()
+
+
+class _Reader(Graph):
+    needs_opset = 0
+
+    def contents(self) -> Contents:
+        layers = [layer for node in self.nodes for layer in self._layers(node)]
+        return Contents(tuple(layers), self.opset, self.needs_opset, tuple(self._ranges()))
+
+    def _ranges(self) -> Iterator[tuple[str, float]]:
+        for node in self.nodes:
+            if node.op_type == "QuantizeLinear" and node.input[1] in self.constants and self._constant(node.input[0], -1) is None:
+                zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
+                steps = 65535 if zero is not None and zero.data_type in (4, 5) else 255
+                yield node.input[0], steps * float(self._array(node.input[1]).astype("float64").max())
+
+    def _layers(self, node: Any) -> list[Layer]:
+        if node.op_type in _LOOKUP:
+            tables = [self._constant(node.input[i], 1) for i in _LOOKUP[node.op_type] if i < len(node.input)]
+            return [self._layer(node, t, LOOKUP, "") for t in tables if t is not None and _is_matrix(t.tensor)]
+        if node.op_type in INTEGER:
+            places = INTEGER[node.op_type]
+            weight = self._constant(node.input[places.weight], -1 if not attribute(node, "transB", 0) else -2)
+            if weight is None or not _is_matrix(weight.tensor):
+                return []  # the product of two activations
+            name = self._scale_after(node.output[0]) if places.scale is None else node.input[places.scale]
+            zeros = node.input[places.zero] if places.zero < len(node.input) else ""
+            weight = replace(weight, scale=name, zero=zeros, along=weight.axis if weight.axis is not None else -1)
+            return [self._layer(node, weight, "integer", self._activations(node, places.activation))]
+        if node.op_type == "MatMulNBits":
+            return [self._blocks(node)] if node.input[1] in self.constants else []
+        if node.op_type not in _FLOAT:
+            return []
+        outputs = -2 if attribute(node, "transB", 0) else -1
+        for at, axis in ((1, outputs), (0, -2)):
+            weight = self._constant(node.input[at], axis)
+            if weight is None or not _is_matrix(weight.tensor):
+                continue
+            if weight.scale:
+                self.needs_opset = max(self.needs_opset, 21 if weight.block else 13)
+            other = self._activation_source(node.input[1 - at]) if weight.scale else None
+            how = "" if other is None else "static" if other.input[1] in self.constants else self._dynamic(other.input[1])
+            return [self._layer(node, weight, "integer" if how else "float", how)]
+        return []
+
+    def _constant(self, name: str, axis: int) -> _Weight | None:
+        """The constant behind an input, through what moves, casts or dequantizes it.
+
+        Args:
+            name: The input.
+            axis: Its axis of output channels.
+        """
+        found = _Weight(None, axis)
+        while name not in self.constants:
+            node = self.producers.get(name)
+            if node is None:
+                return None
+            if node.op_type == "Transpose":
+                perm = attribute(node, "perm", [1, 0])
+                found = replace(found, axis=None if found.axis is None else perm[found.axis])
+            elif node.op_type == "Reshape":
+                found = replace(found, axis=None)
+            elif node.op_type == "DequantizeLinear":
+                zero = node.input[2] if len(node.input) > 2 else ""
+                along, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+                found = replace(found, scale=node.input[1], zero=zero, along=along, block=block)
+            elif node.op_type == "QuantizeLinear" and found.scale:
+                zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
+                element = zero.data_type if zero is not None else attribute(node, "output_dtype", 2)
+                found = replace(found, bits=INTEGER_BITS.get(_ELEMENT.get(element, ""), 8))
+            elif node.op_type not in _SAME_VALUES:
+                return None
+            name = node.input[0]
+        tensor = self.constants[name]
+        rank = len(tensor.dims)
+        at = None if found.axis is None or not rank else found.axis % rank
+        return replace(found, tensor=tensor, name=name, axis=at, along=found.along % rank if rank else 0)
+
+    def _scale_after(self, name: str) -> str:
+        """The weight's scale behind a ``MatMulInteger``: a bias may follow, then a cast, then products with scales."""
+        for _ in range(4):
+            node = next((n for n in self.consumers(name) if n.op_type in ("Cast", "Mul", "Add")), None)
+            if node is None:
+                return ""
+            if node.op_type == "Mul":
+                other = node.input[1] if node.input[0] == name else node.input[0]
+                product = self.producers.get(other)
+                candidates = [other, *(product.input if product is not None and product.op_type == "Mul" else ())]
+                for candidate in candidates:
+                    if candidate in self.constants:
+                        return str(candidate)
+            name = node.output[0]
+        return ""
+
+    def _activation_source(self, name: str) -> Any:
+        """The ``DequantizeLinear`` of an activation behind an input, or ``None`` where it is not quantized."""
+        for _ in range(4):
+            node = self.producers.get(name)
+            if node is None or node.op_type == "DequantizeLinear":
+                return node
+            if node.op_type not in ("Transpose", "Reshape", *_SAME_VALUES):
+                return None
+            name = node.input[0]
+        return None
+
+    def _activations(self, node: Any, scale: int | None) -> str:
+        if node.op_type == "DynamicQuantizeMatMul":
+            return "dynamic per-tensor"
+        if scale is not None:
+            return "static" if node.input[scale] in self.constants else self._dynamic(node.input[scale])
+        source = self.producers.get(node.input[0])
+        if source is not None and source.op_type == "QuantizeLinear" and source.input[1] in self.constants:
+            return "static"
+        return self._dynamic(node.input[0])
+
+    def _dynamic(self, name: str) -> str:
+        source = self.producers.get(name)
+        return "dynamic per-tensor" if source is not None and source.op_type == "DynamicQuantizeLinear" else "dynamic"
+
+    def _layer(self, node: Any, weight: _Weight, computes: str, activations: str) -> Layer:
+        tensor, element = weight.tensor, _ELEMENT[weight.tensor.data_type]
+        bits = weight.bits or {**FLOAT_BITS, **INTEGER_BITS}[element]
+        granularity = self._granularity(weight) if bits <= 8 and computes != LOOKUP else ""
+        name = _readable(node, weight.name)
+        names = tuple(dict.fromkeys([name, node.name, weight.name]))
+        size = (INTEGER_BITS.get(element) or FLOAT_BITS[element]) * math.prod(tensor.dims) // 8
+
+        def read() -> tuple[Any, Any]:
+            return self._values(weight)
+
+        readable = len(tensor.dims) == 2 and weight.axis is not None and computes != LOOKUP
+        return Layer(
+            name, names, node.op_type, weight.name, element, bits, granularity, computes, activations, size,
+            read if readable else None, weight.scale, weight.zero,
+        )  # fmt: skip
+
+    def _granularity(self, weight: _Weight) -> str:
+        if not weight.scale or weight.scale not in self.constants:
+            return ""
+        if weight.block:
+            return f"block {weight.block}"
+        scales = math.prod(self.constants[weight.scale].dims)
+        if scales == 1:
+            return PER_TENSOR
+        outputs = weight.axis == weight.along and weight.tensor.dims[weight.axis] == scales
+        return PER_CHANNEL if outputs else f"axis {weight.along}"
+
+    def _values(self, weight: _Weight) -> tuple[Any, Any]:
+        from qguard.artifacts.layers.dequantize import dequantized
+
+        stored = self._array(weight.name)
+        # a float tensor that is quantized at load is read as it is stored
+        scale, zero = (None if weight.bits else self._array(n) for n in (weight.scale, weight.zero))
+        values = dequantized(stored, scale, zero, weight.along, weight.block)
+        return (stored.T, values.T) if weight.axis == 0 else (stored, values)
+
+    def _blocks(self, node: Any) -> Layer:
+        tensor = self.constants[node.input[1]]
+        bits, block = attribute(node, "bits", 4), attribute(node, "block_size", 32)
+        name = _readable(node, tensor.name)
+        # accuracy level 4 quantizes activations as well, a block at a time
+        integer = attribute(node, "accuracy_level", 0) == 4
+
+        def read() -> tuple[Any, Any]:
+            from qguard.artifacts.layers.dequantize import unpacked
+
+            arrays = [self._array(n) for n in [*node.input[1:4], ""][:3]]
+            shape = {"inputs": attribute(node, "K", 0), "outputs": attribute(node, "N", 0)}
+            return unpacked(*arrays, bits=bits, block=block, **shape)
+
+        return Layer(
+            name, tuple(dict.fromkeys([name, node.name, tensor.name])), node.op_type, tensor.name, f"I{bits}", bits,
+            f"block {block}", "integer" if integer else "float", "dynamic" if integer else "", math.prod(tensor.dims),
+            read if bits in (4, 8) else None, *[*node.input[2:4], ""][:2],
+        )  # fmt: skip
+
+    def _array(self, name: str) -> Any:
+        """A stored tensor, ``None`` where there is none of that name."""
+        return self.array(name) if name in self.constants else None
+
+
+def _is_matrix(tensor: Any) -> bool:
+    return len(tensor.dims) >= 2 and tensor.data_type in _ELEMENT
+
+
+def _readable(node: Any, weight: str) -> str:
+    """``encoder/layer.0/intermediate/dense`` from ``/network/encoder/layer.0/intermediate/dense/MatMul_quant``."""
+    name = node.name if _NUMBERED.search(weight) and node.name else weight
+    while (short := _SUFFIX.sub("", name)) != name:
+        name = short
+    return name.strip("/").removeprefix("network/").removeprefix("network.") or node.op_type

@@ -1,0 +1,160 @@
+"""Runtimes: what computes vectors, by name, and what each of them takes, needs and allows to be measured.
+
+qguard's own read ONNX files or safetensors and take token ids. A runtime of another package may also take texts, and have no
+files at all, such as a model that a server keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from qguard.registry import Registry
+
+TOKEN_IDS, TEXTS = "token_ids", "texts"
+ONNX, SAFETENSORS, NO_FILES = "onnx", "safetensors", "none"
+_CPU = ("cpu",)
+
+
+@dataclass(frozen=True)
+class RuntimeRecord:
+    """One runtime.
+
+    Attributes:
+        name: As in ``--precision NAME@RUNTIME``.
+        open: ``module:Class``, imported when it is needed, or something to call. It is called as
+            ``(source, precision, threads)``; a runtime of several devices is also given ``device``. ``source`` is the
+            :class:`~pathlib.Path` of an ONNX file, or of the folder of the transformer with its safetensors; without files it
+            is the fp32 :class:`~qguard.models.model.Model`, whose name, reference and revision say which model to ask for.
+        takes: :data:`TOKEN_IDS` or :data:`TEXTS`; see :class:`qguard.encoders.Runtime` and
+            :class:`qguard.encoders.TextRuntime` for how what is opened is called.
+        files: What it reads: :data:`ONNX`, :data:`SAFETENSORS`, or :data:`NO_FILES`.
+        devices: Where it computes, the default first: ``cpu``, ``cuda``, or a name of its own for another machine.
+        libraries: Distributions whose versions decide its results; the one that computes is the first.
+        batch: What a batch holds that suits it: padded tokens, or texts.
+        workers: Batches that it computes side by side; 0 stands for one a core.
+        timed: Its latency and memory may be measured in this process. This needs token ids and files.
+        prompts: A runtime of texts adds the prompt of a text's role itself. Else texts come with their prompts in front.
+    """
+
+    name: str
+    open: str | Callable[..., Any] = ""
+    takes: str = ""
+    files: str = ""
+    devices: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    batch: int = 0
+    workers: int = 1
+    timed: bool | None = None
+    prompts: bool = False
+
+    def lacks(self) -> Iterable[str]:
+        """See :class:`qguard.registry.Record`."""
+        if not self.name or set(self.name) & set("@+, "):
+            yield f"name: expected a word without @, + and commas, found {self.name!r}"
+        named = isinstance(self.open, str) and all(self.open.partition(":"))
+        if not named and not callable(self.open):
+            yield f"open: expected 'module:Class' or something to call, found {self.open!r}"
+        if self.takes not in (TOKEN_IDS, TEXTS):
+            yield f"takes: expected {TOKEN_IDS!r} or {TEXTS!r}, found {self.takes!r}"
+        if self.files not in (ONNX, SAFETENSORS, NO_FILES):
+            yield f"files: expected {ONNX!r}, {SAFETENSORS!r} or {NO_FILES!r}, found {self.files!r}"
+        if not _words(self.devices):
+            yield f"devices: expected where it computes, such as ('cpu',), found {self.devices!r}"
+        if not _words(self.libraries):
+            yield (
+                "libraries: expected the distributions whose versions decide its results, at least the one that brings it, "
+                f"found {self.libraries!r}"
+            )
+        if not _whole(self.batch, 1):
+            yield f"batch: expected the padded tokens, or texts, of a batch that suits it, found {self.batch!r}"
+        if not _whole(self.workers, 0):
+            yield f"workers: expected the batches that it computes side by side, or 0 for one a core, found {self.workers!r}"
+        if not isinstance(self.timed, bool):
+            yield f"timed: expected True or False, whether it may be timed in this process, found {self.timed!r}"
+        elif self.timed and (self.takes == TEXTS or self.files == NO_FILES):
+            yield "timed: batches of token ids are timed, of a runtime that opens files; expected False, found True"
+        if self.prompts and self.takes == TOKEN_IDS:
+            yield f"prompts: token ids have their prompts in them; expected False with takes = {TOKEN_IDS!r}, found True"
+
+    @property
+    def parallel(self) -> int:
+        """Batches that it computes side by side on this machine."""
+        from qguard.machine.cpu import cores
+
+        return self.workers or cores()
+
+    def opener(self) -> Callable[..., Any]:
+        """What is called to open it; a module that is only named is imported."""
+        if not isinstance(self.open, str):
+            return self.open
+        module, _, name = self.open.partition(":")
+        found: Callable[..., Any] = getattr(import_module(module), name)
+        return found
+
+    def device(self, asked: str) -> str:
+        """Where it computes when ``asked`` is configured: there, or on its default device."""
+        return asked if asked in self.devices else self.devices[0]
+
+    def left_out(self) -> dict[str, str]:
+        """What cannot be measured of it, and why.
+
+        Returns:
+            ``tokenizer``, a metric family, or the stem of metrics (``invariance.padding`` is also that of its quantile), each
+            with its reason.
+        """
+        found = {}
+        if self.takes == TEXTS:
+            found["tokenizer"] = (
+                f"{self.name} takes texts: the model's own tokenizer gives the golden's token ids, but this one's is not proved"
+            )
+        if self.files == NO_FILES:
+            found["artifact"] = f"{self.name} has no files, so that nothing shows what it computes in"
+        if self.takes == TEXTS:
+            found |= dict.fromkeys(_OF_TOKEN_IDS, f"{self.name} takes texts, and this needs token ids")
+        if not self.timed:
+            found |= dict.fromkeys(("latency", "memory"), f"{self.name} is not timed in this process")
+        return found
+
+    def cannot_measure(self, metric: str) -> str:
+        """Why a metric cannot be measured of it; empty where it can."""
+        stems = (why for stem, why in self.left_out().items() if metric == stem or metric.startswith((f"{stem}.", f"{stem}_")))
+        return next(stems, "")
+
+
+_OF_TOKEN_IDS = ("invariance.padding", "invariance.equal_length", "robustness.token_mismatches", "robustness.padding")
+
+
+def _words(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(x, str) and x for x in value)
+
+
+def _whole(value: object, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _own() -> Iterator[RuntimeRecord]:
+    # 256 a thread: what a batch leaves behind between two layers still fits the second-level cache
+    yield RuntimeRecord(
+        "onnx", "qguard.encoders.onnx:OnnxRuntime", TOKEN_IDS, ONNX, _CPU, ("onnxruntime",), batch=256, workers=0, timed=True
+    )
+    # 512 of one request; 2,048 take a fifth more CPU time, 4,096 half more
+    yield RuntimeRecord(
+        "openvino", "qguard.encoders.openvino:OpenvinoRuntime", TOKEN_IDS, ONNX, _CPU, ("openvino",), batch=512, workers=0,
+        timed=True,
+    )  # fmt: skip
+    # torch itself spreads a batch over the cores
+    yield RuntimeRecord(
+        "torch", "qguard.encoders.torch:TorchRuntime", TOKEN_IDS, SAFETENSORS, ("cpu", "cuda"), ("torch", "transformers"),
+        batch=2048, timed=True,
+    )  # fmt: skip
+
+
+RUNTIMES = Registry("runtime", "qguard.runtimes", RuntimeRecord, _own)
+
+
+def libraries(*, timed: bool = False) -> list[str]:
+    """The distributions that compute, one of each registered runtime; ``timed``: of those that are timed in this process."""
+    return list(dict.fromkeys(r.libraries[0] for r in RUNTIMES.values() if r.timed or not timed))

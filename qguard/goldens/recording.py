@@ -1,0 +1,203 @@
+"""Recording a golden: fp32 outputs, confirmed by an independent path, compared with the old ones and stored."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.errors import GoldenProblem
+from qguard.goldens.consent import check_named, refuse_unnamed
+from qguard.goldens.identity import identity
+from qguard.goldens.pooling import by_pooling, contradiction, left_behind
+from qguard.goldens.reference import PATHS, Outputs, confirm, fp32_outputs, unreadable
+from qguard.goldens.retrieved import Retrieved
+from qguard.goldens.review import Review, first_review, review
+from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store
+from qguard.goldens.summary import summary
+from qguard.machine.versions import installed
+from qguard.models.model import Model
+from qguard.suites import Suite
+
+TOP_K = 10
+
+
+def record(
+    model: Model,
+    suite: Suite,
+    root: Path,
+    reason: str,
+    *,
+    accept_change: Collection[str] = (),
+    dry_run: bool = False,
+    show: Callable[[Review], None] = lambda _: None,
+) -> Review:
+    """Record fp32 outputs by sentence-transformers, have plain Transformers confirm them, and store them atomically.
+
+    A model that comes as ONNX alone is recorded and confirmed by :func:`qguard.encoders.reference.reference`.
+    A golden that already applies and whose outputs are reproduced byte for byte is left as it is, date included.
+
+    Args:
+        model: The fp32 model.
+        suite: The texts.
+        root: The golden folder of the project.
+        reason: Why; kept in the manifest for reviewers.
+        accept_change: The parts whose change is intended; see :mod:`qguard.goldens.consent`.
+        dry_run: Store nothing; a reason is not needed then.
+        show: Is given the review before anything is stored or refused.
+
+    Returns:
+        What moved.
+
+    Raises:
+        UsageProblem: for a part that does not exist.
+        GoldenProblem: when the independent path disagrees, something changed that was not named, or the folder cannot be
+            written; the old golden then stays as it is.
+    """
+    if not reason.strip() and not dry_run:
+        raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
+    check_named(accept_change)
+    (judged, vectors, token_ids, left_out), paths, pooled = _outputs(model, suite)
+    doubts = "; ".join(filter(None, (contradiction(judged, pooled), _lost(model))))
+    retrieved = None
+    if suite.corpus is not None:
+        from qguard.goldens.corpus import retrieve
+
+        retrieved = retrieve(model, suite, vectors)
+    data = _pack(vectors, token_ids, judged, retrieved)
+    text = summary(model.name, judged, vectors, token_ids, retrieved)
+    libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
+    manifest = {
+        "schema": SCHEMA,
+        "model": {"name": model.name, "ref": _public(model.ref), "revision": model.revision},
+        "suite": {"name": suite.name, "texts": len(suite.texts), **(retrieved.facts if retrieved else {})},
+        "hashes": identity(model, suite),
+        "pipeline": json.loads(json.dumps(asdict(model.pipeline))),
+        "data_sha256": hashlib.sha256(data).hexdigest(),
+        "summary_sha256": hashlib.sha256(text).hexdigest(),
+        "dim": int(vectors.shape[1]),
+        "paths": paths,
+        "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
+        "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        **({"left_out": list(left_out.items())} if left_out else {}),
+        **({"accepted_changes": sorted(set(accept_change))} if accept_change else {}),
+        "reason": reason.strip(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    folder = golden_folder(root, model.name, suite.name)
+
+    def reviewed() -> Review:
+        found = _review(folder, model, judged, vectors, token_ids, manifest, retrieved)
+        found = replace(found, left_out=tuple(f"{suite.texts[i][:60]!r}: {why}" for i, why in left_out.items()))
+        show(found)
+        # what was doubted and accepted once is not asked again while it stays as it is
+        open_doubts = doubts if found.new or {"pipeline", "weights"} & set(found.parts) else ""
+        refuse_unnamed(found, open_doubts, accept_change, model.name, suite.name)
+        return found
+
+    if dry_run:
+        return reviewed()
+    try:
+        with locked(folder):
+            found = reviewed()
+            if found.changed:
+                folder.mkdir(parents=True, exist_ok=True)
+                store(folder, data, manifest, text)
+    except OSError as e:
+        raise GoldenProblem(
+            f"cannot write the golden folder {root.name}/{model.name}/{suite.name}: {e.strerror or e}; "
+            "the old golden is untouched"
+        ) from e
+    if retrieved is not None:
+        from qguard.goldens.corpus import forget_fp32
+
+        forget_fp32(model, suite)
+    return found
+
+
+def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[str, Any]]:
+    """Confirmed outputs, the two paths that agree, and the vectors by pooling as evidence."""
+    if model.onnx is None:
+        found = fp32_outputs(model, suite)
+        return found, PATHS, confirm(model, found.suite, found.vectors, found.token_ids)
+    from qguard.encoders import open_encoder
+    from qguard.encoders.reference import reference
+
+    encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx)
+    ids = encoder.tokenizer(suite.texts, suite.roles)
+    left_out = unreadable(suite, ids, ids, "")
+    judged = suite.without(left_out)
+    vectors, token_ids, paths = reference(model, judged)
+    return Outputs(judged, vectors, token_ids, left_out), paths, by_pooling(encoder, token_ids)
+
+
+def _lost(model: Model) -> str:
+    left = left_behind(model.folder)
+    if not left:
+        return ""
+    return (
+        f"{', '.join(left)} {'is' if len(left) == 1 else 'are'} in the model's folder, but modules.json is gone or does not name "
+        f"{'it' if len(left) == 1 else 'them'}: what {'it declares' if len(left) == 1 else 'they declare'} is not applied"
+    )
+
+
+def _review(
+    folder: Path,
+    model: Model,
+    suite: Suite,
+    vectors: NDArray[np.float32],
+    ids: list[list[int]],
+    manifest: dict[str, Any],
+    retrieved: Retrieved | None,
+) -> Review:
+    name = f"{model.name}/{suite.name}"
+    if not (folder / MANIFEST).exists():
+        return first_review(name, len(vectors))
+    try:
+        old = read(folder)
+    except GoldenProblem as e:
+        return first_review(name, len(vectors), str(e))
+    return review(name, old, model, suite, vectors, ids, manifest, retrieved)
+
+
+def _public(ref: str) -> str:
+    """A local folder is recorded by its last part only: absolute paths say where somebody lives."""
+    return Path(ref).name if Path(ref).is_absolute() else ref
+
+
+def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite, retrieved: Retrieved | None = None) -> bytes:
+    from safetensors.numpy import save
+
+    from qguard.metrics.ranking import top_k
+
+    arrays: dict[str, Any] = {
+        "vectors": vectors,
+        "token_ids": np.concatenate([np.asarray(i, np.int32) for i in token_ids]),
+        "token_offsets": np.cumsum([0, *map(len, token_ids)]).astype(np.int64),
+    }
+    if retrieved is not None:
+        arrays |= retrieved.arrays
+    elif suite.queries and suite.documents:
+        v = vectors.astype(np.float64)
+        order, scores = top_k(v[list(suite.queries)], v[list(suite.documents)], TOP_K)
+        arrays["topk_ids"], arrays["topk_scores"] = order.astype(np.int32), scores.astype(np.float32)
+    return bytes(save(arrays))
+
+
+def refuse_in_ci(allowed: bool) -> None:
+    """Goldens are recorded by people; under ``CI`` only on explicit request.
+
+    Raises:
+        GoldenProblem: under ``CI`` without the flag.
+    """
+    if os.environ.get("CI") and not allowed:
+        raise GoldenProblem("golden updates are refused where CI is set; pass --golden-update-in-ci if that is intended")

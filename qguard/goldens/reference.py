@@ -1,0 +1,187 @@
+"""fp32 outputs by sentence-transformers, and the independent path that must agree before they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.console.progress import progress
+from qguard.errors import GoldenProblem, MeasurementProblem, ModelProblem, first_line
+from qguard.models.admission import refuse_unknown_type
+from qguard.models.model import Model
+from qguard.suites import Suite
+
+# The independent path differs from sentence-transformers only by rounding.
+AGREEMENT = 1e-5
+# fp32 of another runtime, version or CPU differs from a golden by some 1e-6; a hundred times that is no rounding.
+DRIFT = 1e-4
+# the share of a suite's texts that may be read in two ways before it is no matter of a few odd characters
+MISREAD = 0.01
+FEW = 3  # of a small suite, as long as they are no more than a tenth of it
+NO_TOKEN = "it has no token in this model's tokenizer"
+PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
+
+
+def open_fp32(model: Model) -> Any:
+    """The model in sentence-transformers, fp32 on the CPU.
+
+    Raises:
+        ModelProblem: for a type that Transformers does not know, or a folder that sentence-transformers cannot open.
+    """
+    refuse_unknown_type(model.root)
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
+    except Exception as e:  # it and Transformers raise many kinds for what they do not expect in a folder
+        raise ModelProblem(f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}") from e
+    st.float()
+    if "max_seq_length" in model.settings:
+        st.max_seq_length = model.pipeline.max_seq_length
+    st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
+    return st
+
+
+def encode_texts(st: Any, prefix: str, texts: list[str]) -> NDArray[np.float32]:
+    """float32 vectors (n, dim) of n texts, each after the same prompt."""
+    found: NDArray[np.float32] = st.encode(texts, prompt=prefix or None, show_progress_bar=False, convert_to_numpy=True)
+    return found
+
+
+def preprocess(st: Any, texts: list[str], batch: int = 256) -> list[list[int]]:
+    """Token ids of n texts, padding taken off."""
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), batch):
+        features = st.preprocess(texts[start : start + batch])
+        for row, mask in zip(features["input_ids"], features["attention_mask"], strict=True):
+            ids.append(row[mask.bool()].tolist())
+    return ids
+
+
+class Outputs(NamedTuple):
+    """fp32 outputs of a suite.
+
+    Attributes:
+        suite: The texts that they are of.
+        vectors: float32 (texts, dim).
+        token_ids: One list per text, special tokens included.
+        left_out: Texts that are not among them, by their index in the whole suite, and why.
+    """
+
+    suite: Suite
+    vectors: NDArray[np.float32]
+    token_ids: list[list[int]]
+    left_out: dict[int, str]
+
+
+def fp32_outputs(model: Model, whole: Suite) -> Outputs:
+    """Vectors and token ids by sentence-transformers.
+
+    Raises:
+        GoldenProblem: see :func:`unreadable`.
+    """
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    st = open_fp32(model)
+    own = TextTokenizer.open(model.root, model.pipeline)(whole.texts, whole.roles)
+    prefixes = [model.pipeline.prefix(role) for role in whole.roles]
+    some = [i for i, ids in enumerate(own) if ids]
+    ids = dict(zip(some, preprocess(st, [prefixes[i] + whole.texts[i] for i in some], 1), strict=True))
+    left_out = unreadable(whole, own, [ids.get(i, []) for i in range(len(own))], type(st.tokenizer).__name__)
+    suite = whole.without(left_out)
+    prefixes = [model.pipeline.prefix(role) for role in suite.roles]
+    parts = {}
+    with progress(f"{model.name}: {len(suite.texts)} texts of {suite.name} by sentence-transformers", None):
+        for prefix in dict.fromkeys(prefixes):
+            rows = [i for i, p in enumerate(prefixes) if p == prefix]
+            parts[prefix] = rows, encode_texts(st, prefix, [suite.texts[i] for i in rows])
+    vectors = np.empty((len(suite.texts), next(iter(parts.values()))[1].shape[1]), np.float32)
+    for rows, found in parts.values():
+        vectors[rows] = found
+    return Outputs(suite, vectors, [row for i, row in ids.items() if i not in left_out], left_out)
+
+
+def unreadable(suite: Suite, own: Sequence[Sequence[int]], reference: Sequence[Sequence[int]], kind: str) -> dict[int, str]:
+    """The texts that a golden leaves out, by index, and why: those without a token, and those that are read in two ways.
+
+    Transformers builds some tokenizers anew, instead of reading ``tokenizer.json`` as servers and artifacts do. Where the two
+    differ in a few texts of whitespace or control characters, neither way is the model's.
+
+    Args:
+        suite: The texts.
+        own: Token ids by ``tokenizer.json``.
+        reference: Token ids by sentence-transformers, empty for a text that has none in ``own``.
+        kind: The tokenizer's class there.
+
+    Raises:
+        GoldenProblem: where more than :data:`MISREAD` of the texts, and more than :data:`FEW`, are read in two ways, or nothing
+            is left.
+        MeasurementProblem: for such a text in a large suite, whose documents are not told apart.
+    """
+    out = {i: NO_TOKEN for i, ids in enumerate(own) if not ids}
+    differ = [i for i, ids in enumerate(own) if ids and list(ids) != list(reference[i])]
+    texts = len(suite.texts)
+    if len(differ) > max(MISREAD * texts, min(FEW, texts // 10)):
+        i = differ[0]
+        raise GoldenProblem(
+            f"tokenizer.json and the {kind} that Transformers builds read {len(differ)} of {len(suite.texts)} texts differently; "
+            f"the first is {suite.texts[i][:60]!r}: {own[i][:8]}… and {reference[i][:8]}…. Copy the model's folder, have "
+            'Transformers write its tokenizer there, and give the copy: python -c "from transformers import AutoTokenizer as T; '
+            "T.from_pretrained('FOLDER').save_pretrained('COPY')\"; nothing was written"
+        )
+    out |= dict.fromkeys(differ, f"tokenizer.json and Transformers' {kind} read it differently")
+    if len(out) == len(suite.texts):
+        raise GoldenProblem(f"no text of suite {suite.name!r} has a token in this model's tokenizer; nothing was written")
+    if out and suite.corpus is not None:
+        i = min(out)
+        raise MeasurementProblem(f"large suite {suite.name!r}: {suite.texts[i][:60]!r}: {out[i]}; remove it from the suite")
+    return dict(sorted(out.items()))
+
+
+def confirm(
+    model: Model, suite: Suite, vectors: NDArray[np.float32], token_ids: list[list[int]]
+) -> dict[str, NDArray[np.float32]]:
+    """Plain Transformers with the declared pooling must agree before anything is written.
+
+    Returns:
+        Its vectors under the declared pooling, first, and under others; see :func:`qguard.goldens.pooling.by_pooling`.
+
+    Raises:
+        GoldenProblem: when token ids differ, vectors differ by more than :data:`AGREEMENT`, or they are not finite.
+    """
+    from qguard.encoders import open_encoder
+    from qguard.goldens.pooling import by_pooling
+
+    if not np.isfinite(vectors).all():
+        raise GoldenProblem("sentence-transformers returned NaN or infinite values in fp32; nothing was written")
+    encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
+    for i, (want, found) in enumerate(zip(token_ids, encoder.tokenizer(suite.texts, suite.roles), strict=True)):
+        if want != found:
+            raise GoldenProblem(
+                f"the independent tokenizer disagrees with sentence-transformers on text {i} ({suite.texts[i][:60]!r}): "
+                f"{found[:8]}… against {want[:8]}…; nothing was written"
+            )
+    pooled = by_pooling(encoder, token_ids)
+    error = relative_change(vectors, next(iter(pooled.values())))
+    if not error.max() <= AGREEMENT:
+        raise GoldenProblem(
+            f"the independent path (plain Transformers, declared pooling) disagrees with sentence-transformers: largest "
+            f"difference {error.max():.2g} on {suite.texts[int(error.argmax())][:60]!r}, allowed {AGREEMENT}; nothing was written"
+        )
+    return pooled
+
+
+def relative_change(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
+    """Largest change of an element of each vector, over the length of the old one: (texts,), at least 0.
+
+    Args:
+        old: (texts, dim).
+        new: (texts, dim); of another dimension everything changed, which is infinity.
+    """
+    if old.shape != new.shape:
+        return np.full(len(old), np.inf)
+    scale = np.maximum(np.linalg.norm(old.astype(np.float64), axis=1), 1e-12)
+    return np.asarray(np.abs(new.astype(np.float64) - old).max(1) / scale)

@@ -1,0 +1,104 @@
+"""``summary.md``: what a golden holds in lines that a reviewer can compare, derived from its data alone.
+
+The manifest holds its hash. It is for people: the gate reads the data file, ``qguard golden check`` looks at both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qguard.goldens.neighbours import looked_at, nearest
+from qguard.goldens.retrieved import Retrieved
+from qguard.suites import Suite
+
+_EXAMPLES = 12
+_ELEMENTS = 3
+_ROLE = {"query": "q", "document": "d", None: "-"}
+_TABLE = "| text | role | slice | tokens | nearest | cosine | vector |"
+
+
+def text_key(text: str) -> str:
+    """Ten hexadecimal digits that stand for a text: enough to tell texts apart, none of their words."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def summary(
+    model: str,
+    suite: Suite,
+    vectors: NDArray[np.float32],
+    token_ids: list[list[int]],
+    retrieved: Retrieved | None = None,
+) -> bytes:
+    """The text of ``summary.md``: equal bytes for equal data.
+
+    Args:
+        model: The model's name.
+        suite: The texts.
+        vectors: float32 (texts, dim).
+        token_ids: One list per text.
+        retrieved: Of a large suite, what its queries find.
+    """
+    tokens = np.asarray([len(i) for i in token_ids])
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    rows = looked_at(len(vectors))
+    near, score = nearest(vectors, rows) if len(vectors) > 1 else (rows, np.ones(len(rows)))
+    lines = [
+        f"# Golden of {model} on {suite.name}",
+        "",
+        f"{len(vectors)} texts, {vectors.shape[1]} dimensions. Written by `qguard golden update`; the manifest holds its hash.",
+        "",
+        *(retrieved.summary() if retrieved else ()),
+        "| slice | texts | tokens, mean | norm, mean | cosine to the nearest, mean |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    names = np.asarray([s or "" for s in suite.slices])
+    for name in ["", *suite.slice_names]:
+        part = np.arange(len(names)) if not name else np.flatnonzero(names == name)
+        seen = np.isin(rows, part)
+        mean = f"{score[seen].mean():.4f}" if seen.any() else ""
+        lines.append(f"| {_cell(name) or 'all'} | {len(part)} | {tokens[part].mean():.1f} | {norms[part].mean():.4f} | {mean} |")
+    if len(vectors) > 1:
+        lines += ["", "## Nearest text of some", ""]
+        for k in np.unique(np.linspace(0, len(rows) - 1, _EXAMPLES).astype(int)):
+            lines.append(f"- {suite.texts[rows[k]][:60]!r} → {suite.texts[near[k]][:60]!r} {score[k]:.4f}")
+    every = "One line a text" if len(rows) == len(vectors) else f"One line each for {len(rows)} of {len(vectors)} texts"
+    lines += [
+        "",
+        "## Texts",
+        "",
+        f"{every}, in the suite's order: a hash of the text, its role (query, document), slice, tokens, the hash and cosine of",
+        f"the nearest other text, and the first {_ELEMENTS} elements of the vector.",
+        "",
+        _TABLE,
+        "|---|---|---|--:|---|--:|--:|",
+    ]
+    keys = {i: text_key(suite.texts[i]) for i in {*rows.tolist(), *near.tolist()}}
+    for k, i in enumerate(rows.tolist()):
+        start = " ".join(_digits(x) for x in vectors[i, :_ELEMENTS])
+        cells = (keys[i], _ROLE[suite.roles[i]], _cell(names[i]), tokens[i], keys[int(near[k])], f"{score[k]:.4f}", start)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _digits(value: Any) -> str:
+    return f"{float(value) + 0.0:.3f}".replace("-0.000", "0.000")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())
+
+
+def listed_texts(data: bytes) -> list[tuple[str, str]]:
+    """Hash and role of each text that a summary lists, in its order."""
+    _, found, table = data.decode("utf-8", "replace").partition(_TABLE)
+    rows = [line.split(" | ") for line in table.splitlines()[2:]] if found else []
+    return [(cells[0].removeprefix("| "), cells[1]) for cells in rows if len(cells) > 2]
+
+
+def keys_of(suite: Suite) -> list[tuple[str, str]]:
+    """Hash and role of every text of a suite."""
+    return [(text_key(t), _ROLE[r]) for t, r in zip(suite.texts, suite.roles, strict=True)]

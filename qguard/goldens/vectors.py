@@ -1,0 +1,213 @@
+"""Vectors of a large suite's documents: encoded in blocks into a file of the cache, and continued where a run was stopped.
+
+A block is written and flushed before the state that names it is renamed into place, so a kill at any moment loses at most the
+block it happened in. The state holds the SHA-256 of every block: what was damaged is encoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from qguard.console.progress import progress
+from qguard.encoders import Encoder, Floats
+from qguard.encoders.runtimes import RUNTIMES, TEXTS
+from qguard.errors import MeasurementProblem
+from qguard.files import cache_folder, dump_json, sha256_json, write_atomic
+from qguard.machine.cpu import cpu, cpu_class
+from qguard.machine.versions import installed
+from qguard.suites.corpus import Corpus
+from qguard.vectors.quantized import unit
+from qguard.vectors.search import VectorFile
+
+if TYPE_CHECKING:
+    from qguard.artifacts.artifact import Artifact
+    from qguard.precisions import Precision
+
+BLOCK = 1024  # documents that are encoded at once, and lost by a kill at most
+VECTORS, STATE = "vectors.f32", "state.json"
+Ids = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Coder:
+    """What turns documents into vectors.
+
+    Attributes:
+        name: For people.
+        key: Everything that decides the vectors, besides the documents: files, versions, machine.
+        tokenize: n texts to their token ids.
+        encode: n texts and their token ids to float32 (n, dim).
+    """
+
+    name: str
+    key: dict[str, Any]
+    tokenize: Callable[[list[str]], Ids]
+    encode: Callable[[list[str], Ids], Floats]
+
+
+@dataclass(frozen=True)
+class _Block:
+    rows: int
+    tokens: str
+    vectors: str
+
+
+def candidate_coder(artifact: Artifact, precision: Precision, device: str, encoder: Callable[[], Encoder]) -> Coder:
+    """An artifact's coder; its encoder is opened when something has to be encoded.
+
+    Args:
+        artifact: The files.
+        precision: What they are run as.
+        device: Where a runtime of several devices computes.
+        encoder: Opens them.
+
+    Raises:
+        MeasurementProblem: for a runtime without files, or one that takes texts.
+    """
+    record = RUNTIMES.find(artifact.runtime(precision.runtime))
+    if not artifact.has_files or record.takes == TEXTS:
+        # kept vectors are found again by the files' hash, and blocks are proved by token ids
+        raise MeasurementProblem(
+            f"{precision} is not judged on a large suite: {record.name} has no files, or takes texts, so kept vectors cannot be "
+            "proved to be its own; give a suite that fits into memory"
+        )
+    key = {
+        "artifact": artifact.sha256,
+        "runs": [precision.base, record.name, record.device(device)],
+        "versions": installed("qguard", "numpy", "tokenizers", *record.libraries),
+        "machine": machine(),
+    }
+
+    def tokenize(texts: list[str]) -> Ids:
+        return encoder().tokenizer(texts, ["document"] * len(texts))
+
+    return Coder(str(precision.plain), key, tokenize, lambda _, ids: encoder().encode_ids(ids))
+
+
+def machine() -> list[str]:
+    """What of this machine decides how sums are rounded."""
+    return [cpu()[0], cpu_class()]
+
+
+def encode_corpus(
+    corpus: Corpus, coder: Coder, block: int, check: Callable[[int, str], None] = lambda *_: None
+) -> tuple[VectorFile, list[str]]:
+    """The vectors of all distinct texts of a corpus, scaled to unit length.
+
+    Args:
+        corpus: The documents.
+        coder: What encodes them.
+        block: Rows that are encoded at once.
+        check: Called with the number and the digest of each block's token ids, before the block is encoded.
+
+    Returns:
+        The file (rows of the corpus, dim), and the SHA-256 of each block's token ids.
+
+    Raises:
+        MeasurementProblem: for vectors that are not finite or zero, and where the cache cannot hold them.
+        DataProblem: when the documents change meanwhile.
+    """
+    from filelock import FileLock
+
+    folder = _folder(corpus, coder, block)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):  # whoever waits finds everything encoded
+            return _Encoding(folder, corpus, coder, block, check).run()
+    except OSError as e:
+        raise MeasurementProblem(
+            f"the vectors of suite {corpus.name!r} cannot be kept in the cache: {e.strerror or e}; QGUARD_CACHE names another "
+            "folder for it"
+        ) from e
+
+
+def forget(corpus: Corpus, coder: Coder, block: int) -> None:
+    """Remove vectors that nobody will ask for again."""
+    shutil.rmtree(_folder(corpus, coder, block), ignore_errors=True)
+
+
+def _folder(corpus: Corpus, coder: Coder, block: int) -> Path:
+    return cache_folder() / f"corpus-{sha256_json([corpus.sha256, coder.key, block])[:16]}"
+
+
+class _Encoding:
+    def __init__(self, folder: Path, corpus: Corpus, coder: Coder, block: int, check: Callable[[int, str], None]) -> None:
+        self.folder, self.corpus, self.coder, self.block, self.check = folder, corpus, coder, block, check
+        self.dim, self.blocks = 0, list[_Block]()
+
+    @property
+    def done(self) -> int:
+        return sum(b.rows for b in self.blocks)
+
+    def run(self) -> tuple[VectorFile, list[str]]:
+        path = self.folder / VECTORS
+        path.touch()
+        with path.open("r+b") as file:
+            self._resume(file)
+            for number, b in enumerate(self.blocks):
+                self.check(number, b.tokens)
+            if self.done < self.corpus.rows:
+                self._continue(file)
+        return VectorFile(path, self.corpus.rows, self.dim), [b.tokens for b in self.blocks]
+
+    def _resume(self, file: BinaryIO) -> None:
+        """Keep the blocks that are whole, and cut off what follows them."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+            self.dim = int(state["dim"])
+            for b in (_Block(**b) for b in state["blocks"]):
+                if hashlib.sha256(file.read(b.rows * self.dim * 4)).hexdigest() != b.vectors:
+                    break
+                self.blocks.append(b)
+        file.truncate(self.done * self.dim * 4)
+        file.seek(0, os.SEEK_END)
+
+    def _continue(self, file: BinaryIO) -> None:
+        left = self.corpus.rows - self.done
+        with progress(f"{self.coder.name}: {left} documents of {self.corpus.name}", left, in_tests=True) as advance:
+            for documents in self.corpus.blocks(self.block, self.done):
+                texts = [d.text for d in documents]
+                ids = self.coder.tokenize(texts)
+                tokens = digest_of(ids)
+                self.check(len(self.blocks), tokens)
+                vectors = self.coder.encode(texts, ids)
+                bad = np.flatnonzero(~np.isfinite(vectors).all(1) | ~vectors.any(1))
+                if len(bad):
+                    raise MeasurementProblem(
+                        f"{self.coder.name}: the embeddings of {len(bad)} of {len(vectors)} documents hold NaN, infinite values "
+                        f"or only zeros; first: {documents[bad[0]].id!r}"
+                    )
+                self._append(file, unit(vectors), tokens)
+                advance(len(documents))
+
+    def _append(self, file: BinaryIO, vectors: Floats, tokens: str) -> None:
+        self.dim = vectors.shape[1]
+        needed, free = (self.corpus.rows - self.done) * self.dim * 4, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise OSError(28, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        data = vectors.tobytes()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        self.blocks.append(_Block(len(vectors), tokens, hashlib.sha256(data).hexdigest()))
+        state = {"key": self.coder.key, "dim": self.dim, "blocks": [vars(b) for b in self.blocks]}
+        write_atomic(self.folder / STATE, dump_json(state))
+
+
+def digest_of(ids: Sequence[Sequence[int]]) -> str:
+    """SHA-256 of the token ids of some texts."""
+    total = hashlib.sha256()
+    for row in ids:
+        total.update(len(row).to_bytes(4, "little"))
+        total.update(np.asarray(row, "<i4").tobytes())
+    return total.hexdigest()

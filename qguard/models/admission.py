@@ -1,0 +1,166 @@
+"""Which models qguard judges: what it would get wrong is refused in words, from the folder's files alone.
+
+Nothing here imports a heavy library, but :func:`refuse_unknown_type`, which is called where Transformers is needed anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qguard.errors import ModelProblem
+from qguard.files import inside, read_json
+from qguard.models.pipeline import read_optional
+
+if TYPE_CHECKING:
+    from qguard.models.model import Model
+
+LARGEST = 2**31 - 2**20  # bytes of an ONNX file: protobuf counts them in 31 bits, and the graph needs some itself
+# what a folder of sentence-transformers may be besides an embedder of one vector a text
+_KINDS = {
+    "CrossEncoder": "scores pairs of texts and has no embedding",
+    "SparseEncoder": "gives a weight to each word of the vocabulary, and qguard compares dense vectors",
+    "MultiVectorEncoder": "gives each token a vector of its own, and qguard compares one vector a text",
+}
+_OF_MODULES = {"cross_encoder": "CrossEncoder", "sparse_encoder": "SparseEncoder", "multi_vector_encoder": "MultiVectorEncoder"}
+# encoder and decoder in one: sentence-transformers runs the first half alone, which the exports here do not
+_TWO_HALVES = ("t5", "mt5", "umt5", "longt5", "byt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
+# these count positions from the padding token's id on, so that the first rows of their table are not used
+_SHIFTED = (
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm", "xmod", "ibert",
+    "longformer", "luke",
+)  # fmt: skip
+
+
+def admit(model: Model) -> None:
+    """Read what a model's folder declares.
+
+    Raises:
+        ModelProblem: for a kind of model, a similarity, a setting or code of its own that qguard does not judge (yet), or for
+            texts that may be longer than the model has positions.
+    """
+    folder = model.folder
+    modules = _modules(folder)
+    for root in {folder, inside(folder, str(modules[0].get("path") or "") if modules else "")}:
+        if (root / "adapter_config.json").exists():  # mostly without a config.json of its own
+            raise ModelProblem(
+                _refusal(
+                    model,
+                    "is a PEFT adapter (adapter_config.json), whose weights are not its own",
+                    "merge it and save the whole: PeftModel.from_pretrained(base, adapter).merge_and_unload()",
+                )
+            )
+    declared = read_optional(folder / "config_sentence_transformers.json")
+    kind = str(declared.get("model_type") or "SentenceTransformer")
+    if kind not in ("SentenceTransformer", *_KINDS):
+        raise ModelProblem(_refusal(model, f"is a {kind} of sentence-transformers"))
+    for module in modules:
+        package, _, rest = str(module.get("type", "")).partition(".")
+        if package != "sentence_transformers":
+            raise ModelProblem(_refusal(model, f"has a module {module.get('type')!r}, which is code that comes with it", _CODE))
+        kind = _OF_MODULES.get(rest.partition(".")[0], kind)
+    if kind in _KINDS:
+        raise ModelProblem(_refusal(model, f"is a {kind}: it {_KINDS[kind]}"))
+    if declared.get("truncate_dim") is not None:
+        raise ModelProblem(
+            _refusal(
+                model,
+                f"saves truncate_dim = {declared['truncate_dim']}, which cuts its vectors after all modules",
+                "judge a copy without it in config_sentence_transformers.json: the whole vector",
+            )
+        )
+    pipeline = model.pipeline  # raises for modules that cannot be reproduced
+    similarity = str(declared.get("similarity_fn_name") or "cosine")
+    # of vectors of unit length, these two rank as cosine does
+    if similarity != "cosine" and not (pipeline.normalize and similarity in ("dot", "euclidean")):
+        how = "ranks by" if pipeline.normalize else "does not normalize its vectors and ranks by"
+        raise ModelProblem(_refusal(model, f"{how} {similarity} (similarity_fn_name), and qguard ranks by cosine"))
+    _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
+
+
+_CLASSIFIER = "ForSequenceClassification"
+_CODE = (
+    "such code is never run. Where Transformers and sentence-transformers compute the same by themselves, give a copy whose "
+    "files do not name it"
+)
+
+
+def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> None:
+    if config.get("auto_map"):
+        raise ModelProblem(_refusal(model, "comes with code of its own (auto_map in config.json)", _CODE))
+    declared = config.get("architectures")
+    architectures = [str(a) for a in (declared if isinstance(declared, list) else ()) if str(a).endswith(_CLASSIFIER)]
+    if architectures:
+        raise ModelProblem(_refusal(model, f"is a {architectures[0]}: it {_KINDS['CrossEncoder']}"))
+    kind = str(config.get("model_type", ""))
+    if kind in _TWO_HALVES or config.get("is_encoder_decoder"):
+        raise ModelProblem(_refusal(model, f"is of type {kind!r}, an encoder with a decoder"))
+    room = _positions(model, config, kind)
+    if room is not None and length > room:
+        raise ModelProblem(
+            f"model {model.name!r}: texts may have {length} tokens (max_seq_length), and the model has positions for {room}. "
+            f"State max_seq_length = {room} in [tool.qguard.models], or run: qguard init {model.ref} --max-seq-length {room}"
+        )
+
+
+def _positions(model: Model, config: Mapping[str, Any], kind: str) -> int | None:
+    """Tokens that the table of learned positions has rows for; ``None`` without such a table."""
+    if model.onnx is not None:
+        stated = config.get("max_position_embeddings")
+        rows = stated if isinstance(stated, int) and kind in (*_SHIFTED, "bert", "distilbert", "electra", "albert") else None
+    else:
+        tables = (t["shape"] for n, t in model.tensors.items() if n.endswith("position_embeddings.weight"))
+        rows = next((shape[0] for shape in tables if len(shape) == 2), None)
+    padding = config.get("pad_token_id")
+    # 1 is the id of the padding token where these types state none
+    return rows if rows is None or kind not in _SHIFTED else rows - (padding if isinstance(padding, int) else 1) - 1
+
+
+def refuse_unknown_type(root: Path) -> None:
+    """The installed Transformers knows the type of a transformer folder; imports it.
+
+    Raises:
+        ModelProblem: where it does not.
+    """
+    from qguard.machine.quiet import quiet_transformers
+
+    quiet_transformers()
+    import transformers
+
+    kind = read_json(root / "config.json", ModelProblem).get("model_type")
+    if not isinstance(kind, str):
+        raise ModelProblem(f"{root.name}/config.json: expected model_type to name an architecture, found {kind!r}")
+    if kind in transformers.CONFIG_MAPPING:
+        return
+    raise ModelProblem(
+        f"{root.name} is of type {kind!r} (model_type in config.json), which transformers {transformers.__version__} does not "
+        "know; install a version that does, or give its fp32 ONNX file as the model"
+    )
+
+
+def refuse_large(model: Model, precision: str, mend: str) -> None:
+    """The fp32 graph of a model fits one ONNX file.
+
+    Raises:
+        ModelProblem: where it does not.
+    """
+    if model.fp32_bytes > LARGEST:
+        raise ModelProblem(
+            f"{precision} is made from one fp32 ONNX file, which holds 2 GB at the most, and model {model.name!r} has "
+            f"{model.fp32_bytes / 1e9:.1f} GB of weights; {mend}"
+        )
+
+
+def _refusal(model: Model, what: str, mend: str = "qguard does not judge that yet; give a dense embedding model") -> str:
+    return f"model {model.name!r} {what}; {mend}"
+
+
+def _modules(folder: Path) -> list[Any]:
+    """The entries of ``modules.json``; what is wrong with it, the pipeline's reader says."""
+    try:
+        found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []

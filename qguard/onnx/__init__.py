@@ -1,0 +1,1 @@
+"""ONNX graphs: reading, editing and the reference computation."""

@@ -1,0 +1,1 @@
+"""Texts that are made up: generated ones, and mutations of real ones."""

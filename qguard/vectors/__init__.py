@@ -1,0 +1,1 @@
+"""Vectors: similarity, quantized storage and exact search."""
