@@ -31,7 +31,7 @@ from qguard.encoders.tokenizer import TextTokenizer
 from qguard.faults import FAULTS, runner
 from qguard.faults.judging import Judge
 from qguard.faults.repeats import Condition, judge_under
-from qguard.faults.site import Candidate, Site
+from qguard.faults.site import Candidate, FaultSite
 from qguard.judging.session import Session, Target
 from qguard.machine.cpu import cores
 from qguard.metrics import Comparison
@@ -113,7 +113,7 @@ def faulty(case: tuple[str, str, float]) -> dict[str, str]:
     name, severity, atol = case
     plan, sound = runner.worker()
     with tempfile.TemporaryDirectory() as work:
-        candidate = FAULTS[name].inject(Site(sound, plan.precision, MODEL, plan.suites, Path(work)), severity)
+        candidate = FAULTS[name].inject(FaultSite(sound, plan.precision, MODEL, plan.suites, Path(work)), severity)
         try:
             found = arrays(Judge.on(sound, candidate), candidate)
         except Exception:  # no test has arrays to compare

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard import __version__
 from qguard.commands import add_commands
 from qguard.commands.completion import SHELLS, PrintCompletion
 from qguard.console.visible import say
 from qguard.errors import QguardError
+from qguard.version import __version__
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from qguard.drift import Cause
 
 from qguard.gates.check import Check
+from qguard.judging.cause import Cause
 from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
 from qguard.report import advice, as_markdown

@@ -200,7 +200,8 @@ def test_neither_torch_nor_transformers_is_needed_to_tell(small, per_tensor):
         "from qguard.judging.session import Session\n"
         "from qguard.precisions import parse_precision\n"
         f"h = Session(load_config(Path({str(small)!r})), Path({str(per_tensor)!r}))\n"
-        "(t,) = h.targets([parse_precision('int8-dynamic')]); print(h.cause(t).kind)\n"
+        "(t,) = h.targets([parse_precision('int8-dynamic')])\n"
+        "from qguard.judging.cause import find_cause; print(find_cause(h, t).kind)\n"
         "print(sorted({'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)))"
     )
     assert python(code).split() == ["loss", "[]"]

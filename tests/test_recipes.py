@@ -14,9 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from qguard.drift import too_far
-from qguard.harness import Harness
-from qguard.metrics.artifact import _as_promised, _bytes
 
 import qguard
 from qguard.artifacts.layers import LOOKUP, Layer
@@ -25,6 +22,9 @@ from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import ArtifactProblem, RegistryProblem, UsageProblem
 from qguard.gates import gates_for
+from qguard.judging.artifact import _as_promised, _bytes
+from qguard.judging.cause import too_far
+from qguard.judging.session import Session
 from qguard.precisions import RECIPES, Precision, code, known, parse_precision
 from qguard.precisions.code import imports, modules
 from tests import families
@@ -121,14 +121,14 @@ def test_a_precision_of_another_package_has_every_part(installed, small, tmp_pat
         ("embedding.cosine_mean", 0.99), ("similarity.max_error", 0.1), ("ranking.overlap@10", 0.8)
     ]  # fmt: skip
     assert "f8" in known()
-    harness = Harness(load_config(small))
+    harness = Session(load_config(small))
     (target,) = harness.targets([precision])
     assert set(gates_in_force(harness, precision, "minilm")) >= {"artifact.quantized_ops", "ranking.overlap@10"}
     assert too_far(harness.comparison(target), precision) == ""
     monkeypatch.chdir(small)
     assert main(["quantize", "--precision", "f8", "--out", str(tmp_path / "out")]) == 0
     assert "100% of the multiplications with weights are in the promised precision" in capsys.readouterr().out
-    monkeypatch.setattr("qguard.compare.SECONDS", 0.05)
+    monkeypatch.setattr("qguard.judging.compare.SECONDS", 0.05)
     assert main(["compare", "--precision", "f8"]) == 0
     assert "f8" in capsys.readouterr().out
 
@@ -236,12 +236,12 @@ EDITS = """
 import json, shutil, sys
 from pathlib import Path
 from qguard.config import load_config
-from qguard.harness import Harness
+from qguard.judging.session import Session
 from qguard.precisions import RECIPES, code, precision_of
 import qguard
 here = Path(qguard.__file__).parent
 assert here == Path("qguard").resolve()  # the copy: its files are edited
-model = Harness(load_config(Path(sys.argv[1]))).model("minilm")
+model = Session(load_config(Path(sys.argv[1]))).model("minilm")
 def keys():
     for kept in (code.code_sha256, code._spec, code._source, code._imported):
         kept.cache_clear()

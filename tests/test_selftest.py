@@ -29,7 +29,7 @@ from qguard.faults.judging import (
     judge_fault,
 )
 from qguard.faults.repeats import BUDGETS, Condition, run_repeat
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.metrics.bounds import Bound
@@ -74,7 +74,7 @@ def judged(sound):
 
 @pytest.fixture
 def site(sound, tmp_path):
-    return Site(sound, INT8, "minilm", ("own",), tmp_path)
+    return FaultSite(sound, INT8, "minilm", ("own",), tmp_path)
 
 
 def test_names_are_stable_and_every_severity_has_one():
@@ -198,7 +198,7 @@ def test_repeats_differ_in_batches_threads_and_order(sound):
 def test_vectors_wrap_around_or_clip(small, tmp_path):
     """Both faults of stored vectors, on the fp32 embeddings themselves."""
     harness = Session(load_config(small))
-    site = Site(harness, INT8, "minilm", ("own",), tmp_path)
+    site = FaultSite(harness, INT8, "minilm", ("own",), tmp_path)
     vectors = harness.golden("minilm", "own").vectors
     target = Target(replace(INT8, vectors="int8"), "minilm", "own")
     clean = Comparison.of(harness.suite("own"), vectors, vectors).quantize("int8", harness.calibration(target).ranges)
@@ -325,7 +325,7 @@ def test_a_fault_that_cannot_be_made_is_not_a_pass(sound):
 
 
 def test_a_torch_artifact_has_no_graph_to_change(sound, tmp_path):
-    site = Site(sound, parse_precision("fp32@torch"), "minilm", ("own",), tmp_path)
+    site = FaultSite(sound, parse_precision("fp32@torch"), "minilm", ("own",), tmp_path)
     with pytest.raises(NotApplicable, match="no ONNX file"):
         FAULTS["scale-wrong"].inject(site, "1 layer")
 

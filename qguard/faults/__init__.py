@@ -16,7 +16,7 @@ from qguard.families import FAMILIES
 from qguard.registry import Registry
 
 if TYPE_CHECKING:
-    from qguard.faults.site import Candidate, Site
+    from qguard.faults.site import Candidate, FaultSite
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Fault:
         expected: The part of the gate that is meant to see it: ``golden`` (the current golden and the token ids), a metric
             family, or ``latency``.
         seen: Where it happened to somebody; empty for bit rot and the like.
-        make: ``module:function``, or the function; it takes a :class:`~qguard.faults.site.Site` and a severity's value. A module
-            without a dot is one of this package.
+        make: ``module:function``, or the function; it takes a :class:`~qguard.faults.site.FaultSite` and a severity's value.
+            A module without a dot is one of this package.
         severities: Label → value, from the smallest to the full fault, which every gate should see.
     """
 
@@ -59,7 +59,7 @@ class Fault:
         """The largest severity."""
         return list(self.severities)[-1]
 
-    def inject(self, site: Site, severity: str) -> Candidate:
+    def inject(self, site: FaultSite, severity: str) -> Candidate:
         """Real files (or a real runtime) with the fault in them.
 
         Args:

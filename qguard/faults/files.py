@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qguard.artifacts.artifact import PROVENANCE
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 
 
 def cut(path: Path, share: float) -> None:
@@ -20,14 +20,14 @@ def cut(path: Path, share: float) -> None:
         f.truncate(size - 1 if share < 0 else int(size * share))
 
 
-def truncated(site: Site, share: float) -> Candidate:
+def truncated(site: FaultSite, share: float) -> Candidate:
     """Shorten the file; without provenance, whose hash would tell at once."""
     cut(site.file, share)
     (site.folder / PROVENANCE).unlink(missing_ok=True)
     return Candidate(site.folder)
 
 
-def flipped(site: Site, _: None) -> Candidate:
+def flipped(site: FaultSite, _: None) -> Candidate:
     """Flip one bit in the middle of the weights, under the provenance that was written when the file was built."""
     if not (site.folder / PROVENANCE).exists():
         raise NotApplicable("the artifact has no provenance that could tell")

@@ -12,13 +12,13 @@ import numpy as np
 
 from qguard import goldens
 from qguard.faults.files import cut
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.goldens import Golden
 
 MANIFEST = "manifest.json"
 
 
-def _copied(site: Site) -> Iterator[Path]:
+def _copied(site: FaultSite) -> Iterator[Path]:
     """The folder of each suite's golden, in a copy of the folder of all goldens."""
     for suite in site.suites:
         source = goldens.golden_folder(site.session.config.golden_root, site.model, suite)
@@ -31,20 +31,20 @@ def _data(folder: Path) -> Path:
     return folder / str(goldens.read(folder).manifest["data_file"])
 
 
-def missing(site: Site, _: None) -> Candidate:
+def missing(site: FaultSite, _: None) -> Candidate:
     """Nothing was committed."""
     (site.work / "golden").mkdir()
     return Candidate(golden=site.work / "golden")
 
 
-def truncated(site: Site, share: float) -> Candidate:
+def truncated(site: FaultSite, share: float) -> Candidate:
     """Shorten the data file; see :func:`qguard.faults.files.cut`."""
     for folder in _copied(site):
         cut(_data(folder), share)
     return Candidate(golden=site.work / "golden")
 
 
-def edited(site: Site, what: str) -> Candidate:
+def edited(site: FaultSite, what: str) -> Candidate:
     """Edit by hand.
 
     Args:
@@ -63,7 +63,7 @@ def edited(site: Site, what: str) -> Candidate:
     return Candidate(golden=site.work / "golden")
 
 
-def _stored(site: Site, change: Callable[[Golden], Any], hashes: dict[str, str] | None = None) -> Candidate:
+def _stored(site: FaultSite, change: Callable[[Golden], Any], hashes: dict[str, str] | None = None) -> Candidate:
     """Goldens with other vectors, whole and sealed: nothing but their content can tell.
 
     Args:
@@ -84,12 +84,12 @@ def _stored(site: Site, change: Callable[[Golden], Any], hashes: dict[str, str] 
     return Candidate(golden=site.work / "golden")
 
 
-def foreign(site: Site, part: str) -> Candidate:
+def foreign(site: FaultSite, part: str) -> Candidate:
     """A golden of another suite, tokenizer or model lies under this name."""
     return _stored(site, lambda g: np.roll(g.vectors, 1, 0), {part: hashlib.sha256(part.encode()).hexdigest()})
 
 
-def coarse(site: Site, digits: Any) -> Candidate:
+def coarse(site: FaultSite, digits: Any) -> Candidate:
     """Round the vectors.
 
     Args:
@@ -108,7 +108,7 @@ def coarse(site: Site, digits: Any) -> Candidate:
     return _stored(site, rounded)
 
 
-def broken(site: Site, mode: str) -> Candidate:
+def broken(site: FaultSite, mode: str) -> Candidate:
     """Record from fp32 with another pooling.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.onnx.edit import attribute
 
 _NORMS = {
@@ -19,7 +19,7 @@ _NORMS = {
 _ATTENTION = ("Attention", "QAttention", "MultiHeadAttention")
 
 
-def opset(site: Site, version: int) -> Candidate:
+def opset(site: FaultSite, version: int) -> Candidate:
     """Declare an older operator set.
 
     Args:
@@ -34,7 +34,7 @@ def opset(site: Site, version: int) -> Candidate:
     return site.operated()
 
 
-def drop_mask(site: Site, count: int) -> Candidate:
+def drop_mask(site: FaultSite, count: int) -> Candidate:
     """Replace the mask by one that is 1 everywhere.
 
     Args:
@@ -75,7 +75,7 @@ def drop_mask(site: Site, count: int) -> Candidate:
     return site.operated()
 
 
-def layer_norm(site: Site, how: tuple[str, float]) -> Candidate:
+def layer_norm(site: FaultSite, how: tuple[str, float]) -> Candidate:
     """Another epsilon, or no weight.
 
     Args:
@@ -99,7 +99,7 @@ def layer_norm(site: Site, how: tuple[str, float]) -> Candidate:
     return site.operated()
 
 
-def gelu(site: Site, form: str) -> Candidate:
+def gelu(site: FaultSite, form: str) -> Candidate:
     """Another function in place of GELU, after the same bias.
 
     Args:
@@ -124,7 +124,7 @@ def gelu(site: Site, form: str) -> Candidate:
     return site.operated()
 
 
-def remove_layers(site: Site, count: float) -> Candidate:
+def remove_layers(site: FaultSite, count: float) -> Candidate:
     """End the graph at the hidden state before one of its last attention layers.
 
     Args:
@@ -152,7 +152,7 @@ def remove_layers(site: Site, count: float) -> Candidate:
     return site.operated()
 
 
-def overflow(site: Site, share: float) -> Candidate:
+def overflow(site: FaultSite, share: float) -> Candidate:
     """The output passes through 16-bit floats at a scale at which the largest values of some texts overflow.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 from qguard.encoders import Encoder
 from qguard.errors import GoldenProblem, QguardError
 from qguard.faults import Fault
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.gates.check import Check
 from qguard.judging import latency
 from qguard.judging.once import once
@@ -188,7 +188,7 @@ def judge_fault(sound: Session, precision: Precision, model: str, suites: Sequen
     result = Result(fault.name, severity, model, MISSED, suites[0])
     with tempfile.TemporaryDirectory(prefix="qguard-selftest-") as work, warnings.catch_warnings():
         try:
-            candidate = fault.inject(Site(sound, precision, model, tuple(suites), Path(work)), severity)
+            candidate = fault.inject(FaultSite(sound, precision, model, tuple(suites), Path(work)), severity)
             if candidate.stored is not None:
                 precision = replace(precision, vectors="int8")
                 _refuse_unsound(sound, precision, model, suites)

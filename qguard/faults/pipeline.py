@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
 
 
-def _modules(site: Site) -> list[dict[str, Any]]:
+def _modules(site: FaultSite) -> list[dict[str, Any]]:
     path = site.folder / "modules.json"
     if not path.exists():
         raise NotApplicable("the artifact declares no modules")
@@ -17,13 +17,13 @@ def _modules(site: Site) -> list[dict[str, Any]]:
     return found
 
 
-def _without(site: Site, kind: str) -> Candidate:
+def _without(site: FaultSite, kind: str) -> Candidate:
     modules = [m for m in _modules(site) if not str(m.get("type", "")).endswith(kind)]
     (site.folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     return site.sealed()
 
 
-def pooling(site: Site, mode: str) -> Candidate:
+def pooling(site: FaultSite, mode: str) -> Candidate:
     """Declare another pooling.
 
     Args:
@@ -44,21 +44,21 @@ def pooling(site: Site, mode: str) -> Candidate:
     return site.sealed()
 
 
-def normalize(site: Site, _: None) -> Candidate:
+def normalize(site: FaultSite, _: None) -> Candidate:
     """Leave out the last module."""
     if not site.base.pipeline.normalize:
         raise NotApplicable("the model does not normalise")
     return _without(site, "Normalize")
 
 
-def dense(site: Site, _: None) -> Candidate:
+def dense(site: FaultSite, _: None) -> Candidate:
     """Leave out the Dense heads."""
     if not site.base.pipeline.dense:
         raise NotApplicable("the model has no Dense head")
     return _without(site, "Dense")
 
 
-def length(site: Site, share: float) -> Candidate:
+def length(site: FaultSite, share: float) -> Candidate:
     """Cut texts.
 
     Args:
@@ -74,14 +74,14 @@ def length(site: Site, share: float) -> Candidate:
     return site.sealed()
 
 
-def no_prompts(site: Site, _: None) -> Candidate:
+def no_prompts(site: FaultSite, _: None) -> Candidate:
     """Declare no prompts."""
     if not any(site.base.pipeline.prefix(role) for role in ("query", "document", None)):
         raise NotApplicable("the model has no prompts")
     return prompt(site, "")
 
 
-def prompt(site: Site, text: str) -> Candidate:
+def prompt(site: FaultSite, text: str) -> Candidate:
     """Declare a default prompt, and no other.
 
     Args:

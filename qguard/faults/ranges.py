@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 
 
-def _quantized(site: Site, count: int) -> list[Any]:
+def _quantized(site: FaultSite, count: int) -> list[Any]:
     """Nodes that quantize an activation with a stored scale, from the middle of the model on; all for 0."""
     graph = site.graph
     stored = graph.initializers
@@ -19,7 +19,7 @@ def _quantized(site: Site, count: int) -> list[Any]:
     return found[len(found) // 2 :][:count] if count else found
 
 
-def narrow(site: Site, how: tuple[int, int]) -> Candidate:
+def narrow(site: FaultSite, how: tuple[int, int]) -> Candidate:
     """Divide ranges: what lies outside is clipped.
 
     Args:
@@ -33,7 +33,7 @@ def narrow(site: Site, how: tuple[int, int]) -> Candidate:
     return site.operated()
 
 
-def sentinel(site: Site, how: tuple[int, float]) -> Candidate:
+def sentinel(site: FaultSite, how: tuple[int, float]) -> Candidate:
     """Ranges that also hold a mask's sentinel, as calibration over all operators makes them.
 
     Args:
@@ -47,7 +47,7 @@ def sentinel(site: Site, how: tuple[int, float]) -> Candidate:
     return site.operated()
 
 
-def dynamic(site: Site, count: int) -> Candidate:
+def dynamic(site: FaultSite, count: int) -> Candidate:
     """Ranges taken over the batch when the model runs, in place of the stored ones.
 
     Args:

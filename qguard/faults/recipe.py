@@ -12,7 +12,7 @@ import numpy as np
 
 from qguard.artifacts.artifact import PROVENANCE
 from qguard.artifacts.layers import PER_TENSOR
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.faults.surgery import some
 from qguard.files import dump_json, tree_hashes
 from qguard.precisions.calibration import Calibration, Sample
@@ -20,7 +20,7 @@ from qguard.precisions.calibration import Calibration, Sample
 TEXTS, WORDS = 200, 40  # of an invented calibration set
 
 
-def per_tensor(site: Site, how: tuple[int, bool]) -> Candidate:
+def per_tensor(site: FaultSite, how: tuple[int, bool]) -> Candidate:
     """Round weights again with one scale for a whole matrix.
 
     Args:
@@ -51,7 +51,7 @@ def per_tensor(site: Site, how: tuple[int, bool]) -> Candidate:
     return site.operated()
 
 
-def no_op(site: Site, one: bool) -> Candidate:
+def no_op(site: FaultSite, one: bool) -> Candidate:
     """Floats where integers are promised.
 
     Args:
@@ -69,7 +69,7 @@ def no_op(site: Site, one: bool) -> Candidate:
     return site.sealed()
 
 
-def _one_in_float(site: Site) -> Candidate:
+def _one_in_float(site: FaultSite) -> Candidate:
     from onnx import helper
 
     graph = site.graph
@@ -89,7 +89,7 @@ def _one_in_float(site: Site) -> Candidate:
     raise NotApplicable("no integer product of the file can be put back into float one by one")
 
 
-def few_texts(site: Site, count: int) -> Candidate:
+def few_texts(site: FaultSite, count: int) -> Candidate:
     """Calibrate on few of the recipe's own texts.
 
     Args:
@@ -105,7 +105,7 @@ def few_texts(site: Site, count: int) -> Candidate:
     return _calibrated(site, Sample(sample.texts[:count], sample.roles[:count], facts))
 
 
-def foreign_texts(site: Site, kind: str) -> Candidate:
+def foreign_texts(site: FaultSite, kind: str) -> Candidate:
     """Calibrate on texts that nobody writes.
 
     Args:
@@ -127,7 +127,7 @@ def foreign_texts(site: Site, kind: str) -> Candidate:
     return _calibrated(site, Calibration(path, "calibration.jsonl", TEXTS).sample)
 
 
-def _words(site: Site) -> Iterator[str]:
+def _words(site: FaultSite) -> Iterator[str]:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(site.base.root / "tokenizer.json"))
@@ -137,7 +137,7 @@ def _words(site: Site) -> Iterator[str]:
             yield text
 
 
-def _calibrated(site: Site, sample: Sample) -> Candidate:
+def _calibrated(site: FaultSite, sample: Sample) -> Candidate:
     """The artifact built by its own recipe from other texts, with provenance that says so."""
     site.precision.fill(site.base, site.folder, sample)
     record: dict[str, Any] = {"schema": 1, "key": {"calibration": dict(sample.facts)}}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders import Runtime
-from qguard.faults.site import Candidate, Site
+from qguard.faults.site import Candidate, FaultSite
 
 
 @dataclass
@@ -54,7 +54,7 @@ def _around(every: int, run: Callable[[Runtime, Any, Any], Any]) -> Candidate:
     return Candidate(runtime=lambda inner: _Around(inner, every, run))
 
 
-def padded_left(site: Site, every: int) -> Candidate:
+def padded_left(site: FaultSite, every: int) -> Candidate:
     """Put padding before the text: positions of short texts shift."""
 
     def run(inner: Runtime, ids: Any, mask: Any) -> Any:
@@ -69,7 +69,7 @@ def padded_left(site: Site, every: int) -> Candidate:
     return _around(every, run)
 
 
-def mixed_up(site: Site, how: tuple[int, int]) -> Candidate:
+def mixed_up(site: FaultSite, how: tuple[int, int]) -> Candidate:
     """Vectors of a batch come back in another order.
 
     Args:
@@ -87,7 +87,7 @@ def mixed_up(site: Site, how: tuple[int, int]) -> Candidate:
     return _around(every, run)
 
 
-def rounded(site: Site, bits: int) -> Candidate:
+def rounded(site: FaultSite, bits: int) -> Candidate:
     """Round what comes out to few bits of mantissa, to the nearest.
 
     Args:

@@ -47,7 +47,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Site:
+class FaultSite:
     """The sound state of one precision of one model.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.faults.surgery import ArtifactGraph
 
 _PROBE = 1.0  # the share at which the work of one node is measured: far above the noise
@@ -32,7 +32,7 @@ def bucket_of(session: Any, precision: Any) -> Any:
     return found[0]
 
 
-def slower(site: Site, share: float) -> Candidate:
+def slower(site: FaultSite, share: float) -> Candidate:
     """Put work into the graph whose result is multiplied by zero.
 
     Args:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 
 
-def _edit(site: Site, change: Callable[[dict[str, Any]], None]) -> Candidate:
+def _edit(site: FaultSite, change: Callable[[dict[str, Any]], None]) -> Candidate:
     inner = site.base.pipeline.transformer
     path, value = site.config(f"{inner}/tokenizer.json" if inner else "tokenizer.json")
     change(value)
@@ -22,7 +22,7 @@ def _normalizers(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (n for n in [top, *top.get("normalizers", ())] if n)
 
 
-def case(site: Site, _: None) -> Candidate:
+def case(site: FaultSite, _: None) -> Candidate:
     """Turn lower-casing off where it is on, and the reverse."""
 
     def change(value: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ def case(site: Site, _: None) -> Candidate:
     return _edit(site, change)
 
 
-def accents(site: Site, _: None) -> Candidate:
+def accents(site: FaultSite, _: None) -> Candidate:
     """Keep accents where they are stripped, and the reverse."""
 
     def change(value: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def accents(site: Site, _: None) -> Candidate:
     return _edit(site, change)
 
 
-def special(site: Site, how: str) -> Candidate:
+def special(site: FaultSite, how: str) -> Candidate:
     """Other special tokens around a text.
 
     Args:
@@ -83,12 +83,12 @@ def special(site: Site, how: str) -> Candidate:
     return _edit(site, change)
 
 
-def swap(site: Site, kind: str) -> Candidate:
+def swap(site: FaultSite, kind: str) -> Candidate:
     """Two words change places.
 
     Args:
         site: Where.
-        kind: Which, see :meth:`Site.two_words`.
+        kind: Which, see :meth:`FaultSite.two_words`.
     """
 
     def change(value: dict[str, Any]) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.metrics import Comparison
 from qguard.vectors.quantized import FLOAT, LEAST_CALIBRATION, Vectors
 
 KIND = "int8"
 
 
-def _checked(site: Site, texts: int) -> None:
+def _checked(site: FaultSite, texts: int) -> None:
     if site.precision.vectors not in (FLOAT, KIND):
         raise NotApplicable(f"{site.precision} stores no int8 vectors")
     for name in site.suites:
@@ -30,7 +30,7 @@ def _ranges(found: Comparison, texts: int) -> Any:
     return np.stack((golden.min(0), golden.max(0)))
 
 
-def few(site: Site, texts: int) -> Candidate:
+def few(site: FaultSite, texts: int) -> Candidate:
     """Take ranges from the first texts alone."""
     _checked(site, texts)
 
@@ -42,7 +42,7 @@ def few(site: Site, texts: int) -> Candidate:
     return Candidate(stored=stored)
 
 
-def wrap(site: Site, texts: int) -> Candidate:
+def wrap(site: FaultSite, texts: int) -> Candidate:
     """Take ranges from the first texts, and let what lies outside them wrap around."""
     _checked(site, texts)
 

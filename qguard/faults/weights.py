@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qguard.errors import ArtifactProblem
-from qguard.faults.site import Candidate, NotApplicable, Site
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.faults.surgery import ArtifactGraph, some
 from qguard.files import read_json
 
@@ -20,7 +20,7 @@ def _channels(share: float, outputs: int) -> int:
     return int(share) if share >= 1 and not isinstance(share, float) else max(1, int(share * outputs))
 
 
-def scale(site: Site, how: tuple[Any, int]) -> Candidate:
+def scale(site: FaultSite, how: tuple[Any, int]) -> Candidate:
     """Double the scale of channels.
 
     Args:
@@ -46,7 +46,7 @@ def _per_channel(graph: ArtifactGraph, name: str, value: Any) -> None:
     graph.put(name, value.reshape(old.shape).astype(old.dtype))
 
 
-def zero_point(site: Site, how: tuple[Any, int]) -> Candidate:
+def zero_point(site: FaultSite, how: tuple[Any, int]) -> Candidate:
     """Move a layer's zero point; where the file has none, the stored weights move the other way, which is the same.
 
     Args:
@@ -74,7 +74,7 @@ def zero_point(site: Site, how: tuple[Any, int]) -> Candidate:
     return site.operated()
 
 
-def flip_bits(site: Site, count: float) -> Candidate:
+def flip_bits(site: FaultSite, count: float) -> Candidate:
     """Flip one bit each of some bytes.
 
     Args:
@@ -98,7 +98,7 @@ def flip_bits(site: Site, count: float) -> Candidate:
     return site.operated()
 
 
-def zero_heads(site: Site, how: tuple[int, int]) -> Candidate:
+def zero_heads(site: FaultSite, how: tuple[int, int]) -> Candidate:
     """Heads give zero: the rows of the projection behind attention that read them are zero.
 
     Args:
@@ -122,12 +122,12 @@ def zero_heads(site: Site, how: tuple[int, int]) -> Candidate:
     return site.operated()
 
 
-def swap_rows(site: Site, kind: str) -> Candidate:
+def swap_rows(site: FaultSite, kind: str) -> Candidate:
     """Swap rows of the word embeddings, with the scales that belong to them.
 
     Args:
         site: Where.
-        kind: Which two words (see :meth:`Site.two_words`), or ``all`` for each with its neighbour.
+        kind: Which two words (see :meth:`FaultSite.two_words`), or ``all`` for each with its neighbour.
     """
     graph = site.graph
     table, rows = graph.table()
@@ -147,7 +147,7 @@ def swap_rows(site: Site, kind: str) -> Candidate:
     return site.operated()
 
 
-def noise(site: Site, share: float | None) -> Candidate:
+def noise(site: FaultSite, share: float | None) -> Candidate:
     """Other weights under the same scales.
 
     Args:

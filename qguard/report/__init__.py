@@ -12,11 +12,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from qguard import __version__
 from qguard.errors import UsageProblem
 from qguard.files import write_atomic
 from qguard.registry import Registry
 from qguard.report.host import host
+from qguard.version import __version__
 
 SCHEMA = 2
 

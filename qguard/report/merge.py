@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qguard import __version__
 from qguard.errors import UsageProblem
 from qguard.files import sha256_json
 from qguard.report import SCHEMA, worst
 from qguard.report.headline import failed_of, label_of, name_of
 from qguard.report.host import label
 from qguard.report.shape import upgraded
+from qguard.version import __version__
 
 _TARGET = ("model", "suite", "precision", "runtime", "vectors")
 

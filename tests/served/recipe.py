@@ -1,8 +1,7 @@
 """The recipe: nothing is built, and what is served is to be judged as int8 is."""
 
-from qguard.gates.defaults import DEFAULTS
-
 from qguard.precisions import NOT_BUILT, Recipe
+from qguard.precisions.bounds import DEFAULTS
 
 RECIPES = [
     Recipe(

@@ -38,7 +38,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Format:
+class SuiteFormat:
     """How one kind of file, or folder, is read.
 
     Attributes:
@@ -72,32 +72,32 @@ class Format:
         return import_module(self.module)
 
 
-def _own() -> Iterator[Format]:
+def _own() -> Iterator[SuiteFormat]:
     here = __name__
-    yield Format("jsonl", f"{here}.jsonl", (".jsonl", ".ndjson"))
-    yield Format("csv", f"{here}.table", (".csv",), {"delimiter": ","})
-    yield Format("tsv", f"{here}.table", (".tsv",), {"delimiter": "\t"})
-    yield Format("tsv-unquoted", f"{here}.table", (), {"delimiter": "\t", "quoted": False})
-    yield Format("txt", f"{here}.lines", (".txt",))
-    yield Format("parquet", f"{here}.parquet", (".parquet",))
-    yield Format("arrow", f"{here}.parquet", (".arrow",), {"stream": True})
-    yield Format("beir", f"{here}.beir", folder=True)
-    yield Format("datasets", f"{here}.datasets", folder=True)
+    yield SuiteFormat("jsonl", f"{here}.jsonl", (".jsonl", ".ndjson"))
+    yield SuiteFormat("csv", f"{here}.table", (".csv",), {"delimiter": ","})
+    yield SuiteFormat("tsv", f"{here}.table", (".tsv",), {"delimiter": "\t"})
+    yield SuiteFormat("tsv-unquoted", f"{here}.table", (), {"delimiter": "\t", "quoted": False})
+    yield SuiteFormat("txt", f"{here}.lines", (".txt",))
+    yield SuiteFormat("parquet", f"{here}.parquet", (".parquet",))
+    yield SuiteFormat("arrow", f"{here}.parquet", (".arrow",), {"stream": True})
+    yield SuiteFormat("beir", f"{here}.beir", folder=True)
+    yield SuiteFormat("datasets", f"{here}.datasets", folder=True)
 
 
-FORMATS: Registry[Format] = Registry("format of a suite", "qguard.suite_formats", Format, _own)
+FORMATS: Registry[SuiteFormat] = Registry("format of a suite", "qguard.suite_formats", SuiteFormat, _own)
 
 
-def suffixes() -> dict[str, Format]:
+def suffixes() -> dict[str, SuiteFormat]:
     """Each known suffix with its format, qguard's own first."""
-    found: dict[str, Format] = {}
+    found: dict[str, SuiteFormat] = {}
     for f in FORMATS.values():
         for suffix in f.suffixes:
             found.setdefault(suffix, f)
     return found
 
 
-def rows_of(path: Path, format: Format | None = None) -> Iterator[Row]:
+def rows_of(path: Path, format: SuiteFormat | None = None) -> Iterator[Row]:
     """The rows of a file, as its suffix or ``format`` says.
 
     Raises:

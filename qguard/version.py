@@ -1,0 +1,3 @@
+"""The version: this is its one source."""
+
+__version__ = "0.1.1"
