@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from qguard.models.model import Model as Model
     from qguard.precisions import Precision as Precision
     from qguard.precisions import parse_precision as parse_precision
+    from qguard.precisions.bounds import DEFAULT_BOUNDS as DEFAULT_BOUNDS
     from qguard.precisions.recipe import (
         NOT_BUILT as NOT_BUILT,
     )
@@ -168,6 +169,7 @@ _HOME = {
         "Precision",
         "parse_precision",
     ),
+    "qguard.precisions.bounds": ("DEFAULT_BOUNDS",),
     "qguard.precisions.recipe": (
         "NOT_BUILT",
         "RECIPES",
@@ -180,6 +182,7 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "DEFAULT_BOUNDS",
     "NOT_BUILT",
     "RECIPES",
     "Absolute",

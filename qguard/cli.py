@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from qguard import parts
 from qguard.commands import add_commands
 from qguard.commands.completion import SHELLS, PrintCompletion
 from qguard.console.visible import say
@@ -19,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
         0 holds, 1 regression, 2 usage or configuration, 3 could not be measured.
     """
     try:
-        args = parser().parse_args(argv)  # help texts name what other packages registered
+        parts.check()
+        args = parser().parse_args(argv)
         return int(args.run(args))
     except QguardError as e:
         say(f"qguard: {e}", sys.stderr)

@@ -85,13 +85,30 @@ class Registry(Mapping[str, R], Generic[R]):
     def _loaded(self) -> dict[str, R]:
         if self._parts is None:
             parts: dict[str, R] = {}
-            for record in self._own():
-                self._add(parts, record, "qguard")
-            for point in _installed().select(group=self.group):
-                for record in self._records(point):
-                    self._add(parts, record, _package(point))
-            self._parts = parts
+            self._parts = parts  # a package may look up qguard's own parts while its own are read
+            try:
+                for record in self._own():
+                    self._add(parts, record, "qguard")
+                for point in self._points():
+                    for record in self._records(point):
+                        self._add(parts, record, _package(point))
+            except BaseException:
+                self._parts = None  # whoever asks next is told as well
+                raise
         return self._parts
+
+    def check_others(self) -> None:
+        """Read the parts of other packages, if there are any; qguard's own are not imported for that.
+
+        Raises:
+            RegistryProblem: when one cannot be used.
+        """
+        if list(self._points()):
+            self._loaded()
+
+    def _points(self) -> Iterable[EntryPoint]:
+        found: Iterable[EntryPoint] = _installed().select(group=self.group)
+        return found
 
     def _records(self, point: EntryPoint) -> list[R]:
         """What an entry point names."""

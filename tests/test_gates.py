@@ -11,10 +11,10 @@ from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
-from qguard.precisions.bounds import DEFAULTS
+from qguard.precisions.bounds import DEFAULT_BOUNDS
 
 
-@pytest.mark.parametrize("precision", DEFAULTS)
+@pytest.mark.parametrize("precision", DEFAULT_BOUNDS)
 def test_every_default_gate_parses(precision):
     assert gates_for(parse_precision(f"fp32{precision}" if precision.startswith("+") else precision), {})
 

@@ -11,7 +11,7 @@ from qguard.gate import test_quantization as gate
 from qguard.judging.session import Target
 from qguard.metrics import MetricInfo
 from qguard.precisions import parse_precision
-from qguard.precisions.bounds import DEFAULTS
+from qguard.precisions.bounds import DEFAULT_BOUNDS
 from qguard.registry import Registry
 from qguard.report import CURRENT, assemble
 
@@ -27,7 +27,7 @@ def test_every_family_has_its_test_in_the_gate_and_every_test_a_family():
 
 
 def test_every_default_bound_is_on_a_metric_of_a_family():
-    bounded = {key.partition("[")[0] for table in DEFAULTS.values() for key in table}
+    bounded = {key.partition("[")[0] for table in DEFAULT_BOUNDS.values() for key in table}
     assert bounded <= set(metric_names())
     assert set(metric_names()) < set(infos())
 

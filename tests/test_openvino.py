@@ -22,7 +22,7 @@ from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, same_outputs
 from qguard.latency.memory import peak_bytes
 from qguard.precisions import parse_precision
-from qguard.precisions.bounds import DEFAULTS
+from qguard.precisions.bounds import DEFAULT_BOUNDS
 from tests.conftest import ROOT
 from tests.machine import needs_bf16
 
@@ -77,8 +77,8 @@ def test_int8_passes_its_gate_on_core(harness):
     assert [f"{c.label} {c.value:.4f} {c.bound}" for c in checks if c.outcome == "fail"] == []
     judged = {c.label for c in checks if c.bound}
     binary = {"task.average_precision_retention"}  # of pairs with two labels: core has grades
-    tried = {key for key in DEFAULTS["int8@openvino"] if key.startswith("robustness.")}  # on text of its own
-    assert {key for key in DEFAULTS["int8@openvino"] if "*" not in key} - binary - tried <= judged
+    tried = {key for key in DEFAULT_BOUNDS["int8@openvino"] if key.startswith("robustness.")}  # on text of its own
+    assert {key for key in DEFAULT_BOUNDS["int8@openvino"] if "*" not in key} - binary - tried <= judged
 
 
 @needs_openvino

@@ -150,19 +150,34 @@ def test_commands_say_what_they_need(project):
     wanted = [
         ["compare", "--precision", "int8@served,int8", "--json", "c.json"],
         ["quantize", "--precision", "int8@served", "--out", "new"],
-        ["selftest", "--precision", "int8@served"],
+        [
+            "selftest",
+            "--precision",
+            "int8@served",
+            "--fault",
+            "padded-left",
+            "--fault",
+            "golden-missing",
+            "--repeats",
+            "1",
+            "--jobs",
+            "1",
+            "--json",
+            "s.json",
+        ],
         ["calibrate", "--precision", "int8@served"],
     ]
     env = {"PYTHONPATH": os.pathsep.join([str(project.site), str(ROOT)]), "SERVED_MODEL": project.model}
     out = python(call.format(wanted), folder=project.path, **env)
-    assert out.count("CODE 0") == 1, out
+    assert out.count("CODE 0") == 2, out
     served, plain = json.loads((project.path / "c.json").read_text())["rows"]
     assert (served["verdict"], served["bytes"], served["speed"], served["best"]) == ("pass", None, {}, False), out
     assert plain["best"]
     assert plain["values"]["ranking.overlap@10"] == pytest.approx(served["values"]["ranking.overlap@10"], abs=0.005)
     assert "there are no files that could be read, hashed, copied or timed" in out
     assert not (project.path / "new").exists()
-    assert "faults are put into files and token ids, and runtime 'served' has no files" in out
+    verdicts = {c["fault"]: c["status"] for c in json.loads((project.path / "s.json").read_text())["cases"]}
+    assert verdicts == {"padded-left": "not applicable", "golden-missing": "caught"}, out
     assert "int8@served: served is not timed in this process" in out
     assert "Traceback" not in out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -196,6 +197,10 @@ class TextEncoder(Encoder):
     def __init__(self, tokenizer: TextTokenizer, runtime: TextRuntime, record: RuntimeRecord, pipeline: Pipeline) -> None:
         self.tokenizer, self._run, self._record, self._pipeline = tokenizer, runtime, record, pipeline
         self.batch = record.batch
+
+    def around(self, change: Callable[[Any], Any]) -> TextEncoder:
+        """The same, one batch at a time, with something around the runtime."""
+        return TextEncoder(self.tokenizer, change(self._run), replace(self._record, workers=1), self._pipeline)
 
     def rows(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> Sequence[Any]:
         """What is encoded: each text, as it goes out, and its role."""

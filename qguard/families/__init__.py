@@ -56,10 +56,10 @@ class Family:
     """
 
     name: str
-    question: str
-    test: str
-    needs: tuple[str, ...]
-    metrics: tuple[MetricInfo, ...]
+    question: str = ""
+    test: str = ""
+    needs: tuple[str, ...] = ()
+    metrics: tuple[MetricInfo, ...] = ()
     bounds: Mapping[str, str] = field(default_factory=dict)
     bounded_by: str = ""
     parts: Callable[[Comparison], Parts] | str = ""

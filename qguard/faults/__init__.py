@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qguard.encoders.runtimes import NO_FILES, TEXTS
 from qguard.families import FAMILIES
+from qguard.faults.site import NotApplicable
 from qguard.registry import Registry
 
 if TYPE_CHECKING:
@@ -32,14 +34,17 @@ class Fault:
         make: ``module:function``, or the function; it takes a :class:`~qguard.faults.site.FaultSite` and a severity's value.
             A module without a dot is one of this package.
         severities: Label → value, from the smallest to the full fault, which every gate should see.
+        needs: What it is put into: ``files`` of the artifact, ``tokens`` that go to the runtime. One that needs neither, such as
+            a damaged golden, also applies to a runtime that keeps the model, or takes texts.
     """
 
     name: str
-    what: str
-    expected: str
-    seen: str
-    make: Callable[..., Candidate] | str
+    what: str = ""
+    expected: str = ""
+    seen: str = ""
+    make: Callable[..., Candidate] | str = ""
     severities: Mapping[str, Any] = field(default_factory=lambda: {"full": None})
+    needs: tuple[str, ...] = ("files",)
 
     def lacks(self) -> Iterable[str]:
         """See :class:`qguard.registry.Record`."""
@@ -53,6 +58,8 @@ class Fault:
             yield f"it does not say what makes it: expected a function or 'module:function', found {self.make!r}"
         if not self.severities:
             yield "it has no severities"
+        if strange := sorted(set(self.needs) - {"files", "tokens"}):
+            yield f"it needs {', '.join(strange)}; expected files, tokens, or nothing"
 
     @property
     def full(self) -> str:
@@ -69,6 +76,11 @@ class Fault:
         Raises:
             NotApplicable: where this model or precision cannot have the fault; the message says why.
         """
+        record = site.precision.runs_in
+        if "files" in self.needs and record.files == NO_FILES:
+            raise NotApplicable(f"runtime {record.name} keeps the model: there are no files to put it into")
+        if "tokens" in self.needs and record.takes == TEXTS:
+            raise NotApplicable(f"runtime {record.name} takes texts: no token ids go out that could be changed")
         return self._maker()(site, self.severities[severity])
 
     def _maker(self) -> Callable[..., Candidate]:
@@ -144,30 +156,31 @@ _ALL = (
           {"2 words of no text": "unused", "2 rare words": "rare", "2 common words": "common"}),
     # how it is served
     Fault("padded-left", "padding is put before the text, and shifts positions", "invariance", "text-embeddings-inference#648",
-          "runtime:padded_left", {"1 batch in 8": 8, "every batch": 1}),
+          "runtime:padded_left", {"1 batch in 8": 8, "every batch": 1}, needs=("tokens",)),
     Fault("rows-mixed-up", "vectors come back in another order than the texts", "embedding", "", "runtime:mixed_up",
-          {"2 texts of 1 batch in 8": (8, 2), "2 texts of every batch": (1, 2), "every batch reversed": (1, 0)}),
+          {"2 texts of 1 batch in 8": (8, 2), "2 texts of every batch": (1, 2), "every batch reversed": (1, 0)}, needs=()),
     Fault("computed-in-low-precision", "what comes out has been rounded", "embedding", "", "runtime:rounded",
-          {"8 bits of mantissa": 7, "3 bits": 2, "the power of two alone": 0}),
+          {"8 bits of mantissa": 7, "3 bits": 2, "the power of two alone": 0}, needs=()),
     Fault("vector-ranges-of-few-texts", "ranges of int8 vectors come from too few texts", "embedding",
-          "sentence-transformers#2837", "vectors:few", {"200 texts": 200, "32 texts": 32, "1 text": 1}),
+          "sentence-transformers#2837", "vectors:few", {"200 texts": 200, "32 texts": 32, "1 text": 1}, needs=()),
     Fault("vector-codes-wrap", "int8 vectors wrap around beyond their range", "embedding", "sentence-transformers#2865",
-          "vectors:wrap", {"ranges of 200 texts": 200, "ranges of 32 texts": 32}),
+          "vectors:wrap", {"ranges of 200 texts": 200, "ranges of 32 texts": 32}, needs=()),
     # files
     Fault("artifact-truncated", "the ONNX file is not whole", "golden", "", "files:truncated",
           {"the last byte": -1, "a half": 0.5, "empty": 0}),
     Fault("artifact-flipped", "one bit of a file that was built and sealed", "golden", "", "files:flipped", {"1 bit": None}),
-    Fault("golden-missing", "no golden was committed", "golden", "", "goldens:missing"),
+    Fault("golden-missing", "no golden was committed", "golden", "", "goldens:missing", needs=()),
     Fault("golden-truncated", "the golden is not whole", "golden", "", "goldens:truncated",
-          {"the last byte": -1, "a half": 0.5, "empty": 0}),
+          {"the last byte": -1, "a half": 0.5, "empty": 0}, needs=()),
     Fault("golden-edited", "the golden was edited by hand", "golden", "", "goldens:edited",
-          {"1 digit of a vector": "data", "1 word of the manifest": "manifest"}),
+          {"1 digit of a vector": "data", "1 word of the manifest": "manifest"}, needs=()),
     Fault("golden-of-something-else", "the golden belongs to another suite or model", "golden", "", "goldens:foreign",
-          {"another suite": "suite", "another tokenizer": "tokenizer", "other weights": "weights"}),
+          {"another suite": "suite", "another tokenizer": "tokenizer", "other weights": "weights"}, needs=()),
     Fault("golden-too-coarse", "the golden was stored with too few digits", "ranking", "ik_llama.cpp#325", "goldens:coarse",
-          {"16 bits": "half", "3 decimals": 3, "2 decimals": 2, "1 decimal": 1}),
+          {"16 bits": "half", "3 decimals": 3, "2 decimals": 2, "1 decimal": 1}, needs=()),
     Fault("golden-from-a-broken-pipeline", "the golden was recorded with another pooling than the artifact's", "embedding",
-          "fastembed PR#445, PR#436", "goldens:broken", {"weighted mean": "weightedmean", "first token, or the mean": "cls"}),
+          "fastembed PR#445, PR#436", "goldens:broken",
+          {"weighted mean": "weightedmean", "first token, or the mean": "cls"}, needs=()),
     # speed
     Fault("slower", "the model takes longer than the deployed one", "latency", "onnxruntime#10267, #6695", "slow:slower",
           {"5 %": 0.05, "10 %": 0.1, "30 %": 0.3, "100 %": 1.0}),

@@ -14,7 +14,7 @@ from qguard.faults.runner import Report
 from qguard.gates import Gate, gates_for
 from qguard.metrics.bounds import Bound
 from qguard.precisions import RECIPES
-from qguard.precisions.bounds import DEFAULTS
+from qguard.precisions.bounds import DEFAULT_BOUNDS
 
 SCHEMA = 2
 
@@ -81,7 +81,7 @@ def _line(gate: Gate, precision: Any) -> str:
 
 def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, Literal[">=", "<="]]]:
     """How much worse each value is, relative to what the sound artifact loses already, and the operator of its gate."""
-    tables = [*DEFAULTS.values(), *(r.bounds for r in RECIPES.values())]
+    tables = [*DEFAULT_BOUNDS.values(), *(r.bounds for r in RECIPES.values())]
     operators = {key.partition("[")[0]: Bound.of(bound, key).op for table in tables for key, bound in table.items()}
     for name in sound.keys() & found.keys() & operators.keys():
         op = operators[name]

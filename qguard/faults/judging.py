@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qguard.encoders import Encoder
+from qguard.encoders import Encoder, TextEncoder
 from qguard.errors import GoldenProblem, QguardError
 from qguard.faults import Fault
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
@@ -130,6 +130,8 @@ class Judge(Session):
         """As :meth:`encoder`, of a precision with float32 vectors."""
         found = self.plain_encoder(precision, model)
         around = self.candidate.runtime
+        if isinstance(found, TextEncoder):
+            return self.served(found.around(around or (lambda runtime: runtime)))
         runtime = around(found.runtime) if around else found.runtime
         runtime.workers = 1
         return self.served(Encoder(found.tokenizer, runtime, found.head))

@@ -6,8 +6,9 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from qguard.encoders import Encoder, Floats, open_runtime
+from qguard.encoders import Encoder, Floats, TextEncoder, open_runtime
 from qguard.faults.judging import Failure, Judge, judge_accuracy
 from qguard.faults.site import Candidate
 from qguard.judging.session import Session, Target
@@ -69,6 +70,23 @@ class Shuffled(Encoder):
         return self.encode_batches(ids, batches)
 
 
+class ShuffledTexts(TextEncoder):
+    """The same of a runtime that takes texts: another order, and batches of another size."""
+
+    def __init__(self, inner: TextEncoder, condition: Condition) -> None:
+        vars(self).update(vars(inner.around(lambda runtime: runtime)))
+        self._condition = condition
+
+    def encode_rows(self, rows: Sequence[Any]) -> Floats:
+        """See :meth:`qguard.encoders.TextEncoder.encode_rows`."""
+        order = list(range(len(rows)))
+        random.Random(self._condition.seed).shuffle(order)
+        if self._condition.sorted:
+            order.sort(key=lambda i: -len(rows[i][0]))
+        size = max(1, self._condition.budget // BUDGETS[0])
+        return self.encode_batches(rows, [order[i : i + size] for i in range(0, len(order), size)])
+
+
 @dataclass(frozen=True)
 class Repeat:
     """One clean repeat.
@@ -97,7 +115,11 @@ def judge_under(sound: Session, precision: Precision, model: str, condition: Con
     """A judge of the sound artifact under a condition."""
 
     def served(encoder: Encoder) -> Encoder:
+        if isinstance(encoder, TextEncoder):
+            return ShuffledTexts(encoder, condition)
         artifact = sound.artifact(precision, model)
+        if not artifact.has_files:
+            return Shuffled(encoder, condition)
         name = artifact.runtime(precision.runtime)
         runtime = open_runtime(name, artifact.runs, precision.base, condition.threads, sound.config.device)
         runtime.workers = 1

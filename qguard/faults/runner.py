@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from qguard.config import Config
-from qguard.encoders.runtimes import NO_FILES, TEXTS
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.faults import Fault
 from qguard.faults.judging import Failure, Judge, Result, Verdict, judge_accuracy, judge_fault
@@ -69,15 +68,9 @@ def planned(session: Session, precision: Precision) -> Plan:
 
     Raises:
         QguardError: when the sound artifact cannot be judged.
-        UsageProblem: when every suite is too large to be encoded again and again, or no fault could be put into the artifact.
+        UsageProblem: when every suite is too large to be encoded again and again.
     """
     session.targets([precision])
-    record = precision.runs_in
-    if record.files == NO_FILES or record.takes == TEXTS:
-        raise UsageProblem(
-            f"{precision}: faults are put into files and token ids, and runtime {record.name!r} has no files, or takes texts; "
-            "give a precision of another runtime"
-        )
     suites = tuple(s for s in session.config.suites if session.suite(s).corpus is None)
     if not suites:
         raise UsageProblem("every suite is large, and each fault would encode it anew; give a smaller one with --suite")

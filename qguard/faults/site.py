@@ -34,7 +34,8 @@ class Candidate:
     Attributes:
         artifact: A folder with the fault in it.
         golden: A folder of goldens.
-        runtime: What stands around the runtime.
+        runtime: What stands around the runtime; it is called as the runtime is, with token ids and their mask, or with texts
+            and their roles.
         stored: Makes a comparison of int8 vectors; the candidate is then judged as ``PRECISION+int8``.
         deployed: The deployed artifact; the candidate is then judged by its latency alone, also against that.
     """

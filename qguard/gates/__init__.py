@@ -12,7 +12,7 @@ from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
-from qguard.precisions.bounds import DEFAULTS
+from qguard.precisions.bounds import DEFAULT_BOUNDS
 from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def gates_for(
     own = _merged(configured, names)
     if precision.vectors != FLOAT:
         kind = f"+{precision.vectors}"
-        bounds = _stored(bounds, DEFAULTS[kind])
+        bounds = _stored(bounds, DEFAULT_BOUNDS[kind])
         files = {key: bound for key, bound in own.items() if key.startswith("artifact.")}
         own = files | _merged(configured, (kind, *(name + kind for name in names)))
     record, gates = precision.runs_in, []

@@ -54,9 +54,9 @@ class MetricInfo:
 
     name: str
     higher_is_better: bool = field(kw_only=True)
-    unit: str = field(kw_only=True)
-    description: str = field(kw_only=True)
-    source: str = field(kw_only=True)
+    unit: str = field(default="", kw_only=True)
+    description: str = field(default="", kw_only=True)
+    source: str = field(default="", kw_only=True)
     vectors: tuple[str, ...] = field(default=(FLOAT, *KINDS), kw_only=True)
     of_fp32: bool = field(default=False, kw_only=True)
 

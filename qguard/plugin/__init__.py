@@ -182,11 +182,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _state(config: pytest.Config, asked: str) -> State:
+    from qguard import parts
     from qguard.config import load_config
     from qguard.errors import UsageProblem
     from qguard.judging.session import Session
     from qguard.precisions import parse_precisions
 
+    parts.check()
     path = config.getoption("qguard_config")
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))

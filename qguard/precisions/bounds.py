@@ -239,4 +239,6 @@ _WRITTEN: dict[str, dict[str, str]] = {
     "+ubinary": _BINARY,
 }
 
-DEFAULTS = {name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in _WRITTEN.items()}
+DEFAULT_BOUNDS = {
+    name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in _WRITTEN.items()
+}

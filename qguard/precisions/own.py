@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qguard.precisions.bounds import DEFAULTS
+from qguard.precisions.bounds import DEFAULT_BOUNDS
 from qguard.precisions.recipe import Recipe
 
 _TORCHAO = ("torch", "torchao", "transformers", "safetensors")
@@ -15,11 +15,11 @@ _TABLES = ("*position_embeddings*", "*token_type_embeddings*", "*relative_attent
 _LOOKUPS = ("*embeddings*", "*embed_tokens*", "*relative_attention_bias*")
 
 _FP32 = Recipe(
-    "fp32", "onnx", make="qguard.precisions.export:fp32", weights="F32", fp32="fp32@onnx", bounds=DEFAULTS["fp32"],
+    "fp32", "onnx", make="qguard.precisions.export:fp32", weights="F32", fp32="fp32@onnx", bounds=DEFAULT_BOUNDS["fp32"],
     description="The reference: the model exported to ONNX, attention fused, or its own ONNX file.",
 )  # fmt: skip
 _CAST = Recipe(
-    "fp32", "torch", make="qguard.precisions.cast:fp32", weights="F32", fp32="fp32@torch", bounds=DEFAULTS["fp32"],
+    "fp32", "torch", make="qguard.precisions.cast:fp32", weights="F32", fp32="fp32@torch", bounds=DEFAULT_BOUNDS["fp32"],
     description="The model's own weights.",
 )  # fmt: skip
 # int8 promises speed against fp32 of the same runtime: an int8 model that is slower is a regression
@@ -29,74 +29,75 @@ RECIPES = (
     _FP32,
     _CAST,
     replace(
-        _CAST, precision="fp16", make="qguard.precisions.cast:fp16", weights="F16", bounds=DEFAULTS["fp16"],
+        _CAST, precision="fp16", make="qguard.precisions.cast:fp16", weights="F16", bounds=DEFAULT_BOUNDS["fp16"],
         description="Weights and arithmetic in IEEE half precision.",
     ),
     replace(
-        _CAST, precision="bf16", make="qguard.precisions.cast:bf16", weights="BF16", bounds=DEFAULTS["bf16"],
+        _CAST, precision="bf16", make="qguard.precisions.cast:bf16", weights="BF16", bounds=DEFAULT_BOUNDS["bf16"],
         description="Weights and arithmetic in bfloat16: float32's range, 8 bits of precision.",
     ),
     Recipe(
         "int8", "onnx", make="qguard.precisions.integer:int8", weights="I8", fp32="fp32@onnx", from_fp32=True, calibrated=True,
         integer=True, granularity="per-channel", excluded=(*_TABLES, "*/Outliers"),
-        bounds=DEFAULTS["int8"] | DEFAULTS["int8@onnx"], speedup=_FASTER,
+        bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@onnx"], speedup=_FASTER,
         description="8-bit weights, one scale an output channel, and activations of fixed ranges, calibrated on texts.",
     ),
     Recipe(
         "int8-dynamic", "onnx", make="qguard.precisions.dynamic:int8", weights="I8", fp32="fp32@onnx", from_fp32=True,
-        integer=True, granularity="per-channel", bounds=DEFAULTS["int8"], speedup=_FASTER,
+        integer=True, granularity="per-channel", bounds=DEFAULT_BOUNDS["int8"], speedup=_FASTER,
         description="8-bit weights, one scale an output channel, and activations of the batch's range, by ONNX Runtime.",
     ),
     Recipe(
         "int8-static", "onnx", make="qguard.precisions.static:int8", weights="I8", fp32="fp32@onnx", calibrated=True,
-        integer=True, granularity="per-channel", packages=_NNCF, extra="static", bounds=DEFAULTS["int8-static"], speedup=_FASTER,
+        integer=True, granularity="per-channel", packages=_NNCF, extra="static", bounds=DEFAULT_BOUNDS["int8-static"],
+        speedup=_FASTER,
         description="8-bit weights and activations by NNCF's post-training quantization, calibrated on texts.",
     ),
     Recipe(
         "int8-weight", "onnx", make="qguard.precisions.weightonly:int8", weights="I8", fp32="fp32@onnx", from_fp32=True,
         granularity=32, excluded=_TABLES,
-        bounds=DEFAULTS["int8-weight"],  # smaller, not faster: weights become floats again at every call
+        bounds=DEFAULT_BOUNDS["int8-weight"],  # smaller, not faster: weights become floats again at every call
         description="8-bit weights, one scale a block of 32 inputs; activations stay float, or are rounded by blocks.",
     ),
     Recipe(
         "int4", "onnx", make="qguard.precisions.weightonly:int4", weights="I4", fp32="fp32@onnx", from_fp32=True,
-        granularity=32, tables="I8", excluded=_TABLES, bounds=DEFAULTS["int4"],
+        granularity=32, tables="I8", excluded=_TABLES, bounds=DEFAULT_BOUNDS["int4"],
         description="4-bit weights by HQQ, one scale a block of 32 inputs, word embeddings in 8 bits; activations stay float.",
     ),
     Recipe(
         "fp16", "onnx", make="qguard.precisions.half:fp16", weights="F16", fp32="fp32@onnx", from_fp32=True,
-        bounds=DEFAULTS["fp16"], description="Weights in IEEE half precision; computed in float without kernels for it.",
+        bounds=DEFAULT_BOUNDS["fp16"], description="Weights in IEEE half precision; computed in float without kernels for it.",
     ),
     Recipe(
         "int8", "torch", make="qguard.precisions.torchao:int8", weights="I8", fp32="fp32@torch", integer=True,
         granularity="per-channel", excluded=_LOOKUPS, packages=_TORCHAO, extra="torchao",
-        bounds=DEFAULTS["int8"],  # no speed is promised: it pays only when compiled, see docs/torch.md
+        bounds=DEFAULT_BOUNDS["int8"],  # no speed is promised: it pays only when compiled, see docs/torch.md
         description="8-bit weights, one scale an output channel, and activations of a token's range, by torchao.",
     ),
     Recipe(
         "int8-weight", "torch", make="qguard.precisions.torchao:int8_weight", weights="I8", fp32="fp32@torch",
         granularity="per-channel", excluded=_LOOKUPS, packages=_TORCHAO, extra="torchao",
-        bounds=DEFAULTS["int8-weight"],
+        bounds=DEFAULT_BOUNDS["int8-weight"],
         description="8-bit weights, one scale an output channel, by torchao; activations stay float.",
     ),
     Recipe(
         "int8-legacy", "torch", make="qguard.precisions.legacy:int8", weights="I8", fp32="fp32@torch", integer=True,
-        excluded=_LOOKUPS, bounds=DEFAULTS["int8"], speedup=_FASTER,
+        excluded=_LOOKUPS, bounds=DEFAULT_BOUNDS["int8"], speedup=_FASTER,
         description="torch.ao's quantize_dynamic: 8-bit weights, one scale a matrix, and activations of the batch's range.",
     ),
     Recipe(
         "fp32", "openvino", make="qguard.precisions.openvino:fp32", weights="F32", fp32="fp32@openvino", extra="openvino",
-        bounds=DEFAULTS["fp32"], description="The reference in OpenVINO: the plain export, or the model's own ONNX file.",
+        bounds=DEFAULT_BOUNDS["fp32"], description="The reference in OpenVINO: the plain export, or the model's own ONNX file.",
     ),
     Recipe(
         "bf16", "openvino", make="qguard.precisions.openvino:bf16", weights="BF16", fp32="fp32@openvino", from_fp32=True,
-        calibrated=True, extra="openvino", bounds=DEFAULTS["bf16"] | DEFAULTS["bf16@openvino"],
+        calibrated=True, extra="openvino", bounds=DEFAULT_BOUNDS["bf16"] | DEFAULT_BOUNDS["bf16@openvino"],
         description="Weights, rounded by GPTQ, and arithmetic in bfloat16.",
     ),
     Recipe(
         "int8", "openvino", make="qguard.precisions.openvino:int8", weights="I8", fp32="fp32@openvino", from_fp32=True,
         calibrated=True, integer=True, granularity="per-channel", extra="openvino", speedup=_FASTER,
-        bounds=DEFAULTS["int8"] | DEFAULTS["int8@openvino"],
+        bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@openvino"],
         description="8-bit weights, rounded by GPTQ, and activations quantized as they come, in groups of a token's values.",
     ),
 )  # fmt: skip

@@ -32,7 +32,7 @@ class ReportFormat:
     """
 
     name: str
-    render: Callable[[dict[str, Any]], bytes] | str
+    render: Callable[[dict[str, Any]], bytes] | str = ""
 
     def lacks(self) -> Iterable[str]:
         """See :class:`qguard.registry.Record`."""

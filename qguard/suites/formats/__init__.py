@@ -51,7 +51,7 @@ class SuiteFormat:
     """
 
     name: str
-    module: str
+    module: str = ""
     suffixes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     folder: bool = False

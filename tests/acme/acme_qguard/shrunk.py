@@ -31,4 +31,5 @@ FAULT = Fault(
     seen="",
     make=make,
     severities={"a tenth": 0.9, "a half": 0.5},
+    needs=(),
 )
