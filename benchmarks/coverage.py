@@ -23,7 +23,7 @@ LARGE = 4_000_000
 
 
 def overlaps(rng: Any, n: int, lost: float) -> Any:
-    """Overlap@10 of n queries, each a multiple of 0.1: every query has its own chance of losing a neighbour."""
+    """Overlap@10 of n queries, each a multiple of 0.1: every query has its own chance of losing a neighbor."""
     return 1 - rng.binomial(10, rng.beta(0.6, 0.6 / lost - 0.6, n))[:, None] / 10
 
 

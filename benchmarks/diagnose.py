@@ -4,7 +4,7 @@ usage: python benchmarks/diagnose.py [layers|parts|stages|per-tensor]    all wit
 
 Layers: each layer of MiniLM's int8 artifact that has parameters is damaged in turn as a whole, and the diagnosis (16 texts of
 core) must rank it first. Parts: the same for a third of its channels, and for one head of each projection. Stages: pooling,
-mask, normalisation and tokenizer faults. Per-tensor: ONNX Runtime's dynamic quantization of the fp32 export with one scale a
+mask, normalization and tokenizer faults. Per-tensor: ONNX Runtime's dynamic quantization of the fp32 export with one scale a
 tensor; what is excluded, what it costs, what stands in the way.
 """
 
@@ -224,9 +224,9 @@ STAGES = {
     "mean over padding in the file": ("pooling", lambda f: pooled(f, masked=False)),
     "attention mask dropped": ("mask", masked_out),
     "Normalize left out of modules.json": (
-        "normalisation", lambda f: edit(f / "modules.json", lambda m: [x for x in m if not x["type"].endswith("Normalize")])
+        "normalization", lambda f: edit(f / "modules.json", lambda m: [x for x in m if not x["type"].endswith("Normalize")])
     ),
-    "normalisation left out of the file": ("normalisation", lambda f: pooled(f, masked=True, normalised=False)),
+    "normalization left out of the file": ("normalization", lambda f: pooled(f, masked=True, normalised=False)),
     "tokenizer that keeps case": ("tokens", lambda f: edit(f / "tokenizer.json", cased)),
     "max_seq_length 64": ("tokens", lambda f: edit(f / "sentence_bert_config.json", lambda v: {**v, "max_seq_length": 64})),
     "nothing": ("", lambda f: None),

@@ -83,8 +83,8 @@ def main() -> None:
     for name, arm, count, neighbour in (
         ("A against A", LocalArm, null, False),
         ("A + 10 % against A", Slower, slower, False),
-        ("A against A, busy neighbour", LocalArm, loaded, True),
-        ("A + 10 % against A, busy neighbour", Slower, loaded, True),
+        ("A against A, busy neighbor", LocalArm, loaded, True),
+        ("A + 10 % against A, busy neighbor", Slower, loaded, True),
     ):
         if not count:
             continue

@@ -1,4 +1,4 @@
-"""What quantized vectors keep of fp32's neighbours on core, by the precision of the model that made them.
+"""What quantized vectors keep of fp32's neighbors on core, by the precision of the model that made them.
 
 The last rows are sentence-transformers' formula with one range for all dimensions, symmetric about 0, of the fp32 model.
 

@@ -27,12 +27,12 @@ TUNED = "faiss, AVX-512 kernels"
 
 
 def blocks(total: int):  # type: ignore[no-untyped-def]
-    """Unit vectors around 1,000 centres, as embeddings of texts on many subjects are, in blocks."""
+    """Unit vectors around 1,000 centers, as embeddings of texts on many subjects are, in blocks."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(1000, DIM)).astype(np.float32)
+    centers = rng.normal(size=(1000, DIM)).astype(np.float32)
     for start in range(0, total, 50_000):
         n = min(50_000, total - start)
-        x = centres[rng.integers(0, 1000, n)] + 1.2 * rng.standard_normal((n, DIM), np.float32)
+        x = centers[rng.integers(0, 1000, n)] + 1.2 * rng.standard_normal((n, DIM), np.float32)
         yield (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
 usage: python benchmarks/slices.py PRECISION legal=FILE.jsonl[,FILE.jsonl] social=FILE.jsonl …   texts as in benchmarks/domains.py
 
-2,000 distinct texts of each domain; every text looks for its neighbours among those of all. fp32 is run here, in ONNX Runtime.
+2,000 distinct texts of each domain; every text looks for its neighbors among those of all. fp32 is run here, in ONNX Runtime.
 """
 
 import json

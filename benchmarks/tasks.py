@@ -1,4 +1,4 @@
-"""What labelled tasks keep in each precision: STS-B test (Spearman) and SciFact (nDCG@10), as MTEB scores them.
+"""What labeled tasks keep in each precision: STS-B test (Spearman) and SciFact (nDCG@10), as MTEB scores them.
 
 usage: python benchmarks/tasks.py DATA [--precisions a,b] [--model NAME] [--config FOLDER] [--device cuda]
                                       [--artifact NAME=PATH …] [--markdown F]

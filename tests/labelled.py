@@ -1,4 +1,4 @@
-"""A small labelled data set of its own, and the same data in every format that suites are read from."""
+"""A small labeled data set of its own, and the same data in every format that suites are read from."""
 
 from __future__ import annotations
 

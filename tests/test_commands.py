@@ -52,7 +52,7 @@ def by_hand(folder: Path, texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarra
 
 
 def test_the_folder_is_what_other_tools_read(written, int8):
-    """Tokens and vectors by hand; pooling and normalisation by sentence-transformers' own modules, as modules.json names them."""
+    """Tokens and vectors by hand; pooling and normalization by sentence-transformers' own modules, as modules.json names them."""
     import torch
     from sentence_transformers.models import Normalize, Pooling
     from transformers import AutoConfig, AutoTokenizer

@@ -181,7 +181,7 @@ def test_wrong_tables_are_named_with_their_line(tmp_path, data, settings, messag
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq9\td1\t1", r"test\.tsv:2: query 'q9' is judged"),
         ("qrels/test.tsv", "q1\td77\t1", r"test\.tsv:1: document 'd77' is judged"),
         ("qrels/test.tsv", "q1\td1\t0.5", r"test\.tsv:1: a grade must be a whole number, found 0\.5"),
-        ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t2", r"test\.tsv:2: duplicate judgement of q1 and d1"),
+        ("qrels/test.tsv", "q1\td1\t1\nq1\td1\t2", r"test\.tsv:2: duplicate judgment of q1 and d1"),
         ("qrels/test.tsv", "q1 0 d1 1", r"test\.tsv:1: expected query-id, corpus-id, grade"),
     ],
 )

@@ -62,7 +62,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pooled(labelled, minilm):
-    """The labelled suite, and its vectors under MiniLM's own pooling, first, and under others."""
+    """The labeled suite, and its vectors under MiniLM's own pooling, first, and under others."""
     suite = Session(load_config(labelled)).suite("own")
     encoder = open_encoder("torch", minilm.folder, minilm.pipeline, "fp32")
     return suite, by_pooling(encoder, encoder.tokenizer(suite.texts, suite.roles))
@@ -137,7 +137,7 @@ def test_a_wrong_pooling_is_refused_unless_it_is_named(tiny, cls_model, tmp_path
     assert "pipeline: " in out
     assert "pooling ['mean'] → ['cls']" in out
     assert "vectors: 3 of 3 texts moved" in out
-    assert "golden minilm/own is not updated: [pipeline] pooling, normalisation, lengths or prompts changed" in err
+    assert "golden minilm/own is not updated: [pipeline] pooling, normalization, lengths or prompts changed" in err
     assert '--reason "…" --accept-change pipeline' in err
     assert files(folder) == before
     assert main([*update[:-2], "--dry-run", "--accept-change", "pipeline"]) == 0
@@ -161,7 +161,7 @@ def test_a_first_golden_of_a_wrong_pooling_is_refused_by_the_labels(labelled, cl
     project(labelled, tmp_path, cls_model)
     assert main(["golden", "update", "--config", str(tmp_path), "--reason", "first"]) == 3
     err = capsys.readouterr().err
-    assert "[pipeline] the labels contradict the declared pooling 'cls': ndcg@10 of 40 labelled queries is 0." in err
+    assert "[pipeline] the labels contradict the declared pooling 'cls': ndcg@10 of 40 labeled queries is 0." in err
     assert "with the same weights pooled by 'mean'" in err
     assert not (tmp_path / "golden").exists()
 

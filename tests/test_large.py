@@ -155,7 +155,7 @@ def test_ranking_and_task_are_those_of_a_suite_that_is_held(large, harness):
     rows = items(found).rows
     assert [found.suite.texts[q] for q in found.suite.queries] == [held.suite.texts[q] for q in held.suite.queries]
     np.testing.assert_allclose(rows, want, atol=1e-12)
-    assert (rows[:, 0] < 1).any()  # int8 moves some neighbours, or this would compare nothing
+    assert (rows[:, 0] < 1).any()  # int8 moves some neighbors, or this would compare nothing
     values = {m.name: m.value for m in measure(found, "ranking") if m.slice is None}
     for metric in METRICS[:5]:
         assert values[metric.name] == pytest.approx(float(metric.reduce(want)), abs=1e-12)

@@ -44,7 +44,7 @@ def test_dynamic(fp32_onnx, tmp_path, per_channel, granularity):
 
 
 def test_what_onnxruntime_fuses_at_load(dynamic, tmp_path):
-    """The same layers under the operators that ONNX Runtime's own optimiser writes."""
+    """The same layers under the operators that ONNX Runtime's own optimizer writes."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -176,7 +176,7 @@ def test_weights_of_every_form_are_found_among_the_models_own(fp32_onnx, int8, s
 
 
 def test_overflow_equals_the_least_saturating_pair():
-    """Every pair of neighbouring 8-bit weights, against the sums of products themselves."""
+    """Every pair of neighboring 8-bit weights, against the sums of products themselves."""
     weights = np.arange(-128, 128)
     w, v = (a.ravel() for a in np.meshgrid(weights, weights))
     sums = np.stack([a * w + b * v for a in (0, 255) for b in (0, 255)])

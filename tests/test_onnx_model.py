@@ -109,7 +109,7 @@ def test_the_second_path_catches_a_file_whose_vectors_depend_on_padding(make, fp
             node.input[3] = ""  # the mask
     onnx.save(graph, str(folder / "onnx" / "model.onnx"))
     harness = project(tmp_path, small, '"onnx-only"')
-    with pytest.raises(GoldenProblem, match=r"without graph optimisation, one text at a time\) disagrees .* nothing was written"):
+    with pytest.raises(GoldenProblem, match=r"without graph optimization, one text at a time\) disagrees .* nothing was written"):
         golden.record(harness.model("m"), harness.suite("own"), tmp_path / "golden", "x")
     assert not (tmp_path / "golden").exists()
 
@@ -248,7 +248,7 @@ def test_a_package_that_ships_an_onnx_file_and_nothing_else(small, tmp_path):
     int8 = harness.artifact(parse_precision("int8"), "m")
     # its biases are inside the fused operator, so that its three products stay together
     assert Counter(n.op_type for n in read_graph(int8.file).graph.node)["QAttention"] == 3
-    # its authors do not normalise: int8-dynamic moves the lengths of such vectors, and no default bounds them
+    # its authors do not normalize: int8-dynamic moves the lengths of such vectors, and no default bounds them
     code, text = gate(tmp_path)
     assert (code, "embedding.norm_error" in text) == (0, False), text
     fp32 = harness.artifact(parse_precision("fp32"), "m")

@@ -50,7 +50,7 @@ def test_activations_of_8_bit_weights_are_rounded_and_the_file_says_so(harness):
 
 
 def test_a_text_alone_is_the_text_in_a_batch(harness):
-    """Activations are rounded by blocks of one token: none depends on a neighbour; other shapes differ by float rounding."""
+    """Activations are rounded by blocks of one token: none depends on a neighbor; other shapes differ by float rounding."""
     ids = sorted(harness.golden("minilm", "core").token_ids, key=len)[400:408]
     encoder = harness.encoder(parse_precision("int8-weight"), "minilm")
     alone = encoder.encode_batches(ids, [[i] for i in range(8)])

@@ -109,7 +109,7 @@ def test_annotations_lie_on_the_gates_line_and_on_the_users_test(run_in_ci):
     ranking = next(x for x in found if "ranking.overlap@10" in x)
     assert ranking.startswith(f"::error file=models/pyproject.toml,line={gate},title=int8@onnx ranking.overlap@10 0.")
     assert "%2C gate >= 0.95::" in ranking
-    assert re.search(r"%0Aworst text: “.+” keeps \d of its 10 neighbours", ranking)
+    assert re.search(r"%0Aworst text: “.+” keeps \d of its 10 neighbors", ranking)
     assert any(x.startswith(f"::error file=models/pyproject.toml,line={table},title=int8@onnx similarity.") for x in found)
     (own,) = (x for x in found if "test_own.py" in x)
     assert own.startswith("::error file=models/test_own.py,line=2,title=test_own.py%3A%3Atest_nothing_of_this_kind")

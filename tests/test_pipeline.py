@@ -74,7 +74,7 @@ VARIANTS = {
     "weightedmean": pooling("weightedmean_tokens"),
     "lasttoken": pooling("lasttoken"),
     "cls+mean": pooling("cls_token", "mean_tokens"),
-    "not normalised": lambda f: modules(f, "Transformer", "Pooling"),
+    "not normalized": lambda f: modules(f, "Transformer", "Pooling"),
     "dense": dense,
     "short": lambda f: edit(f / "sentence_bert_config.json", max_seq_length=12),
     "lower-cased": lambda f: edit(f / "sentence_bert_config.json", do_lower_case=True),

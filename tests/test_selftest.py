@@ -38,7 +38,7 @@ from tests import goldens
 
 INT8 = parse_precision("int8")
 STEP = 5  # of 120 texts
-# 24 texts have few neighbours
+# 24 texts have few neighbors
 GATES = '[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.9"\n"ranking.top1" = ">= 0.8"\n"ranking.overlap@10[*]" = ">= 0"\n'
 
 

@@ -1,4 +1,4 @@
-"""Task quality: the same numbers as trec_eval, SciPy, scikit-learn and sentence-transformers; gated on labelled suites alone."""
+"""Task quality: the same numbers as trec_eval, SciPy, scikit-learn and sentence-transformers; gated on labeled suites alone."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_quantized_vectors_are_searched_as_they_are_stored(core, kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: replace(p, score=3.0), "labels of all 20 labelled pairs are 3"),
+        (lambda p: replace(p, score=3.0), "labels of all 20 labeled pairs are 3"),
         (lambda p: replace(p, score=5 - (p.score or 0)), r"task\.spearman_fp32 is -.*\(a distance is no similarity"),
         (lambda p: replace(p, score=None), "has no labels: task quality needs pairs with a score"),
     ],
@@ -213,7 +213,7 @@ def test_scores_that_do_not_exist_are_said_to(graded, change, message):
 
 def test_a_candidate_without_order_is_no_score(graded):
     same = np.ones((40, 8))
-    with pytest.raises(MeasurementProblem, match="the candidate's cosines of all 20 labelled pairs are 1"):
+    with pytest.raises(MeasurementProblem, match="the candidate's cosines of all 20 labeled pairs are 1"):
         measure(Comparison.of(graded, vectors_for(graded, 1)[:, :8], same), "task")
 
 
@@ -290,7 +290,7 @@ def test_loss_that_the_task_feels_fails(labelled, fp32_onnx, tmp_path):
 
 @pytest.fixture
 def project(tmp_path, labelled):
-    """A project with an unlabelled suite and a labelled one."""
+    """A project with an unlabeled suite and a labeled one."""
     shutil.copytree(labelled, tmp_path, dirs_exist_ok=True)
 
     def gate(*args):

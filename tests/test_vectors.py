@@ -210,7 +210,7 @@ def test_ranges_of_each_batch_fail(real, documents, kind):
     [
         (lambda x: np.packbits(x > 0, axis=-1, bitorder="little"), "ranking.rescored_overlap@10"),
         (lambda x: np.packbits(x > 0, axis=-1) ^ 0x80, "ranking.rescored_overlap@10"),
-        # finds neighbours as well as a threshold of 0, but its codes are not those of an index that sentence-transformers made
+        # finds neighbors as well as a threshold of 0, but its codes are not those of an index that sentence-transformers made
         (lambda x: np.packbits(x > x.mean(0), axis=-1), "embedding.cosine_mean"),
         (lambda x: np.packbits(x > np.abs(x).mean(), axis=-1), "ranking.overlap@10"),
         (lambda x: np.packbits((x > 0) & (np.arange(x.shape[1]) < x.shape[1] // 2), axis=-1), "ranking.overlap@10"),

@@ -1,4 +1,4 @@
-"""Names of tensors: one key for the same tensor in files of different exporters, optimisers and quantizers."""
+"""Names of tensors: one key for the same tensor in files of different exporters, optimizers and quantizers."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Encoder:
     Args:
         tokenizer: Texts to token ids.
         runtime: Token ids to token embeddings.
-        head: Pooling, dense layers and normalisation.
+        head: Pooling, dense layers and normalization.
         pad_id: Token id that fills short rows; masked, so it never changes a result.
     """
 

@@ -85,7 +85,7 @@ class OpenvinoRuntime:
         except RuntimeError as e:
             raise ArtifactProblem(f"OpenVINO {ov.__version__.split('-')[0]} cannot load {file.name}: {_words(e)}") from e
         hint = self.compiled.get_property(PRECISION).get_type_name()
-        if hint != properties[PRECISION]:  # OpenVINO falls back in silence
+        if hint != properties[PRECISION]:  # OpenVINO falls back without a word
             raise ArtifactProblem(
                 f"{file.name} is to be computed in {properties[PRECISION]}, which this CPU has not; found {hint}"
             )

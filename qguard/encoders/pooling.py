@@ -49,7 +49,7 @@ _ACTIVATION: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class Head:
-    """Pooling, dense layers and normalisation of one pipeline."""
+    """Pooling, dense layers and normalization of one pipeline."""
 
     pipeline: Pipeline
     dense: tuple[tuple[Any, Any, str], ...] = ()

@@ -1,6 +1,6 @@
 """fp32 outputs of a model that comes as ONNX alone: ONNX Runtime records them, and two other ways must agree.
 
-Neither shares with the first what most often goes wrong. ONNX Runtime without graph optimisation, one text at a time, runs the
+Neither shares with the first what most often goes wrong. ONNX Runtime without graph optimization, one text at a time, runs the
 graph as it was written, without padding. onnx's reference evaluator computes every operator in NumPy, from its specification;
 it is slow, so it gets a few texts, and it knows the operators of the standard alone.
 """
@@ -47,7 +47,7 @@ def reference(model: Model, suite: Suite) -> tuple[Floats, list[list[int]], dict
     vectors = encoder.encode_ids(ids)
     if not np.isfinite(vectors).all():
         raise GoldenProblem("ONNX Runtime returned NaN or infinite values in fp32; nothing was written")
-    plain = "ONNX Runtime without graph optimisation, one text at a time"
+    plain = "ONNX Runtime without graph optimization, one text at a time"
     _agree(plain, suite.texts, vectors, _through(encoder, _unoptimised(model), ids))
     confirmed = [plain]
     evaluator = _evaluator(model)

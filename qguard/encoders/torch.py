@@ -71,7 +71,7 @@ class TorchRuntime:
         """The embedding of each text's first token, float32 (batch, dim), when the device is done.
 
         What is timed on CUDA: there a service pools on the device and fetches one vector a text. To fetch those of all
-        tokens can take twice as long as to compute them, and would draw every ratio towards 1.
+        tokens can take twice as long as to compute them, and would draw every ratio toward 1.
         """
         return self._tokens(input_ids, attention_mask)[:, 0].float().cpu().numpy()
 

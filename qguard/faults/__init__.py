@@ -122,7 +122,7 @@ _ALL = (
           {"1 layer, a half": (1, 2), "every layer, a half": (0, 2), "every layer, an eighth": (0, 8)}),
     Fault("mask-sentinel-in-range", "the mask's sentinel was calibrated with the values", "artifact", "Olive#1597",
           "ranges:sentinel", {"-10000 in 1 layer": (1, 1e4), "-3.4e38 in every layer": (0, 3.4e38)}),
-    Fault("range-of-the-batch", "activation ranges are taken over the batch, so that neighbours move a vector", "invariance",
+    Fault("range-of-the-batch", "activation ranges are taken over the batch, so that neighbors move a vector", "invariance",
           "onnxruntime#10111, #8625", "ranges:dynamic",
           {"1 layer": 1, "every layer": 0}),
     # how the graph computes

@@ -47,7 +47,7 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
 def normalize(site: FaultSite, _: None) -> Candidate:
     """Leave out the last module."""
     if not site.base.pipeline.normalize:
-        raise NotApplicable("the model does not normalise")
+        raise NotApplicable("the model does not normalize")
     return _without(site, "Normalize")
 
 

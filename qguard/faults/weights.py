@@ -127,7 +127,7 @@ def swap_rows(site: FaultSite, kind: str) -> Candidate:
 
     Args:
         site: Where.
-        kind: Which two words (see :meth:`FaultSite.two_words`), or ``all`` for each with its neighbour.
+        kind: Which two words (see :meth:`FaultSite.two_words`), or ``all`` for each with its neighbor.
     """
     graph = site.graph
     table, rows = graph.table()

@@ -1,4 +1,4 @@
-"""Judge every selected precision, model and suite. Parametrised by the plugin; see ``pytest --precision``."""
+"""Judge every selected precision, model and suite. Parametrized by the plugin; see ``pytest --precision``."""
 
 from __future__ import annotations
 

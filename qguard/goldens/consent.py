@@ -11,7 +11,7 @@ from qguard.goldens.stored import update_command
 RULE = {
     "weights": "the weights are others",
     "tokenizer": "the tokenizer changed",
-    "pipeline": "pooling, normalisation, lengths or prompts changed",
+    "pipeline": "pooling, normalization, lengths or prompts changed",
     "stack": "the libraries compute something else",
     "quality": "the labels say that fp32 itself became worse",
 }

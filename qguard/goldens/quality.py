@@ -15,7 +15,7 @@ from qguard.metrics.bootstrap import Z, seed_of, standard_error
 from qguard.metrics.task import labelled_items
 from qguard.suites import Suite
 
-LEAST = 20  # labelled items; fewer say nothing
+LEAST = 20  # labeled items; fewer say nothing
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Quality:
 
 
 def compare_quality(suite: Suite, before: NDArray[Any], after: NDArray[Any]) -> list[Quality]:
-    """Scores of the suite's labelled pairs and judged queries; none where it has fewer than :data:`LEAST` of them.
+    """Scores of the suite's labeled pairs and judged queries; none where it has fewer than :data:`LEAST` of them.
 
     Args:
         suite: The texts and their labels.
@@ -62,6 +62,6 @@ def compare_quality(suite: Suite, before: NDArray[Any], after: NDArray[Any]) -> 
 
         seed = seed_of(suite.sha256, TASK, None)
         noise = Z * standard_error(fell, np.hstack((old.rows, new.rows)), seed)
-        name = f"{metrics[0].name.removeprefix('task.')} of {len(old.rows)} labelled {old.noun}"
+        name = f"{metrics[0].name.removeprefix('task.')} of {len(old.rows)} labeled {old.noun}"
         out.append(Quality(name, float(reduce(old.rows)), float(reduce(new.rows)), noise, len(old.rows)))
     return out

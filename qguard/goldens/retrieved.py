@@ -59,7 +59,7 @@ class Retrieved:
         ]
 
     def moved(self, new: Retrieved) -> tuple[str, str]:
-        """What changes of the same corpus: in the neighbours, and in the token ids (empty where nothing), in words."""
+        """What changes of the same corpus: in the neighbors, and in the token ids (empty where nothing), in words."""
         k = min(_K, self.rows.shape[1])
         a, b = self.rows[:, :k], new.rows[:, :k]
         shared = (a[:, :, None] == b[:, None, :]).any(2).mean()

@@ -33,7 +33,7 @@ class Review:
         new: That there is no older golden.
         changed: Something would be stored.
         parts: What changed, of :data:`PARTS`: ``stack`` is fp32 vectors that move although weights, tokenizer and pipeline are
-            the same; ``quality`` is a labelled score that falls by more than its noise.
+            the same; ``quality`` is a labeled score that falls by more than its noise.
         details: Part → what changed in it, in words.
         lines: Everything that moves, ready to be printed.
         left_out: The texts of the suite that the golden holds no vector of, each with why.
@@ -180,14 +180,14 @@ def _moved(suite: Suite, change: NDArray[np.float64], old: NDArray[Any], new: ND
 def _neighbours(
     suite: Suite, old: Golden, vectors: NDArray[Any], before: NDArray[np.int64], after: NDArray[np.int64]
 ) -> list[str]:
-    """The first neighbour of each text among those that stay, before and after."""
+    """The first neighbor of each text among those that stay, before and after."""
     if len(before) < 2:
         return []
     rows = looked_at(len(before))
     was, _ = nearest(old.vectors[before], rows)
     now, _ = nearest(vectors[after], rows)
     changed = np.flatnonzero(was != now)
-    lines = [f"first neighbours: {len(changed)} of {len(rows)} change"]
+    lines = [f"first neighbors: {len(changed)} of {len(rows)} change"]
     for k in changed[:_SHOWN]:
         text, a, b = (suite.texts[after[i]][:40] for i in (rows[k], was[k], now[k]))
         lines.append(f"  {text!r}: {a!r} → {b!r}")

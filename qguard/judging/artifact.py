@@ -22,7 +22,7 @@ from qguard.precisions.recipe import WIDTHS
 BOUNDS = {
     "artifact.quantized_ops": Bound(">=", 1),  # one layer left in float, in silence, is not the promised precision
     "artifact.quantized_bytes": Bound(">=", 0.99),  # a small table that no quantizer knows may stay float
-    "artifact.granularity": Bound(">=", 1),  # per-channel that became per-tensor costs MiniLM one neighbour in ten
+    "artifact.granularity": Bound(">=", 1),  # per-channel that became per-tensor costs MiniLM one neighbor in ten
 }
 # Largest relative error of a weight matrix of other bits than the recipe's, and of one scale a tensor
 ERROR_BOUND = {width.bits: width.weight_error for width in WIDTHS.values()}

@@ -27,7 +27,7 @@ _COLUMNS = ("batch", "order", "padding", "equal_length")
 
 
 def sample(suite: Suite, ids: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """Texts spread over lengths and slices, in groups of :data:`GROUPS` neighbours in length, cut to equal length.
+    """Texts spread over lengths and slices, in groups of :data:`GROUPS` neighbors in length, cut to equal length.
 
     Args:
         suite: For the slices.

@@ -90,7 +90,7 @@ def run_trial(
 
     Args:
         baseline: What the candidate is compared with.
-        candidate: The arm under judgement.
+        candidate: The arm under judgment.
         rule: When it is decided.
         tokens: Tokens of each text; short texts need longer blocks.
         threads: Threads of each arm.

@@ -48,7 +48,7 @@ class Neighbours:
         """
         rows, scores = golden
         if rows.shape != (len(suite.queries), min(DEPTH, documents.rows)):
-            raise MeasurementProblem(f"golden of {suite.name!r} holds neighbours {rows.shape} of {len(suite.queries)} queries")
+            raise MeasurementProblem(f"golden of {suite.name!r} holds neighbors {rows.shape} of {len(suite.queries)} queries")
         found, _ = search(suite, queries, documents)
         first = rows[:, :SCORED_AGAIN]
         wide, rescored = unit(queries).astype(np.float64), np.empty(first.shape)

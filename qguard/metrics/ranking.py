@@ -1,4 +1,4 @@
-"""Which neighbours each text finds, against those it found in fp32.
+"""Which neighbors each text finds, against those it found in fp32.
 
 Every text of the suite searches the suite's documents (all texts, where it has no retrieval part); a text never finds
 itself. Ties are broken by document order, in golden and candidate alike.
@@ -126,7 +126,7 @@ def _of_queries(c: Comparison, found: Neighbours) -> Items:
 
 
 def _flipped(gold: Rows, candidate: Rows) -> list[Any]:
-    """Pairs whose order flips, and clear pairs, each (q,); of both sides' scores of golden's neighbours, (q, k)."""
+    """Pairs whose order flips, and clear pairs, each (q,); of both sides' scores of golden's neighbors, (q, k)."""
     clear = gold[:, :, None] - gold[:, None, :] > MARGIN
     flipped = clear & (candidate[:, :, None] < candidate[:, None, :])
     return [flipped.sum((1, 2)), clear.sum((1, 2))]

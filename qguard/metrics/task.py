@@ -1,4 +1,4 @@
-"""What users do with the model, on labelled data: the candidate's score, fp32's, and the share of it that is kept.
+"""What users do with the model, on labeled data: the candidate's score, fp32's, and the share of it that is kept.
 
 Pairs: cosine against the label. Labels of two values ask for average precision, others for rank and linear correlation.
 Retrieval: trec_eval's measures (Buckley; through its binding) of each judged query over all documents, which are ranked by
@@ -50,7 +50,7 @@ def parts(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
     found = labelled_items(c)
     if not found:
         raise MeasurementProblem(
-            f"suite {c.suite.name!r} has no labels: task quality needs pairs with a score or label, or queries with judgements"
+            f"suite {c.suite.name!r} has no labels: task quality needs pairs with a score or label, or queries with judgments"
         )
     for items, metrics in found:
         _defined(c, items.rows, metrics)
@@ -87,10 +87,10 @@ def _queries(c: Comparison) -> Items:
     import pytrec_eval
 
     suite = c.suite
-    judgements = suite.qrels if suite.corpus is None else suite.corpus.qrels
-    judged = sorted(judgements)
+    judgments = suite.qrels if suite.corpus is None else suite.corpus.qrels
+    judged = sorted(judgments)
     queries = np.asarray([suite.queries[q] for q in judged])
-    qrels = {str(q): {str(d): int(g) for d, g in judgements[q].items()} for q in judged}
+    qrels = {str(q): {str(d): int(g) for d, g in judgments[q].items()} for q in judged}
     evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values()))
     columns = []
     for run in (
@@ -135,7 +135,7 @@ def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
     for column, what in words.items():
         if len(rows) > 1 and np.ptp(rows[:, column]) == 0:
             raise MeasurementProblem(
-                f"suite {c.suite.name!r}: {what} of all {len(rows)} labelled pairs are {rows[0, column]:g}; no correlation with "
+                f"suite {c.suite.name!r}: {what} of all {len(rows)} labeled pairs are {rows[0, column]:g}; no correlation with "
                 "a constant exists"
             )
     for metric in metrics:

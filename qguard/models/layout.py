@@ -96,7 +96,7 @@ def _ask(name: str, ref: str, onnx: Path, missing: list[str]) -> str:
     options = " ".join(f"--{k.replace('_', '-')} {values[k]}" for k in missing)
     return (
         f"model {name!r}: {onnx.name} comes without {', '.join(missing)}, and a wrong guess would not be seen. State what its "
-        f"authors say, normalize = true too where they normalise: {name} = {{ {table} }} in [tool.qguard.models], or run "
+        f"authors say, normalize = true too where they normalize: {name} = {{ {table} }} in [tool.qguard.models], or run "
         f"qguard init {ref} {options}   (REF is a hub id, folder or package:NAME/PATH with a tokenizer.json)"
     )
 

@@ -1,4 +1,4 @@
-"""The pipeline a sentence-transformers folder declares: tokenizer limits, pooling, dense heads, normalisation, prompts."""
+"""The pipeline a sentence-transformers folder declares: tokenizer limits, pooling, dense heads, normalization, prompts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pipeline:
     Attributes:
         pooling: Modes of :data:`POOLING_MODES`; several are concatenated in this order.
         normalize: Whether the embedding is scaled to unit length at the end.
-        dense: Linear heads, in order, between pooling and normalisation.
+        dense: Linear heads, in order, between pooling and normalization.
         max_seq_length: Longest input in tokens, special tokens included.
         do_lower_case: Whether the text is lower-cased before the tokenizer sees it.
         prompts: Named prefixes. Those named in :data:`ROLES` are put before queries and documents, that of

@@ -347,7 +347,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     state = config.stash.get(STATE, None)
     if state is None:
         return
-    # where no latency is promised, or no suite labelled, pytest leaves an empty parameter set behind: not a skipped test
+    # where no latency is promised, or no suite labeled, pytest leaves an empty parameter set behind: not a skipped test
     items[:] = [i for i in items if not ("qguard_target" in getattr(i, "fixturenames", ()) and "NOTSET" in i.nodeid)]
     update = config.getoption("golden_update")
     if not state.gated and not update:

@@ -1,6 +1,6 @@
 """Fused attention taken apart: query, key and value as products of their own, then attention without weights.
 
-ONNX Runtime's optimiser packs the three weights into one operator of its own, which multiplies with a form that few tools
+ONNX Runtime's optimizer packs the three weights into one operator of its own, which multiplies with a form that few tools
 can quantize. Apart, every weight of the graph stands in a MatMul.
 """
 

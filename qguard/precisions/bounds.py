@@ -9,9 +9,9 @@ INVARIANT = {f"invariance.{m}": ">= 0.9999" for m in ("batch_cosine_min", "order
 
 
 def _task(pairs: float, retrieval: float) -> dict[str, str]:
-    """Shares of fp32's score that labelled suites keep: rank correlation or average precision of pairs, nDCG of queries.
+    """Shares of fp32's score that labeled suites keep: rank correlation or average precision of pairs, nDCG of queries.
 
-    The task forgives what users notice: a precision that changes one neighbour in ten keeps all of its nDCG. So these gates
+    The task forgives what users notice: a precision that changes one neighbor in ten keeps all of its nDCG. So these gates
     lie near 1 and tell brokenness; the families above tell change. On core one of 127 queries that loses its only good answer
     is worth .008, hence the wider bound on queries.
     """
@@ -32,7 +32,7 @@ def _robust(cosine: float, batch: float = 0.9999) -> dict[str, str]:
     return {
         "robustness.token_mismatches": "<= 0",  # one text that is read differently is a bug, not noise
         "robustness.broken_vectors": "<= 0",  # so is one NaN
-        "robustness.norm_error": "<= 0.001",  # a normalised model stays normalised
+        "robustness.norm_error": "<= 0.001",  # a normalized model stays normalized
         "robustness.cosine_min": f">= {cosine}",
         "robustness.batch_cosine_min": f">= {batch}",
         "robustness.padding_cosine_min": f">= {batch}",
@@ -74,7 +74,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
         **INVARIANT,
         "embedding.cosine_p01": ">= 0.99999",  # only rounding separates runtimes
         "embedding.cosine_min": ">= 0.9999",  # one wrong text is a bug, not noise
-        "embedding.norm_error": "<= 0.001",  # an unnormalised output shows here
+        "embedding.norm_error": "<= 0.001",  # an unnormalized output shows here
         "similarity.max_error": "<= 0.001",  # scores agree to three digits
         "ranking.overlap@10": ">= 0.995",  # only exact ties may swap
         "ranking.top1": ">= 0.99",  # the first hit is what users see
@@ -88,7 +88,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "embedding.cosine_min": ">= 0.999",  # an overflow would show in one text first
         "embedding.norm_error": "<= 0.005",  # norms survive a cast
         "similarity.max_error": "<= 0.005",  # scores agree to two digits
-        "ranking.overlap@10": ">= 0.98",  # neighbours are fp32's but for ties
+        "ranking.overlap@10": ">= 0.98",  # neighbors are fp32's but for ties
         **_task(0.999, 0.998),  # 1.000 both
         **_robust(0.999),  # as embedding.cosine_min: 11 bits of precision leave every text where it is
     },
@@ -99,7 +99,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "embedding.cosine_min": ">= 0.995",  # no single text may fall out
         "embedding.norm_error": "<= 0.02",  # norms survive a cast
         "similarity.max_error": "<= 0.03",  # scores agree to nearly two digits
-        "ranking.overlap@10": ">= 0.95",  # one neighbour in twenty may swap
+        "ranking.overlap@10": ">= 0.95",  # one neighbor in twenty may swap
         **_task(0.998, 0.99),  # 1.000 and .999: one query in 127 swaps two answers
         **_robust(0.99, 0.99),  # 8 bits: twice the distance that embedding.cosine_min allows
     },
@@ -108,7 +108,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "embedding.cosine_mean": ">= 0.985",  # per-channel reaches .992, per-tensor .95
         "embedding.cosine_p01": ">= 0.96",  # one text in a hundred may move this far
         "embedding.cosine_min": ">= 0.85",  # the worst text still points the same way
-        "embedding.norm_error": "<= 0.02",  # a normalised model stays normalised
+        "embedding.norm_error": "<= 0.02",  # a normalized model stays normalized
         "similarity.spearman": ">= 0.985",  # the order of pair scores holds
         "similarity.p99_error": "<= 0.1",  # a 0.92 that becomes 0.82 is a different answer
         "similarity.bias": "<= 0.02",  # a shift of all scores breaks users' thresholds
@@ -116,7 +116,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "ranking.overlap@10[*]": ">= 0.7",  # no domain pays for the mean
         "ranking.top1": ">= 0.8",  # the first hit is what users see
         "ranking.inversions": "<= 0.05",  # documents clearly apart stay in order
-        # activation ranges are those of the whole batch: neighbours and padding move a text's vector, MiniLM's to .984
+        # activation ranges are those of the whole batch: neighbors and padding move a text's vector, MiniLM's to .984
         "invariance.batch_cosine_min": ">= 0.96",
         "invariance.padding": ">= 0.96",
         "invariance.equal_length": ">= 0.96",
@@ -146,11 +146,11 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "embedding.cosine_mean": ">= 0.998",  # .9996: blocks of 32 values share a scale
         "embedding.cosine_p01": ">= 0.995",  # one text in a hundred may move this far
         "embedding.cosine_min": ">= 0.98",  # no single text may fall out
-        "embedding.norm_error": "<= 0.02",  # a normalised model stays normalised
+        "embedding.norm_error": "<= 0.02",  # a normalized model stays normalized
         "similarity.spearman": ">= 0.998",  # the order of pair scores holds
         "similarity.max_error": "<= 0.05",  # no score moves by more than a person would notice
         "similarity.bias": "<= 0.005",  # users' thresholds keep their meaning
-        "ranking.overlap@10": ">= 0.94",  # one neighbour in twenty may swap
+        "ranking.overlap@10": ">= 0.94",  # one neighbor in twenty may swap
         "ranking.top1": ">= 0.9",  # the first hit is what users see
         "ranking.inversions": "<= 0.01",  # documents clearly apart stay in order
         **_task(0.997, 0.99),  # 1.001 and .999
@@ -162,11 +162,11 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "embedding.cosine_mean": ">= 0.965",  # .976; rounded to nearest .966, one scale a channel far less
         "embedding.cosine_p01": ">= 0.92",  # .940
         "embedding.cosine_min": ">= 0.85",  # .904
-        "embedding.norm_error": "<= 0.02",  # a normalised model stays normalised
+        "embedding.norm_error": "<= 0.02",  # a normalized model stays normalized
         "similarity.spearman": ">= 0.97",  # the order of pair scores holds
         "similarity.p99_error": "<= 0.12",  # a 0.92 that becomes 0.80 is a different answer
         "similarity.bias": "<= 0.03",  # a shift of all scores breaks users' thresholds
-        "ranking.overlap@10": ">= 0.83",  # .859: one neighbour in seven changes; ask for more where that matters
+        "ranking.overlap@10": ">= 0.83",  # .859: one neighbor in seven changes; ask for more where that matters
         "ranking.overlap@10[*]": ">= 0.7",  # no domain pays for the mean
         "ranking.top1": ">= 0.78",  # the first hit is what users see
         "ranking.inversions": "<= 0.05",  # documents clearly apart stay in order
@@ -201,7 +201,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
         "embedding.cosine_mean": ">= 0.99",  # calibrated .997; ranges of the wrong texts cost more
         "embedding.cosine_p01": ">= 0.96",  # one text in a hundred may move this far
         "embedding.cosine_min": ">= 0.9",  # the worst text still points the same way
-        "embedding.norm_error": "<= 0.02",  # a normalised model stays normalised
+        "embedding.norm_error": "<= 0.02",  # a normalized model stays normalized
         "similarity.spearman": ">= 0.995",  # the order of pair scores holds
         "similarity.p99_error": "<= 0.04",  # scores agree to a digit and a half
         "similarity.bias": "<= 0.01",  # a shift of all scores breaks users' thresholds
@@ -226,7 +226,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
     },
     "+uint8": {
         **_SCALAR,
-        "ranking.overlap@10": ">= 0.61",  # .652: codes above 0 favour documents of many large values
+        "ranking.overlap@10": ">= 0.61",  # .652: codes above 0 favor documents of many large values
         "ranking.overlap@10[*]": ">= 0.36",  # .409; wrapped around .300
         "ranking.top1": ">= 0.58",  # .624; ranges of a batch .512
         "ranking.inversions": "<= 0.21",  # .188; ranges of a batch .228

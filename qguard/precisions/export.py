@@ -33,9 +33,9 @@ CHECK_TEXTS = (
 
 
 def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **_: Any) -> Any:
-    """Attention in the one form that ONNX Runtime's optimiser fuses: a division, then the added mask.
+    """Attention in the one form that ONNX Runtime's optimizer fuses: a division, then the added mask.
 
-    Transformers multiplies by ``scaling``; the optimiser's mask pattern then matches the scale instead of the mask.
+    Transformers multiplies by ``scaling``; the optimizer's mask pattern then matches the scale instead of the mask.
     """
     import torch
 
@@ -163,7 +163,7 @@ def export_plain(root: Path, target: Path) -> Any:
     return config
 
 
-# Architectures whose attention goes through Transformers' AttentionInterface, and the optimiser that knows them.
+# Architectures whose attention goes through Transformers' AttentionInterface, and the optimizer that knows them.
 _OPTIMISER = {"bert": "bert", "roberta": "bert", "xlm-roberta": "bert", "camembert": "bert", "electra": "bert"}
 
 

@@ -11,7 +11,7 @@ vectors close, all of them decided by calibration texts and all free or nearly f
 - weights are rounded one after the other so that later ones make up for the errors of earlier ones on the calibration
   texts (GPTQ, Frantar et al. 2023).
 
-Ranges are fixed, so a text's vector does not depend on its neighbours in the batch.
+Ranges are fixed, so a text's vector does not depend on its neighbors in the batch.
 """
 
 from __future__ import annotations

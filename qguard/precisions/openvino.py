@@ -26,7 +26,7 @@ BLOCK = 64  # values of an embedding that share a scale; for 1 % of the size the
 
 
 def fp32(model: Model, folder: Path) -> None:
-    """The plain export: OpenVINO fuses standard operators better than those that ONNX Runtime's optimiser writes."""
+    """The plain export: OpenVINO fuses standard operators better than those that ONNX Runtime's optimizer writes."""
     import_openvino()
     if model.onnx is None:
         export_plain(model.root, onnx_file(model, folder))
@@ -46,7 +46,7 @@ def bf16(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
 def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     """Weight matrices in 8 bits, one scale an output channel; activations quantized as they come, one scale a group.
 
-    A group is a run of neighbouring values of one token's vector, so that no text changes another's vector.
+    A group is a run of neighboring values of one token's vector, so that no text changes another's vector.
     """
     _rewrite(model, folder, source, sample, _uint8)
     _declare(model, folder, "int8")
@@ -60,7 +60,7 @@ def _declare(model: Model, folder: Path, precision: str) -> None:
 def _rewrite(model: Model, folder: Path, source: Artifact, sample: Sample, encode: Encode) -> None:
     """Replace every weight matrix and embedding table of the fp32 file by what ``encode`` makes of it.
 
-    Weights of multiplications are rounded by GPTQ: a tenth fewer neighbours change than by rounding to nearest.
+    Weights of multiplications are rounded by GPTQ: a tenth fewer neighbors change than by rounding to nearest.
 
     Args:
         model: The fp32 model.

@@ -1,4 +1,4 @@
-"""fp32 in ONNX Runtime of a model that comes as ONNX alone: its own file, fused where ONNX Runtime's optimiser knows it."""
+"""fp32 in ONNX Runtime of a model that comes as ONNX alone: its own file, fused where ONNX Runtime's optimizer knows it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx
 def fp32(model: Model, folder: Path) -> None:
     """Write ``onnx/model.onnx``: fused if that keeps the embeddings of the check texts, else the shipped file as it is.
 
-    The fused graph is worth a third of the time, but an unknown file is no reason to trust an optimiser: the unmodified one
+    The fused graph is worth a third of the time, but an unknown file is no reason to trust an optimizer: the unmodified one
     decides (cosine of at least :data:`qguard.precisions.export.MIN_COSINE` on every text).
     """
     from qguard.encoders import open_encoder
@@ -36,7 +36,7 @@ def fp32(model: Model, folder: Path) -> None:
 
 
 def _fuse(source: Path, target: Path, config: Path) -> bool:
-    """Write the fused graph; ``False`` where no attention was recognised, or the file is fused already."""
+    """Write the fused graph; ``False`` where no attention was recognized, or the file is fused already."""
     from onnxruntime.transformers import optimizer
 
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
@@ -48,7 +48,7 @@ def _fuse(source: Path, target: Path, config: Path) -> bool:
             # 0: read it from the graph's own shapes, which tell it in older exports alone
             num_heads=int(declared.get("num_attention_heads", 0)), hidden_size=int(declared.get("hidden_size", 0)),
         )  # fmt: skip
-    except Exception:  # whatever the optimiser trips over, the file itself still runs
+    except Exception:  # whatever the optimizer trips over, the file itself still runs
         return False
     if not graph.get_fused_operator_statistics().get("Attention", 0):
         return False

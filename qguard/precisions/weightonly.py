@@ -1,7 +1,7 @@
 """Weight-only precisions in ONNX Runtime: the weights are stored in 8 or 4 bits by blocks, and no text calibrates them.
 
 With 8 bits, ONNX Runtime also rounds activations to 8 bits, by blocks of one token's values as they come (accuracy level 4);
-with 4 bits it multiplies floats. Either way a text's vector does not depend on its neighbours in the batch.
+with 4 bits it multiplies floats. Either way a text's vector does not depend on its neighbors in the batch.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _bound(run: Mapping[str, Any], trial: Mapping[str, Any]) -> float | None:
 
 
 def moves(query: Mapping[str, Any]) -> dict[str, Any]:
-    """A query's neighbours on both sides, each with how it moved: ``same``, ``up``, ``down``, ``new`` or ``gone``."""
+    """A query's neighbors on both sides, each with how it moved: ``same``, ``up``, ``down``, ``new`` or ``gone``."""
     was, now = ([k for k, _ in query[side]] for side in ("fp32", "candidate"))
     fp32 = [{"text": k, "score": s, "move": "kept" if k in now else "gone", "by": 0} for k, s in query["fp32"]]
     candidate = []

@@ -1,4 +1,4 @@
-"""The HTML report's charts: SVG without a script, in the colours of the page, named and described for who cannot see it."""
+"""The HTML report's charts: SVG without a script, in the colors of the page, named and described for who cannot see it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def scatter(chart: str, fp32: Sequence[float], candidate: Sequence[float], marke
         chart: An id of its own within the page.
         fp32: Of n pairs.
         candidate: The same.
-        marked: How many, from the first, are drawn in the colour of failures.
+        marked: How many, from the first, are drawn in the color of failures.
     """
     x, y = _axes(spread(fp32), spread(candidate))
     low, high = max(x.low, y.low), min(x.high, y.high)

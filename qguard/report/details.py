@@ -1,4 +1,4 @@
-"""What a report shows beyond its checks: pairs, neighbours and texts that moved, and where everything comes from.
+"""What a report shows beyond its checks: pairs, neighbors and texts that moved, and where everything comes from.
 
 Made only where a report is asked for, one part by each gate test. Texts are cut, kept once, and named by their index.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POINTS = 1500  # pairs in the scatter; the most moved are always among them
 MOVED = 20  # pairs whose texts are shown
-QUERIES = 20  # whose neighbours are shown, those that changed most
+QUERIES = 20  # whose neighbors are shown, those that changed most
 WORST = 25  # texts
 BINS = 24
 LONGEST = 160  # characters of a text
@@ -145,7 +145,7 @@ def _ranking(session: Session, target: Target, texts: Texts) -> dict[str, Any]:
 
 
 def _found(comparison: Comparison, queries: list[int], texts: Texts) -> list[tuple[int, Any, Any]]:
-    """Each text, with ``[key, score]`` of its neighbours in fp32 and with the candidate, as stored."""
+    """Each text, with ``[key, score]`` of its neighbors in fp32 and with the candidate, as stored."""
     documents, scores = ranking.scored(comparison, queries)
     found: tuple[list[Any], list[Any]] = [], []
     for side, s in enumerate(scores[:2]):

@@ -147,7 +147,7 @@ def _worst(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], texts: M
 
 def _query(query: Mapping[str, Any], texts: Mapping[str, str]) -> str:
     was, now = ([key for key, _ in query[side]] for side in ("fp32", "candidate"))
-    kept = f"{_quoted(query['text'], texts)} keeps {len(set(was) & set(now))} of its {len(was)} neighbours; the first "
+    kept = f"{_quoted(query['text'], texts)} keeps {len(set(was) & set(now))} of its {len(was)} neighbors; the first "
     if was[0] == now[0]:
         return f"{kept}stays {_quoted(was[0], texts)}"
     return f"{kept}was {_quoted(was[0], texts)}, is {_quoted(now[0], texts)}"

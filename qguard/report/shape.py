@@ -192,7 +192,7 @@ class Query(Part):
     Attributes:
         text: Key in ``texts``.
         slice: Of the suite.
-        fp32: ``[key, score]`` of each neighbour, best first.
+        fp32: ``[key, score]`` of each neighbor, best first.
         candidate: The same by what is judged.
     """
 
@@ -203,11 +203,11 @@ class Query(Part):
 
 
 class Neighbours(Part):
-    """The queries whose neighbours changed most.
+    """The queries whose neighbors changed most.
 
     Attributes:
         queries: Of them the first ones.
-        changed: Queries whose neighbours changed at all.
+        changed: Queries whose neighbors changed at all.
         of: Queries in all.
     """
 

@@ -1,4 +1,4 @@
-"""The search: Hypothesis generates batches, climbs towards the largest drift, and shrinks what breaks a bound."""
+"""The search: Hypothesis generates batches, climbs toward the largest drift, and shrinks what breaks a bound."""
 
 from __future__ import annotations
 

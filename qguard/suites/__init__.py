@@ -20,7 +20,7 @@ BUILTIN = {"core": Path(__file__).parent / "core"}
 
 @dataclass(frozen=True)
 class Pair:
-    """Two texts, by index, with their graded similarity (``None`` when unlabelled) and slice."""
+    """Two texts, by index, with their graded similarity (``None`` when unlabeled) and slice."""
 
     a: int
     b: int
@@ -83,7 +83,7 @@ class Suite:
         return tuple("query" if i in queries else "document" if i in documents else None for i in range(len(self.texts)))
 
     def without(self, texts: Collection[int]) -> Suite:
-        """The suite without some texts, by index, and without the pairs, queries, documents and judgements that need them."""
+        """The suite without some texts, by index, and without the pairs, queries, documents and judgments that need them."""
         if not texts:
             return self
         kept = [i for i in range(len(self.texts)) if i not in texts]

@@ -1,4 +1,4 @@
-"""Read suites: tables of any format become texts, pairs, queries, documents and judgements, or an error with its line."""
+"""Read suites: tables of any format become texts, pairs, queries, documents and judgments, or an error with its line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qguard.suites.corpus import Corpus, Document
 from qguard.suites.formats import Row, Table, tables_of
 from qguard.suites.source import Source
 
-# Judgements first: queries that nobody judged are not encoded. The rest in the order in which texts are counted.
+# Judgments first: queries that nobody judged are not encoded. The rest in the order in which texts are counted.
 _ORDER = ("qrels", "texts", "pairs", "corpus", "queries")
 
 
@@ -160,11 +160,11 @@ class _Builder:
             raise DataProblem(f"{where}: a grade must be a whole number, found {grade}")
         known = self.grades.setdefault(query, {})
         if document in known and not (self.source.duplicates == "keep" and known[document][0] == grade):
-            raise DataProblem(f"{where}: duplicate judgement of {query} and {document}")
+            raise DataProblem(f"{where}: duplicate judgment of {query} and {document}")
         known[document] = grade, where
 
     def _positions(self, documents: Mapping[str, int], sampled: bool = False) -> dict[int, dict[int, float]]:
-        """Judgements by the places of query and document; where documents are sampled, those of the sample."""
+        """Judgments by the places of query and document; where documents are sampled, those of the sample."""
         queries = {key: i for i, key in enumerate(self.queries)}
         out: dict[int, dict[int, float]] = {}
         for query, judged in self.grades.items():

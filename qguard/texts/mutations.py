@@ -156,7 +156,7 @@ MUTATIONS: dict[str, Mutation] = {
     "swapped letters": _swap,
     "dropped letter": _drop,
     "doubled letter": _double,
-    "neighbouring key": _neighbouring_key,
+    "neighboring key": _neighbouring_key,
     "number": _number,
     "truncated": _truncate,
     "dropped word": _drop_word,

@@ -2,7 +2,7 @@
 
 Importing this module imports Hypothesis; ``import qguard`` and the pytest plugin do not import this module.
 
-Every strategy shrinks towards short Latin words, so that a failing example says what it fails on. None gives lone
+Every strategy shrinks toward short Latin words, so that a failing example says what it fails on. None gives lone
 surrogates: no UTF-8 input holds them, and no tokenizer accepts them.
 """
 
@@ -71,7 +71,7 @@ WORDS = ["the", "a", "is", "not", "and", "price", "court", "river", "vaccine", "
 
 
 def _often(*weighted: tuple[int, st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
-    """One of several, each as often as its weight says; shrinks towards the first."""
+    """One of several, each as often as its weight says; shrinks toward the first."""
     table = [i for i, (weight, _) in enumerate(weighted) for _ in range(weight)]
     return st.sampled_from(table).flatmap(lambda i: weighted[i][1])
 

@@ -51,9 +51,9 @@ def ranges_of(calibration: Floats) -> Floats:
 
 
 def unit(vectors: NDArray[Any]) -> Floats:
-    """Rows scaled to unit length, float32 (n, dim): neighbours are by cosine, and inner products of codes are not.
+    """Rows scaled to unit length, float32 (n, dim): neighbors are by cosine, and inner products of codes are not.
 
-    What is quantized of a model that does not normalise by itself.
+    What is quantized of a model that does not normalize by itself.
     """
     return np.asarray(cosine.unit(vectors), np.float32)
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of a collection that need not fit in memory.
+"""Exact nearest neighbors of a collection that need not fit in memory.
 
 Scores are inner products in float64 with ties broken by document order. They are not computed for every document: a cheap
 screen (:mod:`qguard.vectors.screens`), in blocks, leaves those that could still be among the best, and only these are scored.

@@ -111,7 +111,7 @@ def _error(values: Any, references: Any) -> Any:
 
 
 def overflowing(stored: Any) -> Any:
-    """For each output channel, whether two neighbouring weights could overflow 16 bits with unsigned activations.
+    """For each output channel, whether two neighboring weights could overflow 16 bits with unsigned activations.
 
     ``vpmaddubsw`` adds the products of inputs 2i and 2i + 1 in a saturating int16: ``255 * |w + w'| > 32767``.
 

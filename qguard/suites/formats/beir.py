@@ -48,12 +48,12 @@ def _qrels(path: Path, split: str) -> list[Path]:
         named = [path / f"qrels_{split}{s}" for s in suffixes()]
         if found := next((f for f in named if f.is_file()), None):
             return [found]
-    # newer data sets of the hub keep their judgements in the folder of the default configuration
+    # newer data sets of the hub keep their judgments in the folder of the default configuration
     inner = next((f for n in ("qrels", "default", "data") if (f := path / n).is_dir()), None)
     if inner is not None:
         return choose(f"{path.name}/{inner.name}", inner, sorted(f for f in inner.iterdir() if f.suffix in suffixes()), split)
     flat = [f for s in suffixes() if (f := path / f"qrels{s}").is_file()]
     if flat and split:
         others = ", ".join(sorted(f.name for f in path.glob("qrels*")))
-        raise DataProblem(f"{path.name}/ has no judgements of split {split!r}, only {others}; leave split out for those")
+        raise DataProblem(f"{path.name}/ has no judgments of split {split!r}, only {others}; leave split out for those")
     return flat

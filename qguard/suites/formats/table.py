@@ -57,7 +57,7 @@ def _hint(path: Path) -> str:
 
 
 def qrels(path: Path) -> Iterator[Row]:
-    """Judgements of a TSV, with or without a line of names: query, document and grade.
+    """Judgments of a TSV, with or without a line of names: query, document and grade.
 
     Raises:
         DataProblem: for a line of fewer cells.
