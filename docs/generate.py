@@ -105,7 +105,7 @@ def precisions_page() -> str:
     head = ["precision", "runtime", "model", "weights", "least mean cosine", "promised speed-up", "needs"]
     record = [[f"`{name}`", words] for name, words in attributes(Recipe).items()]
     return (
-        "# Precisions\n\nA failure below the least mean cosine is not rounding: the file computes something else. "
+        "# Precisions\n\nRounding does not explain a failure below the least mean cosine: the file computes something else. "
         "The default gates are in `qguard/gates/defaults.py`.\n\n" + table(head, rows) + "\n## A recipe of another package\n\n"
         "A `Recipe` under the entry-point group `qguard.recipes`: see [Extending](../extending.md).\n\n"
         + table(["field", "meaning"], record)

@@ -1,7 +1,7 @@
-"""Errors of qguard: values that say what was expected, what was found and what mends it.
+"""Errors of qguard. Each message says what was expected, what was found and how to fix it.
 
-The command line exits with ``exit_code``; the pytest plugin turns :class:`UsageProblem` into ``pytest.UsageError`` and
-everything else into a failed check. None of them ever reaches a user as a traceback.
+The command line exits with ``exit_code``. The pytest plugin turns :class:`UsageProblem` into ``pytest.UsageError`` and every
+other error into a failed check. A user never sees one of them as a traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 class QguardError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
     exit_code = 3
 
@@ -23,11 +23,11 @@ class UsageProblem(QguardError):
 
 
 class RegistryProblem(UsageProblem):
-    """A part that another package registers, and that cannot be used."""
+    """A part that another package registers and that cannot be used."""
 
 
 class DataProblem(UsageProblem):
-    """A suite file that cannot be read as what it says it is; the message carries the line number."""
+    """A suite file that cannot be read in its format; the message contains the line number."""
 
 
 class ModelProblem(QguardError):
@@ -39,7 +39,7 @@ class ArtifactProblem(QguardError):
 
 
 class GoldenProblem(QguardError):
-    """A golden that is missing, stale, foreign, truncated or edited by hand."""
+    """A golden that is missing, stale, truncated, edited by hand, or recorded for another model or suite."""
 
 
 class MeasurementProblem(QguardError):
@@ -47,17 +47,17 @@ class MeasurementProblem(QguardError):
 
 
 class RegressionProblem(QguardError):
-    """A gate does not hold where only what passes is of use."""
+    """A gate fails where a command needs it to pass."""
 
     exit_code = 1
 
 
 class VerdictProblem(QguardError):
-    """A verdict, its signature or the artifact beside it that cannot be read."""
+    """A verdict, its signature or its artifact that cannot be read."""
 
 
 class RefusedProblem(QguardError):
-    """A verdict that says nothing about what it is asked for: of another kind, unsigned, or signed by somebody else."""
+    """A verdict that does not apply: it is of another kind, unsigned, or signed by somebody else."""
 
     exit_code = 1
 
@@ -77,9 +77,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageProblem:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, short enough for a sentence: its first line without control characters.
+    """The first line of another library's error, without control characters.
 
-    What advises ``trust_remote_code`` is left out: code that comes with a model is never run.
+    Advice to set ``trust_remote_code`` is left out, because qguard never runs code that comes with a model.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = "".join(c if c.isprintable() else " " for c in lines[0])[:200] if lines else ""

@@ -90,8 +90,8 @@ def test_a_fall_beyond_the_noise_fails_although_the_gate_holds(place):
     first = text.splitlines()[0]
     assert first.startswith(f"int8 {METRIC} {failed.value:.4f}, accepted ")
     assert f"on 2026-01-02, now {failed.value:.4f}, more than its noise 0.0" in first
-    assert 'to accept less:\n          qguard accept --precision int8 --suite own --lower --reason "…"\n' in text
-    assert "agree to this much" not in text
+    assert 'to accept the lower score:\n          qguard accept --precision int8 --suite own --lower --reason "…"\n' in text
+    assert "relax the gate" not in text
 
 
 def test_a_fall_within_the_noise_is_none(place):
@@ -151,7 +151,7 @@ def test_a_report_and_a_run_accept_the_same(accepted, small, tmp_path):
     assert len(lines) > 8
     assert read(tmp_path / "golden" / "minilm" / "own") == read(accepted / "golden" / "minilm" / "own")
     _, out = run_pytest(tmp_path, "--precision", "int8")
-    assert f"ok   {len(lines)} of {len(lines)} accepted scores are held, within their noise" in out
+    assert f"ok   {len(lines)} of {len(lines)} accepted scores hold within their noise" in out
     report["runs"][0]["verdict"] = report["verdict"] = "fail"
     with pytest.raises(UsageProblem, match="no run of this report passed"):
         accept(report, tmp_path / "golden", "x", lower=True)

@@ -133,8 +133,8 @@ def test_a_command_names_the_suite_where_the_items_are_generated():
 def test_a_cause_stands_alone_or_beside_its_steps():
     assert advice.why(LOSS) == advice.told(LOSS) == LOSS.text
     assert advice.why(STACK) == STACK.text
-    assert advice.told(STACK) == f"{STACK.text}. Record the golden anew after review: qguard golden update"
-    assert "rounding to int8 leaves at least 0.9" in ANOTHER.text
+    assert advice.told(STACK) == f"{STACK.text}. Review the change, then record the golden again: qguard golden update"
+    assert "rounding to int8 keeps it at 0.9 or above" in ANOTHER.text
     assert advice.why(ANOTHER) == f"{ANOTHER.text}. {advice.CHECK}"
     assert advice.told(None) == ""
 

@@ -322,5 +322,5 @@ def test_failing_gate_names_the_command(project, int8, tmp_path):
     failed = [type(c)(**{**vars(c), "outcome": "fail"}) for c in checks]
     loss = Cause.of("loss", {"fp32": "fp32@onnx", "texts": 64, "change": 3e-7, "quantized": ["model"]})
     text = failure_text(TARGET.precision, "own", failed, [], cause=loss, diagnose=asked)
-    assert f"  do:     see where it is lost:\n          {asked}\n" in text
+    assert f"  do:     see where accuracy is lost:\n          {asked}\n" in text
     assert not diagnosable(parse_precision("int8@openvino"))

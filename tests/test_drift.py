@@ -103,18 +103,18 @@ def upgraded(small, tmp_path_factory):
 
 def test_a_torch_upgrade_is_drift_of_the_stack(upgraded):
     text = failure(Session(load_config(upgraded)), "fp32")
-    assert " why: the stack drifted: fp32@onnx, run now, differs from the golden by up to " in text
+    assert " why: the stack drifted: fp32@onnx as it runs now differs from the golden by up to " in text
     assert "torch 2.1.0 → " in text
-    assert "do: record the golden anew after review: qguard golden update --model minilm --suite own" in text
+    assert "do: review the change, then record the golden again: qguard golden update --model minilm --suite own" in text
     assert "--accept-change stack" in text
     assert "loss by quantization" not in text
 
 
 def test_drift_under_a_quantized_model_says_what_quantization_adds(upgraded, int8):
     text = failure(Session(load_config(upgraded)), "int8")
-    assert "the stack drifted: fp32@onnx, run now" in text
+    assert "the stack drifted: fp32@onnx as it runs now" in text
     assert "Quantization costs 0.000" in text
-    assert " more, most of what is lost do: record the golden anew" in text
+    assert " more, the larger part of the loss do: review the change, then record the golden again" in text
 
 
 def test_a_loss_by_quantization_is_said_to_be_one(small, per_tensor):
@@ -148,11 +148,11 @@ def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_
     (target,) = harness.targets([parse_precision("int8-dynamic")])
     text = failure(harness, "int8-dynamic")
     assert "why: the artifact computes something else: fp32@onnx still reproduces the golden to " in text
-    assert "the worst among them, but its mean cosine to fp32 is 0." in text
-    assert "and rounding to int8-dynamic leaves at least 0.9. Check that it is made from" in text
-    assert "Check that it is made from this model and revision, which of its outputs is read" in text
+    assert "which include the worst ones, but its mean cosine to fp32 is 0." in text
+    assert "and rounding to int8-dynamic keeps it at 0.9 or above. Check that the file is made from" in text
+    assert "Check that the file is made from this model and revision and that the right output is read" in text
     assert "loss by quantization" not in text
-    assert "agree to this much" not in text
+    assert "relax the gate" not in text
     cause = find_cause(harness, target)
     assert cause.kind == "artifact"
     assert cause.facts["mean_cosine"] < cause.facts["least_cosine"] == 0.9
@@ -168,7 +168,7 @@ def test_a_diagnosis_does_not_call_another_model_sound(small, of_another_model, 
     found = Examination(harness, target, 16).run(layers_only=layers_only)
     assert found.fault
     assert found.conclusion.startswith("The artifact computes something else: its mean cosine to fp32 is 0.")
-    assert "Check that it is made from this model and revision" in found.conclusion
+    assert "Check that the file is made from this model and revision" in found.conclusion
     assert "No stage is wrong" not in found.conclusion
 
 
@@ -180,7 +180,8 @@ def test_where_fp32_cannot_be_run_the_question_stays_open(small, per_tensor, mon
 
     monkeypatch.setattr(harness, "fp32", absent)
     text = failure(harness, "int8-dynamic")
-    assert "drift of the stack or loss? fp32 could not be run here (no torch here); pytest --precision fp32@torch" in text
+    assert "the cause is not known: fp32 could not be run here (no torch here); " in text
+    assert "; to tell drift of the stack from loss: pytest --precision fp32@torch" in text
 
 
 def test_a_gate_test_and_the_report_say_it(small, per_tensor, tmp_path):

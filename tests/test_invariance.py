@@ -104,4 +104,4 @@ def test_the_summary_states_the_effect_of_a_batch_that_holds_its_gate(small, dyn
         "precision": "int8", "runtime": "onnx", "model": "minilm", "suite": "own", "vectors": "float32", "verdict": "pass",
         "missing": [], "errors": [], "checks": [c.to_json() for c in checks], "latency": [],
     }  # fmt: skip
-    assert "a text's vector depends on its batch: cosine down to 0.9" in "\n".join(summary_lines({"runs": [run]}))
+    assert "a text's vector depends on its batch: lowest cosine 0.9" in "\n".join(summary_lines({"runs": [run]}))

@@ -90,7 +90,7 @@ def test_a_text_without_a_token_is_left_out_and_reported(folders, tmp_path):
     assert harness.comparison(target).golden.shape[0] == 40
     code, text = gate(tmp_path, "--qguard-report=r.json", "--qguard-report=r.html", "--qguard-report=r.md", precision="fp32")
     assert code == 0, text
-    assert f"texts of own that the golden leaves out, so that nothing judges them: 1\n       {words}" in text
+    assert f"texts of own that the golden leaves out and no gate judges: 1\n       {words}" in text
     assert json.loads((tmp_path / "r.json").read_text())["runs"][0]["texts_left_out"] == [words]
     assert "it has no token in this model" in (tmp_path / "r.html").read_text()
     assert "it has no token in this model" in (tmp_path / "r.md").read_text()

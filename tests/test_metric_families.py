@@ -43,9 +43,9 @@ def test_every_default_bound_is_on_a_metric_of_a_family():
         ({"metrics": ()}, "it has no metrics"),
         ({"metrics": FAMILIES["ranking"].metrics}, "is not named embedding.SOMETHING"),
         ({"bounded_by": ""}, "no bound judges it"),
-        ({"bounds": {"embedding.luck": ">= 1"}}, "bounds 'embedding.luck', which is none of its metrics"),
-        ({"parts": ""}, "does not say how its values come about"),
-        ({"judge": "a:b"}, "does not say how its values come about"),
+        ({"bounds": {"embedding.luck": ">= 1"}}, "bounds 'embedding.luck', which is not one of its metrics"),
+        ({"parts": ""}, "does not say how its values are computed"),
+        ({"judge": "a:b"}, "does not say how its values are computed"),
     ],
 )
 def test_a_family_that_lacks_a_piece_says_which(change, words):

@@ -71,8 +71,8 @@ def test_quantized_vectors_are_judged_and_reported(quick, fp32_onnx):
     code, out = quick("--precision", "fp32+binary,fp32+uint8", "--qguard-report=r.json", "--qguard-latency=gate")
     assert code == 0, out
     assert "fp32@onnx+binary  minilm  own: PASS" in out
-    assert "48 bytes a vector, float32 1536; latency is that of fp32" in out
-    assert "ranges of 467 documents of core, fp32" in out
+    assert "48 bytes per vector, float32 1536; latency is measured for fp32" in out
+    assert "ranges from 467 documents of core in fp32" in out
     runs = json.loads((quick.path / "r.json").read_text())["runs"]
     assert [(r["precision"], r["vectors"], r["verdict"], r["latency"]) for r in runs] == [
         ("fp32", "binary", "pass", []),

@@ -151,15 +151,15 @@ def test_init_derives_the_gates_of_a_precision_of_another_package(installed, tmp
         ({"make": '"acme.elsewhere:f8"'}, "make: there is no module acme.elsewhere"),
         ({"description": ""}, "description: expected a sentence"),
         ({"weights": ""}, "weights: expected the element type"),
-        ({"bits": ""}, "bits: expected those of one weight, which qguard does not know of weights = 'F8_E4M3'"),
-        ({"least_cosine": ""}, "least_cosine: expected the least mean cosine"),
-        ({"least_cosine": "95"}, "least_cosine: expected the least mean cosine"),
+        ({"bits": ""}, "bits: expected the bits of one weight, because qguard does not know weights = 'F8_E4M3'"),
+        ({"least_cosine": ""}, "least_cosine: expected the smallest mean cosine"),
+        ({"least_cosine": "95"}, "least_cosine: expected the smallest mean cosine"),
         ({"weight_error": ""}, "weight_error: expected the largest relative error"),
         ({"fp32": ""}, "fp32: expected the name of the recipe that makes fp32 for this runtime, such as fp32@torch"),
-        ({"fp32": '"fp32@acme"'}, "'f8@torch' .*fp32: expected a recipe of weights F32, found 'fp32@acme'"),
-        ({"fp32": '"int8@onnx"'}, "fp32: expected a recipe of weights F32, found 'int8@onnx'; known: fp32@onnx"),
+        ({"fp32": '"fp32@acme"'}, "'f8@torch' .*fp32: expected a recipe with weights F32, found 'fp32@acme'"),
+        ({"fp32": '"int8@onnx"'}, "fp32: expected a recipe with weights F32, found 'int8@onnx'; known: fp32@onnx"),
         ({"fp32": '"fp32@onnx"'}, "fp32: expected fp32@torch, which fp32@torch has, found fp32@onnx"),
-        ({"bounds": ""}, "bounds: expected a bound in each family of accuracy, found none in embedding, similarity, ranking"),
+        ({"bounds": ""}, "bounds: expected a bound in each accuracy family, found none in embedding, similarity, ranking"),
         ({"bounds": '{"embedding.cosine_min": ">= 0.9"}'}, "found none in similarity, ranking"),
         ({"bounds": FIELDS["bounds"].replace("mean", "meen")}, "bounds: unknown gate 'embedding.cosine_meen'; did you mean"),
         ({"bounds": FIELDS["bounds"].replace(">= 0.8", "0.8")}, "bounds: gate ranking.overlap@10: expected a bound such as"),
@@ -178,7 +178,7 @@ def test_an_incomplete_record_fails_the_run(small, tmp_path):
     site = str(install(tmp_path, bounds=""))
     returned, text = run_pytest(small, "--precision", "int8", "--pyargs", "qguard.gate", PYTHONPATH=f"{ROOT}:{site}")
     assert returned == 4, text
-    assert "ERROR: recipe 'f8@torch' of acme is not complete: bounds: expected a bound in each family of accuracy" in text
+    assert "ERROR: recipe 'f8@torch' of acme is not complete: bounds: expected a bound in each accuracy family" in text
 
 
 def test_a_function_that_is_not_there_is_told(installed, minilm, tmp_path):

@@ -235,7 +235,7 @@ def test_a_report_of_an_older_version_renders(report):
     [
         ('{"schema": 1, "runs": [', "is not valid JSON"),
         ("[]", "expected a JSON object"),
-        ('{"name": "left-pad", "version": "1.0.0"}', "is no report of this version, or is damaged: schema: Field required"),
+        ('{"name": "left-pad", "version": "1.0.0"}', "is damaged or is not a report of this version: schema: Field required"),
         ('{"schema": 3, "qguard": "9", "verdict": "pass", "runs": []}', "schema: Input should be 2"),
         ('{"schema": 1, "qguard": "0", "verdict": "pass", "runs": [{}]}', "runs.0.model: Field required"),
         ('{"schema": 1, "qguard": "0", "verdict": "fine", "runs": []}', "verdict: Input should be"),

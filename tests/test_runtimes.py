@@ -189,8 +189,8 @@ MISSES = [
     ("files", "", "files: expected 'onnx', 'safetensors' or 'none', found ''"),
     ("devices", (), "devices: expected where it computes"),
     ("libraries", (), "libraries: expected the distributions whose versions decide its results"),
-    ("batch", 0, "batch: expected the padded tokens, or texts, of a batch that suits it, found 0"),
-    ("workers", -1, "workers: expected the batches that it computes side by side"),
+    ("batch", 0, "batch: expected a batch size that suits it, in padded tokens or in texts, found 0"),
+    ("workers", -1, "workers: expected the number of parallel batches"),
     ("timed", None, "timed: expected True or False"),
     ("timed", True, "timed: batches of token ids are timed, of a runtime that opens files; expected False, found True"),
 ]

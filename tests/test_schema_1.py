@@ -73,7 +73,9 @@ def test_every_bound_is_the_number_that_was_printed(old, new):
 def test_a_causes_facts_are_read_and_its_words_stay(old, new, suite, facts):
     cause = cause_of(of(new, suite))
     assert (cause.kind, cause.facts) == (suite, facts)
-    assert advice.told(cause) == of(old, suite)["cause"]
+    # what to do about it is said in the words of this version
+    assert of(old, suite)["cause"].startswith(cause.text)
+    assert advice.told(cause).startswith(cause.text)
 
 
 def test_without_a_cause_there_is_none(new):

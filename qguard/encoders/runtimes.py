@@ -1,7 +1,7 @@
-"""Runtimes: what computes vectors, by name, and what each of them takes, needs and allows to be measured.
+"""The registry of runtimes. A runtime computes vectors; its record says what it takes, what it needs and what can be measured.
 
-qguard's own read ONNX files or safetensors and take token ids. A runtime of another package may also take texts, and have no
-files at all, such as a model that a server keeps.
+qguard's own runtimes read ONNX files or safetensors and take token ids. A runtime of another package may also take texts. It may
+have no files at all, for example if a server keeps the model.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ class RuntimeRecord:
     """One runtime.
 
     Attributes:
-        name: As in ``--precision NAME@RUNTIME``.
-        open: ``module:Class``, imported when it is needed, or something to call. It is called as
-            ``(source, precision, threads)``; a runtime of several devices is also given ``device``. ``source`` is the
-            :class:`~pathlib.Path` of an ONNX file, or of the folder of the transformer with its safetensors; without files it
-            is the fp32 :class:`~qguard.models.model.Model`, whose name, reference and revision say which model to ask for.
-        takes: :data:`TOKEN_IDS` or :data:`TEXTS`; see :class:`qguard.encoders.Runtime` and
-            :class:`qguard.encoders.TextRuntime` for how what is opened is called.
+        name: The name in ``--precision NAME@RUNTIME``.
+        open: A callable, or its name as ``module:Class``, which is imported when it is needed. It is called as
+            ``(source, precision, threads)``; a runtime with several devices also gets ``device``. ``source`` is the
+            :class:`~pathlib.Path` of an ONNX file, or of the folder of the transformer with its safetensors. For a runtime
+            without files it is the fp32 :class:`~qguard.models.model.Model`, whose name, reference and revision identify the
+            model.
+        takes: :data:`TOKEN_IDS` or :data:`TEXTS`. :class:`qguard.encoders.Runtime` and
+            :class:`qguard.encoders.TextRuntime` describe how qguard calls the opened runtime.
         files: What it reads: :data:`ONNX`, :data:`SAFETENSORS`, or :data:`NO_FILES`.
         devices: Where it computes, the default first: ``cpu``, ``cuda``, or a name of its own for another machine.
-        libraries: Distributions whose versions decide its results; the one that computes is the first.
-        batch: What a batch holds that suits it: padded tokens, or texts.
-        workers: Batches that it computes side by side; 0 stands for one a core.
-        timed: Its latency and memory may be measured in this process. This needs token ids and files.
-        prompts: A runtime of texts adds the prompt of a text's role itself. Else texts come with their prompts in front.
+        libraries: Distributions whose versions decide its results. The first one is the one that computes.
+        batch: A batch size that suits it, in padded tokens or in texts.
+        workers: Number of batches that it computes in parallel; 0 means one per core.
+        timed: Whether its latency and memory may be measured in this process. This needs token ids and files.
+        prompts: Whether a runtime that takes texts adds the prompts itself. If not, qguard puts the prompt in front of each
+            text.
     """
 
     name: str
@@ -65,13 +67,13 @@ class RuntimeRecord:
             yield f"devices: expected where it computes, such as ('cpu',), found {self.devices!r}"
         if not _words(self.libraries):
             yield (
-                "libraries: expected the distributions whose versions decide its results, at least the one that brings it, "
+                "libraries: expected the distributions whose versions decide its results, at least the package that provides it, "
                 f"found {self.libraries!r}"
             )
         if not _whole(self.batch, 1):
-            yield f"batch: expected the padded tokens, or texts, of a batch that suits it, found {self.batch!r}"
+            yield f"batch: expected a batch size that suits it, in padded tokens or in texts, found {self.batch!r}"
         if not _whole(self.workers, 0):
-            yield f"workers: expected the batches that it computes side by side, or 0 for one a core, found {self.workers!r}"
+            yield f"workers: expected the number of parallel batches, or 0 for one per core, found {self.workers!r}"
         if not isinstance(self.timed, bool):
             yield f"timed: expected True or False, whether it may be timed in this process, found {self.timed!r}"
         elif self.timed and (self.takes == TEXTS or self.files == NO_FILES):
@@ -81,13 +83,13 @@ class RuntimeRecord:
 
     @property
     def parallel(self) -> int:
-        """Batches that it computes side by side on this machine."""
+        """Number of batches that it computes in parallel on this machine."""
         from qguard.machine.cpu import cores
 
         return self.workers or cores()
 
     def opener(self) -> Callable[..., Any]:
-        """What is called to open it; a module that is only named is imported."""
+        """The callable that opens it; if only its name is given, its module is imported."""
         if not isinstance(self.open, str):
             return self.open
         module, _, name = self.open.partition(":")
@@ -95,11 +97,11 @@ class RuntimeRecord:
         return found
 
     def device(self, asked: str) -> str:
-        """Where it computes when ``asked`` is configured: there, or on its default device."""
+        """The device that it computes on: ``asked`` if it supports that device, otherwise its default device."""
         return asked if asked in self.devices else self.devices[0]
 
     def left_out(self) -> dict[str, str]:
-        """What cannot be measured of it, and why.
+        """What cannot be measured on this runtime, and why.
 
         Returns:
             ``tokenizer``, a metric family, or the stem of metrics (``invariance.padding`` is also that of its quantile), each
@@ -119,7 +121,7 @@ class RuntimeRecord:
         return found
 
     def cannot_measure(self, metric: str) -> str:
-        """Why a metric cannot be measured of it; empty where it can."""
+        """Why a metric cannot be measured on this runtime; empty if it can."""
         stems = (why for stem, why in self.left_out().items() if metric == stem or metric.startswith((f"{stem}.", f"{stem}_")))
         return next(stems, "")
 

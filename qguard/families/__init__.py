@@ -1,6 +1,6 @@
-"""Families of metrics: which exist, what each measures, what it needs, and the gate test that judges it.
+"""The registry of metric families: what each family measures, what it needs, and which gate test judges it.
 
-Every part of qguard that asks "which checks are there?" reads :data:`FAMILIES`: the gate, the plugin, reports, ``compare``,
+Every part of qguard that needs the list of checks reads :data:`FAMILIES`: the gate, the plugin, reports, ``compare``,
 ``accept``, ``selftest``, ``tolerances``, ``attest`` and the reference pages. Another package adds a family through the
 entry-point group ``qguard.families``.
 """
@@ -34,25 +34,25 @@ Parts = list[tuple[Items, tuple[Metric, ...]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Metrics that answer one question, and are judged by one gate test.
+    """Metrics that answer one question and are judged by one gate test.
 
-    Exactly one of ``parts`` and ``judge`` says how its values come about. A function may also be named as
-    ``module:function``, and is then imported when it is first needed.
+    Set exactly one of ``parts`` and ``judge``: it computes the values. A function may also be named as ``module:function``; it is
+    then imported when it is first needed.
 
     Attributes:
-        name: What the names of its metrics begin with, before the dot.
+        name: The first part of its metrics' names, before the dot.
         question: What it measures, as a question.
         test: Name of the test in the shipped gate; it begins with ``test_``.
         needs: Keys of :data:`NEEDS`.
-        metrics: Every metric that it may give, in the order of reports.
+        metrics: Every metric that it may return, in the order of reports.
         bounds: Default bounds for every precision: metric, or ``metric[slice]``, → ``>= NUMBER`` or ``<= NUMBER``.
-        bounded_by: Where the bounds are, in words, if they are not in ``bounds``.
+        bounded_by: Where the bounds come from, in words, if they are not in ``bounds``.
         parts: :class:`~qguard.metrics.Comparison` → pairs of items and the metrics over them. Slices, intervals, accepted scores
             and proposed tolerances follow from it.
-        judge: Session and target → the values (:class:`~qguard.metrics.Measured`), or their checks
-            (:class:`qguard.gates.check.Check`) where they are not judged in the common way.
-        switch: The table of the configuration whose ``mode`` switches it off; empty where nothing does.
-        lead: Its place in headlines and tables; smaller comes first.
+        judge: Session and target → the values (:class:`~qguard.metrics.Measured`), or the checks
+            (:class:`qguard.gates.check.Check`) if the family judges its values itself.
+        switch: The table of the configuration whose ``mode`` switches it off; empty if nothing does.
+        lead: Its position in headlines and tables; smaller comes first.
     """
 
     name: str
@@ -96,9 +96,9 @@ class Family:
             yield "no bound judges it: give bounds={metric: bound} for at least one metric"
         for key in self.bounds:
             if key.partition("[")[0] not in {m.name for m in self.metrics}:
-                yield f"it bounds {key!r}, which is none of its metrics"
+                yield f"it bounds {key!r}, which is not one of its metrics"
         if bool(self.parts) == bool(self.judge):
-            yield "it does not say how its values come about: give one of parts and judge"
+            yield "it does not say how its values are computed: give one of parts and judge"
 
     def parts_of(self, comparison: Comparison) -> Parts:
         """Items, and the metrics over them that exist for the kind of vectors compared."""
@@ -128,7 +128,7 @@ FAMILIES: Registry[Family] = Registry("metric family", "qguard.families", Family
 
 
 def sampled(suite: Suite | None = None) -> tuple[str, ...]:
-    """The families over a suite's items; of a suite without labels those that need none."""
+    """The families over a suite's items. For a suite without labels, only the families that need no labels."""
     return tuple(f.name for f in FAMILIES.values() if f.sampled and (suite is None or suite.labelled or "labels" not in f.needs))
 
 

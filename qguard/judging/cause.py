@@ -30,21 +30,21 @@ Kind = Literal["stack", "loss", "artifact", "unknown"]
 
 
 class Facts(TypedDict, total=False):
-    """What is known of a cause; of each kind some.
+    """The facts behind a cause. Which facts are present depends on the kind of the cause.
 
     Attributes:
-        fp32: The precision that was run anew, or could not be.
-        texts: On how many texts of the suite, those among them whose vectors moved most.
-        change: The largest difference of an fp32 vector from the golden's, relative to its length.
-        precision: What is judged, without the kind of its vectors.
+        fp32: The fp32 precision that was run again for the comparison, or could not be run.
+        texts: Number of the suite's texts in that run. It includes the texts whose vectors moved most.
+        change: The largest difference between an fp32 vector and the golden's, relative to the vector's length.
+        precision: The judged precision, without the kind of its vectors.
         quantized: What is quantized: ``model``, ``vectors``, or both.
-        mean_cosine: Of the candidate to fp32, where rounding does not explain it.
-        least_cosine: What rounding leaves at least.
+        mean_cosine: Mean cosine of the candidate to fp32, if rounding does not explain it.
+        least_cosine: The smallest mean cosine that rounding explains.
         drift: Mean loss of cosine from the golden to fp32 as it runs now.
-        loss: The same from there to the candidate.
-        versions: What changed since the golden, ``torch 2.1.0 → 2.2.0``.
-        error: Why fp32 could not be run.
-        command: What mends it (``stack``), or tells more (``unknown``).
+        loss: Mean loss of cosine from fp32 as it runs now to the candidate.
+        versions: Versions that changed since the golden was recorded, such as ``torch 2.1.0 → 2.2.0``.
+        error: The reason why fp32 could not be run.
+        command: The command that fixes the cause (``stack``) or tells more about it (``unknown``).
     """
 
     fp32: str
@@ -66,11 +66,11 @@ class Cause:
     """Why a candidate differs from the golden.
 
     Attributes:
-        kind: ``stack``: fp32 itself differs. ``loss``: fp32 still gives the golden, so the quantization does it.
-            ``artifact``: the same of a file that is itself fp32, or whose vectors are further from fp32's than its recipe can
-            bring them. ``unknown``: fp32 could not be run.
-        facts: What the kind rests on.
-        text: One sentence or two for people, without what to do about it; see :mod:`qguard.report.advice`.
+        kind: ``stack``: fp32 itself differs from the golden. ``loss``: fp32 reproduces the golden, so quantization causes the
+            loss. ``artifact``: fp32 reproduces the golden, and the file is fp32 itself or its vectors are farther from fp32's
+            than its recipe explains. ``unknown``: fp32 could not be run.
+        facts: The measured facts behind the kind.
+        text: One or two sentences for people. :mod:`qguard.report.advice` says what to do.
     """
 
     kind: Kind
@@ -117,7 +117,7 @@ def too_far(comparison: Comparison, precision: Precision) -> Facts | None:
 
 def how_far(facts: Facts) -> str:
     """The words for :func:`too_far`."""
-    least = f"rounding to {facts['precision']} leaves at least {facts['least_cosine']}"
+    least = f"rounding to {facts['precision']} keeps it at {facts['least_cosine']} or above"
     return f"its mean cosine to fp32 is {facts['mean_cosine']:.4f}, and {least}"
 
 
@@ -165,12 +165,12 @@ def _drifted(session: Session, target: Target, rows: list[int], live: Floats) ->
 def _stack(facts: Facts) -> str:
     changed = ", ".join(facts["versions"]) or "no recorded version changed: another CPU?"
     words = (
-        f"the stack drifted: {facts['fp32']}, run now, differs from the golden by up to {facts['change']:.1e} on "
+        f"the stack drifted: {facts['fp32']} as it runs now differs from the golden by up to {facts['change']:.1e} on "
         f"{facts['texts']} texts (rounding stays below {DRIFT:.0e}) and costs {facts['drift']:.6f} of their mean cosine; "
         f"{changed}"
     )
     if (loss := facts.get("loss")) is not None:
-        share = "most of what is lost" if loss > facts["drift"] else "the smaller part of what is lost"
+        share = "the larger part of the loss" if loss > facts["drift"] else "the smaller part of the loss"
         words += f". Quantization costs {loss:.6f} more, {share}"
     return words
 
@@ -183,17 +183,17 @@ def _loss(facts: Facts) -> str:
 
 
 def _artifact(facts: Facts) -> str:
-    rest = f", but {how_far(facts)}" if "mean_cosine" in facts else "; it is the file, not the stack"
+    rest = f", but {how_far(facts)}" if "mean_cosine" in facts else "; the file is at fault, not the stack"
     return f"{ELSEWHERE}: {_reproduces(facts)}{rest}"
 
 
 def _unknown(facts: Facts) -> str:
-    return f"drift of the stack or loss? {facts['fp32']} could not be run here ({facts['error']})"
+    return f"the cause is not known: {facts['fp32']} could not be run here ({facts['error']})"
 
 
 def _reproduces(facts: Facts) -> str:
     change, texts = max(facts["change"], 1e-7), facts["texts"]
-    return f"{facts['fp32']} still reproduces the golden to {change:.0e} on {texts} texts, the worst among them"
+    return f"{facts['fp32']} still reproduces the golden to {change:.0e} on {texts} texts, which include the worst ones"
 
 
 _TEXTS: dict[Kind, Callable[[Facts], str]] = {"stack": _stack, "loss": _loss, "artifact": _artifact, "unknown": _unknown}

@@ -74,8 +74,8 @@ def checks(session: Session, target: Target, family: str) -> list[Check]:
         if idle:
             lost = {f"{g.metric}[{g.slice}]" for g in idle}
             raise MeasurementProblem(
-                f"no value for {', '.join(sorted(lost))}: the slice has too few items, labels that do not differ, or a score "
-                "of fp32 that is not above 0; remove the gate or give the slice more data"
+                f"no value for {', '.join(sorted(lost))}: the slice has too few items, equal labels, or an fp32 score "
+                "that is not above 0; remove the gate or give the slice more data"
             )
     return [*judge(measured, gates, target.suite, session.intervals), *_accepted(session, target, family, measured)]
 

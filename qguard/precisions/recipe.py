@@ -21,7 +21,7 @@ from qguard.registry import Registry
 
 
 class Width(NamedTuple):
-    """What the element type of weights explains; see the fields of :class:`Recipe` of these names."""
+    """The losses that an element type of weights explains. :class:`Recipe` has fields of the same names."""
 
     bits: int
     least_cosine: float
@@ -39,7 +39,7 @@ WIDTHS = {
     "I4": Width(4, 0.8, 0.25),
 }
 UNKNOWN = Width(0, math.nan, math.nan)
-# What ``make`` says where qguard builds nothing: the runtime keeps the model, or --artifact gives another tool's files
+# The value of ``make`` if qguard builds nothing: the runtime keeps the model, or --artifact gives another tool's files
 NOT_BUILT = "not built"
 # Without a bound in one of these families a precision would pass whatever its vectors are
 ACCURACY = ("embedding", "similarity", "ranking")
@@ -50,37 +50,37 @@ _MAKE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a precision is produced on one runtime, what its files must then hold, and what its vectors are judged by.
+    """How a precision is produced on one runtime, what its files must hold, and how its vectors are judged.
 
     Attributes:
-        precision: Its name, such as ``int8``. One that is registered for several runtimes runs in the first of them where
-            none is named.
+        precision: Its name, such as ``int8``. A precision that is registered for several runtimes runs in the first of them
+            if no runtime is named.
         runtime: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
-        make: ``module:function``; the function takes the model, the artifact folder to fill and, where ``from_fp32`` and
-            ``calibrated`` say so, the fp32 artifact and the calibration sample. Imported when it is needed. Or
-            :data:`NOT_BUILT`.
-        description: What it does to a model, in a sentence.
-        weights: Element type of the weight matrices, by safetensors' names: ``F32 F16 BF16 I8 I4``, or another one, of which
-            the record then gives ``bits``, ``least_cosine`` and ``weight_error``. ``I`` and ``U`` begin those of integers.
-        fp32: Name of the recipe that makes fp32 for this runtime: what the candidate is timed and diagnosed against.
-        bounds: The default gates, as they are written in ``[tool.qguard.gates]``: key → bound. At least one in each of the
-            families :data:`ACCURACY`.
+        make: The function that builds the artifact, as ``module:function``, or :data:`NOT_BUILT`. It takes the model and the
+            artifact folder to fill. With ``from_fp32`` it also takes the fp32 artifact, with ``calibrated`` the calibration
+            sample. The module is imported when it is needed.
+        description: What it does to a model, in one sentence.
+        weights: Element type of the weight matrices, by its safetensors name: ``F32 F16 BF16 I8 I4``. For another type, also
+            set ``bits``, ``least_cosine`` and ``weight_error``. Names of integer types begin with ``I`` or ``U``.
+        fp32: Name of the recipe that makes fp32 for this runtime. The candidate is timed and diagnosed against it.
+        bounds: The default gates, as they are written in ``[tool.qguard.gates]``: key → bound. Each family in
+            :data:`ACCURACY` needs at least one.
         speedup: The default bound on ``latency.speedup``, such as ``>= 1``; ``None`` promises nothing.
-        bits: Of one weight. This and the next two are known of the types that are named above.
-        least_cosine: The least mean cosine to fp32, in [0, 1], that rounding to this type explains. Below, a failure is said to
-            be another model or pooling.
+        bits: Bits of one weight. qguard knows this and the next two values for the types named above.
+        least_cosine: The smallest mean cosine to fp32, in [0, 1], that rounding to this type explains. qguard attributes a
+            failure below it to another model or pooling.
         weight_error: The largest relative error of a weight matrix (Frobenius norm) that rounding to this type explains.
-        integer: The file multiplies integers: activations are quantized as well as weights. ``I8`` or ``I4`` without it
-            is weight-only: such a file stores integers and multiplies floats, or leaves activations to the runtime.
-        granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one an output channel), or the
-            number of inputs that share one; ``None`` where nothing is promised.
-        tables: Element type of word embedding tables, where it is not that of the weights.
-        excluded: ``fnmatch`` patterns of the layers that the recipe leaves in float on purpose.
-        from_fp32: ``make`` is also given the artifact that the recipe ``fp32`` makes of the model.
-        calibrated: Activation ranges or the rounding of weights come from texts: ``make`` is also given a
+        integer: Whether the file multiplies integers, so that activations are quantized as well as weights. Without it, ``I8``
+            and ``I4`` are weight-only: the file stores integers and multiplies floats, or leaves activations to the runtime.
+        granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one per output channel), or the
+            number of inputs that share a scale; ``None`` if nothing is promised.
+        tables: Element type of word embedding tables, if it differs from ``weights``.
+        excluded: ``fnmatch`` patterns of the layers that the recipe deliberately leaves in float.
+        from_fp32: Whether ``make`` also takes the artifact that the recipe ``fp32`` makes of the model.
+        calibrated: Whether activation ranges or the rounding of weights come from texts. ``make`` then also takes a
             :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.
-        extra: The extra of qguard that installs the runtime or the recipe's tool, where it is not a dependency.
+        extra: The extra of qguard that installs the runtime or the recipe's tool, if it is not a dependency.
     """
 
     precision: str
@@ -111,7 +111,7 @@ class Recipe:
 
     @property
     def width(self) -> Width:
-        """What the record says of its element type, else what :data:`WIDTHS` does."""
+        """The values that the record gives for its element type; :data:`WIDTHS` fills in the rest."""
         given = {n: v for n in Width._fields if (v := getattr(self, n)) is not None}
         return WIDTHS.get(self.weights, UNKNOWN)._replace(**given)
 
@@ -130,7 +130,7 @@ class Recipe:
         return getattr(import_module(self.module), self.make.partition(":")[2])
 
     def lacks(self) -> Iterator[str]:
-        """What it does not say and must; see :class:`qguard.registry.Record`."""
+        """Required fields that are missing or invalid; see :class:`qguard.registry.Record`."""
         if not _NAME.fullmatch(self.precision) or self.precision == "all":
             yield f"precision: expected letters, digits and hyphens, found {self.precision!r}"
         if self.runtime not in RUNTIMES:
@@ -154,19 +154,19 @@ class Recipe:
         yield from self._lacks_of_bounds()
 
     def _lacks_of_width(self) -> Iterator[str]:
-        new = f"which qguard does not know of weights = {self.weights!r}"
+        new = f"because qguard does not know weights = {self.weights!r}"
         width = self.width
         if not width.bits > 0:
-            yield f"bits: expected those of one weight, {new}"
+            yield f"bits: expected the bits of one weight, {new}"
         if not 0 <= width.least_cosine <= 1:
-            yield f"least_cosine: expected the least mean cosine to fp32 that rounding explains, {new}"
+            yield f"least_cosine: expected the smallest mean cosine to fp32 that rounding explains, {new}"
         if not width.weight_error > 0:
             yield f"weight_error: expected the largest relative error of a matrix that rounding explains, {new}"
 
     def _lacks_of_bounds(self) -> Iterator[str]:
         without = [f for f in ACCURACY if not any(key.startswith(f"{f}.") for key in self.bounds)]
         if without:
-            yield f"bounds: expected a bound in each family of accuracy, found none in {', '.join(without)}"
+            yield f"bounds: expected a bound in each accuracy family, found none in {', '.join(without)}"
         try:
             for key, bound in self.bounds.items():
                 Bound.of(bound, key)
@@ -179,7 +179,7 @@ class Recipe:
 
 
 class Recipes(Registry[Recipe]):
-    """The registry of recipes: each must find its fp32 in it, and those of one runtime the same."""
+    """The registry of recipes. It must hold the fp32 of each recipe, and recipes of one runtime must share one fp32."""
 
     def _loaded(self) -> dict[str, Recipe]:
         if self._parts is not None:
@@ -199,10 +199,10 @@ def _fp32_of_all(recipe: Recipe, parts: Mapping[str, Recipe]) -> str:
     source = parts.get(recipe.fp32)
     if source is None or source.weights != "F32":
         known = ", ".join(r.name for r in parts.values() if r.weights == "F32")
-        return f"expected a recipe of weights F32, found {recipe.fp32!r}; known: {known}"
+        return f"expected a recipe with weights F32, found {recipe.fp32!r}; known: {known}"
     by = RUNTIMES[source.runtime]
     if by.files == NO_FILES or by.takes == TEXTS:  # it is computed beside the candidate, from the model's files and token ids
-        return f"expected a recipe of a runtime that takes token ids and reads files, such as fp32@onnx, found {recipe.fp32!r}"
+        return f"expected a recipe whose runtime takes token ids and reads files, such as fp32@onnx, found {recipe.fp32!r}"
     first = next(r for r in parts.values() if r.runtime == recipe.runtime)
     if first.fp32 != recipe.fp32:
         return f"expected {first.fp32}, which {first.name} has, found {recipe.fp32}: a runtime has one fp32"
@@ -218,7 +218,7 @@ RECIPES = Recipes("recipe", "qguard.recipes", Recipe, _own)
 
 
 def default_runtime(precision: str) -> str | None:
-    """The runtime of a precision that names none: that of its first recipe; ``None`` for an unknown precision."""
+    """The runtime of a precision that names none: the runtime of its first recipe; ``None`` for an unknown precision."""
     return next((r.runtime for r in RECIPES.values() if r.precision == precision), None)
 
 
@@ -226,7 +226,7 @@ def fp32_recipe(runtime: str) -> Recipe:
     """The recipe that makes fp32 for a runtime.
 
     Raises:
-        UsageProblem: where no recipe is registered for it.
+        UsageProblem: if no recipe is registered for it.
     """
     found = next((r.fp32 for r in RECIPES.values() if r.runtime == runtime), f"fp32@{runtime}")
     return RECIPES.find(found)

@@ -13,10 +13,10 @@ from qguard.vectors.quantized import FLOAT
 # gates whose bounds are no line of [tool.qguard.gates]
 _ELSEWHERE = ("latency.speedup", "latency.regression", "latency.trend")
 _NO_LAYER = {"latency", "memory"}  # families that no layer's loss explains
-_ANEW = "Record the golden anew after review"
+_ANEW = "Review the change, then record the golden again"
 CHECK = (
-    "Check that it is made from this model and revision, which of its outputs is read, its pooling, Dense heads and "
-    "normalization, its attention mask, positions and padding side, and its prompts"
+    "Check that the file is made from this model and revision and that the right output is read. Check its pooling, Dense heads "
+    "and normalization, its attention mask, positions and padding side, and its prompts"
 )
 
 
@@ -33,14 +33,14 @@ class Case:
     """What advice depends on.
 
     Attributes:
-        name: The precision's, without runtime and vectors.
+        name: Name of the precision, without runtime and vectors.
         typed: The precision as the user types it, without its vectors.
-        vectors: How they are stored.
-        suite: What it was judged on.
-        failed: The failed checks, what users see first; none where something was not measured.
-        cause: Why, where it was looked for.
-        diagnose: The command that says which stage and layer lose it; empty where there is none.
-        fp32: The precision that repeats the golden's computation; empty where that is not known.
+        vectors: Kind of the stored vectors.
+        suite: Name of the suite.
+        failed: The failed checks, in the order of headlines; empty if something was not measured.
+        cause: Cause of the failure, if it was looked for.
+        diagnose: The command that shows which stage and layer lose accuracy; empty if there is none.
+        fp32: The precision that repeats the golden's computation; empty if it is not known.
     """
 
     name: str
@@ -69,11 +69,11 @@ def steps(case: Case) -> list[Step]:
         return [Step(_ANEW, case.cause.facts.get("command", ""))]
     if all(c.accepted for c in case.failed):
         lower = f'qguard accept --precision {case.precision} --suite {case.suite} --lower --reason "…"'
-        return [Step("The gates hold, accepted scores do not; to accept less", lower)]
+        return [Step("The gates hold, but a score fell below its accepted one; to accept the lower score", lower)]
     found = []
     if "artifact" in case.families:
         build = f"qguard quantize --precision {case.typed} --out DIR"
-        found.append(Step("The file does not compute what its name says; build it with the recipe that the gates are for", build))
+        found.append(Step("The file does not compute what its name says; build it with the recipe of these gates", build))
     elif case.families - _NO_LAYER:
         found += _look(case)
         if _another_model(case.cause):
@@ -91,14 +91,14 @@ def _look(case: Case) -> list[Step]:
     found = []
     if case.vectors != FLOAT:
         both = f"pytest --precision {case.typed},fp32+{case.vectors} --qguard-suite {case.suite}"
-        found.append(Step("Tell both losses apart", both))
+        found.append(Step("Measure both losses separately", both))
     elif case.diagnose:
-        found.append(Step("See where it is lost", case.diagnose))
+        found.append(Step("See where accuracy is lost", case.diagnose))
     elif case.fp32 and case.cause is None and case.families != {"robustness"}:
         found.append(Step("Tell drift of the stack from loss", f"pytest --precision {case.fp32} --qguard-suite {case.suite}"))
     if not _another_model(case.cause):
         others = ",".join(dict.fromkeys([case.precision, "int8", "int8-weight", "bf16@openvino"]))
-        found.append(Step("See which precision holds", f"qguard compare --precision {others} --suite {case.suite}"))
+        found.append(Step("See which precision passes", f"qguard compare --precision {others} --suite {case.suite}"))
     return found
 
 
@@ -108,7 +108,7 @@ def _agree(case: Case, check: Check) -> Step:
     key = case.name if case.vectors == FLOAT else f'"{case.name}+{case.vectors}"'
     bound = check.bound.passing(check.judged)
     line = f'[tool.qguard.gates.{key}] "{check.label}" = "{bound.op} {bound.number:.4f}"'
-    return Step("If your users can live with it, agree to this much", line)
+    return Step("If this loss is acceptable to your users, relax the gate", line)
 
 
 def _another_model(cause: Cause | None) -> bool:
@@ -117,13 +117,13 @@ def _another_model(cause: Cause | None) -> bool:
 
 def calibrate() -> Step:
     """After a latency gate failed."""
-    return Step("See what slowdown this machine can tell from noise", "qguard calibrate")
+    return Step("Find the smallest slowdown that this machine can tell from noise", "qguard calibrate")
 
 
 def measure_again(case: Case) -> Step:
     """After something could not be measured."""
     return Step(
-        "Mend what the message names, and measure again", f"pytest --precision {case.precision} --qguard-suite {case.suite}"
+        "Fix what the message names, then measure again", f"pytest --precision {case.precision} --qguard-suite {case.suite}"
     )
 
 
@@ -134,7 +134,7 @@ def why(cause: Cause | None) -> str:
     if cause.kind == "artifact" and "mean_cosine" in cause.facts:
         return f"{cause.text}. {CHECK}"
     if cause.kind == "unknown" and "command" in cause.facts:
-        return f"{cause.text}; {cause.facts['command']} tells drift of the stack from loss"
+        return f"{cause.text}; to tell drift of the stack from loss: {cause.facts['command']}"
     return cause.text
 
 

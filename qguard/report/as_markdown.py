@@ -91,7 +91,7 @@ def _details(run: Mapping[str, Any]) -> list[str]:
         lines += ["", f"Not measured: {', '.join(f'`{m}`' for m in run['missing'])}"]
     lines += ["", *(f"- Left out: {escape(text)}" for text in gone)] if (gone := left_out(run)) else []
     if texts := run.get("texts_left_out"):
-        lines += ["", f"Texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}", ""]
+        lines += ["", f"Texts of {run['suite']} that the golden leaves out and no gate judges: {len(texts)}", ""]
         lines += [f"- {escape(t)}" for t in texts]
     lines += [f"\n{escape(e)}" for e in dict.fromkeys(run["errors"])]
     if host := run.get("host"):

@@ -183,7 +183,7 @@ def _provenance(session: Session, target: Target, texts: Texts) -> dict[str, Any
                 "bytes": sum(f.stat().st_size for f in model.weight_files),
             },
             "golden": {k: manifest.get(k) for k in ("date", "reason", "data_sha256")} | {"texts": len(golden.vectors)},
-            "computes": holds(session, target) or "not known: there are no files",
+            "computes": holds(session, target) or "not known, because there are no files",
             "source": _source(session, artifact),
             "files": sorted(p.name for p in artifact.weight_files) if artifact.has_files else [],
             "versions": {k: v for k, v in installed(*_packages()).items() if v != "absent"},

@@ -64,7 +64,7 @@ def _runs(name: str, report: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
         if lost:
             raise UsageProblem(f"{name}: a run has no {', '.join(lost)}; the file is damaged, copy it again")
         if "host" not in run:
-            raise UsageProblem(f"{name}: an older qguard wrote it, and did not say on which machine; run pytest again")
+            raise UsageProblem(f"{name}: an older qguard wrote it and did not store the machine; run pytest again")
     return runs
 
 

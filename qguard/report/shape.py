@@ -1,7 +1,7 @@
-"""The shape of a report, schema 2: what a saved one must hold before anything is made of it.
+"""The shape of a report, schema 2. A saved report is checked against it before anything is rendered.
 
-Fields with a default are missing in reports of older versions; fields that are not named here are kept. Schema 1 had bounds and
-causes as text: :func:`upgraded` alone reads it.
+A field with a default may be missing from a report of an older version. A field that is not named here is kept. Schema 1 stored
+bounds and causes as text; only :func:`upgraded` reads it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Part(BaseModel):
-    """Numbers are finite, and nothing is taken for what it is not."""
+    """Numbers must be finite, and values are not converted to another type."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
@@ -30,9 +30,9 @@ class BoundShape(Part):
     """A bound; see :class:`qguard.metrics.bounds.Bound`.
 
     Attributes:
-        op: ``>=``: the number is the least that passes; ``<=``: the largest.
-        number: It passes itself.
-        text: For people, with six significant digits.
+        op: ``>=`` if ``number`` is the smallest value that passes, ``<=`` if it is the largest.
+        number: The limit. A value equal to it passes.
+        text: The bound for people, with six significant digits.
     """
 
     op: Literal[">=", "<="]
@@ -45,20 +45,21 @@ class CheckShape(Part):
 
     Attributes:
         name: The metric.
-        suite: What it was measured on.
-        slice: Of the suite; ``null`` for all of it.
-        value: What was measured.
-        bound: What it must hold; ``null`` where no gate bounds it.
-        outcome: ``pass``, ``fail``, ``reported`` (no gate bounds it); of latency also ``inconclusive`` and ``runner unfit``.
-        margin: Of what is judged to the bound; negative where it fails.
-        items: Texts, pairs, queries or pairs of runs that it is of.
-        worst: Words on the items that are worst, texts among them.
-        on: What is judged: ``value``, or the ``lower`` or ``upper`` end of the interval.
-        interval: Both ends at 95 %.
-        interval_note: How an interval came about that is no bootstrap, or why there is none.
-        detectable: The smallest drop that so many items can detect.
-        unresolved: Words, where the bound is nearer to the value than that.
-        accepted: Where it is held against an accepted score instead of a gate: which one, and how far its noise reaches.
+        suite: The suite that it was measured on.
+        slice: The slice of the suite; ``null`` for the whole suite.
+        value: The measured value.
+        bound: The bound that the value must satisfy; ``null`` if no gate bounds it.
+        outcome: ``pass``, ``fail`` or ``reported`` (no gate bounds it). A latency check can also be ``inconclusive`` or
+            ``runner unfit``.
+        margin: Distance from the judged number to the bound; negative if the check fails.
+        items: Number of texts, pairs, queries or pairs of runs that the value is computed from.
+        worst: One line of text for each of the worst items.
+        on: The judged number: ``value``, or the ``lower`` or ``upper`` end of the interval.
+        interval: Both ends of the 95 % interval.
+        interval_note: The method of an interval that is not a bootstrap interval, or the reason why there is no interval.
+        detectable: The smallest drop that this number of items can detect.
+        unresolved: A sentence, if the value is closer to the bound than ``detectable``; otherwise empty.
+        accepted: The accepted score that replaces a gate here, and its noise.
     """
 
     name: str
@@ -83,16 +84,16 @@ class TrialShape(Part):
 
     Attributes:
         metric: ``latency.speedup``, ``latency.regression`` or ``latency.trend``.
-        bucket: Tokens and batch, ``64x1``.
-        outcome: As of a check.
-        ratio: Baseline over candidate of a speed-up, candidate over baseline else.
-        interval: Of the ratio; ``null`` where few pairs bound one side only.
-        baseline_ms: Median, milliseconds.
-        candidate_ms: Median, milliseconds.
-        pairs: Of runs.
-        sessions: Pairs of sessions.
-        suspicious: More than quantization explains.
-        ratios: Of every pair.
+        bucket: Tokens and batch size, such as ``64x1``.
+        outcome: Same values as the outcome of a check.
+        ratio: Baseline time over candidate time for ``latency.speedup``, candidate time over baseline time otherwise.
+        interval: Both ends of the ratio's interval; an end is ``null`` if too few pairs bound it.
+        baseline_ms: Median time of the baseline in milliseconds.
+        candidate_ms: Median time of the candidate in milliseconds.
+        pairs: Number of pairs of runs.
+        sessions: Number of pairs of sessions.
+        suspicious: Whether the speed-up is larger than quantization explains.
+        ratios: Ratio of each pair.
     """
 
     metric: str
@@ -112,9 +113,9 @@ class Histogram(Part):
     """Distances from cosine 1; see :func:`qguard.report.details.histogram`.
 
     Attributes:
-        edges: Of the bins, rising.
-        counts: In each bin.
-        of: Items in all.
+        edges: Edges of the bins, in rising order.
+        counts: Number of items in each bin.
+        of: Number of items in total.
     """
 
     edges: list[Positive] = Field(min_length=2)
@@ -124,17 +125,17 @@ class Histogram(Part):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.edges) != len(self.counts) + 1 or self.edges != sorted(self.edges):
-            raise ValueError("edges rise, and are one more than counts")
+            raise ValueError("edges must rise, and there must be one more edge than counts")
         return self
 
 
 class Points(Part):
-    """Similarities of the same pairs, and of how many they are a sample.
+    """Similarities of a sample of the pairs.
 
     Attributes:
-        fp32: Cosine of each pair.
-        candidate: The same by what is judged.
-        of: Pairs in all.
+        fp32: Cosine of each pair in fp32.
+        candidate: Cosine of each pair in the judged precision.
+        of: Number of pairs in total.
     """
 
     fp32: list[float]
@@ -144,7 +145,7 @@ class Points(Part):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.fp32) != len(self.candidate):
-            raise ValueError("both sides have the same pairs")
+            raise ValueError("fp32 and candidate must have the same length")
         return self
 
 
@@ -152,11 +153,11 @@ class MovedPair(Part):
     """One pair and its similarities.
 
     Attributes:
-        a: Key of a text in ``texts``.
-        b: Of the other.
-        slice: Of the suite.
-        fp32: Cosine.
-        candidate: Cosine by what is judged.
+        a: Key of the first text in ``texts``.
+        b: Key of the second text in ``texts``.
+        slice: The slice of the pair.
+        fp32: Cosine in fp32.
+        candidate: Cosine in the judged precision.
     """
 
     a: str
@@ -170,10 +171,10 @@ class WorstText(Part):
     """One text that moved far.
 
     Attributes:
-        text: Key in ``texts``.
-        slice: Of the suite.
-        tokens: Its length.
-        cosine: To fp32.
+        text: Key of the text in ``texts``.
+        slice: The slice of the text.
+        tokens: Number of tokens in the text.
+        cosine: Cosine to the fp32 vector.
     """
 
     text: str
@@ -187,13 +188,13 @@ Neighbour = Annotated[tuple[str, float | None], Field(strict=False)]
 
 
 class Query(Part):
-    """What one text finds.
+    """The nearest neighbors of one query.
 
     Attributes:
-        text: Key in ``texts``.
-        slice: Of the suite.
-        fp32: ``[key, score]`` of each neighbor, best first.
-        candidate: The same by what is judged.
+        text: Key of the query in ``texts``.
+        slice: The slice of the query.
+        fp32: ``[key, score]`` of each neighbor in fp32, best first.
+        candidate: ``[key, score]`` of each neighbor in the judged precision, best first.
     """
 
     text: str
@@ -206,9 +207,9 @@ class Neighbours(Part):
     """The queries whose neighbors changed most.
 
     Attributes:
-        queries: Of them the first ones.
-        changed: Queries whose neighbors changed at all.
-        of: Queries in all.
+        queries: The first of these queries, most changed first.
+        changed: Number of queries whose neighbors changed at all.
+        of: Number of queries in total.
     """
 
     queries: list[Query]
@@ -220,8 +221,8 @@ class GateShape(Part):
     """A gate in force.
 
     Attributes:
-        bound: What a value must hold.
-        on: What is judged: ``value``, or the ``lower`` or ``upper`` end of its interval.
+        bound: The bound that a value must satisfy.
+        on: The judged number: ``value``, or the ``lower`` or ``upper`` end of the interval.
     """
 
     bound: BoundShape
@@ -229,25 +230,25 @@ class GateShape(Part):
 
 
 class Provenance(Part):
-    """Where everything comes from; what else stands here is shown as it is.
+    """Hashes, versions and gates. The page shows further fields unchanged.
 
     Attributes:
-        gates: Every gate in force, by its key.
+        gates: Every gate in force, by key.
     """
 
     gates: dict[str, GateShape] = {}
 
 
 class Details(Part):
-    """What the page shows; see :mod:`qguard.report.details`. Parts are missing whose gate test did not run.
+    """What the HTML page shows; see :mod:`qguard.report.details`. If a gate test did not run, its part is missing.
 
     Attributes:
-        cosines: Distribution of the texts' cosines to fp32.
-        worst_texts: Those whose vectors moved farthest.
-        similarities: Of pairs, fp32 against what is judged.
-        moved_pairs: Those whose similarity moved farthest.
-        neighbours: Queries that find something else.
-        provenance: Hashes, versions, gates.
+        cosines: Distribution of the cosines between the texts' vectors and their fp32 vectors.
+        worst_texts: The texts whose vectors moved farthest.
+        similarities: Similarities of pairs in fp32 and in the judged precision.
+        moved_pairs: The pairs whose similarity moved farthest.
+        neighbours: The queries whose nearest neighbors changed.
+        provenance: Hashes, versions and gates.
     """
 
     cosines: Histogram | None = None
@@ -262,8 +263,8 @@ class Files(Part):
     """The artifact's files.
 
     Attributes:
-        sha256: Over all of them.
-        bytes: In all.
+        sha256: One SHA-256 over all files.
+        bytes: Total size in bytes.
     """
 
     sha256: str
@@ -271,21 +272,21 @@ class Files(Part):
 
 
 class FactsShape(Part):
-    """What is known of a cause, of each kind some; what is not known is missing.
+    """The facts behind a cause. Which facts are present depends on the kind of the cause.
 
     Attributes:
-        fp32: The precision that was run anew, or could not be.
-        texts: On how many texts of the suite, those among them whose vectors moved most.
-        change: The largest difference of an fp32 vector from the golden's, relative to its length.
-        precision: What is judged, without the kind of its vectors.
+        fp32: The fp32 precision that was run again for the comparison, or could not be run.
+        texts: Number of the suite's texts in that run. It includes the texts whose vectors moved most.
+        change: The largest difference between an fp32 vector and the golden's, relative to the vector's length.
+        precision: The judged precision, without the kind of its vectors.
         quantized: What is quantized: ``model``, ``vectors``, or both.
-        mean_cosine: Of what is judged to fp32, where rounding does not explain it.
-        least_cosine: What rounding leaves at least.
+        mean_cosine: Mean cosine of the judged vectors to fp32, if rounding does not explain it.
+        least_cosine: The smallest mean cosine that rounding explains.
         drift: Mean loss of cosine from the golden to fp32 as it runs now.
-        loss: The same from there to what is judged.
-        versions: What changed since the golden.
-        error: Why fp32 could not be run.
-        command: What mends it (``stack``), or tells more (``unknown``).
+        loss: Mean loss of cosine from fp32 as it runs now to the judged precision.
+        versions: Versions that changed since the golden was recorded.
+        error: The reason why fp32 could not be run.
+        command: The command that fixes the cause (``stack``) or tells more about it (``unknown``).
     """
 
     fp32: str | None = None
@@ -306,10 +307,10 @@ class CauseShape(Part):
     """Why a run failed; see :class:`qguard.judging.cause.Cause`.
 
     Attributes:
-        kind: ``stack``: fp32 itself differs from the golden. ``loss``: quantization loses it. ``artifact``: the file computes
-            something else. ``unknown``: fp32 could not be run, or an older version did not say.
-        facts: What that rests on.
-        text: For people.
+        kind: ``stack``: fp32 itself differs from the golden. ``loss``: quantization loses accuracy. ``artifact``: the file
+            computes something else. ``unknown``: fp32 could not be run, or an older version did not store the kind.
+        facts: The measured facts behind the kind.
+        text: The cause in words.
     """
 
     kind: Literal["stack", "loss", "artifact", "unknown"]
@@ -321,27 +322,28 @@ class RunShape(Part):
     """One precision of a model on a suite.
 
     Attributes:
-        model: Its name in the configuration.
-        precision: Its name, without the runtime.
-        runtime: What computed.
-        vectors: How they are stored.
-        suite: What it was judged on.
-        verdict: Fails with any check; passes only if every gate test has measured.
+        model: Name of the model in the configuration.
+        precision: Name of the precision, without the runtime.
+        runtime: Name of the runtime that computed the vectors.
+        vectors: Kind of the stored vectors.
+        suite: Name of the suite.
+        verdict: ``fail`` if any check fails; ``pass`` only if every gate test measured.
         missing: Gate tests that did not measure.
-        left_out: What was not measured on purpose: metric families, or stems of metrics' names; ``tokenizer`` where the
-            tokenizer that was used is not proved to be the model's.
-        left_out_because: Why, of each; missing in reports of older versions, in which the project or an option turned it off.
-        texts_left_out: Texts of the suite that its golden holds no vector of, each with why.
-        errors: What stopped a gate test.
-        checks: Every value.
+        left_out: What was deliberately not measured: metric families or stems of metric names. ``tokenizer`` means that
+            the tokenizer in use is not proved to be the model's.
+        left_out_because: The reason for each entry of ``left_out``. Missing in reports of older versions, where the project
+            or an option turned it off.
+        texts_left_out: Texts of the suite that have no vector in the golden, each with the reason.
+        errors: Errors that stopped a gate test.
+        checks: Every check.
         latency: Every comparison of times.
-        artifact: What was judged.
-        device: Where torch computed.
-        changed: Versions that differ from those the golden was recorded with.
-        stored: How vectors are stored, where they are quantized.
-        cause: Of a failure: drift of the stack, loss by quantization, or another model; ``null`` where it was not looked for.
-        host: The kind of machine: CPU, instruction sets, cores, versions; no name.
-        details: What the page shows.
+        artifact: Files of the judged artifact.
+        device: Device that torch computed on.
+        changed: Versions that differ from those that the golden was recorded with.
+        stored: How quantized vectors are stored.
+        cause: Cause of a failure: drift of the stack, loss by quantization, or another model; ``null`` if none was looked for.
+        host: The kind of machine: CPU, instruction sets, cores and versions, without a host name.
+        details: What the HTML page shows.
     """
 
     model: str
@@ -370,11 +372,11 @@ class ReportShape(Part):
     """A whole report; see :func:`qguard.report.assemble`.
 
     Attributes:
-        schema: Of this shape.
-        qguard: The version that wrote it.
-        verdict: The worst of the runs'.
-        runs: One for each precision, model and suite.
-        texts: Suite → key → text, of those that details name; each once.
+        schema: Version of this shape.
+        qguard: Version of qguard that wrote the report.
+        verdict: The worst verdict of the runs.
+        runs: One run for each precision, model and suite.
+        texts: Suite → key → text, once for each text that ``details`` refers to.
     """
 
     schema_: Literal[2] = Field(alias="schema")
@@ -385,10 +387,10 @@ class ReportShape(Part):
 
 
 def checked(report: Any, name: str = "the report") -> dict[str, Any]:
-    """A report of schema 2 with everything in it that this version knows of, missing parts by their defaults.
+    """A report of schema 2 with every field that this version knows; missing fields get their defaults.
 
     Raises:
-        UsageProblem: naming the first field that no report has, or the first one missing.
+        UsageProblem: with the first field that is invalid or missing.
     """
     try:
         return ReportShape.model_validate(upgraded(report, name)).model_dump(by_alias=True)
@@ -396,16 +398,16 @@ def checked(report: Any, name: str = "the report") -> dict[str, Any]:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UsageProblem(
-            f"{name} is no report of this version, or is damaged: {where}: {first['msg']}; expected schema {SCHEMA}, as "
+            f"{name} is damaged or is not a report of this version: {where}: {first['msg']}; expected schema {SCHEMA}, as "
             "written by pytest --precision int8 --qguard-report=r.json"
         ) from None
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A saved report, as it was saved; one of schema 1 as schema 2.
+    """A saved report, unchanged. A report of schema 1 is returned as schema 2.
 
     Raises:
-        UsageProblem: for what is no report.
+        UsageProblem: for a file that is not a report.
     """
     report: dict[str, Any] = upgraded(read_json(path, UsageProblem), str(path))
     checked(report, str(path))
@@ -413,14 +415,14 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def upgraded(report: Any, name: str = "the report") -> Any:
-    """A report of schema 1 as one of schema 2: bounds and causes, which were text, as values.
+    """A report of schema 1 as schema 2: bounds and causes, which were text, become values.
 
     Args:
-        report: Of schema 1; anything else is returned as it is.
-        name: For the message.
+        report: A report of schema 1. Anything else is returned unchanged.
+        name: Name of the report in the message.
 
     Raises:
-        UsageProblem: for a bound that is none.
+        UsageProblem: for a bound that cannot be parsed.
     """
     if not isinstance(report, dict) or report.get("schema") != 1:
         return report
@@ -435,7 +437,7 @@ def upgraded(report: Any, name: str = "the report") -> Any:
 
 
 def _finding(found: Any) -> Any:
-    """A title began with the precision, or was the name of a test."""
+    """The title of a finding of schema 1 began with the precision, or was the name of a test."""
     title = found.get("title") if isinstance(found, dict) else None
     return {**found, "precision": title.split()[0]} if isinstance(title, str) and title.strip() else found
 
@@ -492,7 +494,7 @@ _QUANTIZED = {
 
 
 def _cause(words: str) -> dict[str, Any]:
-    """A cause of schema 1; words that no version wrote are kept, of the kind ``unknown``."""
+    """A cause of schema 1. Text that no version wrote is kept, with the kind ``unknown``."""
     for kind, pattern in _CAUSES.items():
         if found := re.fullmatch(pattern, words, re.DOTALL):
             said = {k: v for k, v in found.groupdict().items() if v is not None}

@@ -29,18 +29,20 @@ def failure_text(
     diagnose: str = "",
     items: str = "",
 ) -> str:
-    """What failed, by how much, on which text, why and what to do, in the first ten lines of 80 columns; then all the rest.
+    """The text of a failed gate test.
+
+    The first ten lines fit 80 columns. They say what failed, by how much, on which text, why, and what to do. The values follow.
 
     Args:
-        precision: What was judged.
-        suite: Its name.
-        checks: Of one metric family, at least one of them failed.
-        changed: Versions that moved since the golden.
+        precision: The judged precision.
+        suite: Name of the suite.
+        checks: All checks of one metric family; at least one of them failed.
+        changed: Versions that changed since the golden was recorded.
         holds: What the artifact's files compute; see :func:`qguard.judging.artifact.summary`.
-        fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that is nothing else.
+        fp32: The precision that repeats the golden's computation: in torch, or in ONNX for a model that comes as ONNX alone.
         cause: Drift of the stack or loss by quantization; see :func:`qguard.judging.cause.find_cause`.
-        diagnose: The command that says which stage and layer lose it, where there is one.
-        items: What the judged items are of, where that is not the suite.
+        diagnose: The command that shows which stage and layer lose accuracy, if there is one.
+        items: Source of the judged items, if it is not the suite.
     """
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.accepted is not None, c.slice is not None))
     case = Case(precision.name, str(precision.plain), precision.vectors, suite, failed, cause, diagnose, fp32)
@@ -162,18 +164,18 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         ]
         if stored := run.get("stored"):
             lines.append(
-                f"       {stored['bytes']} bytes a vector, float32 {stored['float32_bytes']}; "
-                f"latency is that of {stored['latency_of']}: vectors are quantized after the model ran"
+                f"       {stored['bytes']} bytes per vector, float32 {stored['float32_bytes']}; "
+                f"latency is measured for {stored['latency_of']}: vectors are quantized after the model ran"
             )
             if ranges := stored["calibration"]:
-                lines.append(f"       ranges of {ranges['texts']} {ranges['part']} of {ranges['suite']}, fp32")
+                lines.append(f"       ranges from {ranges['texts']} {ranges['part']} of {ranges['suite']} in fp32")
         if cause := cause_of(run):
             lines.append(f"       {told(cause)}")
         lines += _effects(run["checks"])
         for text in left_out(run):
             lines += textwrap.wrap(text, 120, initial_indent="  left out: ", subsequent_indent=" " * 7)
         if texts := run.get("texts_left_out"):
-            lines.append(f"  texts of {run['suite']} that the golden leaves out, so that nothing judges them: {len(texts)}")
+            lines.append(f"  texts of {run['suite']} that the golden leaves out and no gate judges: {len(texts)}")
             lines += [f"       {t}" for t in texts[:_LISTED]]
             lines += [f"       and {len(texts) - _LISTED} more"] if len(texts) > _LISTED else []
         lines += [f"  not measured: {', '.join(run['missing'])}"] if run["missing"] else []
@@ -203,24 +205,24 @@ def _accepted(checks: list[dict[str, Any]]) -> list[str]:
     held = [c for c in checks if c.get("accepted")]
     lines = [f"  FAIL {c['name']:<30} {c['accepted']}" for c in held if c["outcome"] == "fail"]
     if good := [c for c in held if c["outcome"] == "pass"]:
-        lines.append(f"  ok   {len(good)} of {len(held)} accepted scores are held, within their noise")
+        lines.append(f"  ok   {len(good)} of {len(held)} accepted scores hold within their noise")
     return lines
 
 
 def _effects(checks: list[dict[str, Any]]) -> list[str]:
-    """What holds its gate and still is worth knowing: vectors that depend on the batch, products that could overflow."""
+    """Effects that pass their gates but are worth knowing: vectors that depend on the batch, products that could overflow."""
     values = {c["name"]: c for c in checks if c["slice"] is None}
     lines = []
     batch = values.get("invariance.batch_cosine_min")
     if batch and batch["value"] < 0.999:
         lines.append(
-            f"       a text's vector depends on its batch: cosine down to {batch['value']:.4f} between alone and in a batch "
-            f"({batch['items']} texts)"
+            f"       a text's vector depends on its batch: lowest cosine {batch['value']:.4f} between encoding it alone and in "
+            f"a batch ({batch['items']} texts)"
         )
     overflow = values.get("artifact.saturation")
     if overflow and overflow["value"] > 0 and overflow["outcome"] == "reported":
         lines.append(
-            f"       on x86 without VNNI {overflow['value']:.0%} of output channels could overflow 16 bits; there, run with "
+            f"       on x86 without VNNI {overflow['value']:.0%} of output channels could overflow 16 bits; run there with "
             f"session.x64quantprecision=1"
         )
     return lines
