@@ -117,21 +117,21 @@ class Registry(Mapping[str, R], Generic[R]):
             found: Any = point.load()
         except Exception as e:  # whatever the other package does when it is imported
             raise RegistryProblem(
-                f"{where}: it cannot be loaded ({first_line(e)}); mend that package or remove it: {_remove(point)}"
+                f"{where}: it cannot be loaded ({first_line(e)}); fix that package or remove it: {_remove(point)}"
             ) from e
         records = list(found) if isinstance(found, list | tuple) else [found]
         for record in records:
             if not isinstance(record, self.kind):
                 raise RegistryProblem(
                     f"{where}: expected a {self.kind.__module__}.{self.kind.__name__}, found a {type(record).__name__}; "
-                    f"mend that package or remove it: {_remove(point)}"
+                    f"fix that package or remove it: {_remove(point)}"
                 )
         return records
 
     def _add(self, parts: dict[str, R], record: R, package: str) -> None:
         whose = f"{self.noun} {record.name!r} of {package}"
         if record.name in parts:
-            raise RegistryProblem(f"{whose}: there is one of that name already; give it another name")
+            raise RegistryProblem(f"{whose}: that name is taken already; give it another name")
         if lacks := list(record.lacks()):
             raise RegistryProblem(f"{whose} is not complete: {'; '.join(lacks)}")
         parts[record.name] = record

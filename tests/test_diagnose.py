@@ -253,7 +253,7 @@ def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, 
     before, after, whole = found.exclusion.bytes
     assert before < after < whole
     assert min(found.exclusion.speed) > 0
-    assert found.conclusion.startswith("Excluding 1 of 4 layers turns the gates of accuracy green")
+    assert found.conclusion.startswith("Excluding 1 of 4 layers makes the accuracy gates pass")
 
 
 def test_per_tensor_weights_cost_in_every_layer(fp32_onnx, minilm, token_ids, tmp_path):

@@ -99,7 +99,7 @@ def test_fp32_that_moves_with_nothing_else_is_a_change_of_the_stack(small, minil
         vectors = old.vectors + np.float32(step)
         found = review("minilm/own", old, minilm, harness.suite("own"), vectors, old.token_ids, new)
         assert found.parts == parts
-    with pytest.raises(GoldenProblem, match=r"\[stack\] the libraries compute something else: fp32 .* torch .* → 9.9"):
+    with pytest.raises(GoldenProblem, match=r"\[stack\] the libraries compute other vectors: fp32 .* torch .* → 9.9"):
         refuse_unnamed(found, "", (), "minilm", "own")
     refuse_unnamed(found, "", ("stack",), "minilm", "own")
 
@@ -116,7 +116,7 @@ def test_texts_that_stay_are_compared_when_the_suite_changes(small, minilm, tmp_
     hashes = {**old.manifest["hashes"], "suite": suite.sha256}
     found = review("minilm/own", old, minilm, suite, vectors, ids, {**old.manifest, "hashes": hashes, "data_sha256": "0"})
     text = "\n".join(found.lines)
-    assert "texts: 117 → 98: 1 new, 20 gone; what follows is of the 97 that stay" in text
+    assert "texts: 117 → 98: 1 new, 20 gone; the comparison covers the 97 that stay" in text
     assert "vectors: 1 of 97 texts moved" in text
     assert found.parts == ("stack",)  # a new suite does not hide that fp32 moved
 

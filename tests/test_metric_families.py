@@ -69,7 +69,7 @@ def test_a_registry_refuses_an_incomplete_record_and_a_second_of_one_name():
     assert list(registry(WHOLE)) == ["embedding"]
     with pytest.raises(RegistryProblem, match="'embedding' of qguard is not complete: no gate test judges it"):
         len(registry(replace(WHOLE, test="")))
-    with pytest.raises(RegistryProblem, match="there is one of that name already"):
+    with pytest.raises(RegistryProblem, match="that name is taken already"):
         len(registry(WHOLE, WHOLE))
     with pytest.raises(UsageProblem, match="unknown metric family 'embeding'; did you mean embedding"):
         registry(WHOLE).find("embeding")

@@ -103,7 +103,7 @@ def test_an_opset_in_which_a_scale_is_one_number_is_named(judge, static, tmp_pat
     for version in (10, 12):
         metric, text = judge(faults.older_opset(static, tmp_path / "m.onnx", version))
         assert metric == "artifact.opset"
-        assert "know one scale an output channel from opset 13 on" in text
+        assert "support one scale per output channel from opset 13 on" in text
         assert f"artifact.opset {version}" in text
 
 

@@ -33,7 +33,7 @@ def test_a_declared_float_layer_is_left_out_and_told_of(one_left_out, minilm):
 
 
 def test_excluding_everything_is_an_error(int8, minilm):
-    with pytest.raises(ArtifactProblem, match=r"no weight multiplication .* beside those that the recipe excludes \(\*\)"):
+    with pytest.raises(ArtifactProblem, match=r"no weight multiplication .* besides those that the recipe excludes \(\*\)"):
         values(int8.file, minilm, replace(INT8, excluded=("*",)))
 
 

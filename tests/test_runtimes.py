@@ -130,7 +130,7 @@ def test_what_needs_files_is_refused_before_anything_runs(project):
     for args, words in (
         (["--qguard-attest=v.json"], "a verdict is bound to an artifact's files, and int8@served has none"),
         (["--artifact=a"], "int8@served is kept by its runtime 'served', which reads no files"),
-        (["--baseline-artifact=a"], "a baseline compares latency, and int8@served has none here: served is not timed"),
+        (["--baseline-artifact=a"], "a baseline is for latency, which is not measured for int8@served here: served is not timed"),
     ):
         code, out = project(*SERVED_GATES, *args)
         assert code == 4

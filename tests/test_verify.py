@@ -351,7 +351,7 @@ def test_a_tampering_is_refused_with_the_reason_and_what_mends_it(case, capsys, 
     assert case() == 1
     text = "".join(capsys.readouterr())
     assert re.search(TAMPERINGS[tamper], text), text
-    assert "to mend it: " in text or "; " in text
+    assert "to fix it: " in text or "; " in text
     assert "Traceback" not in text
 
 

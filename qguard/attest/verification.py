@@ -123,7 +123,7 @@ def _result(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     bad = [*p.failedTests, *p.warnedTests]
     if p.result != PASSED:
         found = f"{p.result}: {listed(bad) or 'no test is named'}"
-        yield Refusal("result", PASSED, found, f"mend what failed, then {asked.again}")
+        yield Refusal("result", PASSED, found, f"fix what failed, then {asked.again}")
     elif bad:
         yield Refusal("result", "no failed test of what PASSED", listed(bad), f"it was edited: {asked.again}")
 

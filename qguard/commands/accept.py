@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
             raise UsageProblem('accepting needs a reason for its reviewers: --reason "…"')  # before minutes of measuring
         report, root = measure_now(session, precisions, lambda what: print(f"{what} …", file=sys.stderr)), config.golden_root
     lines = accept(report, root, args.reason, args.lower)
-    say("\n".join(lines) or "nothing new: every value is the accepted one, or the report holds none that can be accepted")
+    say("\n".join(lines) or "nothing new: every value is already accepted, or the report has none that can be accepted")
     return 0

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         except OSError as e:
             raise UsageProblem(f"--json {args.json}: cannot be written: {e.strerror or e}") from e
     for mend in dict.fromkeys(r.mend for r in refusals):
-        say("\n".join([*(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to mend it: {mend}"]))
+        say("\n".join([*(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to fix it: {mend}"]))
     if refusals:
         return 1
     signed = "signed by the given key" if found.authentic else "not authenticated: --key PUBLIC.pem checks a signature"

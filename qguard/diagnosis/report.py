@@ -91,7 +91,7 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
         out.print(visible(f"  {unit.layer}"), markup=False)
     out.print(f"as a list for a quantizer of the fp32 export: nodes_to_exclude={_nodes(e.chosen)!r}", markup=False)
     if e.left:
-        out.print("what stands in the way then:")
+        out.print("gates that still fail then:")
         for line in e.left:
             out.print(f"  {line}", markup=False)
 

@@ -23,12 +23,12 @@ EXPLAINED = {"I8": 0.08, "I4": 0.3, "F16": 0.005, "BF16": 0.02}
 EXACT = 0.01
 FAR = 5.0  # times the median of linear layers: a per-tensor file has a large error in all of them
 _WHY = {
-    "artifact.granularity": "a property of the file, which no exclusion changes: quantize it again, per channel",
-    "artifact.weight_error": "weights far from fp32's, in every layer that keeps a scale per tensor: quantize again, per channel",
+    "artifact.granularity": "this is a property of the file, which no exclusion changes: quantize again, per channel",
+    "artifact.weight_error": "every layer with one scale per tensor has weights far from fp32's: quantize again, per channel",
     "artifact.quantized_ops": "excluded layers are float: state how many you accept as this gate's bound",
     "artifact.quantized_bytes": "excluded layers are float: state how many you accept as this gate's bound",
-    "artifact.size_ratio": "what excluded layers cost: state the size that you accept as this gate's bound",
-    "invariance": "activation ranges are those of the batch, which excluding layers does not change: calibrate fixed ranges",
+    "artifact.size_ratio": "excluded layers make the file larger: state the size that you accept as this gate's bound",
+    "invariance": "activation ranges come from the batch, which excluding layers does not change: calibrate fixed ranges",
 }
 
 
@@ -80,7 +80,7 @@ def conclude(
     """The conclusion, and whether anything is wrong; ``far`` as of :func:`qguard.judging.cause.too_far`."""
     if wrong := [s for s in stages if s.fault]:
         first = wrong[0]
-        return f"It is the {first.name}: {first.words}. Excluding layers would not help; mend this first.", True
+        return f"It is the {first.name}: {first.words}. Excluding layers would not help; fix this first.", True
     if far:
         words = "No stage by itself explains it" if stages else "No stage could be compared"
         return f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}: {how_far(far)}. {words}. {CHECK}.", True
@@ -94,13 +94,13 @@ def conclude(
             held = "All gates hold" if judged else "No stage is wrong"
             return f"{held}; {worst}.", bool(bad) and len(bad) <= 2
         if exclusion is not None:
-            return f"No exclusion helps: with every layer in fp32 gates still fail. {_source(artifact)}; {worst}.", True
+            return f"No exclusion helps: gates still fail with every layer in fp32. {_source(artifact)}; {worst}.", True
         accuracy = "" if judged else "The gates were not judged. "
-        return f"{accuracy}What fails is no layer's loss of accuracy: {'; '.join(failing)}. {worst[0].upper()}{worst[1:]}.", True
+        return f"{accuracy}The failures are not a layer's loss of accuracy: {'; '.join(failing)}. {worst[0].upper()}{worst[1:]}.", True
     chosen, all_units = exclusion.chosen, exclusion.costs
-    words = f"Excluding {len(chosen)} of {len(all_units)} layers turns the gates of accuracy green; {worst}."
+    words = f"Excluding {len(chosen)} of {len(all_units)} layers makes the accuracy gates pass; {worst}."
     if len(chosen) > len(all_units) / 2:
-        words += f" So many are no single layer's fault: {_source(artifact)}."
+        words += f" With so many layers, no single one is at fault: {_source(artifact)}."
     return words, True
 
 
@@ -108,9 +108,9 @@ def _source(artifact: Artifact) -> str:
     """What loses accuracy everywhere in a file, as its layers say."""
     layers = [x for x in read_layers(artifact).layers if x.computes != LOOKUP and x.quantized]
     if any(x.granularity == PER_TENSOR for x in layers):
-        return "weights have one scale a tensor: quantize per channel"
+        return "weights have one scale per tensor: quantize per channel"
     if any(x.activations.startswith("dynamic") for x in layers):
-        return "activation ranges are those of the batch: a static recipe fixes them"
+        return "activation ranges come from the batch: a static recipe fixes them"
     if any(x.activations == "static" for x in layers):
-        return "look at the calibration: texts like those that judge, and enough of them"
+        return "check the calibration: it needs enough texts, similar to those of the suite"
     return f"weights of {layers[0].bits if layers else 8} bits are too coarse for these gates"

@@ -85,7 +85,7 @@ def unfit(golden: Golden, accepted: list[dict[str, Any]]) -> Iterator[Finding]:
         state = "missing"
         if path.exists():
             found = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-            state = f"not the one that the manifest seals (SHA-256 {found}, not {golden.manifest['summary_sha256'][:8]})"
+            state = f"not the file that the manifest describes (SHA-256 {found}, not {golden.manifest['summary_sha256'][:8]})"
         mend = f"restore it from version control, or: {update_command(*where.split('/', 1))}"
         yield Finding(f"{where}/{SUMMARY}", f"{state}; {mend}", UNMEASURABLE)
     hashes = golden.manifest["hashes"]
@@ -98,12 +98,12 @@ def unfit(golden: Golden, accepted: list[dict[str, Any]]) -> Iterator[Finding]:
     for precision, count in old.items():
         yield Finding(
             f"{where}/{ACCEPTED}",
-            f"{count} scores of {precision} were accepted on other texts or weights and hold nothing; accept them anew: "
+            f"{count} scores of {precision} were accepted on other texts or weights and no longer apply; accept them again: "
             f'qguard accept --precision {precision} --suite {folder.name} --reason "…"',
         )
 
 
-def _foreign(root: Path, path: Path, why: str = "part of no golden") -> Finding:
+def _foreign(root: Path, path: Path, why: str = "does not belong to a golden") -> Finding:
     return Finding(path.relative_to(root).as_posix(), f"foreign: {why}; {_remove(root, path)}")
 
 

@@ -9,11 +9,11 @@ from qguard.goldens.review import PARTS, Review
 from qguard.goldens.stored import update_command
 
 RULE = {
-    "weights": "the weights are others",
+    "weights": "the weights changed",
     "tokenizer": "the tokenizer changed",
     "pipeline": "pooling, normalization, lengths or prompts changed",
-    "stack": "the libraries compute something else",
-    "quality": "the labels say that fp32 itself became worse",
+    "stack": "the libraries compute other vectors",
+    "quality": "the labels show that fp32 itself became worse",
 }
 
 

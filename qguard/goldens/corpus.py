@@ -107,7 +107,7 @@ def compare_block(golden: Golden, suite: Suite, model: Model, number: int, diges
     documents = next(islice(suite.corpus.blocks(block, number * block), 1))
     texts = [d.text for d in documents]
     own = TextTokenizer.open(model.root, model.pipeline)(texts, ["document"] * len(texts))
-    where = f"token ids of documents differ from the golden's, in the {len(texts)} from {documents[0].id!r} on"
+    where = f"token ids of documents differ from the golden's among the {len(texts)} documents from {documents[0].id!r} on"
     if digest_of(own) != golden.retrieved.tokens[number]:
         raise GoldenProblem(
             f"{where}: the tokenizer changed, the model's own gives others too. It is neither the quantization nor the artifact. "

@@ -118,7 +118,7 @@ def review(
         lines += _neighbours(suite, old, vectors, before, after)
     if not other and old.retrieved and retrieved:
         queries, tokens = old.retrieved.moved(retrieved)
-        lines += [queries, f"tokens: {tokens or 'none of a document changes'}"]
+        lines += [queries, f"tokens: {tokens or 'no token of a document changes'}"]
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}; {tokens}" if "tokenizer" in details else tokens
     if not other:
@@ -127,7 +127,7 @@ def review(
         if fallen := [q for q in scores if q.fell > 0]:
             details["quality"] = "; ".join(map(str, fallen))
     if same and changed:
-        lines.append(f"{SUMMARY}: written anew, the data stay")
+        lines.append(f"{SUMMARY}: written again; the data do not change")
     return Review(name, False, changed, tuple(p for p in PARTS if p in details), details, tuple(lines))
 
 
@@ -159,8 +159,8 @@ def _texts(old: int, new: int, kept: int, other_suite: bool) -> list[str]:
     if not other_suite:
         return [f"texts: {new}"]
     if not kept:
-        return [f"texts: {old} → {new}, none of them known to stay: nothing else can be compared"]
-    return [f"texts: {old} → {new}: {new - kept} new, {old - kept} gone; what follows is of the {kept} that stay"]
+        return [f"texts: {old} → {new}, no text is known to be kept, so nothing else can be compared"]
+    return [f"texts: {old} → {new}: {new - kept} new, {old - kept} gone; the comparison covers the {kept} that stay"]
 
 
 def _moved(suite: Suite, change: NDArray[np.float64], old: NDArray[Any], new: NDArray[Any], rows: NDArray[np.int64]) -> list[str]:

@@ -109,7 +109,7 @@ def read(folder: Path) -> Golden:
                 break
             time.sleep(0.005)
     if manifest.get("schema") != SCHEMA:
-        raise GoldenProblem(f"{where}: schema {manifest.get('schema')!r}, expected {SCHEMA}; record it anew: {mend}")
+        raise GoldenProblem(f"{where}: schema {manifest.get('schema')!r}, expected {SCHEMA}; record it again: {mend}")
     if manifest != seal(manifest):
         raise GoldenProblem(
             f"{where}: manifest.json was edited by hand (its manifest_sha256 does not fit); restore it from version control, "

@@ -1,4 +1,4 @@
-"""Is the artifact what its recipe says? Counted in its own files, never taken from a name."""
+"""Checks that the artifact is what its recipe says. Everything is counted in its own files, and no name is trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qguard.precisions.recipe import WIDTHS
 
 # What every recipe's files must hold, whatever its precision is called; a project's own gate replaces a bound.
 BOUNDS = {
-    "artifact.quantized_ops": Bound(">=", 1),  # one layer left in float, in silence, is not the promised precision
+    "artifact.quantized_ops": Bound(">=", 1),  # with one layer left in float, the file does not have the promised precision
     "artifact.quantized_bytes": Bound(">=", 0.99),  # a small table that no quantizer knows may stay float
     "artifact.granularity": Bound(">=", 1),  # per-channel that became per-tensor costs MiniLM one neighbor in ten
 }
@@ -61,8 +61,8 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
     layers = [_run_in(runtime, x, artifact, recipe) for x in contents.layers if not _excluded(x, recipe)]
     multiplied = [x for x in layers if x.computes != LOOKUP]
     if not multiplied:
-        what = f" beside those that the recipe excludes ({', '.join(recipe.excluded)})" if recipe.excluded else ""
-        raise ArtifactProblem(f"the artifact holds no weight multiplication that is known to qguard{what}")
+        what = f" besides those that the recipe excludes ({', '.join(recipe.excluded)})" if recipe.excluded else ""
+        raise ArtifactProblem(f"the artifact holds no weight multiplication that qguard knows{what}")
     wrong = [x for x in multiplied if not _as_promised(x, recipe)]
     promise = ("" if recipe.integer else "weight-only " if recipe.stores_integers else "") + recipe.weights
     found = [
@@ -185,7 +185,7 @@ def _ranges(contents: Contents) -> list[Measured]:
         return []
     wide = sorted((r for r in contents.ranges if r[1] > WIDEST), key=lambda r: -r[1])[:_SHOWN]
     why = "a mask's sentinel was calibrated with the values"
-    shown = tuple(f"{name}: few steps over a range of {width:.3g}; {why}" for name, width in wide)
+    shown = tuple(f"{name}: a range of {width:.3g} leaves few steps for the values; {why}" for name, width in wide)
     most = max(width for _, width in contents.ranges)
     return [Measured("artifact.activation_range", None, most, len(contents.ranges), False, shown, Bound("<=", WIDEST))]
 
@@ -196,9 +196,9 @@ def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
     need = 0 if recipe.granularity in (None, PER_TENSOR) else contents.needs_opset
     shown: tuple[str, ...] = ()
     if contents.opset < need:
-        what = "scales a block of inputs" if need > 13 else "one scale an output channel"
+        what = "one scale per block of inputs" if need > 13 else "one scale per output channel"
         shown = (
-            f"QuantizeLinear and DequantizeLinear know {what} from opset {need} on; below, one scale serves the whole tensor",
+            f"QuantizeLinear and DequantizeLinear support {what} from opset {need} on; below, one scale applies to the whole tensor",
         )
     return [Measured("artifact.opset", None, contents.opset, 1, True, shown, Bound(">=", need) if need else None)]
 
@@ -216,7 +216,7 @@ def _saturation(layers: Sequence[Layer], artifact: Artifact) -> list[Measured]:
     shown = [f"{x.name}: {n} of {of} output channels can overflow" for x, n, of in hit[:_SHOWN]]
     exact = artifact.file is not None and exact_products(artifact.file)
     if hit:
-        where = "this CPU is one" if saturates() else "this CPU has VNNI or is no x86"
+        where = "such as this CPU" if saturates() else "this CPU has VNNI or is not x86"
         done = f"set here, as {OPTIONS_FILE} declares" if exact else f"declare it in {OPTIONS_FILE} beside the file"
         shown.append(
             f"x86 without VNNI ({where}) adds products of unsigned activations and signed weights in 16 bits that saturate. Run "

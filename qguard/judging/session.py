@@ -68,7 +68,9 @@ class Session:
                     f"--artifact: {precision} is kept by its runtime {precision.runtime!r}, which reads no files; leave it out"
                 )
             if self.has_baseline and (why := precision.runs_in.cannot_measure("latency")):
-                raise UsageProblem(f"a baseline compares latency, and {precision} has none here: {why}; judge it without")
+                raise UsageProblem(
+                    f"a baseline is for latency, which is not measured for {precision} here: {why}; leave the baseline out"
+                )
         if self.has_baseline and precisions and all(p.vectors != FLOAT for p in precisions):
             raise UsageProblem(
                 f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
@@ -83,7 +85,7 @@ class Session:
         return self.baseline_path is not None or self.baseline_python is not None
 
     def _refuse_idle_gates(self, precisions: list[Precision]) -> None:
-        """A gate of the project on task quality needs a suite with such labels: it would hold in silence."""
+        """A gate of the project on task quality needs a suite with such labels; without one, nothing would ever judge it."""
         wanted = {key for gates in self.config.gates.values() for key in gates if key.startswith(f"{TASK}.")}
         if not wanted or not all(self.readable(s) for s in self.config.suites):
             return
