@@ -81,7 +81,8 @@ def _found(folder: Path, scope: Scope) -> list[dict[str, Any]]:
     for e in entries:
         numbers = (e.get("value"), e.get("standard_error"))
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in numbers) or not isinstance(e.get("metric"), str):
-            raise GoldenProblem(f"{folder.parent.name}/{folder.name}/accepted.json: a damaged score; restore it or accept it again")
+            where = f"{folder.parent.name}/{folder.name}/accepted.json"
+            raise GoldenProblem(f"{where}: a damaged score; restore it or accept it again")
     return entries
 
 

@@ -134,7 +134,7 @@ def padding(alone: Sequence[Array], padded: Sequence[Array], cores: Sequence[flo
     if (core is not None and core > 0.01) or (core is None and change > 0.3):
         words = f"padding changes hidden states by {change:.0%}: attention sees it. The attention mask does not reach attention"
         return Stage(MASK, True, f"{words}; export the model with attention_mask as an input", change)
-    why = "attention itself masks padding, but activation ranges come from the batch" if core is not None else "ranges of the batch"
+    why = "attention masks padding, but activation ranges come from the batch" if core is not None else "ranges of the batch"
     return Stage(MASK, False, f"padding changes hidden states by {change:.1%}: {why}", change)
 
 

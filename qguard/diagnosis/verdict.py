@@ -96,7 +96,10 @@ def conclude(
         if exclusion is not None:
             return f"No exclusion helps: gates still fail with every layer in fp32. {_source(artifact)}; {worst}.", True
         accuracy = "" if judged else "The gates were not judged. "
-        return f"{accuracy}The failures are not a layer's loss of accuracy: {'; '.join(failing)}. {worst[0].upper()}{worst[1:]}.", True
+        return (
+            f"{accuracy}No layer's loss of accuracy causes the failures: {'; '.join(failing)}. {worst[0].upper()}{worst[1:]}.",
+            True,
+        )
     chosen, all_units = exclusion.chosen, exclusion.costs
     words = f"Excluding {len(chosen)} of {len(all_units)} layers makes the accuracy gates pass; {worst}."
     if len(chosen) > len(all_units) / 2:

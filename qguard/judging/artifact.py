@@ -198,7 +198,7 @@ def _opset(contents: Contents, recipe: Recipe) -> list[Measured]:
     if contents.opset < need:
         what = "one scale per block of inputs" if need > 13 else "one scale per output channel"
         shown = (
-            f"QuantizeLinear and DequantizeLinear support {what} from opset {need} on; below, one scale applies to the whole tensor",
+            f"QuantizeLinear and DequantizeLinear support {what} from opset {need} on; before, one scale serves the whole tensor",
         )
     return [Measured("artifact.opset", None, contents.opset, 1, True, shown, Bound(">=", need) if need else None)]
 
