@@ -64,8 +64,8 @@ PIECES = [  # file, what is left out of it, and the words that say so
     ("fortunes.py", r"(?s)def rows.*(?=FORMAT)", "has no function rows"),
     ("table.py", r", render", "does not say what renders it"),
     ("shrunk.py", r"    what=.*\n", "does not say what goes wrong"),
-    ("shrunk.py", r"    expected=.*\n", "no part of the gate is meant to see it"),
-    ("shrunk.py", r"    make=make,\n", "does not say what makes it"),
+    ("shrunk.py", r"    expected=.*\n", "no part of the gate should catch it"),
+    ("shrunk.py", r"    make=make,\n", "does not say how it is made"),
 ]
 
 

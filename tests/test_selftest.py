@@ -236,7 +236,7 @@ def test_a_hole_is_named_with_the_gate_that_closes_it(lax, tmp_path, capsys):
     out = capsys.readouterr().out
     assert code == 1
     assert "| golden-edited | 1 digit of a vector" in " ".join(out.split())
-    assert "hole: pooling-wrong (first token, or the mean) of minilm is missed; the default gate would see it: " in out
+    assert "hole: pooling-wrong (first token, or the mean) of minilm is missed; the default gate would catch it: " in out
     assert '[tool.qguard.gates.int8] "embedding.cosine_mean" = ">= 0.999"' in out
     assert "2 clean repeats in 2 processes: 0 false alarms" in out
     report = json.loads((tmp_path / "r.json").read_text())

@@ -1,4 +1,4 @@
-"""Faults: what has gone wrong for somebody when a model was quantized, stored or served, made again in the user's own model.
+"""Faults: known real-world failures of quantized, stored or served models, reproduced in the user's own model.
 
 A new fault is one function in its family's file and one line in :data:`_ALL`; another package adds one through the entry-point
 group ``qguard.faults``.
@@ -27,15 +27,15 @@ class Fault:
 
     Attributes:
         name: Stable, in kebab case.
-        what: In one line.
-        expected: The part of the gate that is meant to see it: ``golden`` (the current golden and the token ids), a metric
+        what: What goes wrong, in one line.
+        expected: The part of the gate that should catch it: ``golden`` (the current golden and the token ids), a metric
             family, or ``latency``.
-        seen: Where it happened to somebody; empty for bit rot and the like.
-        make: ``module:function``, or the function; it takes a :class:`~qguard.faults.site.FaultSite` and a severity's value.
-            A module without a dot is one of this package.
-        severities: Label → value, from the smallest to the full fault, which every gate should see.
-        needs: What it is put into: ``files`` of the artifact, ``tokens`` that go to the runtime. One that needs neither, such as
-            a damaged golden, also applies to a runtime that keeps the model, or takes texts.
+        seen: The report of a real case; empty for faults such as bit rot.
+        make: The function, or its name as ``module:function``. It takes a :class:`~qguard.faults.site.FaultSite` and the value
+            of a severity. A module name without a dot is a module of this package.
+        severities: Label → value, from the smallest fault to the full fault, which every gate should catch.
+        needs: What the fault changes: ``files`` of the artifact, or ``tokens`` that go to the runtime. A fault that needs
+            neither, such as a damaged golden, also applies to a runtime that keeps the model or takes texts.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Fault:
         if not self.what:
             yield "it does not say what goes wrong (what)"
         if self.expected not in ("golden", *FAMILIES):
-            yield f"no part of the gate is meant to see it (expected={self.expected!r}; known: golden, {', '.join(FAMILIES)})"
+            yield f"no part of the gate should catch it (expected={self.expected!r}; known: golden, {', '.join(FAMILIES)})"
         if not callable(self.make) and not re.fullmatch(r"[\w.]+:\w+", self.make):
-            yield f"it does not say what makes it: expected a function or 'module:function', found {self.make!r}"
+            yield f"it does not say how it is made: expected a function or 'module:function', found {self.make!r}"
         if not self.severities:
             yield "it has no severities"
         if strange := sorted(set(self.needs) - {"files", "tokens"}):
@@ -67,7 +67,7 @@ class Fault:
         return list(self.severities)[-1]
 
     def inject(self, site: FaultSite, severity: str) -> Candidate:
-        """Real files (or a real runtime) with the fault in them.
+        """Real files, or a real runtime, with the fault in them.
 
         Args:
             site: The sound artifact and an empty folder to work in.
@@ -78,9 +78,9 @@ class Fault:
         """
         record = site.precision.runs_in
         if "files" in self.needs and record.files == NO_FILES:
-            raise NotApplicable(f"runtime {record.name} keeps the model: there are no files to put it into")
+            raise NotApplicable(f"runtime {record.name} keeps the model: there are no files to change")
         if "tokens" in self.needs and record.takes == TEXTS:
-            raise NotApplicable(f"runtime {record.name} takes texts: no token ids go out that could be changed")
+            raise NotApplicable(f"runtime {record.name} takes texts: there are no token ids to change")
         return self._maker()(site, self.severities[severity])
 
     def _maker(self) -> Callable[..., Candidate]:
@@ -99,30 +99,30 @@ _ALL = (
           {"1 channel by 32": (1, 32), "1 layer by 2": (1.0, 2), "1 layer by 32": (1.0, 32)}),
     Fault("weight-bits-flipped", "bits of the stored weights are flipped", "artifact", "", "weights:flip_bits",
           {"1 bit": 1, "100 bits": 100, "1 byte in 1000": 0.001, "1 byte in 50": 0.02}),
-    Fault("head-zeroed", "attention heads give zero", "artifact", "", "weights:zero_heads",
+    Fault("head-zeroed", "attention heads return zero", "artifact", "", "weights:zero_heads",
           {"1 head": (1, 1), "1 head of each layer": (1, 0), "1 layer": (0, 1), "every layer": (0, 0)}),
     Fault("embedding-rows-swapped", "rows of the word embeddings are swapped", "ranking", "", "weights:swap_rows",
           {"2 rare words": "rare", "2 common words": "common", "every word with the next": "all"}),
     Fault("weights-of-another-revision", "the weights are not those that the golden was recorded from", "artifact", "",
           "weights:noise", {"1 % noise": 0.01, "4 % noise": 0.04, "20 % noise": 0.2, "unrelated": None}),
-    Fault("granularity-lost", "one scale for a whole matrix where each output channel had its own", "artifact",
+    Fault("granularity-lost", "one scale for a whole matrix instead of one per output channel", "artifact",
           "onnxruntime#12072, #21000", "recipe:per_tensor",
           {"1 layer": (1, False), "every layer": (0, False), "every layer, written per channel": (0, True)}),
     Fault("quantized-in-name-only", "the file computes in fp32", "artifact", "quant-regress", "recipe:no_op",
           {"1 layer": True, "the fp32 file": False}),
-    Fault("opset-too-old", "a scale is one number in the operator set that the file declares", "artifact",
+    Fault("opset-too-old", "the declared operator set supports only one scale per tensor", "artifact",
           "neural-compressor#819", "graph:opset", {"opset 10": 10}),
     # how it was calibrated
-    Fault("calibrated-on-few-texts", "activation ranges and rounding rest on too few texts", "ranking", "", "recipe:few_texts",
+    Fault("calibrated-on-few-texts", "activation ranges and rounding come from too few texts", "ranking", "", "recipe:few_texts",
           {"100 texts": 100, "10 texts": 10, "1 text": 1}),
-    Fault("calibrated-on-foreign-texts", "the calibration texts are none that anybody writes", "ranking", "pytorch#45185",
+    Fault("calibrated-on-foreign-texts", "the calibration texts are unlike any that users write", "ranking", "pytorch#45185",
           "recipe:foreign_texts", {"numbers and random words": "mixed", "random words": "words", "numbers": "digits"}),
-    Fault("range-clipped", "activation ranges are too narrow, as percentile calibration makes them", "embedding",
+    Fault("range-clipped", "activation ranges are too narrow, as after percentile calibration", "embedding",
           "onnxruntime#10571", "ranges:narrow",
           {"1 layer, a half": (1, 2), "every layer, a half": (0, 2), "every layer, an eighth": (0, 8)}),
-    Fault("mask-sentinel-in-range", "the mask's sentinel was calibrated with the values", "artifact", "Olive#1597",
+    Fault("mask-sentinel-in-range", "calibration included the mask's sentinel value", "artifact", "Olive#1597",
           "ranges:sentinel", {"-10000 in 1 layer": (1, 1e4), "-3.4e38 in every layer": (0, 3.4e38)}),
-    Fault("range-of-the-batch", "activation ranges are taken over the batch, so that neighbors move a vector", "invariance",
+    Fault("range-of-the-batch", "activation ranges come from the batch, so other texts in it move a vector", "invariance",
           "onnxruntime#10111, #8625", "ranges:dynamic",
           {"1 layer": 1, "every layer": 0}),
     # how the graph computes
@@ -133,44 +133,44 @@ _ALL = (
            "weights left out": ("weight", 0)}),
     Fault("gelu-changed", "a fusion replaces GELU", "embedding", "onnxruntime#11576", "graph:gelu",
           {"the tanh form": "FastGelu", "the sigmoid form": "QuickGelu", "ReLU": "Relu"}),
-    Fault("layers-removed", "fast, and wrong: the last layers are gone", "artifact", "pytorch#127402", "graph:remove_layers",
+    Fault("layers-removed", "the last layers are removed: the model is fast and wrong", "artifact", "pytorch#127402", "graph:remove_layers",
           {"the last layer": 1, "the last half": 0.5}),
     Fault("overflow", "values beyond 16-bit floats become infinite", "embedding", "onnxruntime#32600", "graph:overflow",
           {"1 text in 100": 0.01, "1 text in 10": 0.1, "every text": 1.0}),
     # what surrounds it
-    Fault("pooling-wrong", "another pooling than the model's", "embedding", "fastembed#384", "pipeline:pooling",
+    Fault("pooling-wrong", "the pooling is not the model's", "embedding", "fastembed#384", "pipeline:pooling",
           {"weighted mean": "weightedmean", "max": "max", "first token, or the mean": "cls"}),
     Fault("normalize-missing", "the last module is left out of the export", "embedding", "sentence-transformers#3258",
           "pipeline:normalize"),
     Fault("dense-missing", "a Dense head is skipped", "embedding", "", "pipeline:dense"),
     Fault("length-cut", "max_seq_length is smaller than the model's", "golden", "text-embeddings-inference#146",
           "pipeline:length", {"1 token less than the longest text": 0, "half of it": 0.5, "an eighth of it": 0.125}),
-    Fault("prompt-missing", "the prompts of queries and documents are gone", "golden", "embed-parity", "pipeline:no_prompts"),
-    Fault("prompt-added", "a prompt that the model was not trained with", "golden", "", "pipeline:prompt",
+    Fault("prompt-missing", "the prompts of queries and documents are missing", "golden", "embed-parity", "pipeline:no_prompts"),
+    Fault("prompt-added", "texts get a prompt that the model was not trained with", "golden", "", "pipeline:prompt",
           {"'query: '": "query: "}),
-    Fault("case-kept", "the tokenizer no longer lower-cases, or now does", "golden", "mteb#5377", "tokenizer:case"),
-    Fault("accents-kept", "the tokenizer no longer strips accents, or now does", "golden", "", "tokenizer:accents"),
-    Fault("special-token-wrong", "the special tokens around a text are others", "golden", "", "tokenizer:special",
+    Fault("case-kept", "the tokenizer stopped or started to lower-case", "golden", "mteb#5377", "tokenizer:case"),
+    Fault("accents-kept", "the tokenizer stopped or started to strip accents", "golden", "", "tokenizer:accents"),
+    Fault("special-token-wrong", "the special tokens around a text are wrong", "golden", "", "tokenizer:special",
           {"another last token": "other", "no special tokens": "none"}),
     Fault("vocabulary-swapped", "two words of the tokenizer's vocabulary changed places", "golden", "", "tokenizer:swap",
           {"2 words of no text": "unused", "2 rare words": "rare", "2 common words": "common"}),
     # how it is served
-    Fault("padded-left", "padding is put before the text, and shifts positions", "invariance", "text-embeddings-inference#648",
+    Fault("padded-left", "padding comes before the text and shifts positions", "invariance", "text-embeddings-inference#648",
           "runtime:padded_left", {"1 batch in 8": 8, "every batch": 1}, needs=("tokens",)),
     Fault("rows-mixed-up", "vectors come back in another order than the texts", "embedding", "", "runtime:mixed_up",
           {"2 texts of 1 batch in 8": (8, 2), "2 texts of every batch": (1, 2), "every batch reversed": (1, 0)}, needs=()),
-    Fault("computed-in-low-precision", "what comes out has been rounded", "embedding", "", "runtime:rounded",
+    Fault("computed-in-low-precision", "the vectors are rounded to low precision", "embedding", "", "runtime:rounded",
           {"8 bits of mantissa": 7, "3 bits": 2, "the power of two alone": 0}, needs=()),
     Fault("vector-ranges-of-few-texts", "ranges of int8 vectors come from too few texts", "embedding",
           "sentence-transformers#2837", "vectors:few", {"200 texts": 200, "32 texts": 32, "1 text": 1}, needs=()),
     Fault("vector-codes-wrap", "int8 vectors wrap around beyond their range", "embedding", "sentence-transformers#2865",
           "vectors:wrap", {"ranges of 200 texts": 200, "ranges of 32 texts": 32}, needs=()),
     # files
-    Fault("artifact-truncated", "the ONNX file is not whole", "golden", "", "files:truncated",
+    Fault("artifact-truncated", "the ONNX file is incomplete", "golden", "", "files:truncated",
           {"the last byte": -1, "a half": 0.5, "empty": 0}),
-    Fault("artifact-flipped", "one bit of a file that was built and sealed", "golden", "", "files:flipped", {"1 bit": None}),
+    Fault("artifact-flipped", "one bit is flipped in a file whose hash is recorded", "golden", "", "files:flipped", {"1 bit": None}),
     Fault("golden-missing", "no golden was committed", "golden", "", "goldens:missing", needs=()),
-    Fault("golden-truncated", "the golden is not whole", "golden", "", "goldens:truncated",
+    Fault("golden-truncated", "the golden is incomplete", "golden", "", "goldens:truncated",
           {"the last byte": -1, "a half": 0.5, "empty": 0}, needs=()),
     Fault("golden-edited", "the golden was edited by hand", "golden", "", "goldens:edited",
           {"1 digit of a vector": "data", "1 word of the manifest": "manifest"}, needs=()),
@@ -178,7 +178,7 @@ _ALL = (
           {"another suite": "suite", "another tokenizer": "tokenizer", "other weights": "weights"}, needs=()),
     Fault("golden-too-coarse", "the golden was stored with too few digits", "ranking", "ik_llama.cpp#325", "goldens:coarse",
           {"16 bits": "half", "3 decimals": 3, "2 decimals": 2, "1 decimal": 1}, needs=()),
-    Fault("golden-from-a-broken-pipeline", "the golden was recorded with another pooling than the artifact's", "embedding",
+    Fault("golden-from-a-broken-pipeline", "the golden was recorded with a pooling other than the artifact's", "embedding",
           "fastembed PR#445, PR#436", "goldens:broken",
           {"weighted mean": "weightedmean", "first token, or the mean": "cls"}, needs=()),
     # speed

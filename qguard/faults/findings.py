@@ -59,20 +59,20 @@ def closing(report: Report, result: Result) -> str:
     if result.reason:
         return result.reason
     if any(f.name == result.fault and f.expected == "latency" for f in report.faults):
-        return 'a gate that would see it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
+        return 'a gate that would catch it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
     precision = report.plan.precision
     for gate in gates_for(precision, {}):
         value = result.values.get(gate.metric)
         if gate.slice is None and value is not None and not gate.bound.holds(value):
-            return f"the default gate would see it: {_line(gate, precision)} (found {value:.4g})"
+            return f"the default gate would catch it: {_line(gate, precision)} (found {value:.4g})"
     sound = report.sound.get((result.model, result.suite), {})
     moved = sorted(_moves(sound, result.values), reverse=True)
     if not moved or moved[0][0] < 0.01:
-        return "no value of this suite moves: it needs texts that show it"
+        return "no value of this suite changes: add texts that show the fault"
     _, name, op = moved[0]
     a, b = sound[name], result.values[name]
     gate = Gate(name, None, Bound(op, float(f"{(a + b) / 2:.4g}")))
-    return f"a gate that would see it: {_line(gate, precision)} (sound {a:.4g}, with the fault {b:.4g})"
+    return f"a gate that would catch it: {_line(gate, precision)} (sound {a:.4g}, with the fault {b:.4g})"
 
 
 def _line(gate: Gate, precision: Any) -> str:
@@ -141,7 +141,7 @@ def tables(report: Report, style: Any = None) -> list[tuple[str, Any]]:
         full = _short(s.full) if s.full.status == CAUGHT else f"({s.full.status})"
         cells = [s.fault.name, s.fault.what, *smallest, s.missed, "as before" if s.smallest is s.full else full, s.fault.seen]
         damage.add_row(*(_plain(cell) for cell in [*([s.model] if several else []), *cells]))
-    found = [("every fault, and the check that fails first", cases), ("the smallest damage that this gate sees", damage)]
+    found = [("every fault, and the check that fails first", cases), ("the smallest damage that this gate catches", damage)]
     absent = table("fault", "why it cannot be made here")
     for name, why in _absent(report).items():
         absent.add_row(name, _plain(why))

@@ -73,7 +73,7 @@ def planned(session: Session, precision: Precision) -> Plan:
     session.targets([precision])
     suites = tuple(s for s in session.config.suites if session.suite(s).corpus is None)
     if not suites:
-        raise UsageProblem("every suite is large, and each fault would encode it anew; give a smaller one with --suite")
+        raise UsageProblem("every suite is large, and each fault would encode it again; give a smaller one with --suite")
     return Plan(session.config, precision, session.artifact_path, suites)
 
 

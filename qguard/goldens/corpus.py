@@ -111,7 +111,7 @@ def compare_block(golden: Golden, suite: Suite, model: Model, number: int, diges
     if digest_of(own) != golden.retrieved.tokens[number]:
         raise GoldenProblem(
             f"{where}: the tokenizer changed, the model's own gives others too. It is neither the quantization nor the artifact. "
-            f"Record the golden anew after review: {update_command(model.name, suite.name)} --accept-change tokenizer"
+            f"Review the change, then record the golden again: {update_command(model.name, suite.name)} --accept-change tokenizer"
         )
     found = candidate.tokenize(texts)
     i = next(k for k, (a, b) in enumerate(zip(own, found, strict=True)) if a != b)

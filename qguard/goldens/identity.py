@@ -78,7 +78,7 @@ def compare_tokens(golden: Golden, suite: Suite, token_ids: list[list[int]], mod
         at = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
         change = tokenizer_change(golden, model, suite) if model else ""
         whose = (
-            f"{change}. It is neither the quantization nor the artifact. Record the golden anew after review: "
+            f"{change}. It is neither the quantization nor the artifact. Review the change, then record the golden again: "
             f"{update_command(model.name, suite.name)} --accept-change tokenizer"
             if change and model
             else "the artifact's tokenizer is not the model's (casing, accents, special tokens, length?)"

@@ -95,7 +95,7 @@ def _ask(name: str, ref: str, onnx: Path, missing: list[str]) -> str:
     table = ", ".join([f'ref = "{ref}"', *(f"{k} = {quoted[k]}" for k in missing)])
     options = " ".join(f"--{k.replace('_', '-')} {values[k]}" for k in missing)
     return (
-        f"model {name!r}: {onnx.name} comes without {', '.join(missing)}, and a wrong guess would not be seen. State what its "
+        f"model {name!r}: {onnx.name} comes without {', '.join(missing)}, and qguard cannot detect a wrong guess. State what its "
         f"authors say, normalize = true too where they normalize: {name} = {{ {table} }} in [tool.qguard.models], or run "
         f"qguard init {ref} {options}   (REF is a hub id, folder or package:NAME/PATH with a tokenizer.json)"
     )

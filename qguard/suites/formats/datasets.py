@@ -34,7 +34,7 @@ def _files(path: Path) -> list[Path]:
         named = [f.get("filename") for f in listed if isinstance(f, dict)] if isinstance(listed, list) else []
         names = [n for n in named if isinstance(n, str)]
         if not names:
-            raise DataProblem(f"{state.parent.name}/state.json names no data files; write the data set anew with save_to_disk")
+            raise DataProblem(f"{state.parent.name}/state.json names no data files; write the data set again with save_to_disk")
         found += [inside(state.parent, n) for n in names]
     return found
 
