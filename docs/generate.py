@@ -207,14 +207,14 @@ def api_page() -> str:
         said = inspect.getdoc(thing) if inspect.isclass(thing) or inspect.isfunction(thing) else SAID[name]
         rows.append([f"`{name}`", summary(said or "")])
     return (
-        "# The public interface\n\n`from qguard import NAME`. [Stability](../stability.md) says what these names promise; "
+        "# The public interface\n\n`from qguard import NAME`. [Stability](../stability.md) says what these names promise. "
         "[Extending qguard](../extending.md) shows how they are used.\n\n" + table(["name", "description"], rows)
     )
 
 
 SAID = {
     "DEFAULT_BOUNDS": "The default gates of qguard's own precisions, by name: `int8`, `int8@onnx`, `+binary`.",
-    "NOT_BUILT": "What a recipe's `make` says if qguard builds nothing: the runtime keeps the model, or `--artifact` gives the files.",
+    "NOT_BUILT": "A recipe's `make` if qguard builds nothing: the runtime keeps the model, or `--artifact` gives the files.",
     "RECIPES": "The registry of recipes: qguard's own, and those of other packages.",
 }
 
