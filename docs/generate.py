@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
     schema = json.dumps(ReportShape.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
     made = {"pytest.md": pytest_page(), "qguard.md": qguard_page(), "configuration.md": configuration(), "report.md": report()}
     made["metrics.md"] = metrics_page()
+    made["api.md"] = api_page()
     made["precisions.md"] = precisions_page()
     return {name: NOTE + text for name, text in made.items()} | {"report.schema.json": schema}
 
@@ -193,6 +194,29 @@ def metrics_page() -> str:
         ]  # fmt: skip
         parts.append(table(["metric", "", "unit", "better", "formula"], rows))
     return "\n".join(parts)
+
+
+def api_page() -> str:
+    """Every public name of Python."""
+    import qguard
+
+    names = [n for n in qguard.__all__ if n != "__version__"]
+    rows = []
+    for name in names:
+        thing = getattr(qguard, name)
+        said = inspect.getdoc(thing) if inspect.isclass(thing) or inspect.isfunction(thing) else SAID[name]
+        rows.append([f"`{name}`", summary(said or "")])
+    return (
+        "# The public interface\n\n`from qguard import NAME`. [Stability](../stability.md) says what these names promise. "
+        "[Extending qguard](../extending.md) shows how they are used.\n\n" + table(["name", "description"], rows)
+    )
+
+
+SAID = {
+    "DEFAULT_BOUNDS": "The default gates of qguard's own precisions, by name: `int8`, `int8@onnx`, `+binary`.",
+    "NOT_BUILT": "A recipe's `make` if qguard builds nothing: the runtime keeps the model, or `--artifact` gives the files.",
+    "RECIPES": "The registry of recipes: qguard's own, and those of other packages.",
+}
 
 
 def intro(part: type[BaseModel]) -> str:

@@ -36,9 +36,14 @@ R = TypeVar("R", bound=Record)
 
 
 @cache
-def _installed() -> Any:
+def _scanned() -> Any:
     """Every entry point of this environment: one scan serves all registries."""
     return entry_points()
+
+
+def installed(group: str) -> list[EntryPoint]:
+    """The entry points of a group, in the order of their names."""
+    return sorted(_scanned().select(group=group), key=lambda p: p.name)
 
 
 class Registry(Mapping[str, R], Generic[R]):
@@ -80,7 +85,7 @@ class Registry(Mapping[str, R], Generic[R]):
     def forget(self) -> None:
         """Read the entry points anew, after a package was installed in this process."""
         self._parts = None
-        _installed.cache_clear()
+        _scanned.cache_clear()
 
     def _loaded(self) -> dict[str, R]:
         if self._parts is None:
@@ -89,26 +94,13 @@ class Registry(Mapping[str, R], Generic[R]):
             try:
                 for record in self._own():
                     self._add(parts, record, "qguard")
-                for point in self._points():
+                for point in installed(self.group):
                     for record in self._records(point):
                         self._add(parts, record, _package(point))
             except BaseException:
                 self._parts = None  # whoever asks next is told as well
                 raise
         return self._parts
-
-    def check_others(self) -> None:
-        """Read the parts of other packages, if there are any; qguard's own are not imported for that.
-
-        Raises:
-            RegistryProblem: when one cannot be used.
-        """
-        if list(self._points()):
-            self._loaded()
-
-    def _points(self) -> Iterable[EntryPoint]:
-        found: Iterable[EntryPoint] = _installed().select(group=self.group)
-        return found
 
     def _records(self, point: EntryPoint) -> list[R]:
         """What an entry point names."""

@@ -1,3 +1,3 @@
 """The version: this is its one source."""
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"

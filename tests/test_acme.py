@@ -197,8 +197,8 @@ def without(tmp_path, monkeypatch):
 
 
 def _forget() -> None:
-    for registry in parts.REGISTRIES:
-        registry.forget()
+    for group in parts.HOMES:
+        parts.registry(group).forget()
     for name in [n for n in sys.modules if n.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
 
@@ -222,6 +222,12 @@ def test_no_run_is_green_while_a_part_is_not_whole(without, small, name):
     assert code == 4, out
     assert "acme-qguard" in out
     assert "Traceback" not in out
+
+
+def test_each_group_has_its_registry():
+    assert PARTS.keys() == parts.HOMES.keys()
+    for group in parts.HOMES:
+        assert parts.registry(group).group == group
 
 
 def test_the_table_of_the_docs_is_that_of_this_package():

@@ -59,6 +59,7 @@ NOT_RUN = {
     r"^cosign |--key cosign\.pub|verdict\.sigstore\.json": "needs cosign and, without a key, an identity; tests/test_verify.py",
     r"^bash \.ci/run|^mypy$|^ruff check": "is what runs this test, or runs beside it",
     r"^mkdocs build|^python docs/generate": "tests/test_docs.py does both",
+    r"^python -m tests\.test_acme|^pytest --precision plain": "tests/test_acme.py, and of a package that only the page has",
     r"^pytest (?:-n|--precision)$": "names an option",
     r"^pytest (?:-n 2 )?(?:-m|tests/)": "this very suite, or a part of it",
     r"^(?:OMP_NUM_THREADS=1 )?python (?:-m )?benchmarks": "takes minutes; that its script compiles is checked",

@@ -133,8 +133,8 @@ _ALL = (
            "weights left out": ("weight", 0)}),
     Fault("gelu-changed", "a fusion replaces GELU", "embedding", "onnxruntime#11576", "graph:gelu",
           {"the tanh form": "FastGelu", "the sigmoid form": "QuickGelu", "ReLU": "Relu"}),
-    Fault("layers-removed", "the last layers are removed: the model is fast and wrong", "artifact", "pytorch#127402", "graph:remove_layers",
-          {"the last layer": 1, "the last half": 0.5}),
+    Fault("layers-removed", "the last layers are removed: the model is fast and wrong", "artifact", "pytorch#127402",
+          "graph:remove_layers", {"the last layer": 1, "the last half": 0.5}),
     Fault("overflow", "values beyond 16-bit floats become infinite", "embedding", "onnxruntime#32600", "graph:overflow",
           {"1 text in 100": 0.01, "1 text in 10": 0.1, "every text": 1.0}),
     # what surrounds it
@@ -168,7 +168,8 @@ _ALL = (
     # files
     Fault("artifact-truncated", "the ONNX file is incomplete", "golden", "", "files:truncated",
           {"the last byte": -1, "a half": 0.5, "empty": 0}),
-    Fault("artifact-flipped", "one bit is flipped in a file whose hash is recorded", "golden", "", "files:flipped", {"1 bit": None}),
+    Fault("artifact-flipped", "one bit is flipped in a file whose hash is recorded", "golden", "", "files:flipped",
+          {"1 bit": None}),
     Fault("golden-missing", "no golden was committed", "golden", "", "goldens:missing", needs=()),
     Fault("golden-truncated", "the golden is incomplete", "golden", "", "goldens:truncated",
           {"the last byte": -1, "a half": 0.5, "empty": 0}, needs=()),

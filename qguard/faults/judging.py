@@ -133,6 +133,9 @@ class Judge(Session):
         if isinstance(found, TextEncoder):
             return self.served(found.around(around or (lambda runtime: runtime)))
         runtime = around(found.runtime) if around else found.runtime
+        for name in ("batch_tokens", "workers"):  # something to call is enough for what stands around a runtime
+            if not hasattr(runtime, name):
+                setattr(runtime, name, getattr(found.runtime, name))
         runtime.workers = 1
         return self.served(Encoder(found.tokenizer, runtime, found.head))
 

@@ -143,7 +143,7 @@ def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
             continue
         if (value := float(metric.reduce(rows))) <= 0:
             raise MeasurementProblem(
-                f"suite {c.suite.name!r}: {metric.name} is {value:.3g}, and what is kept of a score that is not above 0 says "
+                f"suite {c.suite.name!r}: {metric.name} is {value:.3g}, and a share of a score that is not above 0 means "
                 f"nothing; do the labels fit these texts (a distance is no similarity), and this model?"
             )
 

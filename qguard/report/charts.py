@@ -1,4 +1,4 @@
-"""The HTML report's charts: SVG without a script, in the colors of the page, named and described for readers who cannot see them."""
+"""The HTML report's charts: SVG without a script, in the colors of the page, described for readers who cannot see them."""
 
 from __future__ import annotations
 

@@ -7,21 +7,16 @@ from typing import Any
 from qguard import Candidate, Fault, FaultSite
 
 
-class _Shrunk:
-    def __init__(self, runtime: Any, kept: float) -> None:
-        self._runtime, self._kept = runtime, kept
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
-
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
-        out = self._runtime(input_ids, attention_mask).copy()
-        out[..., int(out.shape[-1] * self._kept) :] = 0
-        return out
-
-
 def make(site: FaultSite, kept: float) -> Candidate:
-    return Candidate(runtime=lambda runtime: _Shrunk(runtime, kept))
+    def around(runtime: Any) -> Any:
+        def run(*batch: Any) -> Any:
+            out = runtime(*batch).copy()
+            out[..., int(out.shape[-1] * kept) :] = 0
+            return out
+
+        return run
+
+    return Candidate(runtime=around)
 
 
 FAULT = Fault(
