@@ -69,7 +69,7 @@ def steps(case: Case) -> list[Step]:
         return [Step(_ANEW, case.cause.facts.get("command", ""))]
     if all(c.accepted for c in case.failed):
         lower = f'qguard accept --precision {case.precision} --suite {case.suite} --lower --reason "…"'
-        return [Step("The gates hold, but a score fell below its accepted one; to accept the lower score", lower)]
+        return [Step("All gates hold; to accept the lower score", lower)]
     found = []
     if "artifact" in case.families:
         build = f"qguard quantize --precision {case.typed} --out DIR"
