@@ -176,7 +176,7 @@ def test_commands_say_what_they_need(project):
     assert plain["values"]["ranking.overlap@10"] == pytest.approx(served["values"]["ranking.overlap@10"], abs=0.005)
     assert "there are no files that could be read, hashed, copied or timed" in out
     assert not (project.path / "new").exists()
-    verdicts = {c["fault"]: c["status"] for c in json.loads((project.path / "s.json").read_text())["cases"]}
+    verdicts = {c["fault"]: c["status"] for c in json.loads((project.path / "s.json").read_text())["results"]}
     assert verdicts == {"padded-left": "not applicable", "golden-missing": "caught"}, out
     assert "int8@served: served is not timed in this process" in out
     assert "Traceback" not in out
