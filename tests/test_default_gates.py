@@ -20,9 +20,9 @@ def found() -> list[dict[str, object]]:
             precision = Precision(recipe.precision, recipe.runtime, vectors)
             gates, free = (gates_for(precision, {}, normalized=n) for n in (True, False))
             made = {
-                "gates": [f"{g.metric}{f'[{g.slice}]' if g.slice else ''} {g.op} {g.bound:g}" for g in gates],
+                "gates": [f"{g.key} {g.bound}" for g in gates],
                 "only of unit length": [g.metric for g in gates if g not in free],
-                "speedup": recipe.speedup,
+                "speedup": recipe.speedup and str(recipe.speedup),
             }
             assert set(free) <= set(gates)
             groups.setdefault(json.dumps(made), []).append(f"{recipe.name}+{vectors}")

@@ -44,9 +44,9 @@ def test_files_and_vectors_are_as_promised(harness, name):
 
 def test_activations_of_8_bit_weights_are_rounded_and_the_file_says_so(harness):
     """What docs/recipes.md says of them."""
-    holds = {n: holds(harness, Target(parse_precision(n), "minilm", "core")) for n in ("int8-weight", "int4")}
-    assert holds["int8-weight"] == "36 x I8 block 32 integer with dynamic activations"
-    assert holds["int4"] == "36 x I4 block 32 float"
+    found = {n: holds(harness, Target(parse_precision(n), "minilm", "core")) for n in ("int8-weight", "int4")}
+    assert found["int8-weight"] == "36 x I8 block 32 integer with dynamic activations"
+    assert found["int4"] == "36 x I4 block 32 float"
 
 
 def test_a_text_alone_is_the_text_in_a_batch(harness):

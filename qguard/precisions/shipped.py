@@ -9,6 +9,7 @@ from pathlib import Path
 from qguard.errors import ModelProblem
 from qguard.files import read_json
 from qguard.models.model import Model
+from qguard.onnx.edit import Graph
 from qguard.onnx.read import external_files, read_graph
 from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file, rms_layer_norm
 
@@ -53,6 +54,6 @@ def _fuse(source: Path, target: Path, config: Path) -> bool:
     if not graph.get_fused_operator_statistics().get("Attention", 0):
         return False
     if all(o.version < 18 for o in read_graph(source).opset_import if o.domain in ("", "ai.onnx")):
-        rms_layer_norm(graph.model.graph)
+        rms_layer_norm(Graph(graph.model))
     graph.save_model_to_file(str(target), use_external_data_format=bool(external_files(source)))
     return True
