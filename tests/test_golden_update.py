@@ -190,7 +190,7 @@ def test_a_golden_whose_labels_fall_needs_quality_named(labelled, pooled, minilm
     new = {**manifest, "hashes": {**hashes, "pipeline": "1" * 64}, "pipeline": {"pooling": ["cls"]}}
     found = review("minilm/own", old, minilm, suite, vectors["cls"], ids, new)
     assert found.parts == ("pipeline", "quality")
-    with pytest.raises(GoldenProblem, match=r"not updated: \[quality\] the labels say .* became worse: ndcg@10 of 40"):
+    with pytest.raises(GoldenProblem, match=r"not updated: \[quality\] the labels show .* became worse: ndcg@10 of 40"):
         refuse_unnamed(found, "", ("pipeline",), "minilm", "own")
     refuse_unnamed(found, "", ("pipeline", "quality"), "minilm", "own")
 

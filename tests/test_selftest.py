@@ -307,7 +307,7 @@ def test_a_gate_between_both_values_is_proposed_where_no_default_sees_it(report)
     small, _ = report.results
     assert '"embedding.cosine_mean" = ">= 0.9994" (sound 0.9995' in findings.closing(report, small)
     still = replace(small, values={"embedding.cosine_mean": 0.9995})
-    assert "no value of this suite moves" in findings.closing(report, still)
+    assert "no value of this suite changes" in findings.closing(report, still)
 
 
 def test_tables_print_as_markdown(report, capsys):
