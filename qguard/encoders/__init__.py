@@ -133,15 +133,15 @@ class Encoder:
         return self._in_turn(ids, list(length_batches([len(row) for row in ids], self.runtime.batch_tokens)))
 
     def _in_turn(self, rows: Sequence[Any], batches: Sequence[Sequence[int]]) -> Floats:
-        first = self._batch([rows[r] for r in batches[0]])
-        out = np.empty((len(rows), first.shape[1]), np.float32)
-        out[batches[0]] = first
+        found: list[Floats] = []  # made by the first batch, which tells the dimension
 
-        def compute(batch: Sequence[int]) -> None:
-            out[batch] = self._batch([rows[r] for r in batch])
+        def keep(batch: Sequence[int], vectors: Floats) -> None:
+            if not found:
+                found.append(np.empty((len(rows), vectors.shape[1]), np.float32))
+            found[0][batch] = vectors
 
-        self._all(compute, batches[1:])
-        return out
+        self._all(lambda batch: self._batch([rows[r] for r in batch]), batches, keep)
+        return found[0]
 
     def encode_batches(self, ids: Sequence[Any], batches: Sequence[Sequence[int]], padding: int = 0) -> Floats:
         """Embeddings (n, dim) with the batches chosen by the caller: what a server does that fills batches as texts come.
@@ -158,17 +158,24 @@ class Encoder:
             raise MeasurementProblem(f"expected batches that hold each of {len(ids)} texts once, and at least one text")
         out: list[Any] = [None] * len(ids)
 
-        def compute(rows: Sequence[int]) -> None:
-            for i, vector in zip(rows, self._batch([ids[r] for r in rows], padding), strict=True):
+        def keep(rows: Sequence[int], vectors: Floats) -> None:
+            for i, vector in zip(rows, vectors, strict=True):
                 out[i] = vector
 
-        self._all(compute, batches)
+        self._all(lambda rows: self._batch([ids[r] for r in rows], padding), batches, keep)
         return np.stack(out)
 
-    def _all(self, compute: Callable[[Sequence[int]], None], batches: Sequence[Sequence[int]]) -> None:
+    def _all(
+        self,
+        compute: Callable[[Sequence[int]], Floats],
+        batches: Sequence[Sequence[int]],
+        keep: Callable[[Sequence[int], Floats], None],
+    ) -> None:
+        """Compute every batch, several side by side, and hand over their vectors in turn."""
         texts = sum(map(len, batches))
         with ThreadPoolExecutor(self._workers) as pool, progress(f"encoding {texts} texts", texts, after=2.0) as advance:
-            for rows, _ in zip(batches, pool.map(compute, batches), strict=True):  # raises what a batch raised
+            for rows, vectors in zip(batches, pool.map(compute, batches), strict=True):  # raises what a batch raised
+                keep(rows, vectors)
                 advance(len(rows))
 
     @property
