@@ -280,7 +280,9 @@ def test_token_ids_of_documents_must_be_the_goldens_before_any_is_encoded(large,
 
         encode_corpus(suite.corpus, replace(candidate, encode=None), BLOCK, run)
 
-    with pytest.raises(GoldenProblem, match=r"among the 64 documents from 'l1' on: the artifact's tokenizer is not the model's.*First: 'l1'"):
+    with pytest.raises(
+        GoldenProblem, match=r"among the 64 documents from 'l1' on: the artifact's tokenizer is not the model's.*First: 'l1'"
+    ):
         check(found, other)
     tokens = (found.retrieved.tokens[0][::-1], *found.retrieved.tokens[1:])
     with pytest.raises(GoldenProblem, match="the tokenizer changed, the model's own gives others too"):
