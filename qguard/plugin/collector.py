@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from qguard.console.visible import visible
 from qguard.plugin.outputs import JUnit, attest, findings, summarise
-from qguard.plugin.state import State
+from qguard.plugin.state import GATE, State
 
 # options that keep tests from a run
 _HIDES = ("-k", "-m", "--deselect", "--ignore", "--co", "--setup", "--lf", "--last-failed", "--sw", "--stepwise")
@@ -37,6 +38,9 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if all(item.path == GATE for item in session.items):
+            # pytest is about to search all objects for what tests left behind, twice: the gate alone leaves nothing there
+            gc.freeze()
         if "hypothesis" not in sys.modules:
             # its summary, with nothing to say, would import all of it: 0.3 s, or three times that without bytecode files
             self.config.pluginmanager.unregister(name="hypothesispytest")
