@@ -11,8 +11,10 @@ soon as the registry is read: nothing that was asked for may be left out of a ve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -33,6 +35,9 @@ class Record(Protocol):
 
 
 R = TypeVar("R", bound=Record)
+
+
+_NAMED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 @cache
@@ -97,10 +102,18 @@ class Registry(Mapping[str, R], Generic[R]):
                 for point in installed(self.group):
                     for record in self._records(point):
                         self._add(parts, record, _package(point))
+                self.check(parts)
             except BaseException:
                 self._parts = None  # whoever asks next is told as well
                 raise
         return self._parts
+
+    def check(self, parts: Mapping[str, R]) -> None:
+        """What no record can tell by itself, once all are there.
+
+        Raises:
+            RegistryProblem: when two parts do not fit together.
+        """
 
     def _records(self, point: EntryPoint) -> list[R]:
         """What an entry point names."""
@@ -127,6 +140,22 @@ class Registry(Mapping[str, R], Generic[R]):
         if lacks := list(record.lacks()):
             raise RegistryProblem(f"{whose} is not complete: {'; '.join(lacks)}")
         parts[record.name] = record
+
+
+def function_of(named: Callable[..., Any] | str) -> Callable[..., Any]:
+    """A function, or the one that ``module:function`` names; its module is imported now."""
+    if callable(named):
+        return named
+    module, _, name = named.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def is_function(named: object) -> bool:
+    """Whether it is a function, or is written as ``module:function``; nothing is imported."""
+    return callable(named) or (
+        isinstance(named, str) and bool(re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", named))
+    )
 
 
 def _package(point: EntryPoint) -> str:

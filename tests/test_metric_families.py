@@ -90,3 +90,45 @@ def test_a_family_without_a_record_of_its_test_is_missing_from_the_verdict():
     record = {"target": target, "gate": CURRENT, "checks": [check], "done": True}
     (run,) = assemble([{**target, "tests": ["test_embeddings"]}], [record])["runs"]
     assert (run["verdict"], run["missing"]) == ("unmeasured", ["test_embeddings"])
+
+
+def test_no_family_takes_over_the_test_of_another():
+    from qguard.errors import RegistryProblem
+    from qguard.families import Families
+
+    taken = replace(WHOLE, test="test_ranking")
+    registry = Families("metric family", "qguard.no_such_group", Family, lambda: [taken, FAMILIES["ranking"]])
+    with pytest.raises(RegistryProblem, match="'embedding' and 'ranking' have the same gate test: test_ranking"):
+        len(registry)
+
+
+@pytest.fixture
+def asked(harness, monkeypatch):
+    """Another package's family ``extra`` beside qguard's own: ``asked(**fields)`` gives a target that it judges."""
+
+    def register(**fields) -> Target:
+        metric = MetricInfo("extra.value", higher_is_better=True, unit="score", description="what it says", source="qguard")
+        record = {"name": "extra", "question": "?", "test": "test_extra", "needs": ("vectors",), "metrics": (metric,)}
+        extra = Family(**record | {"bounded_by": "itself", "judge": lambda session, target: []} | fields)
+        assert not list(extra.lacks())
+        monkeypatch.setattr(FAMILIES, "_parts", {**FAMILIES, "extra": extra})
+        return Target(parse_precision("int8"), "minilm", "core")
+
+    return register
+
+
+def test_a_family_that_gives_no_value_is_not_measured(harness, asked):
+    from qguard.errors import MeasurementProblem
+
+    target = asked()
+    with pytest.raises(MeasurementProblem, match="the metric family 'extra' gave no value"):
+        harness.checks(target, "extra")
+
+
+@pytest.mark.parametrize("needs", [("vectors",), ("process",)])
+def test_the_report_expects_the_test_of_every_family_that_judges(harness, asked, needs):
+    from qguard.judging.families import families_of, tests_of
+
+    target = asked(needs=needs)
+    assert "extra" in [f.name for f in families_of(harness, target)]
+    assert "test_extra" in tests_of(harness, target)

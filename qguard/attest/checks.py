@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from qguard.attest.policy import Judging, gate_of, laxer, must_judge
+from qguard.attest.policy import gate_of, laxer, must_judge
 from qguard.attest.refusal import Refusal, listed
 from qguard.attest.shape import GateFacts, SuiteFacts, Verdict
 from qguard.errors import GoldenProblem
+from qguard.gates import Asked as AskedGate
 from qguard.judging import latency
 from qguard.judging.robustness import tried
 
@@ -40,7 +41,7 @@ def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFact
         if c.accepted or c.name.startswith("latency.regression"):
             continue
         then = None if c.bound is None else GateFacts(bound=c.bound, on=c.on)
-        sides: tuple[tuple[Mapping[str, Judging], str], ...] = ((recorded, "as it was judged by"), (now, "in force now"))
+        sides: tuple[tuple[Mapping[str, AskedGate], str], ...] = ((recorded, "as it was judged by"), (now, "in force now"))
         for gates, whose in sides:
             key = gate_of(gates, c.name, c.slice)
             if key is None:

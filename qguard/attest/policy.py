@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from qguard.families import FAMILIES, TASK
-from qguard.gates import Gate
+from qguard.gates import Asked, Gate
 from qguard.judging import latency
 from qguard.judging.artifact import BOUNDS
-from qguard.metrics.bounds import Bound
 from qguard.suites import Suite
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session
     from qguard.precisions import Precision
-
-
-class Judging(Protocol):
-    """What of a gate decides: its bound, and whether that is on the value or on an end of its interval."""
-
-    @property
-    def bound(self) -> Bound:
-        """The bound."""
-
-    @property
-    def on(self) -> str:
-        """``value``, ``lower`` or ``upper``."""
 
 
 def gates_in_force(session: Session, precision: Precision, model: str) -> dict[str, Gate]:
@@ -82,12 +69,12 @@ def must_judge(keys: Iterable[str], suite: Suite, also: Collection[str]) -> list
     return found
 
 
-def gate_of(gates: Mapping[str, Judging], name: str, part: str | None) -> str | None:
+def gate_of(gates: Mapping[str, Asked], name: str, part: str | None) -> str | None:
     """The key of the gate that bounds a value, the nearest one first; ``None`` where none does."""
     keys = (name,) if part is None else (f"{name}[{part}]", f"{name}[*]")
     return next((k for k in keys if k in gates), None)
 
 
-def laxer(then: Judging | None, now: Judging) -> bool:
+def laxer(then: Asked | None, now: Asked) -> bool:
     """Whether a recorded gate lets through what the one now in force does not; also when they judge different things."""
     return then is None or then.on != now.on or then.bound.laxer(now.bound)

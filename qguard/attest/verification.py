@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qguard.attest.checks import refuse_checks
-from qguard.attest.policy import Judging, gates_in_force, laxer
+from qguard.attest.policy import gates_in_force, laxer
 from qguard.attest.refusal import Refusal, listed
 from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
@@ -18,6 +18,7 @@ from qguard.attest.subjects import digests
 from qguard.errors import GoldenProblem
 from qguard.families import FAMILIES
 from qguard.files import sha256_json
+from qguard.gates import Asked as AskedGate
 from qguard.judging.families import tests_of
 from qguard.report import CURRENT
 
@@ -138,7 +139,7 @@ def _gates(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
             yield Refusal("gates", f"{key} {_gate(now)}, in force now", found, asked.again)
 
 
-def _gate(g: Judging) -> str:
+def _gate(g: AskedGate) -> str:
     return g.bound.exact + ("" if g.on == "value" else f" on the {g.on} end")
 
 

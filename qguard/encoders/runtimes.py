@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
-from qguard.registry import Registry
+from qguard.registry import Registry, function_of, is_function
 
 TOKEN_IDS, TEXTS = "token_ids", "texts"
 ONNX, SAFETENSORS, NO_FILES = "onnx", "safetensors", "none"
@@ -56,8 +55,7 @@ class RuntimeRecord:
         """See :class:`qguard.registry.Record`."""
         if not self.name or set(self.name) & set("@+, "):
             yield f"name: expected a word without @, + and commas, found {self.name!r}"
-        named = isinstance(self.open, str) and all(self.open.partition(":"))
-        if not named and not callable(self.open):
+        if not is_function(self.open):
             yield f"open: expected 'module:Class' or something to call, found {self.open!r}"
         if self.takes not in (TOKEN_IDS, TEXTS):
             yield f"takes: expected {TOKEN_IDS!r} or {TEXTS!r}, found {self.takes!r}"
@@ -90,11 +88,7 @@ class RuntimeRecord:
 
     def opener(self) -> Callable[..., Any]:
         """The callable that opens it; if only its name is given, its module is imported."""
-        if not isinstance(self.open, str):
-            return self.open
-        module, _, name = self.open.partition(":")
-        found: Callable[..., Any] = getattr(import_module(module), name)
-        return found
+        return function_of(self.open)
 
     def device(self, asked: str) -> str:
         """The device that it computes on: ``asked`` if it supports that device, otherwise its default device."""

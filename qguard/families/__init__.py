@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
+from qguard.errors import RegistryProblem
 from qguard.metrics import Comparison, Items, Measured, Metric, MetricInfo, reduced
-from qguard.registry import Registry
+from qguard.registry import Registry, function_of
 from qguard.suites import Suite
 from qguard.vectors.quantized import FLOAT
 
@@ -28,6 +28,7 @@ NEEDS = {
     "process": "processes of its own in which the artifact is timed or its memory is measured",
 }
 TASK = "task"
+TIMED = "test_latency"  # the gate test that runs once a latency bucket; its families are qguard's own
 
 Parts = list[tuple[Items, tuple[Metric, ...]]]
 
@@ -102,20 +103,12 @@ class Family:
 
     def parts_of(self, comparison: Comparison) -> Parts:
         """Items, and the metrics over them that exist for the kind of vectors compared."""
-        found = _function(self.parts)(comparison)
+        found = function_of(self.parts)(comparison)
         return [(items, tuple(m for m in metrics if comparison.kind in m.vectors)) for items, metrics in found]
 
     def judged(self, session: Any, target: Any) -> Any:
         """What ``judge`` gives."""
-        return _function(self.judge)(session, target)
-
-
-def _function(of: Callable[..., Any] | str) -> Callable[..., Any]:
-    if callable(of):
-        return of
-    module, _, name = of.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+        return function_of(self.judge)(session, target)
 
 
 def _own() -> Iterable[Family]:
@@ -124,7 +117,18 @@ def _own() -> Iterable[Family]:
     return OWN
 
 
-FAMILIES: Registry[Family] = Registry("metric family", "qguard.families", Family, _own)
+class Families(Registry[Family]):
+    """The registry of families: each gate test judges one family, but for :data:`TIMED`, which judges all that is timed."""
+
+    def check(self, parts: Mapping[str, Family]) -> None:
+        """See :class:`Families`: a test that is taken over would leave a family unjudged."""
+        owners: dict[str, str] = {}
+        for family in parts.values():
+            if (other := owners.setdefault(family.test, family.name)) != family.name and family.test != TIMED:
+                raise RegistryProblem(f"metric families {other!r} and {family.name!r} have the same gate test: {family.test}")
+
+
+FAMILIES = Families("metric family", "qguard.families", Family, _own)
 
 
 def sampled(suite: Suite | None = None) -> tuple[str, ...]:

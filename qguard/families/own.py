@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qguard.families import Family, Parts
+from qguard.families import TIMED, Family, Parts
 from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task
 from qguard.vectors.quantized import FLOAT
 
@@ -100,12 +100,12 @@ OWN = (
         judge="qguard.judging.robustness:judge_robustness", switch="robustness", lead=7,
     ),
     Family(
-        name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test="test_latency",
+        name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,
         needs=("process",), metrics=LATENCY, bounded_by="the promises of each precision, and [tool.qguard.latency]",
         judge="qguard.judging.latency:judge_latency", switch="latency", lead=2,
     ),
     Family(
-        name="memory", question="How much memory does a process need that runs it, against fp32?", test="test_latency",
+        name="memory", question="How much memory does a process need that runs it, against fp32?", test=TIMED,
         needs=("process",), metrics=MEMORY, bounded_by="gates of the project",
         judge="qguard.judging.latency:judge_memory", switch="latency", lead=8,
     ),

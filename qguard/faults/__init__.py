@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qguard.encoders.runtimes import NO_FILES, TEXTS
 from qguard.families import FAMILIES
 from qguard.faults.site import NotApplicable
-from qguard.registry import Registry
+from qguard.registry import Registry, function_of, is_function
 
 if TYPE_CHECKING:
     from qguard.faults.site import Candidate, FaultSite
@@ -54,7 +53,7 @@ class Fault:
             yield "it does not say what goes wrong (what)"
         if self.expected not in ("golden", *FAMILIES):
             yield f"no part of the gate should catch it (expected={self.expected!r}; known: golden, {', '.join(FAMILIES)})"
-        if not callable(self.make) and not re.fullmatch(r"[\w.]+:\w+", self.make):
+        if not is_function(self.make):
             yield f"it does not say how it is made: expected a function or 'module:function', found {self.make!r}"
         if not self.severities:
             yield "it has no severities"
@@ -81,14 +80,11 @@ class Fault:
             raise NotApplicable(f"runtime {record.name} keeps the model: there are no files to change")
         if "tokens" in self.needs and record.takes == TEXTS:
             raise NotApplicable(f"runtime {record.name} takes texts: there are no token ids to change")
-        return self._maker()(site, self.severities[severity])
-
-    def _maker(self) -> Callable[..., Candidate]:
-        if callable(self.make):
-            return self.make
-        module, _, function = self.make.partition(":")
-        found: Callable[..., Candidate] = getattr(import_module(module if "." in module else f"{__name__}.{module}"), function)
-        return found
+        named = self.make
+        if isinstance(named, str) and "." not in named:  # of this package
+            named = f"{__name__}.{named}"
+        made: Candidate = function_of(named)(site, self.severities[severity])
+        return made
 
 
 _ALL = (

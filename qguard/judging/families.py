@@ -5,7 +5,7 @@ from __future__ import annotations
 from qguard import goldens
 from qguard.encoders.runtimes import NO_FILES, TOKEN_IDS
 from qguard.errors import MeasurementProblem
-from qguard.families import FAMILIES, Family, family_of, measure
+from qguard.families import FAMILIES, TIMED, Family, family_of, measure
 from qguard.families import standard_errors as errors_of
 from qguard.gates.check import Check, judge
 from qguard.judging import latency
@@ -19,7 +19,11 @@ from qguard.precisions import Precision
 
 def families_of(session: Session, target: Target) -> list[Family]:
     """The families that a target is judged in, in the order of the gate."""
-    return [f for f in FAMILIES.values() if all(_has(session, need, target) for need in f.needs)]
+    return [
+        f
+        for f in FAMILIES.values()
+        if all(_has(session, need, target) for need in f.needs) and any(target.precision.vectors in m.vectors for m in f.metrics)
+    ]
 
 
 def _has(session: Session, need: str, target: Target) -> bool:
@@ -39,8 +43,8 @@ def _has(session: Session, need: str, target: Target) -> bool:
 def tests_of(session: Session, target: Target) -> list[str]:
     """The gate tests that judge a target, beside the one of its golden; see :data:`qguard.report.CURRENT`."""
     return [
-        *dict.fromkeys(f.test for f in families_of(session, target) if "process" not in f.needs),
-        *(f"test_latency[{b}]" for b in latency.buckets(session, target.precision)),
+        *dict.fromkeys(f.test for f in families_of(session, target) if f.test != TIMED),
+        *(f"{TIMED}[{b}]" for b in latency.buckets(session, target.precision)),
     ]
 
 
@@ -59,9 +63,12 @@ def checks(session: Session, target: Target, family: str) -> list[Check]:
     """All checks of one metric family, a name in :data:`qguard.families.FAMILIES`."""
     part = FAMILIES.find(family)
     found = measure(session.comparison(target), family) if part.sampled else list(part.judged(session, target))
+    if not found:
+        raise MeasurementProblem(f"the metric family {family!r} gave no value; its test may not pass")
     measured = [m for m in found if isinstance(m, Measured)]
-    if checks := [c for c in found if isinstance(c, Check)]:  # the family judges its values itself
-        return checks
+    judged = [c for c in found if isinstance(c, Check)]  # by the family itself
+    if not measured:
+        return judged
     gates = session.gates(target.precision, target.model)
     if not part.sampled:  # of a suite's items a gate may bound what its labels do not allow
         lost = {g.metric for g in gates if family_of(g.metric) == family} - {m.name for m in measured}
@@ -77,7 +84,7 @@ def checks(session: Session, target: Target, family: str) -> list[Check]:
                 f"no value for {', '.join(sorted(lost))}: the slice has too few items, equal labels, or an fp32 score "
                 "that is not above 0; remove the gate or give the slice more data"
             )
-    return [*judge(measured, gates, target.suite, session.intervals), *_accepted(session, target, family, measured)]
+    return [*judged, *judge(measured, gates, target.suite, session.intervals), *_accepted(session, target, family, measured)]
 
 
 def _accepted(session: Session, target: Target, family: str, measured: list[Measured]) -> list[Check]:

@@ -13,7 +13,7 @@ from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, sa
 from qguard.latency.memory import NAME, peak_bytes
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
-from qguard.precisions import Precision
+from qguard.precisions import Precision, fp32_of
 from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def trials(session: Session, target: Target, bucket: Bucket, gates: int) -> list
     if promised := speedup(session, precision):
         fp32 = session.fp32(target.model, candidate.runtime)
         gate = promised if settings.mode == "gate" else None
-        baseline = spec_of(fp32, Precision("fp32", candidate.runtime), settings.threads, device=device)
+        baseline = spec_of(fp32, fp32_of(candidate.runtime), settings.threads, device=device)
         todo.append(PlannedTrial("latency.speedup", gate, baseline, candidate))
     if session.has_baseline:
         deployed = session.deployed(target.model) or artifact
@@ -110,7 +110,7 @@ def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
     batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
     candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads, device=device)
     baseline = session.fp32(target.model, candidate.runtime)
-    fp32 = spec_of(baseline, Precision("fp32", candidate.runtime), threads, device=device)
+    fp32 = spec_of(baseline, fp32_of(candidate.runtime), threads, device=device)
     peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
     words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
     measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))

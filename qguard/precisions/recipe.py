@@ -17,7 +17,7 @@ from qguard.errors import RegistryProblem, UsageProblem, unknown
 from qguard.families import metric_names
 from qguard.metrics.bounds import Bound
 from qguard.precisions.code import file_of
-from qguard.registry import Registry
+from qguard.registry import Registry, function_of, is_function
 
 
 class Width(NamedTuple):
@@ -45,7 +45,6 @@ NOT_BUILT = "not built"
 ACCURACY = ("embedding", "similarity", "ranking")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MAKE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Recipe:
 
     def function(self) -> Any:
         """The function that ``make`` names."""
-        return getattr(import_module(self.module), self.make.partition(":")[2])
+        return function_of(self.make)
 
     def lacks(self) -> Iterator[str]:
         """Required fields that are missing or invalid; see :class:`qguard.registry.Record`."""
@@ -135,7 +134,7 @@ class Recipe:
             yield f"precision: expected letters, digits and hyphens, found {self.precision!r}"
         if self.runtime not in RUNTIMES:
             yield f"runtime: expected one of {', '.join(RUNTIMES)}, found {self.runtime!r}"
-        if self.make != NOT_BUILT and not _MAKE.fullmatch(self.make):
+        if self.make != NOT_BUILT and not is_function(self.make):
             yield f'make: expected "module:function", or "{NOT_BUILT}" where qguard builds nothing, found {self.make!r}'
         elif self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES and self.make != NOT_BUILT:
             yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
@@ -181,18 +180,11 @@ class Recipe:
 class Recipes(Registry[Recipe]):
     """The registry of recipes. It must hold the fp32 of each recipe, and recipes of one runtime must share one fp32."""
 
-    def _loaded(self) -> dict[str, Recipe]:
-        if self._parts is not None:
-            return self._parts
-        parts = super()._loaded()
-        try:
-            for recipe in parts.values():
-                if problem := _fp32_of_all(recipe, parts):
-                    raise RegistryProblem(f"recipe {recipe.name!r} ({recipe.make}) is not complete: fp32: {problem}")
-        except RegistryProblem:
-            self._parts = None  # whoever asks next is told as well
-            raise
-        return parts
+    def check(self, parts: Mapping[str, Recipe]) -> None:
+        """See :class:`Recipes`."""
+        for recipe in parts.values():
+            if problem := _fp32_of_all(recipe, parts):
+                raise RegistryProblem(f"recipe {recipe.name!r} ({recipe.make}) is not complete: fp32: {problem}")
 
 
 def _fp32_of_all(recipe: Recipe, parts: Mapping[str, Recipe]) -> str:

@@ -5,16 +5,14 @@ Another package adds a file format through the entry-point group ``qguard.report
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import UsageProblem
 from qguard.files import write_atomic
-from qguard.registry import Registry
+from qguard.registry import Registry, function_of, is_function
 from qguard.report.host import host
 from qguard.version import __version__
 
@@ -38,15 +36,12 @@ class ReportFormat:
         """See :class:`qguard.registry.Record`."""
         if not self.name.startswith(".") or len(self.name) < 2:
             yield f"expected the suffix of its files as its name, such as '.csv', found {self.name!r}"
-        if not callable(self.render) and not re.fullmatch(r"[\w.]+:\w+", self.render):
+        if not is_function(self.render):
             yield f"it does not say what renders it: expected a function or 'module:function', found {self.render!r}"
 
     def rendered(self, report: dict[str, Any]) -> bytes:
         """The file's bytes."""
-        if callable(self.render):
-            return self.render(report)
-        module, _, function = self.render.partition(":")
-        made: bytes = getattr(import_module(module), function)(report)
+        made: bytes = function_of(self.render)(report)
         return made
 
 
