@@ -19,7 +19,7 @@ from qguard.onnx.edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import CHECK_TEXTS
-from qguard.precisions.integer import Statistics, find_sites, quantize
+from qguard.precisions.integer import Observer, Statistics, find_sites, quantize
 from qguard.report.terminal import failure_text
 
 # precision: bytes over fp32's, least cosine to the golden over a sample of core
@@ -99,6 +99,16 @@ def test_query_key_and_value_share_one_quantized_input(int8):
         assert len({p.input[0] for p in products}) == 1
 
 
+class Known(Observer):
+    """What was observed elsewhere."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def __call__(self, names):
+        return {name: self.seen[name] for name in names}
+
+
 def test_what_more_than_the_bias_reads_stays_a_product_of_its_own():
     """x @ w is read by the Add of a bias and by another operator: folding would give the other one the bias too."""
     w, b = (numpy_helper.from_array(np.ones(shape, np.float32), name) for shape, name in (((4, 4), "w"), ((4,), "b")))
@@ -116,5 +126,5 @@ def test_what_more_than_the_bias_reads_stays_a_product_of_its_own():
         assert (site.products[0].out, site.bias.tolist()) == (("y", [1.0] * 4) if folded else ("p", [0.0] * 4))
         seen = Statistics.empty(4)
         seen.add(np.random.default_rng(0).normal(size=(64, 4)))
-        quantize(graph, [site], {"i": seen})
+        quantize(graph, [site], Known({"i": seen}))
         assert ("bias" in [n.name for n in graph.nodes]) is not folded

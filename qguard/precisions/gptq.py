@@ -47,20 +47,43 @@ def compensated(weight: Array, hessian: Array, nearest: Callable[[Array], Array]
         What is stored, float64 (in, out).
     """
     order = np.argsort(-np.diag(hessian), kind="stable")
-    h = hessian[np.ix_(order, order)]
-    h[np.diag_indices_from(h)] += DAMPING * max(np.diag(h).mean(), 1e-12)
-    # rows of the upper Cholesky factor of the inverse tell how an error spreads over the weights that are still free
-    spread = np.linalg.cholesky(np.linalg.inv(h)).T
+    spread = _spread(hessian, order)
     left = weight[order].astype(np.float64)
     out = np.zeros_like(left)
     for start in range(0, len(left), BLOCK):
         stop = min(start + BLOCK, len(left))
         errors = np.zeros((stop - start, left.shape[1]))
         for k in range(start, stop):
-            out[k] = nearest(left[k])
-            errors[k - start] = (left[k] - out[k]) / spread[k, k]
-            left[k:stop] -= np.outer(spread[k, k:stop], errors[k - start])
+            wanted = left[k] - spread[start:k, k] @ errors[: k - start]
+            out[k] = nearest(wanted)
+            errors[k - start] = (wanted - out[k]) / spread[k, k]
         left[stop:] -= spread[start:stop, stop:].T @ errors
     stored = np.zeros_like(out)
     stored[order] = out
     return stored
+
+
+def _spread(hessian: Array, order: Array) -> Array:
+    """How an error spreads over the weights that are still free: rows of the upper Cholesky factor of the inverse.
+
+    The factor R of the Hessian itself that is upper, H = R R^T, gives it as R^-1; and R is the usual lower factor of the
+    matrix with rows and columns in reverse. That is a quarter of the work of an inverse and a factor, and in place.
+
+    Args:
+        hessian: (in, in).
+        order: Its rows and columns in the order in which they are rounded.
+
+    Returns:
+        float64 (in, in), upper.
+    """
+    from scipy.linalg import lapack
+
+    back = order[::-1]
+    h = hessian[np.ix_(back, back)].astype(np.float64, copy=False)
+    h[np.diag_indices_from(h)] += DAMPING * max(np.diag(h).mean(), 1e-12)
+    factor, wrong = lapack.dpotrf(h.T, lower=1, overwrite_a=1)  # symmetric: transposed it is the same, in LAPACK's order
+    if not wrong:
+        factor, wrong = lapack.dtrtri(factor, lower=1, overwrite_c=1)
+    if wrong:
+        raise np.linalg.LinAlgError("second moments of the calibration texts hold NaN or infinite values")
+    return np.ascontiguousarray(factor[::-1, ::-1])

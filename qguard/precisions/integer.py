@@ -17,8 +17,8 @@ Ranges are fixed, so a text's vector does not depend on its neighbors in the bat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 BATCH = 8
 SHARE = 0.25  # of an input's channels that may be multiplied in float
+WIDE = 2048  # channels above which second moments are summed in float32, whose rounding is far below GPTQ's damping
+MOMENTS = 2**30  # bytes of second moments that are held at once; for more, the texts are run again
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,13 @@ KINDS = {"Add": "LayerNorm", "LayerNormalization": "LayerNorm", "EmbedLayerNorma
 
 @dataclass
 class Statistics:
-    """What is known of one input over all calibration tokens: range, mean and second moments of its channels."""
+    """What is known of one input over all calibration tokens: range, mean and second moments of its channels.
+
+    Attributes:
+        low, high, total: Least, greatest and sum of each channel, float64 (channels,).
+        moments: Sums of products of two channels (channels, channels), float64, or float32 above :data:`WIDE` channels.
+        count: Tokens.
+    """
 
     low: Array
     high: Array
@@ -81,30 +89,38 @@ class Statistics:
     @classmethod
     def empty(cls, channels: int) -> Statistics:
         """Of no token."""
-        return cls(np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros(channels), np.zeros((channels, channels)))
+        moments = np.zeros((channels, channels), _moments(channels))
+        return cls(np.full(channels, np.inf), np.full(channels, -np.inf), np.zeros(channels), moments)
 
     @classmethod
     def sum(cls, parts: Iterable[Statistics]) -> Statistics:
         """Of all that several inputs hold, as if they were one."""
         every = list(parts)
+        if len(every) == 1:
+            return every[0]
         low, high = (f([getattr(p, k) for p in every], axis=0) for f, k in ((np.min, "low"), (np.max, "high")))
         total, moments = (np.sum([getattr(p, k) for p in every], axis=0) for k in ("total", "moments"))
         return cls(low, high, total, moments, sum(p.count for p in every))
 
     def add(self, tokens: Array) -> None:
         """Tokens (n, channels)."""
-        x = tokens.astype(np.float64)
-        self.low, self.high = np.minimum(self.low, x.min(0)), np.maximum(self.high, x.max(0))
-        self.total += x.sum(0)
+        self.low, self.high = np.minimum(self.low, tokens.min(0)), np.maximum(self.high, tokens.max(0))
+        self.total += tokens.sum(0, dtype=np.float64)
+        x = tokens.astype(self.moments.dtype)
         self.moments += x.T @ x
         self.count += len(x)
 
     def hessian(self, middle: Array | float = 0.0, width: Array | float = 1.0) -> Array:
         """Mean of the outer products of ``(x - middle) / width``."""
         middle, width = np.broadcast_to(middle, self.total.shape), np.broadcast_to(width, self.total.shape)
-        mean = self.total / self.count
-        centred = self.moments / self.count - np.outer(mean, middle) - np.outer(middle, mean) + np.outer(middle, middle)
-        return np.asarray(centred / np.outer(width, width))
+        mean, out = self.total / self.count, self.moments / self.count
+        if np.any(middle):
+            out = out - np.outer(mean, middle) - np.outer(middle, mean) + np.outer(middle, middle)
+        return out if np.all(width == 1) else out / np.outer(width, width)
+
+
+def _moments(channels: int) -> type[np.floating[Any]]:
+    return np.float32 if channels > WIDE else np.float64
 
 
 def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
@@ -123,8 +139,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     sites = find_sites(graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
-    statistics = observe(source.file, sorted({s.x for s in sites}), token_ids(model, sample))
-    quantize(graph, sites, statistics)
+    quantize(graph, sites, Observer(source.file, (s.x for s in sites), token_ids(model, sample)))
     quantize_embeddings(graph)
     graph.drop_unread(MOVES)
     target = onnx_file(model, folder)
@@ -182,9 +197,24 @@ class QuantizedInput:
 
     products: tuple[Product, ...]
     x: str
-    weight: Array
-    bias: Array
     plan: Plan
+    graph: Graph = field(repr=False)
+
+    @property
+    def channels(self) -> int:
+        """Of the input."""
+        return int(self.graph.initializers[self.products[0].stored[0]].dims[0])
+
+    @property
+    def weight(self) -> Array:
+        """float64 (in, out), read anew from the graph: all weights at once may not fit in memory."""
+        return np.concatenate([self.graph.array(p.stored[0]).astype(np.float64) for p in self.products], axis=1)
+
+    @property
+    def bias(self) -> Array:
+        """float64 (out,)."""
+        parts = (self.graph.array(p.stored[1]).astype(np.float64) if p.stored[1] else np.zeros(p.width) for p in self.products)
+        return np.concatenate(list(parts))
 
     @property
     def home(self) -> str:
@@ -208,60 +238,91 @@ def find_sites(graph: Graph) -> list[QuantizedInput]:
         for x, bias in (node.input, reversed(node.input))
         if len(graph.consumers(x)) == 1 and bias in tables and len(tables[bias].dims) == 1
     }
-    found: dict[str, list[tuple[Product, Array, Array]]] = defaultdict(list)
+    found: dict[str, list[Product]] = defaultdict(list)
     for node in graph.nodes:
         if node.op_type not in ("Attention", "MatMul") or node.input[1] not in tables or node.input[0] in tables:
             continue
-        weight = graph.array(node.input[1]).astype(np.float64)
-        if weight.ndim != 2:
+        dims = tables[node.input[1]].dims
+        if len(dims) != 2:
             continue
-        width, after, bias = weight.shape[1], None, ""
+        width, after, bias = int(dims[1]), None, ""
         if node.op_type == "Attention":
             bias = node.input[2]
         elif node.output[0] in adds and list(tables[adds[node.output[0]][1]].dims) == [width]:
             after, bias = adds[node.output[0]]
-        values = graph.array(bias).astype(np.float64) if bias else np.zeros(width)
-        found[node.input[0]].append((Product(node, after, width, (node.input[1], bias)), weight, values))
+        found[node.input[0]].append(Product(node, after, width, (node.input[1], bias)))
     sites = []
-    for x, entries in found.items():
-        products, weights, biases = zip(*entries, strict=True)
+    for x, products in found.items():
         maker = graph.producers[x].op_type if x in graph.producers else ""
         kind = "LayerNorm" if products[0].packed else KINDS.get(maker, "Activation")
-        sites.append(QuantizedInput(products, x, np.concatenate(weights, axis=1), np.concatenate(biases), PLANS[kind]))
+        sites.append(QuantizedInput(tuple(products), x, PLANS[kind], graph))
     return sites
 
 
-def observe(file: Path, names: list[str], ids: list[list[int]]) -> dict[str, Statistics]:
-    """Run the fp32 file on the calibration texts and gather what its inner tensors hold; padding is left out."""
-    import onnxruntime as ort
+class Observer:
+    """The fp32 file on the calibration texts: gathers what its inner tensors hold; padding is left out.
 
-    from qguard.encoders import padded
-    from qguard.encoders.onnx import OnnxRuntime
+    Args:
+        file: fp32.
+        names: Inner tensors, float with the channels on their last axis.
+        ids: Token ids of the texts.
+    """
 
-    graph = Graph(read_model(file))
-    graph.add_outputs(names)
-    runtime = OnnxRuntime(file)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found: dict[str, Statistics] = {}
-    for start in range(0, len(ids), BATCH):
-        inputs, mask = padded(ids[start : start + BATCH])
-        for name, value in zip(names, session.run(names, runtime.feeds(inputs, mask)), strict=True):
-            # what has no row for each token, such as relative positions, has no padding either
-            tokens = value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
-            found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
-    return found
+    def __init__(self, file: Path, names: Iterable[str], ids: list[list[int]]) -> None:
+        import onnxruntime as ort
+
+        from qguard.encoders.onnx import OnnxRuntime
+
+        self.ids = ids
+        graph = Graph(read_model(file))
+        graph.add_outputs(sorted(set(names)))
+        self._feeds = OnnxRuntime(file).feeds
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, names: Collection[str]) -> dict[str, Statistics]:
+        """Of some of the tensors; the texts are run up to the last of them."""
+        import onnxruntime as ort
+
+        from qguard.encoders import padded
+
+        names, found = sorted(set(names)), dict[str, Statistics]()
+        options = ort.RunOptions()
+        options.only_execute_path_to_fetches = True
+        for start in range(0, len(self.ids), BATCH):
+            inputs, mask = padded(self.ids[start : start + BATCH])
+            for name, value in zip(names, self._session.run(names, self._feeds(inputs, mask), options), strict=True):
+                # what has no row for each token, such as relative positions, has no padding either
+                tokens = value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
+                found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
+        return found
+
+    def in_groups(self, wanted: Iterable[tuple[Collection[str], int]]) -> Iterator[dict[str, Statistics]]:
+        """What is known of the tensors of each entry in turn; second moments of at most :data:`MOMENTS` bytes are held at once.
+
+        Args:
+            wanted: Names of one or more tensors, and how many channels each has.
+        """
+        entries = [(names, len(set(names)) * channels**2 * np.dtype(_moments(channels)).itemsize) for names, channels in wanted]
+        while entries:
+            sizes = np.cumsum([size for _, size in entries])
+            count = max(1, int(np.searchsorted(sizes, MOMENTS, side="right")))
+            seen = self([name for names, _ in entries[:count] for name in names])
+            for names, _ in entries[:count]:
+                yield {name: seen[name] for name in names}
+            del seen, entries[:count]
 
 
-def quantize(graph: Graph, sites: list[QuantizedInput], statistics: dict[str, Statistics]) -> None:
+def quantize(graph: Graph, sites: list[QuantizedInput], observer: Observer) -> None:
     """Replace each site by its integer form, in place."""
     alike: dict[tuple[tuple[str, str], ...], list[QuantizedInput]] = defaultdict(list)
     for site in sites:
         alike[site.stored].append(site)
+    seen = observer.in_groups(([s.x for s in some], some[0].channels) for some in alike.values())
     treated = {
-        key: _treated(graph, some[0], Statistics.sum(statistics[s.x] for s in some), shared=len(some) > 1)
-        for key, some in alike.items()
+        key: _treated(graph, some[0], Statistics.sum(found[s.x] for s in some), shared=len(some) > 1)
+        for (key, some), found in zip(alike.items(), seen, strict=True)
     }
     first = {site.products[0].node.output[0]: site for site in sites}
     replaced = {node.output[0] for site in sites for p in site.products for node in (p.node, p.after) if node is not None}
@@ -297,16 +358,16 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bo
     Weights that several operators read are stored unsigned: with the session option of :func:`declare_exact_products`, ONNX
     Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
     """
-    home, plan = site.home, site.plan
-    middle, width, outliers = treatment(site.weight, seen, plan)
+    home, plan, weight = site.home, site.plan, site.weight
+    middle, width, outliers = treatment(weight, seen, plan)
     low, high = (seen.low - middle) / width, (seen.high - middle) / width
     inner = np.setdiff1d(np.arange(len(width)), outliers)
     scale, zero = activation_range(float(low[inner].min()), float(high[inner].max()))
-    values, weight_scale = round_weights(site.weight * width[:, None], seen.hessian(middle, width), inner)
+    values, weight_scale = round_weights(weight * width[:, None], seen.hessian(middle, width), inner)
     zero_point = 0
     if shared:
         values, zero_point = (values.astype(np.int16) + 128).astype(np.uint8), 128
-    bias = (site.bias + middle @ site.weight).astype(np.float32)
+    bias = (site.bias + middle @ weight).astype(np.float32)
     moved: tuple[str, ...] = ()
     if plan.shift or plan.smooth is not None:
         moved = (
@@ -329,7 +390,7 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bo
                 graph.put(f"{name}/weight_scale", weight_scale[at]),
                 graph.put(f"{name}/weight_zero", np.full(product.width, zero_point, values.dtype)),
                 graph.put(f"{name}/bias", bias[at]) if bias[at].any() or product.packed else "",
-                graph.put(f"{name}/outlier_weight", site.weight[outliers, at].astype(np.float32)) if index else "",
+                graph.put(f"{name}/outlier_weight", weight[outliers, at].astype(np.float32)) if index else "",
             )
         )
     return _Treated(moved, scales, index, tuple(products))

@@ -14,7 +14,7 @@ from qguard.onnx.edit import Graph, attribute
 from qguard.onnx.read import read_model
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
-from qguard.precisions.integer import observe, token_ids
+from qguard.precisions.integer import Observer, token_ids
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -76,23 +76,28 @@ def _rewrite(model: Model, folder: Path, source: Artifact, sample: Sample, encod
     assert source.file is not None
     graph = Graph(read_model(source.file))
     tables = {t.name for t in graph.initializers.values() if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
-    read = {n.input[0] for n in graph.nodes if _transposed(n, 1) is not None and n.input[1] in tables}
-    seen = observe(source.file, sorted(read), token_ids(model, sample))
-    made = dict[str, list[Any]]()
+    # what is stored anew, by its name: the stored matrix, whether it is transposed, and what it multiplies
+    found = dict[str, tuple[str, bool, str]]()
     for node in graph.nodes:
         for i, name in enumerate(node.input):
             transposed = _transposed(node, i)
             if transposed is None or name not in tables:
                 continue
             rows = f"{name}/{'columns' if transposed else 'rows'}"
-            if rows not in made:
-                array = graph.array(name)
-                hessian = None if node.op_type == "Gather" else seen[node.input[0]].hessian()
-                made[rows] = encode(graph, rows, np.ascontiguousarray(array.T if transposed else array), hessian)
-                if transposed:  # OpenVINO joins it with the multiplication, and reads the weight as it computes with it
-                    made[rows].append(helper.make_node("Transpose", [rows], [f"{rows}/T"], f"{rows}/Transpose", perm=[1, 0]))
+            found.setdefault(rows, (name, transposed, "" if node.op_type == "Gather" else node.input[0]))
             graph.set_input(node, i, f"{rows}/T" if transposed else rows)
-    graph.prepend(node for nodes in made.values() for node in nodes)
+    products = [(name, transposed, x) for name, transposed, x in found.values() if x]
+    seen = Observer(source.file, (x for _, _, x in products), token_ids(model, sample)).in_groups(
+        ([x], int(graph.initializers[name].dims[0 if transposed else 1])) for name, transposed, x in products
+    )
+    made = list[Any]()
+    for rows, (name, transposed, x) in found.items():
+        hessian = next(seen)[x].hessian() if x else None
+        array = graph.array(name)
+        made += encode(graph, rows, np.ascontiguousarray(array.T if transposed else array), hessian)
+        if transposed:  # OpenVINO joins it with the multiplication, and reads the weight as it computes with it
+            made.append(helper.make_node("Transpose", [rows], [f"{rows}/T"], f"{rows}/Transpose", perm=[1, 0]))
+    graph.prepend(made)
     graph.drop_tensors(list(graph.initializers))
     graph.save(onnx_file(model, folder))
 
