@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -11,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from qguard.errors import ArtifactProblem
 from qguard.onnx import edit as onnx_edit
 from qguard.onnx import read as reading
-from qguard.onnx.edit import INTEGER, Graph, attribute, attributes
-from qguard.onnx.read import read_graph, read_model
+from qguard.onnx.edit import INTEGER, Graph, attribute, attributes, point_to
+from qguard.onnx.read import external_files, fill, read_model, stored_array, stored_bytes
 from qguard.precisions import RECIPES
 from qguard.precisions.code import modules
 
@@ -227,15 +228,84 @@ def external(tmp_path):
 def test_tensors_beside_the_file_are_read_with_it_or_where_they_are_used(tmp_path):
     file = external(tmp_path)
     assert run(Graph(read_model(file))) == [3.0] * 4
-    lazy = Graph(read_graph(file), tmp_path)
+    lazy = Graph.read(file)
     assert lazy.array("two").tolist() == [2.0] * 4
+    (y,) = lazy.session(ort.SessionOptions()).run(None, {"x": np.zeros((1, 4), np.float32)})
+    assert y[0].tolist() == [3.0] * 4
 
 
-def test_damaged_data_beside_the_file_is_an_artifact_problem(tmp_path):
+@pytest.mark.parametrize("data", [b"1", None])
+def test_damaged_data_beside_the_file_is_an_artifact_problem(tmp_path, data):
     file = external(tmp_path)
-    (tmp_path / "m.data").write_bytes(b"1")
+    lazy = Graph.read(file)
+    (tmp_path / "m.data").unlink() if data is None else (tmp_path / "m.data").write_bytes(data)
     with pytest.raises(ArtifactProblem, match="external data"):
         read_model(file)
+    with pytest.raises(ArtifactProblem, match="external data"):
+        lazy.array("two")
+
+
+def test_data_outside_of_the_folder_is_not_read(tmp_path):
+    graph = Graph.read(external(tmp_path))
+    (tmp_path / "inner").mkdir()
+    graph.folder = tmp_path / "inner"
+    for location in ("../m.data", str(tmp_path / "m.data")):
+        point_to(graph.initializers["two"], location, 0, 16)
+        with pytest.raises(ArtifactProblem, match="leaves the folder"):
+            graph.array("two")
+
+
+@pytest.mark.parametrize("rows", [2, 64])
+def test_what_does_not_fit_one_file_lies_beside_it(tmp_path, monkeypatch, rows):
+    """Saved whole and beside the file, read, changed by views of what was read, and saved over itself: the same values."""
+    weight = np.random.default_rng(0).normal(size=(rows, 4, 16)).astype(np.float32)
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    ends = [[helper.make_tensor_value_info(name, 1, None)] for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", *ends, []), opset_imports=SETS, ir_version=8)
+    graph = Graph(model)
+    graph.put("small", np.ones(3, np.float32))
+    graph.put("w", weight)
+    graph.save(tmp_path / "whole.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["whole.onnx"]
+    for name, value in (("WHOLE", 0), ("KEPT", 0), ("SMALL", 16), ("CHUNK", 1000)):
+        monkeypatch.setattr(onnx_edit, name, value)
+    graph = Graph.read(tmp_path / "whole.onnx")
+    graph.save(tmp_path / "m.onnx")
+    assert external_files(tmp_path / "m.onnx") == ["m.onnx_data"]
+    places = [{e.key: e.value for e in t.external_data} for t in Graph.read(tmp_path / "m.onnx").initializers.values()]
+    assert places == [{}, {"location": "m.onnx_data", "offset": "0", "length": str(weight.nbytes)}]
+    graph = Graph.read(tmp_path / "m.onnx")
+    graph.put("w", graph.array("w").transpose(2, 0, 1))
+    graph.put("more", np.arange(9))
+    graph.copy().save(tmp_path / "m.onnx")
+    x = np.zeros((1,), np.float32)
+    session = ort.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    for made in (session, graph.session(ort.SessionOptions())):
+        assert np.array_equal(made.run(None, {"x": x})[0], weight.transpose(2, 0, 1))
+    monkeypatch.undo()
+    again = Graph.read(tmp_path / "m.onnx")
+    assert again.array("more").tolist() == list(range(9))
+    again.save(tmp_path / "whole.onnx")
+    assert not external_files(tmp_path / "whole.onnx")
+    assert np.array_equal(numpy_helper.to_array(read_model(tmp_path / "whole.onnx").graph.initializer[1]), again.array("w"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.array([1, -2, 3], ml_dtypes.int4), np.array([1, 2], ml_dtypes.bfloat16), np.array(["a"], object), np.zeros((0, 3))],
+)
+def test_every_type_that_lies_beside_a_file_is_read(tmp_path, values):
+    tensor = numpy_helper.from_array(values, "t")
+    assert stored_array(tensor, None).tolist() == values.tolist()
+    if values.dtype == object:
+        return
+    assert stored_bytes(tensor) == len(tensor.raw_data)
+    (tmp_path / "data").write_bytes(b"12345678" + tensor.raw_data)
+    point_to(tensor, "data", 8, stored_bytes(tensor))
+    found = stored_array(tensor, tmp_path)
+    assert (found.dtype, found.tolist()) == (values.dtype, values.tolist())
+    fill(tensor, found)
+    assert tensor == numpy_helper.from_array(values, "t")
 
 
 def test_a_saved_graph_is_the_same_graph(tmp_path):

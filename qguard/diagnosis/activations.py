@@ -123,7 +123,7 @@ class Runner:
         # every wanted tensor must exist: what is fused away cannot be given
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
-            self.session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            self.session = graph.session(options)
         except Exception as e:
             raise ArtifactProblem(f"ONNX Runtime cannot run the opened graph: {str(e).strip()[:300]}") from e
         self.inputs = {i.name: i.type for i in self.session.get_inputs()}

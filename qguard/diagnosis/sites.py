@@ -12,7 +12,7 @@ from qguard.diagnosis.names import home, key, layer
 from qguard.diagnosis.opened import opened
 from qguard.errors import ArtifactProblem
 from qguard.onnx.edit import INTEGER, Graph
-from qguard.onnx.read import read_model
+from qguard.onnx.read import read_graph
 from qguard.precisions.attention import PROJECTIONS
 
 TABLE, LINEAR, ATTENTION, BIAS, ACTIVATION, NORM = "embedding", "linear", "attention", "bias", "activation", "LayerNorm"
@@ -53,8 +53,8 @@ class Net(Graph):
         loaded: What was made to run it, for the next time.
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, folder: Path | None = None) -> None:
+        super().__init__(model, folder)
         self.loaded = dict[Any, Any]()
 
     @classmethod
@@ -62,12 +62,12 @@ class Net(Graph):
         """The file, its fused operators taken apart unless it is wanted ``whole``.
 
         Raises:
-            ArtifactProblem: see :func:`qguard.onnx.read.read_model`.
+            ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
         """
-        model = read_model(file)
+        net = cls(read_graph(file), file.parent)
         if not whole:
-            opened(Graph(model))
-        return cls(model)
+            opened(net)
+        return net
 
     @cached_property
     def keys(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from qguard.errors import ArtifactProblem
 from qguard.files import read_json
 from qguard.machine.cpu import saturates
 from qguard.onnx.edit import Graph
-from qguard.onnx.read import read_model
+from qguard.onnx.unsigned import unsigned_weights
 
 OPTIONS_FILE = "onnxruntime.json"
 EXACT = "session.x64quantprecision"
@@ -36,14 +36,6 @@ def exact_products(file: Path) -> bool:
     if found not in ({EXACT: "1"}, {EXACT: "0"}, {}):
         raise ArtifactProblem(f'{path.name}: expected {{"{EXACT}": "1"}}, or no such file; found {found}')
     return found.get(EXACT) == "1"
-
-
-def _unsigned(file: Path) -> bytes:
-    from qguard.onnx.unsigned import unsigned_weights
-
-    graph = Graph(read_model(file))
-    unsigned_weights(graph)
-    return bytes(graph.model.SerializeToString())
 
 
 class OnnxRuntime:
@@ -69,16 +61,21 @@ class OnnxRuntime:
         # kept blocks pay from the second pass on, and an encoder makes one; what is timed keeps ONNX Runtime's own setting
         options.enable_cpu_mem_arena = threads is not None
         options.log_severity_level = 3
-        source: str | bytes = str(file)
+        graph: Graph | None = None
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         if saturates() and exact_products(file):
             if optimise:
                 options.add_session_config_entry(EXACT, "1")
             else:
-                source = _unsigned(file)
+                graph = Graph.read(file)
+                unsigned_weights(graph)
         try:
-            self.session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self.session = (
+                ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+                if graph is None
+                else graph.session(options)
+            )
         except Exception as e:  # ONNX Runtime's own exception types differ by build
             raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
         self.feeds = Feeds({i.name: i.type for i in self.session.get_inputs()}, file)

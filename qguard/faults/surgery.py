@@ -12,7 +12,7 @@ import numpy as np
 from qguard.artifacts.layers import LOOKUP, Layer
 from qguard.faults.site import NotApplicable
 from qguard.onnx.edit import Graph
-from qguard.onnx.read import external_files, read_model
+from qguard.onnx.read import external_files, read_graph
 
 
 class ArtifactGraph(Graph):
@@ -23,13 +23,13 @@ class ArtifactGraph(Graph):
     """
 
     def __init__(self, file: Path) -> None:
-        super().__init__(read_model(file), file.parent)
+        super().__init__(read_graph(file), file.parent)
         self.file, self._external = file, external_files(file)
 
     def write(self) -> None:
-        """Write the graph back, its tensors inside the file."""
+        """Write the graph back."""
         self.save(self.file)
-        for name in self._external:
+        for name in set(self._external) - set(external_files(self.file)):
             (self.file.parent / name).unlink(missing_ok=True)
 
     @cached_property

@@ -11,10 +11,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from qguard.onnx.read import read_names, reads
+from qguard.onnx.read import VALUES, fill, is_external, read_graph, read_names, reads, stored_array, stored_bytes
 
 _Number = TypeVar("_Number", int, float, list[int])
 _STANDARD = ("", "ai.onnx")  # both name ONNX's own operators
+KEPT = 2**20  # bytes of an array from which on a graph keeps it beside the model, as it is, instead of a copy in it
+# bytes of tensors up to which a model is saved in one file: protobuf counts them in 31 bits, and the graph needs some itself
+WHOLE = 2**31 - 2**24
+SMALL = 1024  # bytes of a tensor that stays in the file where the others lie beside it; the size that onnx takes
+PAGE = 4096  # tensors beside a file begin at multiples of it, so that runtimes can map them
+CHUNK = 2**26  # bytes of a tensor that are written at once
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,24 @@ def rename(names: Any, new: Mapping[str, str]) -> None:
             names[i] = new[name]
 
 
+def point_to(tensor: Any, location: str, offset: int, length: int) -> None:
+    """Say in a tensor that its values are bytes of a file beside the model's, in place."""
+    from onnx import TensorProto
+
+    for field in (*VALUES, "external_data"):
+        tensor.ClearField(field)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
 class Graph:
     """The main graph of a model. Its changes go through the methods, which keep the indexes true.
 
     What the nodes of branches and loops read counts as read by the node that holds them; they are never changed.
+
+    Large tensors need not be in memory: those beside the file are read when :meth:`array` is asked for them, and what
+    :meth:`put` is given is kept as it is, which for a part or the transpose of such a tensor is a view of the file.
 
     Args:
         model: ``onnx.ModelProto``, changed in place.
@@ -80,6 +100,16 @@ class Graph:
 
     def __init__(self, model: Any, folder: Path | None = None) -> None:
         self.model, self.folder = model, folder
+        self._kept = dict[str, Any]()  # stored tensors that are in the model by type and shape alone
+
+    @classmethod
+    def read(cls, file: Path) -> Graph:
+        """The graph of a file, its external data left where it is.
+
+        Raises:
+            ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
+        """
+        return cls(read_graph(file), file.parent)
 
     def copy(self) -> Graph:
         """A graph of its own, with all that is stored in the model."""
@@ -87,13 +117,69 @@ class Graph:
 
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        return Graph(model, self.folder)
+        made = Graph(model, self.folder)
+        made._kept = dict(self._kept)
+        return made
 
     def save(self, file: Path) -> None:
-        """Write the model to one file."""
+        """Write the model to one file; above :data:`WHOLE` bytes its tensors go to a second one beside it, ``NAME_data``."""
         import onnx
 
+        stored = self.model.graph.initializer
+        if sum(map(stored_bytes, stored)) <= WHOLE:
+            self.whole()
+        else:
+            self._save_beside(file.with_name(f"{file.name}_data"))
         onnx.save(self.model, str(file))
+
+    def whole(self) -> Any:
+        """The model with all its tensors in it, for other tools."""
+        for tensor in self.model.graph.initializer:
+            if is_external(tensor):
+                fill(tensor, self.array(tensor.name))
+        self._kept.clear()
+        return self.model
+
+    def _save_beside(self, data: Path) -> None:
+        """Write the tensors to a file, one after the other, and say in the model where each of them is."""
+        places = {}
+        work = data.with_name(f"{data.name}.tmp")  # the old file may be what is read
+        with work.open("wb") as f:
+            for tensor in self.model.graph.initializer:
+                if stored_bytes(tensor) < SMALL:
+                    if is_external(tensor):
+                        fill(tensor, self.array(tensor.name))
+                    continue
+                array = self.array(tensor.name)
+                f.seek(-f.tell() % PAGE, 1)
+                places[tensor.name] = f.tell()
+                rows = array.reshape(-1) if array.ndim < 2 else array
+                step = max(1, CHUNK * len(rows) // array.nbytes)
+                for start in range(0, len(rows), step):
+                    f.write(np.ascontiguousarray(rows[start : start + step]).data)
+        work.replace(data)
+        for tensor in self.model.graph.initializer:
+            if tensor.name in places:
+                point_to(tensor, data.name, places[tensor.name], stored_bytes(tensor))
+        self._kept.clear()
+        self.folder = data.parent
+
+    def session(self, options: Any) -> Any:
+        """The graph as a session of ONNX Runtime on the CPU; tensors outside of the model are handed over where they lie.
+
+        Args:
+            options: ``onnxruntime.SessionOptions``; is changed.
+        """
+        import onnxruntime as ort
+
+        read = read_names(self.model.graph)  # ONNX Runtime removes the others, and then misses them
+        names = [t.name for t in self.model.graph.initializer if is_external(t) and t.name in read]
+        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self.array(name))) for name in names]
+        if names:
+            options.add_external_initializers(names, values)
+        session = ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session.qguard_initializers = values  # they must live as long as it does
+        return session
 
     # what it holds, by name
 
@@ -136,10 +222,14 @@ class Graph:
                     yield node.output[0], a.t
 
     def array(self, name: str) -> Any:
-        """The values of a stored tensor; NumPy may refuse to change them."""
-        from onnx import numpy_helper
+        """The values of a stored tensor; NumPy may refuse to change them.
 
-        return numpy_helper.to_array(self.constants[name], base_dir=str(self.folder or ""))
+        Raises:
+            ArtifactProblem: where external data is damaged.
+        """
+        if name in self._kept:
+            return self._kept[name]
+        return stored_array(self.constants[name], self.folder)
 
     def behind(self, name: str, operators: Collection[str]) -> str:
         """Where a tensor comes from: back through the first inputs of these operators."""
@@ -161,7 +251,24 @@ class Graph:
         """Store an array: new ones behind the others, or in place of the one of that name. Gives the name."""
         from onnx import numpy_helper
 
-        tensor = numpy_helper.from_array(np.asarray(value), name)
+        value = np.asarray(value)
+        self._kept.pop(name, None)
+        if value.nbytes < KEPT:
+            tensor = numpy_helper.from_array(value, name)
+        else:
+            self._kept[name] = value
+            tensor = numpy_helper.from_array(value[:0], name)
+            tensor.dims[:] = value.shape
+            point_to(tensor, name, 0, value.nbytes)
+        return self._store(tensor)
+
+    def store(self, tensor: Any) -> str:
+        """Store a copy of an ``onnx.TensorProto``, as :meth:`put` does an array."""
+        self._kept.pop(tensor.name, None)
+        return self._store(tensor)
+
+    def _store(self, tensor: Any) -> str:
+        name = str(tensor.name)
         if name in self.initializers:
             self.initializers[name].CopyFrom(tensor)
         else:
@@ -186,6 +293,7 @@ class Graph:
 
     def _keep_tensors(self, wanted: Callable[[str], bool]) -> None:
         kept = [t for t in self.model.graph.initializer if wanted(t.name)]
+        self._kept = {name: value for name, value in self._kept.items() if wanted(name)}
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
         self._forget("initializers", "constants")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,14 +46,75 @@ def read_model(file: Path) -> Any:
     Raises:
         ArtifactProblem: see :func:`read_graph`; also for external data that is damaged.
     """
-    import onnx
-
     model = read_graph(file)
-    try:
-        onnx.load_external_data_for_model(model, str(file.parent))
-    except Exception as e:  # onnx and the operating system raise several kinds
-        raise ArtifactProblem(f"{file.name} cannot be read with its external data ({e})") from e
+    for tensor in tensors(model):
+        if is_external(tensor):
+            fill(tensor, stored_array(tensor, file.parent))
     return model
+
+
+# fields of a tensor that may hold its values
+VALUES = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
+
+
+def is_external(tensor: Any) -> bool:
+    """Whether a tensor's values are not in the model."""
+    return bool(tensor.data_location == 1)  # onnx.TensorProto.EXTERNAL
+
+
+def stored_bytes(tensor: Any) -> int:
+    """Size of a tensor's values; of strings, the size of the text."""
+    from onnx import TensorProto, helper
+
+    if tensor.data_type == TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    kind = TensorProto.DataType.Name(tensor.data_type)
+    packed = next((n for n in (2, 4) if kind.endswith(f"INT{n}") or kind.startswith(f"FLOAT{n}E")), 0)
+    bits = packed or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(-(-math.prod(tensor.dims) * bits // 8))
+
+
+def stored_array(tensor: Any, folder: Path | None) -> Any:
+    """The values of a tensor as an array that NumPy may refuse to change; those in a file are mapped, not read.
+
+    Args:
+        tensor: ``onnx.TensorProto``.
+        folder: Of its external data.
+
+    Raises:
+        ArtifactProblem: where external data is missing, too short, or outside of the folder.
+    """
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    if not is_external(tensor):
+        return numpy_helper.to_array(tensor)
+    said = {e.key: e.value for e in tensor.external_data}
+    size = stored_bytes(tensor)
+    file = inside(folder or Path(), said.get("location", ""))
+    try:
+        offset, length = (int(said.get(key, default)) for key, default in (("offset", 0), ("length", size)))
+        if length != size or offset < 0:
+            raise ValueError(f"{length} bytes from {offset} on, expected {size}")
+        stored = np.memmap(file, np.uint8, "r", offset, (size,)) if size else np.empty(0, np.uint8)
+    except (OSError, ValueError) as e:
+        raise ArtifactProblem(f"the external data of {tensor.name!r} cannot be read from {file.name}: {e}; copy it again") from e
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if dtype.itemsize * math.prod(tensor.dims) == size:
+        return np.asarray(stored).view(dtype).reshape(tuple(tensor.dims))
+    alone = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=stored.tobytes())
+    return numpy_helper.to_array(alone)  # several values a byte
+
+
+def fill(tensor: Any, values: Any) -> None:
+    """Put values into a tensor that has them elsewhere, in place."""
+    from onnx import numpy_helper
+
+    plain = values.nbytes == stored_bytes(tensor)  # else several values share a byte
+    raw = values.tobytes() if plain else numpy_helper.from_array(values).raw_data
+    for field in ("data_location", "external_data", *VALUES):
+        tensor.ClearField(field)
+    tensor.raw_data = raw
 
 
 def external_files(file: Path) -> list[str]:
@@ -108,7 +170,8 @@ def fp32_sha256(file: Path) -> str:
         ArtifactProblem: see :func:`read_graph`; also for external data that is too short.
         ModelProblem: when matrices are stored in 16 bits or fewer: such a file is a candidate, never a reference.
     """
-    from onnx import TensorProto, numpy_helper
+    import numpy as np
+    from onnx import TensorProto
 
     model = read_graph(file)
     total = hashlib.sha256()
@@ -124,9 +187,10 @@ def fp32_sha256(file: Path) -> str:
             total.update(tensor.SerializeToString(deterministic=True))
             continue
         try:
-            total.update(numpy_helper.to_array(tensor, base_dir=str(file.parent)).tobytes())
+            values = np.ascontiguousarray(stored_array(tensor, file.parent))
         except Exception as e:  # onnx and NumPy raise several kinds for data that does not fit its shape
             raise ArtifactProblem(f"{file.name}: the data of {tensor.name!r} is damaged ({e}); copy it again") from e
+        total.update(values.reshape(-1).view(np.uint8).data)
     for part in (*model.opset_import, *model.graph.input, *model.graph.node, *model.graph.output, *model.functions):
         total.update(part.SerializeToString(deterministic=True))
     return total.hexdigest()

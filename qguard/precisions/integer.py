@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from qguard.errors import ArtifactProblem
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attributes
-from qguard.onnx.read import read_model
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
@@ -132,7 +131,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     from qguard.precisions.embeddings import quantize_embeddings
 
     assert source.file is not None
-    graph = Graph(read_model(source.file))
+    graph = Graph.read(source.file)
     if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set
         standard_attention(graph)
     plain_products(graph)
@@ -274,12 +273,12 @@ class Observer:
         from qguard.encoders.onnx import OnnxRuntime
 
         self.ids = ids
-        graph = Graph(read_model(file))
+        graph = Graph.read(file)
         graph.add_outputs(sorted(set(names)))
         self._feeds = OnnxRuntime(file).feeds
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(graph.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = graph.session(options)
 
     def __call__(self, names: Collection[str]) -> dict[str, Statistics]:
         """Of some of the tensors; the texts are run up to the last of them."""

@@ -11,7 +11,6 @@ from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvin
 from qguard.files import dump_json
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attribute
-from qguard.onnx.read import read_model
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
 from qguard.precisions.integer import Observer, token_ids
@@ -74,7 +73,7 @@ def _rewrite(model: Model, folder: Path, source: Artifact, sample: Sample, encod
     from onnx import TensorProto, helper
 
     assert source.file is not None
-    graph = Graph(read_model(source.file))
+    graph = Graph.read(source.file)
     tables = {t.name for t in graph.initializers.values() if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     # what is stored anew, by its name: the stored matrix, whether it is transposed, and what it multiplies
     found = dict[str, tuple[str, bool, str]]()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph
-from qguard.onnx.read import read_model
 from qguard.precisions.attention import separate_attention
 from qguard.precisions.export import onnx_file
 from qguard.precisions.products import plain_products
@@ -36,12 +35,15 @@ def int4(model: Model, folder: Path, source: Artifact) -> None:
 
 
 def _quantize(model: Model, folder: Path, source: Artifact, bits: int) -> None:
+    """Each matrix by itself: the quantizer wants all that it is given in memory."""
+    from onnx import helper
     from onnxruntime.quantization import matmul_nbits_quantizer as quantizers
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     from qguard.precisions.embeddings import quantize_embeddings
 
     assert source.file is not None
-    graph = Graph(read_model(source.file))
+    graph = Graph.read(source.file)
     separate_attention(graph)
     plain_products(graph)
     quantize_embeddings(graph)
@@ -51,9 +53,24 @@ def _quantize(model: Model, folder: Path, source: Artifact, bits: int) -> None:
         if bits == 8
         else quantizers.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)  # loses a quarter less than rounding to nearest
     )
-    quantizer = quantizers.MatMulNBitsQuantizer(graph.model, algo_config=config)
+
+    def quantized(node: Any) -> list[Any] | None:
+        if node.op_type != "MatMul" or node.input[1] not in graph.initializers:
+            return None
+        alone = Graph(helper.make_model(helper.make_graph([node], "one", [], [])))
+        alone.put(node.input[1], graph.array(node.input[1]))
+        quantizer = quantizers.MatMulNBitsQuantizer(alone.whole(), algo_config=config)
+        quantizer.process()
+        made = quantizer.model.model.graph
+        for tensor in made.initializer:
+            if tensor.name != node.input[1]:
+                graph.store(tensor)
+        return list(made.node)
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # HQQ only reads it
-        quantizer.process()
-    target = onnx_file(model, folder)
-    quantizer.model.save_model_to_file(str(target), False)
+        graph.rewrite(quantized)
+    graph.import_domain("com.microsoft")
+    graph.drop_tensors(list(graph.initializers))
+    ONNXModel(graph.model).topological_sort()
+    graph.save(onnx_file(model, folder))

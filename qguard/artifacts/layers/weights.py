@@ -10,7 +10,7 @@ import numpy as np
 
 from qguard.artifacts.layers import Layer
 from qguard.models.model import safetensors_header
-from qguard.onnx.read import read_graph, tensors
+from qguard.onnx.read import read_graph, stored_array, tensors
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _SAMPLE = 16  # outputs that are enough to tell whose weights they are
@@ -33,11 +33,11 @@ def matrices(files: Iterable[Path]) -> Iterator[Any]:
 
 
 def _onnx_matrices(file: Path) -> Iterator[Any]:
-    from onnx import TensorProto, numpy_helper
+    from onnx import TensorProto
 
     for tensor in tensors(read_graph(file)):
         if len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT:
-            yield numpy_helper.to_array(tensor, base_dir=str(file.parent))
+            yield stored_array(tensor, file.parent)
 
 
 class _Bfloat16:
