@@ -24,7 +24,6 @@ from qguard.errors import ArtifactProblem
 from qguard.judging.cause import Cause
 from qguard.judging.session import Session, Target
 from qguard.onnx.edit import Graph
-from qguard.onnx.read import read_model
 from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
@@ -217,7 +216,7 @@ def test_all_layers_left_in_fp32_give_fp32(request, minilm, fp32_onnx, artifact,
 
 def test_a_constant_of_fp32_that_is_no_initializer_moves_with_its_layer(minilm, fp32_onnx, dynamic, tmp_path):
     """Other exporters keep weights in Constant nodes; a name that a tensor has as well is no valid ONNX."""
-    graph = Graph(read_model(fp32_onnx))
+    graph = Graph.read(fp32_onnx)
     name = next(n.input[1] for n in graph.nodes if n.op_type == "MatMul" and n.input[1] in graph.initializers)
     held = helper.make_node("Constant", [], [name], value=graph.initializers[name])
     graph.prepend([held])
@@ -226,7 +225,7 @@ def test_a_constant_of_fp32_that_is_no_initializer_moves_with_its_layer(minilm, 
     exchange = LayerExchange(tmp_path / "constant.onnx", dynamic.file)
     assert len(exchange.units) == 25
     file = exchange.without(exchange.units, tmp_path / "m.onnx")
-    made = Graph(read_model(file))
+    made = Graph.read(file)
     assert f"fp32/{name}" in made.producers
     assert not made.producers.keys() & made.initializers.keys()
     a, b = (open_encoder("onnx", minilm.folder, minilm.pipeline, "fp32", f).encode(["ok"]) for f in (file, fp32_onnx))

@@ -13,7 +13,7 @@ from qguard.errors import ArtifactProblem
 from qguard.onnx import edit as onnx_edit
 from qguard.onnx import read as reading
 from qguard.onnx.edit import INTEGER, Graph, attribute, attributes, point_to
-from qguard.onnx.read import external_files, fill, read_model, stored_array, stored_bytes
+from qguard.onnx.read import external_files, fill, read_graph, stored_array, stored_bytes
 from qguard.precisions import RECIPES
 from qguard.precisions.code import modules
 
@@ -227,7 +227,7 @@ def external(tmp_path):
 
 def test_tensors_beside_the_file_are_read_with_it_or_where_they_are_used(tmp_path):
     file = external(tmp_path)
-    assert run(Graph(read_model(file))) == [3.0] * 4
+    assert run(Graph(Graph.read(file).whole())) == [3.0] * 4
     lazy = Graph.read(file)
     assert lazy.array("two").tolist() == [2.0] * 4
     (y,) = lazy.session(ort.SessionOptions()).run(None, {"x": np.zeros((1, 4), np.float32)})
@@ -237,12 +237,11 @@ def test_tensors_beside_the_file_are_read_with_it_or_where_they_are_used(tmp_pat
 @pytest.mark.parametrize("data", [b"1", None])
 def test_damaged_data_beside_the_file_is_an_artifact_problem(tmp_path, data):
     file = external(tmp_path)
-    lazy = Graph.read(file)
+    graph = Graph.read(file)
     (tmp_path / "m.data").unlink() if data is None else (tmp_path / "m.data").write_bytes(data)
-    with pytest.raises(ArtifactProblem, match="external data"):
-        read_model(file)
-    with pytest.raises(ArtifactProblem, match="external data"):
-        lazy.array("two")
+    for read in (graph.whole, lambda: graph.array("two")):
+        with pytest.raises(ArtifactProblem, match="external data"):
+            read()
 
 
 def test_data_outside_of_the_folder_is_not_read(tmp_path):
@@ -287,7 +286,7 @@ def test_what_does_not_fit_one_file_lies_beside_it(tmp_path, monkeypatch, rows):
     assert again.array("more").tolist() == list(range(9))
     again.save(tmp_path / "whole.onnx")
     assert not external_files(tmp_path / "whole.onnx")
-    assert np.array_equal(numpy_helper.to_array(read_model(tmp_path / "whole.onnx").graph.initializer[1]), again.array("w"))
+    assert np.array_equal(numpy_helper.to_array(again.whole().graph.initializer[1]), again.array("w"))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +310,7 @@ def test_every_type_that_lies_beside_a_file_is_read(tmp_path, values):
 def test_a_saved_graph_is_the_same_graph(tmp_path):
     graph = shifted()
     graph.save(tmp_path / "m.onnx")
-    assert read_model(tmp_path / "m.onnx") == graph.model
+    assert read_graph(tmp_path / "m.onnx") == graph.model
 
 
 @pytest.mark.parametrize("module", [onnx_edit, reading])

@@ -40,19 +40,6 @@ def read_graph(file: Path) -> Any:
     return model
 
 
-def read_model(file: Path) -> Any:
-    """The ONNX model of ``file`` with its external data.
-
-    Raises:
-        ArtifactProblem: see :func:`read_graph`; also for external data that is damaged.
-    """
-    model = read_graph(file)
-    for tensor in tensors(model):
-        if is_external(tensor):
-            fill(tensor, stored_array(tensor, file.parent))
-    return model
-
-
 # fields of a tensor that may hold its values
 VALUES = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
