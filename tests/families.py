@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 WIDE, HEADS, LAYERS, VOCABULARY, POSITIONS = 64, 4, 2, 900, 130
 
@@ -79,8 +79,29 @@ def _common(**more: Any) -> dict[str, Any]:
 
 _SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _GROUPED = {**_common(num_key_value_heads=2, head_dim=16), **_SPECIAL}
-# family → configuration class, its settings, tokenizer, pooling
-FAMILIES: dict[str, tuple[str, dict[str, Any], Callable[[], Any], str]] = {
+
+
+class Family(NamedTuple):
+    """How a tiny model of an architecture is made.
+
+    Attributes:
+        config: Its configuration's class in Transformers.
+        settings: Of that configuration.
+        tokenizer: Trains its tokenizer.
+        pooling: How its vectors are pooled.
+        dense: Of each Dense module after the pooling the width that comes out; neither bias nor activation.
+        network: Its class, where ``AutoModel`` takes another.
+    """
+
+    config: str
+    settings: dict[str, Any]
+    tokenizer: Callable[[], Any]
+    pooling: str
+    dense: tuple[int, ...] = ()
+    network: str = "AutoModel"
+
+
+_MADE: dict[str, tuple[Any, ...]] = {
     "bert": ("BertConfig", _common(), _wordpiece, "mean"),
     "roberta": ("RobertaConfig", _common(type_vocab_size=1, **_SPECIAL), _bytes, "mean"),
     "xlm-roberta": ("XLMRobertaConfig", _common(type_vocab_size=1, **_SPECIAL), _pieces, "mean"),
@@ -109,15 +130,34 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], Callable[[], Any], str]] = {
         "ModernBertConfig",
         _common(global_attn_every_n_layers=2, local_attention=16, cls_token_id=0, sep_token_id=2, **_SPECIAL), _bytes, "mean",
     ),
+    "nomic": ("NomicBertConfig", _common(), _wordpiece, "mean"),
+    "gte": ("GteConfig", _common(type_vocab_size=1, **_SPECIAL), _pieces, "cls"),
+    "jina-v3": ("JinaEmbeddingsV3Config", _common(type_vocab_size=1, **_SPECIAL), _pieces, "mean"),
+    "eurobert": ("EuroBertConfig", _common(num_key_value_heads=2, **_SPECIAL), lambda: _bytes("<s>", ""), "mean"),
+    "t5": (
+        "T5Config",
+        {"vocab_size": VOCABULARY, "d_model": WIDE, "d_kv": 16, "d_ff": 4 * WIDE, "num_layers": LAYERS, "num_heads": HEADS,
+         "relative_attention_num_buckets": 16, "relative_attention_max_distance": 64, "pad_token_id": 1, "eos_token_id": 2},
+        lambda: _pieces("", "</s>"), "mean", (WIDE,), "T5EncoderModel",
+    ),
+    "t5-gated": (  # T5 1.1, and mT5
+        "MT5Config",
+        {"vocab_size": VOCABULARY, "d_model": WIDE, "d_kv": 16, "d_ff": 2 * WIDE, "num_layers": LAYERS, "num_heads": HEADS,
+         "feed_forward_proj": "gated-gelu", "pad_token_id": 1, "eos_token_id": 2},
+        lambda: _pieces("", "</s>"), "mean", (), "MT5EncoderModel",
+    ),
+    "clip-text": ("CLIPTextConfig", _common(**_SPECIAL), _bytes, "lasttoken", (48,)),
+    "mistral": ("MistralConfig", {**_GROUPED, "sliding_window": 40}, _pieces, "lasttoken"),
     "qwen3": ("Qwen3Config", _GROUPED, lambda: _bytes("", "</s>"), "lasttoken"),
     "llama": ("LlamaConfig", _GROUPED, lambda: _pieces("<s>", ""), "mean"),
     "gemma3": (
         "Gemma3TextConfig",
         {**_GROUPED, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"],
          "use_bidirectional_attention": True},
-        lambda: _pieces("<s>", "</s>"), "mean",
+        lambda: _pieces("<s>", "</s>"), "mean", (4 * WIDE, WIDE),
     ),
 }  # fmt: skip
+FAMILIES = {name: Family(*made) for name, made in _MADE.items()}
 
 
 def write(family: str, folder: Path, *, seed: int = 0, normalize: bool = True, **config: Any) -> Path:
@@ -132,12 +172,15 @@ def write(family: str, folder: Path, *, seed: int = 0, normalize: bool = True, *
     """
     import torch
     import transformers
+    from safetensors.torch import save_file
     from transformers import AutoModel, PreTrainedTokenizerFast
 
-    kind, settings, tokenizer, pooling = FAMILIES[family]
-    made = tokenizer()
+    chosen = FAMILIES[family]
+    made = chosen.tokenizer()
     torch.manual_seed(seed)
-    network = AutoModel.from_config(getattr(transformers, kind)(**{**settings, **config})).eval()
+    settings = getattr(transformers, chosen.config)(**{**chosen.settings, **config})
+    own = chosen.network != "AutoModel"
+    network = (getattr(transformers, chosen.network)(settings) if own else AutoModel.from_config(settings)).eval()
     with torch.no_grad():
         for tensor in network.parameters():
             if tensor.dim() == 1:  # as of trained models: neither biases of zero nor gains of one
@@ -148,13 +191,24 @@ def write(family: str, folder: Path, *, seed: int = 0, normalize: bool = True, *
     keys = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     special = dict(zip(keys, names, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS - 2, **special).save_pretrained(folder)
-    kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+    kinds = ["Transformer", "Pooling", *(["Dense"] * len(chosen.dense)), *(["Normalize"] if normalize else [])]
     modules = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": WIDE, "pooling_mode": pooling}))
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": WIDE, "pooling_mode": chosen.pooling})
+    )
+    width = WIDE
+    for i, wider in enumerate(chosen.dense, 2):
+        head = folder / f"{i}_Dense"
+        head.mkdir(exist_ok=True)
+        declared = {"in_features": width, "out_features": wider, "bias": False}
+        activation = "torch.nn.modules.linear.Identity"
+        (head / "config.json").write_text(json.dumps({**declared, "activation_function": activation}))
+        save_file({"linear.weight": torch.randn(wider, width) / width**0.5}, head / "model.safetensors")
+        width = wider
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": POSITIONS - 2}))
     return folder

@@ -14,8 +14,8 @@ FILE = "quantize_dynamic.safetensors"
 SCALE = ".weight_scale"
 
 
-def open_legacy(root: Path) -> Any:
-    """The Transformers model of :data:`FILE` with its Linear layers in int8.
+def open_legacy(root: Path, network_class: Any) -> Any:
+    """The Transformers model of :data:`FILE`, of this class, with its Linear layers in int8.
 
     Raises:
         ArtifactProblem: when the tensors are not those of the configuration beside them.
@@ -24,11 +24,11 @@ def open_legacy(root: Path) -> Any:
     from safetensors.torch import load_file
 
     quiet_transformers()
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     tensors = load_file(root / FILE)
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
-    network = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    network = getattr(network_class, "from_config", network_class._from_config)(config, dtype=torch.float32)
     layers = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has deprecated these tensors

@@ -25,8 +25,11 @@ _KINDS = {
     "MultiVectorEncoder": "gives each token a vector of its own, and qguard compares one vector a text",
 }
 _OF_MODULES = {"cross_encoder": "CrossEncoder", "sparse_encoder": "SparseEncoder", "multi_vector_encoder": "MultiVectorEncoder"}
-# encoder and decoder in one: sentence-transformers runs the first half alone, which the exports here do not
-_TWO_HALVES = ("t5", "mt5", "umt5", "longt5", "byt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
+# encoders with a decoder of which the encoder alone is opened, as by sentence-transformers: type → class in Transformers
+ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+_TWO_HALVES = ("longt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
+# several towers in one: the text tower alone is a model that can be judged
+_TOWERS = ("clip", "siglip", "siglip2", "chinese_clip", "align", "altclip", "blip", "clipseg")
 # these count positions from the padding token's id on, so that the first rows of their table are not used
 _SHIFTED = (
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm", "xmod", "ibert",
@@ -85,18 +88,31 @@ _CODE = (
     "such code is never run. Where Transformers and sentence-transformers compute the same by themselves, give a copy whose "
     "files do not name it"
 )
+_TEXT_TOWER = (
+    "qguard judges texts alone. Save the text tower as a model of its own (docs/models.md shows how): Transformer, Pooling of "
+    "the last token, and a Dense module with the text projection"
+)
 
 
 def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> None:
-    if config.get("auto_map"):
-        raise ModelProblem(_refusal(model, "comes with code of its own (auto_map in config.json)", _CODE))
     declared = config.get("architectures")
     architectures = [str(a) for a in (declared if isinstance(declared, list) else ()) if str(a).endswith(_CLASSIFIER)]
     if architectures:
         raise ModelProblem(_refusal(model, f"is a {architectures[0]}: it {_KINDS['CrossEncoder']}"))
     kind = str(config.get("model_type", ""))
-    if kind in _TWO_HALVES or config.get("is_encoder_decoder"):
+    if kind in _TWO_HALVES or (config.get("is_encoder_decoder") and kind not in ENCODERS):
         raise ModelProblem(_refusal(model, f"is of type {kind!r}, an encoder with a decoder"))
+    if model.onnx is None and kind in ENCODERS and any(name.startswith("decoder.") for name in model.tensors):
+        alone = f"{ENCODERS[kind]}.from_pretrained(FOLDER).save_pretrained(COPY)"
+        raise ModelProblem(
+            _refusal(
+                model,
+                f"is of type {kind!r} and holds a decoder, which an embedding does not use",
+                f"save the encoder alone in a copy of the folder: {alone}",
+            )
+        )
+    if kind in _TOWERS:
+        raise ModelProblem(_refusal(model, f"is of type {kind!r}, which embeds images as well as texts", _TEXT_TOWER))
     room = _positions(model, config, kind)
     if room is not None and length > room:
         raise ModelProblem(
@@ -134,6 +150,12 @@ def refuse_unknown_type(root: Path) -> None:
         raise ModelProblem(f"{root.name}/config.json: expected model_type to name an architecture, found {kind!r}")
     if kind in transformers.CONFIG_MAPPING:
         return
+    if read_json(root / "config.json", ModelProblem).get("auto_map"):
+        raise ModelProblem(
+            f"{root.name} is of type {kind!r}, which is code that comes with it (auto_map in config.json); such code is never "
+            f"run, and transformers {transformers.__version__} has no such type. Give a copy of the model in a type that "
+            "Transformers has, or its fp32 ONNX file"
+        )
     raise ModelProblem(
         f"{root.name} is of type {kind!r} (model_type in config.json), which transformers {transformers.__version__} does not "
         "know; install a version that does, or give its fp32 ONNX file as the model"

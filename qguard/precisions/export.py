@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qguard.encoders.torch import open_network
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
 from qguard.machine.quiet import quiet_transformers
@@ -45,6 +48,21 @@ def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: An
         scores = scores + attention_mask
     out = torch.matmul(torch.softmax(scores, dim=-1), value)
     return out.transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def _broadcast_masks() -> Iterator[None]:
+    """Masks of eager attention by broadcasting indices: ``torch.vmap``, which Gemma's windows ask for, cannot be traced."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
+
+    def mask(*args: Any, **said: Any) -> Any:
+        return eager_mask(*args, **{**said, "use_vmap": False})
+
+    ALL_MASK_ATTENTION_FUNCTIONS["eager"] = mask
+    try:
+        yield
+    finally:
+        del ALL_MASK_ATTENTION_FUNCTIONS["eager"]  # what Transformers itself has there comes back
 
 
 def fp32(model: Model, folder: Path) -> None:
@@ -110,13 +128,11 @@ def export_plain(root: Path, target: Path) -> Any:
     import torch
 
     quiet_transformers()
-    from transformers import AttentionInterface, AutoConfig, AutoModel
+    from transformers import AttentionInterface
 
-    config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
     AttentionInterface.register("qguard", _attention)
-    network = AutoModel.from_pretrained(
-        str(root), config=config, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, local_files_only=True
-    ).eval()
+    network, _ = open_network(root, attn_implementation="eager")
+    config = network.config
     fused = config.model_type in _OPTIMISER
     if fused:
         network.set_attn_implementation("qguard")
@@ -140,7 +156,7 @@ def export_plain(root: Path, target: Path) -> Any:
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
     example = (ids, mask, *([torch.zeros_like(ids)] if has_types else []))
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), _broadcast_masks():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 Transformer().eval(), example, str(target), input_names=names, output_names=["last_hidden_state"],

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from qguard.encoders.legacy import FILE, SCALE
-from qguard.machine.quiet import quiet_transformers
+from qguard.encoders.torch import open_network
 from qguard.models.model import Model
 
 
@@ -18,13 +18,10 @@ def int8(model: Model, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    quiet_transformers()
-    from transformers import AutoModel
-
-    network = AutoModel.from_pretrained(str(model.root), dtype=torch.float32, trust_remote_code=False, local_files_only=True)
+    network, _ = open_network(model.root)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated: that is why this recipe has this name
-        quantized = torch.ao.quantization.quantize_dynamic(network.eval(), {torch.nn.Linear}, dtype=torch.qint8)
+        quantized = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)
     tensors = dict(network.state_dict())
     for name, layer in quantized.named_modules():
         if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from qguard.encoders.torch import open_network
 from qguard.errors import ModelProblem, UsageProblem
 from qguard.files import dump_json, read_json
 from qguard.machine.quiet import quiet_transformers
@@ -35,22 +36,20 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     from safetensors.torch import save_file
 
     quiet_transformers()
-    from transformers import AutoModel, TorchAoConfig
+    from transformers import TorchAoConfig
 
     try:
         from torchao import quantization
         from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
     except ImportError as e:
         raise UsageProblem("torchao is not installed; run: pip install 'qguard[torchao]'") from e
-    made_up = _made_up(model)
+    _, made_up = open_network(model.root)  # poolers that nothing reads, which Transformers fills with noise
     # the setter would change torch.compile for the whole process
     config = TorchAoConfig(
         getattr(quantization, scheme)(set_inductor_config=False),
         modules_to_not_convert=sorted({name.rpartition(".")[0] for name in made_up}),
     )
-    network = AutoModel.from_pretrained(
-        str(model.root), dtype=torch.float32, quantization_config=config, trust_remote_code=False, local_files_only=True
-    )
+    network, _ = open_network(model.root, quantization_config=config)
     tables = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}
     state = {name: t.half() if name in tables else t for name, t in network.state_dict().items() if name not in made_up}
     tensors, description = flatten_tensor_state_dict(state)
@@ -61,17 +60,6 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     file = target / "config.json"
     old = read_json(file, ModelProblem)
     file.write_bytes(dump_json({**old, "dtype": "float32", "quantization_config": config.to_dict()}))
-
-
-def _made_up(model: Model) -> set[str]:
-    """Parameters that the network has and the checkpoint lacks: Transformers fills poolers that nothing reads with noise."""
-    import torch
-    from transformers import AutoModel
-
-    _, info = AutoModel.from_pretrained(
-        str(model.root), dtype=torch.float32, output_loading_info=True, trust_remote_code=False, local_files_only=True
-    )
-    return set(info["missing_keys"])
 
 
 def _sort_header(file: Path) -> None:
