@@ -8,9 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qguard.cli import main
+from qguard.encoders import open_encoder
+from qguard.encoders.torch import open_network
 from qguard.errors import ModelProblem, QguardError, first_line
 from qguard.goldens.reference import open_fp32
 from qguard.models.model import Model, resolve
@@ -69,6 +72,14 @@ def adapter(folder):
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "somebody/base"}))
 
 
+def tensor(folder, name):
+    """One more among the weights."""
+    from safetensors.numpy import load_file, save_file
+
+    file = folder / "model.safetensors"
+    save_file({**load_file(file), name: np.ones((4, 4), np.float32)}, file, metadata={"format": "pt"})
+
+
 def pickled(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -89,15 +100,21 @@ REFUSED = {
     "custom module": (modules("custom_st.Transformer"), "has a module 'custom_st.Transformer', which is code that comes with it"),
     "adapter": (adapter, r"is a PEFT adapter.*merge_and_unload\(\)"),
     "adapter alone": (lambda f: (adapter(f), (f / "config.json").unlink(), pickled(f)), "is a PEFT adapter"),
-    "code of a known type": (config(auto_map={"AutoModel": "modeling.Own"}), r"code of its own \(auto_map in config.json\)"),
     "shards of nothing": (
         lambda f: (
             (f / "model.safetensors").rename(f / "model-1.safetensors"), (f / "model.safetensors.index.json").write_text("{}")
         ),
         "has no weight_map",
     ),
-    "T5": (config(model_type="t5", architectures=["T5EncoderModel"]), "is of type 't5', an encoder with a decoder"),
     "two halves": (config(is_encoder_decoder=True), "an encoder with a decoder"),
+    "T5 with its decoder": (
+        lambda f: (config(model_type="t5", is_encoder_decoder=True)(f), tensor(f, "decoder.block.0.weight")),
+        r"holds a decoder.*T5EncoderModel.from_pretrained\(FOLDER\)",
+    ),
+    "two towers": (config(model_type="clip"), "embeds images as well as texts.*Save the text tower"),
+    "two towers of an older release": (
+        modules("sentence_transformers.models.CLIPModel"), "is a CLIPModel, which embeds images as well as texts"
+    ),
     "too long": (
         lambda f: edit(f / "sentence_bert_config.json", max_seq_length=512),
         r"may have 512 tokens \(max_seq_length\), and the model has positions for 130.*--max-seq-length 130",
@@ -127,6 +144,7 @@ def test_what_is_not_judged_is_refused_in_words(folder, name, monkeypatch, capsy
         declared(similarity_fn_name="euclidean"),
         raw(similarity_fn_name=None),
         config(architectures=["BertForMaskedLM"]),
+        config(auto_map={"AutoModel": "modeling.Own"}),  # its weights decide, when Transformers opens it
         modules("sentence_transformers.base.modules.transformer.Transformer"),
     ],
 )
@@ -148,7 +166,10 @@ def test_positions_of_roberta_begin_behind_the_padding_token(roberta, tmp_path):
     ("values", "words"),
     [
         ({"model_type": "brand_new"}, r"of type 'brand_new' \(model_type in config.json\), which transformers .* does not know"),
-        ({"model_type": "own", "auto_map": {"AutoModel": "modeling.Own"}}, r"comes with code of its own.*never run"),
+        (
+            {"model_type": "own", "auto_map": {"AutoModel": "modeling.Own"}},
+            r"'own', which is code that comes with it.*never run",
+        ),
         ({"model_type": ["bert"]}, r"expected model_type to name an architecture, found \['bert'\]"),
     ],
 )
@@ -162,6 +183,40 @@ def test_a_type_that_transformers_does_not_know_is_refused(folder, values, words
     monkeypatch.chdir(folder.parent)
     assert main(["init", "model"]) == 3
     assert [p.name for p in folder.parent.iterdir()] == ["model"]
+
+
+def test_code_of_a_type_that_transformers_has_is_not_needed(folder):
+    edit(folder / "config.json", auto_map={"AutoModel": "modeling.Own", "AutoConfig": "modeling.Config"})
+    (folder / "modeling.py").write_text("raise SystemExit('this code ran')")
+    tensor(folder, "lm_head.decoder.weight")  # a head, which no embedding passes
+    model = resolve("m", str(folder))
+    want = open_fp32(model).encode(["one", "another text"])
+    found = open_encoder("torch", model.folder, model.pipeline, "fp32").encode(["one", "another text"])
+    assert np.abs(found - want).max() < 1e-6
+
+
+def test_weights_that_the_code_of_a_model_uses_and_transformers_does_not(folder):
+    """As of Jina's adapters: what Transformers computes without them is another model."""
+    tensor(folder, "encoder.layer.0.attention.self.query.lora_A")
+    open_network(folder)  # a leftover, where no code may use it
+    edit(folder / "config.json", auto_map={"AutoModel": "modeling.Own"})
+    words = r"comes with code of its own .*leaves out 1 of its weights, such as encoder.layer.0.attention.self.query.lora_A"
+    for make in (parse_precision("fp32").build, parse_precision("int8-legacy").build, opened):
+        with pytest.raises(ModelProblem, match=words):
+            make(resolve("m", str(folder)))
+
+
+def opened(model):
+    return open_encoder("torch", model.folder, model.pipeline, "fp32")
+
+
+def test_weights_that_are_not_there_are_not_made_up(folder):
+    """As of a folder whose model_type is of the architecture that it was derived from."""
+    edit(folder / "config.json", num_hidden_layers=3)
+    words = r"lacks 16 of the weights of a model of type 'bert', such as encoder.layer.2.*fill them with noise"
+    for make in (parse_precision("fp32").build, opened):
+        with pytest.raises(ModelProblem, match=words):
+            make(resolve("m", str(folder)))
 
 
 def test_a_folder_that_sentence_transformers_cannot_open(folder):

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import EXACT
-from qguard.errors import ArtifactProblem
+from qguard.errors import ModelProblem
 from qguard.judging.artifact import measure_artifact
 from qguard.metrics.bounds import Bound
 from qguard.models.model import resolve
@@ -19,7 +19,7 @@ from qguard.precisions import RECIPES, parse_precision
 from qguard.precisions.embeddings import quantize_embeddings
 from qguard.precisions.products import plain_products
 from tests import families
-
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,32 @@ def test_layers_that_share_their_weights_share_them_in_integers_too(model):
     ort.InferenceSession(str(artifact.file), options)
 
 
-def test_what_torch_cannot_export_is_said_in_words(model):
-    words = r"cannot export a model of type 'gemma3_text' to ONNX .*judge the model in torch: --precision bf16"
-    with pytest.raises(ArtifactProblem, match=words):
-        parse_precision("int8").build(model("gemma3"))
+def test_the_text_tower_of_clip_is_saved_as_the_docs_say(tmp_path, monkeypatch, harness):
+    import re
+
+    import torch
+    from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+    chosen = families.FAMILIES["clip-text"]
+    text = {**chosen.settings, "projection_dim": 48, "eos_token_id": 4}  # the greatest id in a text, as of CLIP
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    torch.manual_seed(0)
+    whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision | {"patch_size": 16}, projection_dim=48)).eval()
+    whole.save_pretrained(tmp_path / "clip")
+    words = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "<mask>", "model_max_length": families.POSITIONS}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=families._bytes("<s>", "<mask>"), **words)
+    tokenizer.save_pretrained(tmp_path / "clip")
+    with pytest.raises(ModelProblem, match="embeds images as well as texts"):
+        resolve("clip", str(tmp_path / "clip"), None, {"max_seq_length": 130})
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "CLIPTextModel" in block]
+    exec(code, {})
+    base, texts = resolve("text", str(tmp_path / "clip-text" / "model")), ["a cat", "the tenant shall give notice " * 30, "ok"]
+    ids = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+    with torch.inference_mode():
+        want = whole.get_text_features(input_ids=ids.input_ids, attention_mask=ids.attention_mask).pooler_output.numpy()
+    assert np.abs(open_encoder("torch", base.folder, base.pipeline, "fp32").encode(texts) - want).max() < 1e-5
 
 
 def lookup(width, ids="input_ids", *, kind=np.float32, reader=None):

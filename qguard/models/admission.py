@@ -64,6 +64,8 @@ def admit(model: Model) -> None:
         if package != "sentence_transformers":
             raise ModelProblem(_refusal(model, f"has a module {module.get('type')!r}, which is code that comes with it", _CODE))
         kind = _OF_MODULES.get(rest.partition(".")[0], kind)
+        if rest.endswith(".CLIPModel"):
+            raise ModelProblem(_refusal(model, "is a CLIPModel, which embeds images as well as texts", _TEXT_TOWER))
     if kind in _KINDS:
         raise ModelProblem(_refusal(model, f"is a {kind}: it {_KINDS[kind]}"))
     if declared.get("truncate_dim") is not None:
