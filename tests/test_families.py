@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import EXACT
-from qguard.errors import ModelProblem
+from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.judging.artifact import measure_artifact
 from qguard.metrics.bounds import Bound
 from qguard.models.model import resolve
@@ -92,6 +92,23 @@ def test_layers_that_share_their_weights_share_them_in_integers_too(model):
     options = ort.SessionOptions()
     options.add_session_config_entry(EXACT, "1")  # where a file of shared signed weights does not load
     ort.InferenceSession(str(artifact.file), options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "words"),
+    [
+        ("FNetConfig", {}, r"cannot export a model of type 'fnet' to ONNX \(UnsupportedOperatorError: .*--precision bf16"),
+        ("NystromformerConfig", {"num_landmarks": 4}, r"does not reproduce torch in onnx.*; judge the model in torch"),
+    ],
+)
+def test_what_torch_cannot_export_is_said_in_words(kind, more, words, tmp_path, monkeypatch):
+    """A Fourier transform, which operator set 17 has not; and segments whose number depends on the length."""
+    family = families.FAMILIES["bert"]._replace(config=kind, settings=families.FAMILIES["bert"].settings | more)
+    monkeypatch.setitem(families.FAMILIES, "other", family)
+    base = resolve("other", str(families.write("other", tmp_path / "other")))
+    with pytest.raises(ArtifactProblem, match=words):
+        parse_precision("int8").build(base)
+    parse_precision("bf16").build(base)
 
 
 def test_the_text_tower_of_clip_is_saved_as_the_docs_say(tmp_path, monkeypatch, harness):

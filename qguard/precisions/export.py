@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 OPSET = 17
 MIN_COSINE = 0.99999
+INSTEAD = "judge the model in torch: --precision bf16"
 # Written for the check: several lengths, scripts and padding patterns.
 CHECK_TEXTS = (
     "The tenant shall give sixty days' notice before vacating the premises.",
@@ -98,12 +99,14 @@ def check(model: Model, folder: Path, runtime: str) -> None:
     """
     from qguard.encoders import open_encoder
 
-    ours = open_encoder(runtime, folder, model.pipeline, "fp32", onnx_file(model, folder))
-    found = agreement(ours, open_encoder("torch", model.folder, model.pipeline, "fp32"))
+    theirs = open_encoder("torch", model.folder, model.pipeline, "fp32")
+    what = f"the ONNX export of {model.name} does not reproduce torch in {runtime}"
+    try:
+        found = agreement(open_encoder(runtime, folder, model.pipeline, "fp32", onnx_file(model, folder)), theirs)
+    except ArtifactProblem as e:  # other lengths than the traced one
+        raise ArtifactProblem(f"{what} ({e}); {INSTEAD}") from e
     if not found >= MIN_COSINE:
-        raise ArtifactProblem(
-            f"the ONNX export of {model.name} does not reproduce torch in {runtime}: cosine {found:.6f}, expected >= {MIN_COSINE}"
-        )
+        raise ArtifactProblem(f"{what}: cosine {found:.6f}, expected >= {MIN_COSINE}; {INSTEAD}")
 
 
 def agreement(a: Encoder, b: Encoder) -> float:
@@ -165,8 +168,7 @@ def export_plain(root: Path, target: Path) -> Any:
             )  # fmt: skip
     except Exception as e:  # torch raises whatever its tracer or the model's own code meets
         raise ArtifactProblem(
-            f"torch {torch.__version__} cannot export a model of type {config.model_type!r} to ONNX ({first_line(e)}); "
-            f"judge the model in torch: --precision bf16"
+            f"torch {torch.__version__} cannot export a model of type {config.model_type!r} to ONNX ({first_line(e)}); {INSTEAD}"
         ) from e
     if not fused:
         import onnx
