@@ -148,6 +148,7 @@ def layer_errors(
     pad_id: int = 0,
     exact: bool = False,
     advance: Callable[[], None] = lambda: None,
+    room: int | None = None,
 ) -> list[LayerError]:
     """The error of every site, in the order of the graph.
 
@@ -159,12 +160,11 @@ def layer_errors(
         pad_id: What fills short rows.
         exact: The artifact is to be run with :data:`qguard.encoders.onnx.EXACT`.
         advance: Called after each batch.
+        room: Tokens that the model has positions for; padding goes no further.
 
     Raises:
         ArtifactProblem: when one of the graphs does not run, or nothing could be compared.
     """
-    from qguard.encoders import padded
-
     theirs = Runner(candidate, [s.candidate for s in sites], exact=exact)
     mine = _kept(fp32, sites, fed=False)
     usable = _usable(theirs, mine, sites, ids[0], pad_id)
@@ -175,7 +175,7 @@ def layer_errors(
     own: dict[str, _Sums] = {}
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
     for start in range(0, len(order), BATCH):
-        inputs, mask = padded([ids[i] for i in order[start : start + BATCH]], pad_id, PADDING)
+        inputs, mask = behind([ids[i] for i in order[start : start + BATCH]], pad_id, PADDING, room)
         y = theirs(inputs, mask)
         x = mine(inputs, mask)
         values = {s.fp32: y[s.candidate].astype(np.float32).reshape(x[s.fp32].shape) for s in usable}
@@ -187,6 +187,13 @@ def layer_errors(
         advance()
     heads = _heads(fp32)
     return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
+
+
+def behind(rows: Sequence[Sequence[int]], pad_id: int, padding: int, room: int | None) -> tuple[Any, Any]:
+    """Token ids and mask of a batch, with ``padding`` tokens more than its longest text, or as many as the model has room for."""
+    from qguard.encoders import padded
+
+    return padded(rows, pad_id, padding if room is None else max(0, min(padding, room - max(map(len, rows)))))
 
 
 def _kept(fp32: Net, sites: Sequence[AlignedTensor], *, fed: bool) -> Runner:

@@ -14,7 +14,7 @@ import numpy as np
 from qguard.artifacts.artifact import Artifact
 from qguard.console.progress import progress
 from qguard.diagnosis import Diagnosis, stages
-from qguard.diagnosis.activations import PADDING, LayerError, Runner, layer_errors
+from qguard.diagnosis.activations import PADDING, LayerError, Runner, behind, layer_errors
 from qguard.diagnosis.exclusion import Exclusion, LayerExchange, Unit, costs, fewest
 from qguard.diagnosis.sites import ATTENTION, NORM, AlignedTensor, Net, align
 from qguard.diagnosis.stages import Seen, Stage
@@ -30,6 +30,7 @@ from qguard.judging import cause as drift
 from qguard.judging.session import Session, Target
 from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
+from qguard.models.admission import positions
 from qguard.vectors.cosine import of_units, unit
 
 SEEN = 16  # texts whose hidden states are compared stage by stage
@@ -83,6 +84,11 @@ class Examination:
     def pad_id(self) -> int:
         """What fills short rows."""
         return TextTokenizer.open(self.artifact.folder / self.artifact.pipeline.transformer, self.artifact.pipeline).pad_id
+
+    @cached_property
+    def room(self) -> int | None:
+        """Tokens that the model has positions for, padding included."""
+        return positions(self.session.model(self.target.model))
 
     @cached_property
     def nets(self) -> tuple[Net, Net, list[AlignedTensor]]:
@@ -162,7 +168,7 @@ class Examination:
         """The error of every layer, in the order of the graph."""
         fp32, candidate, sites = self.nets
         with progress("errors of layers", -(-len(ids) // BATCH)) as advance:
-            return layer_errors(fp32, candidate, sites, ids, self.pad_id, exact_products(self.file), advance)
+            return layer_errors(fp32, candidate, sites, ids, self.pad_id, exact_products(self.file), advance, self.room)
 
     def stages(self, ids: Sequence[Sequence[int]], layers: Sequence[LayerError]) -> list[Stage]:
         """Every stage of the pipeline."""
@@ -176,18 +182,20 @@ class Examination:
         seen = []
         ids = list(ids)[:: max(1, len(ids) // SEEN)][:SEEN]
         for start in range(0, len(ids), BATCH):
-            batch = padded(ids[start : start + BATCH], self.pad_id, PADDING)
+            batch = behind(ids[start : start + BATCH], self.pad_id, PADDING, self.room)
             out = runtime(*batch)
             states = out if out.ndim == 3 else inside(*batch) if inside else None
             if states is None:
                 why = "the file gives finished vectors, and its hidden states could not be found in it"
                 return [*found, *stages.declared(model.pipeline, artifact.pipeline), Stage(stages.HIDDEN, False, why)]
             seen.append(Seen(batch[1], reference(*batch), states, out, out.ndim == 2))
-        short = [padded([row], self.pad_id) for row in ids[: stages.FIRST]]
-        long = [padded([row], self.pad_id, 2 * PADDING) for row in ids[: stages.FIRST]]
-        alone, behind = ([self._states(runtime, inside, b) for b in batches] for batches in (short, long))
+        longest = None if self.room is None else max(1, self.room - 2 * PADDING)
+        some = [row for row in ids if longest is None or len(row) <= longest] or [row[:longest] for row in ids]
+        short = [padded([row], self.pad_id) for row in some[: stages.FIRST]]
+        long = [padded([row], self.pad_id, 2 * PADDING) for row in some[: stages.FIRST]]
+        alone, filled = ([self._states(runtime, inside, b) for b in batches] for batches in (short, long))
         cores = [x.own for x in layers if x.kind == ATTENTION]
-        found.append(stages.padding(alone, behind, cores))
+        found.append(stages.padding(alone, filled, cores))
         return [*found, stages.hidden(seen), *stages.after(seen, model, artifact)]
 
     def _states(self, runtime: OnnxRuntime, inside: Any, batch: Any) -> Any:

@@ -35,6 +35,8 @@ _SHIFTED = (
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm", "xmod", "ibert",
     "longformer", "luke",
 )  # fmt: skip
+# names of the table of learned positions
+_TABLES = ("position_embeddings.weight", "position_embedding.weight", "wpe.weight")
 
 
 def admit(model: Model) -> None:
@@ -115,7 +117,7 @@ def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> 
         )
     if kind in _TOWERS:
         raise ModelProblem(_refusal(model, f"is of type {kind!r}, which embeds images as well as texts", _TEXT_TOWER))
-    room = _positions(model, config, kind)
+    room = positions(model)
     if room is not None and length > room:
         raise ModelProblem(
             f"model {model.name!r}: texts may have {length} tokens (max_seq_length), and the model has positions for {room}. "
@@ -123,13 +125,15 @@ def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> 
         )
 
 
-def _positions(model: Model, config: Mapping[str, Any], kind: str) -> int | None:
-    """Tokens that the table of learned positions has rows for; ``None`` without such a table."""
+def positions(model: Model) -> int | None:
+    """Tokens that the table of learned positions has rows for; ``None`` without such a table, as of rotary positions."""
+    config = read_optional(model.root / "config.json")
+    kind = str(config.get("model_type", ""))
     if model.onnx is not None:
         stated = config.get("max_position_embeddings")
         rows = stated if isinstance(stated, int) and kind in (*_SHIFTED, "bert", "distilbert", "electra", "albert") else None
     else:
-        tables = (t["shape"] for n, t in model.tensors.items() if n.endswith("position_embeddings.weight"))
+        tables = (t["shape"] for n, t in model.tensors.items() if n.endswith(_TABLES))
         rows = next((shape[0] for shape in tables if len(shape) == 2), None)
     padding = config.get("pad_token_id")
     # 1 is the id of the padding token where these types state none
