@@ -131,9 +131,9 @@ def test_the_projects_own_settings_reach_the_golden_and_the_artifact(minilm):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: modules(f, "Transformer", "Pooling", "LSTM"), r"models\.LSTM.* cannot be reproduced"),
+        (lambda f: modules(f, "Transformer", "Pooling", "LSTM"), "LSTM.* cannot be reproduced"),
         (lambda f: modules(f, "WordEmbeddings", "Pooling"), "WordEmbeddings"),
-        (lambda f: modules(f, "Transformer", "Pooling", "Normalize", "Dense"), "Dense.* after Normalize"),
+        (lambda f: modules(f, "Transformer"), "no module of modules.json gives a sentence embedding"),
         (lambda f: edit(f / "1_Pooling" / "config.json", pooling_mode="attention"), "pooling mode 'attention'"),
         (lambda f: (f / "modules.json").write_text("{"), "cannot be read as JSON"),
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json"),

@@ -225,7 +225,7 @@ def _declare(base: Model, folder: Path) -> None:
 
 def copy_layout(base: Model, folder: Path) -> None:
     """Copy everything but the transformer's weights: modules, pooling, heads, tokenizer, configuration."""
-    heads = {d.path for d in base.pipeline.dense}
+    heads = {m.path for m in base.pipeline.weighted}
     for source in base.folder.rglob("*"):
         relative = source.relative_to(base.folder)
         keep = source.suffix in (".json", ".txt", ".model") or relative.parent.as_posix() in heads

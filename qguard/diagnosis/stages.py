@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.artifacts.artifact import Artifact
-from qguard.encoders.pooling import Head, pool
+from qguard.encoders.pooling import Head
 from qguard.models.model import Model
+from qguard.models.modules import pool
 from qguard.models.pipeline import POOLING_MODES, Pipeline
 from qguard.vectors.cosine import cosine
 
@@ -176,7 +177,7 @@ def _explained(seen: Sequence[Seen], vectors: Array, pipeline: Pipeline, worst: 
     """The pooling that gives the artifact's vectors, where one does."""
     best = ("", -1.0)
     for masked in (True, False):
-        for mode in POOLING_MODES if not pipeline.dense else ():
+        for mode in POOLING_MODES if not pipeline.weighted else ():
             rows = [pool(s.candidate, s.mask if masked else np.ones_like(s.mask), mode) for s in seen]
             found = float(cosine(np.concatenate(rows), vectors).min())
             if found > best[1] + 1e-6:  # mean and mean_sqrt_len_tokens point the same way: the first, not what rounding prefers

@@ -115,16 +115,14 @@ def broken(site: FaultSite, mode: str) -> Candidate:
         site: Where.
         mode: See :func:`qguard.faults.pipeline.pooling`.
     """
-    from dataclasses import replace
-
     from qguard.encoders import open_encoder
 
     base = site.base
     own = base.pipeline.pooling
     mode = "mean" if own == (mode,) else mode
-    if len(own) > 1 or own == (mode,):
-        raise NotApplicable("several poolings are concatenated")
+    if len(own) != 1 or own == (mode,):
+        raise NotApplicable("several poolings are concatenated" if own else "no one pooling holds for every text")
     fp32 = site.session.fp32(site.model, "onnx" if site.artifact.file else "torch")
-    pipeline = replace(base.pipeline, pooling=(mode,))
+    pipeline = base.pipeline.pooled_by((mode,))
     encoder = open_encoder(fp32.runtime("onnx"), fp32.folder, pipeline, "fp32", fp32.file, site.session.config.device)
     return _stored(site, lambda g: encoder.encode_ids(g.token_ids))

@@ -32,8 +32,8 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
     """
     own = site.base.pipeline.pooling
     mode = "mean" if own == (mode,) else mode
-    if len(own) > 1 or own == (mode,):
-        raise NotApplicable("several poolings are concatenated")
+    if len(own) != 1 or own == (mode,):
+        raise NotApplicable("several poolings are concatenated" if own else "no one pooling holds for every text")
     place = next((str(m["path"]) for m in _modules(site) if str(m.get("type", "")).endswith("Pooling")), "")
     if not place:
         raise NotApplicable("the artifact declares no pooling")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qguard.encoders import Encoder
 from qguard.encoders.pooling import Head
 from qguard.goldens.quality import compare_quality
-from qguard.models.pipeline import named_modules
+from qguard.models.pipeline import Pipeline, named_modules
 from qguard.suites import Suite
 
 OTHERS = ("mean", "cls", "max", "lasttoken")
@@ -27,10 +27,14 @@ CLEARLY = 0.03  # a score this much better, beyond its noise, is no accident of 
 class _Heads:
     heads: tuple[Head, ...]
 
-    def __call__(self, hidden: Any, mask: Any) -> Any:
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.heads[0].pipeline
+
+    def __call__(self, hidden: Any, mask: Any, rows: Sequence[Any] | None = None) -> Any:
         import numpy as np
 
-        return np.concatenate([head(hidden, mask) for head in self.heads], axis=1)
+        return np.concatenate([head(hidden, mask, rows) for head in self.heads], axis=1)
 
 
 def by_pooling(encoder: Encoder, ids: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
@@ -47,8 +51,8 @@ def by_pooling(encoder: Encoder, ids: Sequence[Sequence[int]]) -> dict[str, NDAr
 
     declared = encoder.head.pipeline.pooling
     modes = [declared, *((m,) for m in OTHERS if len(declared) == 1 and (m,) != declared)]
-    heads = tuple(replace(encoder.head, pipeline=replace(encoder.head.pipeline, pooling=mode)) for mode in modes)
-    several: Any = _Heads(heads)
+    heads = tuple(replace(encoder.head, pipeline=encoder.head.pipeline.pooled_by(mode)) for mode in modes[1:])
+    several: Any = _Heads((encoder.head, *heads))
     found = Encoder(encoder.tokenizer, encoder.runtime, several).encode_ids(ids)
     return dict(zip(("+".join(m) for m in modes), np.split(found, len(modes), axis=1), strict=True))
 

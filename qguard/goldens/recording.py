@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Callable, Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def record(
         "model": {"name": model.name, "ref": _public(model.ref), "revision": model.revision},
         "suite": {"name": suite.name, "texts": len(suite.texts), **(retrieved.facts if retrieved else {})},
         "hashes": identity(model, suite),
-        "pipeline": json.loads(json.dumps(asdict(model.pipeline))),
+        "pipeline": model.pipeline.declared(),
         "data_sha256": hashlib.sha256(data).hexdigest(),
         "summary_sha256": hashlib.sha256(text).hexdigest(),
         "dim": int(vectors.shape[1]),

@@ -135,7 +135,8 @@ def _declared(old: dict[str, Any] | None, new: dict[str, Any]) -> str:
     """Which declarations of the pipeline differ; goldens of older versions hold its hash alone."""
     if old is None:
         return f"now pooling {'+'.join(new['pooling'])}, normalize {str(new['normalize']).lower()}"
-    return ", ".join(f"{key} {old.get(key)} → {new[key]}" for key in new if old.get(key) != new[key])
+    both = [*new, *(key for key in old if key not in new)]
+    return ", ".join(f"{key} {old.get(key)} → {new.get(key)}" for key in both if old.get(key) != new.get(key))
 
 
 def _versions(old: dict[str, str], new: dict[str, str]) -> str:

@@ -16,7 +16,7 @@ from qguard.files import inside, read_json, sha256_json
 from qguard.models import layout
 from qguard.models.admission import admit
 from qguard.models.location import locate
-from qguard.models.pipeline import Pipeline, checked, read_pipeline
+from qguard.models.pipeline import Pipeline, read_pipeline
 from qguard.onnx.read import external_files, fp32_sha256
 
 
@@ -47,7 +47,7 @@ class Model:
 
     def configured(self, pipeline: Pipeline) -> Pipeline:
         """``pipeline``, the model's or an artifact's, with the project's own settings over it."""
-        return checked(replace(pipeline, **self.settings))
+        return replace(pipeline, **self.settings)
 
     @property
     def root(self) -> Path:
@@ -81,7 +81,7 @@ class Model:
     @cached_property
     def weight_sha256(self) -> str:
         """SHA-256 over the tensors: equal for equal weights, wherever the files came from. With ONNX, over the nodes too."""
-        heads = [inside(self.folder, d.path) / "model.safetensors" for d in self.pipeline.dense]
+        heads = [inside(self.folder, m.path) / "model.safetensors" for m in self.pipeline.weighted]
         if self.onnx is None:
             return tensors_sha256([*self.weight_files, *heads])
         graph = fp32_sha256(self.onnx)

@@ -1,36 +1,20 @@
-"""The pipeline a sentence-transformers folder declares: tokenizer limits, pooling, dense heads, normalization, prompts."""
+"""The pipeline a sentence-transformers folder declares: tokenizer limits, modules in their order, prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
+from qguard.models.modules import POOLING_MODES, SENTENCE, TOKENS, Dense, Module, Normalize, Pooling, read_module
 
-POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+__all__ = ["POOLING_MODES", "ROLES", "Pipeline", "read_pipeline"]
+
 # Names of prompts by role, as sentence-transformers' encode_query and encode_document look for them.
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-ACTIVATIONS = ("Identity", "Tanh", "ReLU", "Sigmoid")
-_LEGACY = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A linear head after pooling: ``activation(x @ weight.T + bias)``; tensors in ``path/model.safetensors``."""
-
-    path: str
-    activation: str
-    bias: bool
 
 
 @dataclass(frozen=True)
@@ -38,25 +22,22 @@ class Pipeline:
     """What happens around the transformer, as declared by the model's own files.
 
     Attributes:
-        pooling: Modes of :data:`POOLING_MODES`; several are concatenated in this order.
-        normalize: Whether the embedding is scaled to unit length at the end.
-        dense: Linear heads, in order, between pooling and normalization.
+        head: The modules behind the first one, in order.
         max_seq_length: Longest input in tokens, special tokens included.
         do_lower_case: Whether the text is lower-cased before the tokenizer sees it.
         prompts: Named prefixes. Those named in :data:`ROLES` are put before queries and documents, that of
             ``default_prompt`` (or ``None``) before every other text.
-        include_prompt: Whether prompt tokens take part in the pooling.
+        transformer: Folder of the first module, inside the model's.
+        first: Type of the first module, a name in :data:`FIRST`.
     """
 
-    pooling: tuple[str, ...] = ("mean",)
-    normalize: bool = False
-    dense: tuple[Dense, ...] = ()
+    head: tuple[Module, ...] = (Pooling(),)
     max_seq_length: int = 512
     do_lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
-    include_prompt: bool = True
     transformer: str = ""
+    first: str = "Transformer"
 
     def prefix(self, role: str | None = None) -> str:
         """The text put before an input: the prompt of its role, else the default prompt, else nothing.
@@ -69,9 +50,75 @@ class Pipeline:
                 return self.prompts[name]
         return self.prompts.get(self.default_prompt, "") if self.default_prompt else ""
 
+    @property
+    def modules(self) -> Iterator[Module]:
+        """Every module of the head, those inside another one by themselves."""
+        return (part for module in self.head for part in module.parts)
+
+    @property
+    def weighted(self) -> list[Module]:
+        """The modules of the head that have weights."""
+        return [m for m in self.modules if m.weighted]
+
+    @property
+    def closing(self) -> tuple[Module, ...]:
+        """The last modules, as far as they can be applied to a finished sentence embedding too."""
+        n = len(self.head)
+        while n and self.head[n - 1].closes and self.head[n - 1].reads == SENTENCE:
+            n -= 1
+        return self.head[n:]
+
+    @property
+    def pooling(self) -> tuple[str, ...]:
+        """The modes of the pooling, concatenated in this order; none where nothing is pooled, or not every text alike."""
+        modes = {m.modes for m in self.modules if isinstance(m, Pooling)}
+        return modes.pop() if len(modes) == 1 else ()
+
+    def pooled_by(self, modes: tuple[str, ...]) -> Pipeline:
+        """The same with another pooling."""
+        return replace(self, head=tuple(replace(m, modes=modes) if isinstance(m, Pooling) else m for m in self.head))
+
+    @property
+    def include_prompt(self) -> bool:
+        """Whether prompt tokens take part in every pooling."""
+        return all(m.include_prompt for m in self.modules if isinstance(m, Pooling))
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the embedding is scaled to unit length at the end."""
+        return bool(self.closing) and isinstance(self.closing[-1], Normalize)
+
+    @property
+    def dense(self) -> tuple[Dense, ...]:
+        """The linear layers."""
+        return tuple(m for m in self.modules if isinstance(m, Dense))
+
+    def declared(self) -> dict[str, Any]:
+        """Every setting that changes an embedding, as JSON has it.
+
+        Goldens hold its hash. So what a pipeline of pooling, dense layers and normalization gives stays as it is; what is not
+        told by that form comes beside it.
+        """
+        poolings = [m for m in self.head if isinstance(m, Pooling)]
+        plain = {
+            "pooling": list(self.pooling),
+            "normalize": self.normalize,
+            "dense": [{"path": m.path, "activation": m.activation, "bias": m.bias} for m in self.dense],
+            "max_seq_length": self.max_seq_length,
+            "do_lower_case": self.do_lower_case,
+            "prompts": dict(self.prompts),
+            "default_prompt": self.default_prompt,
+            "include_prompt": self.include_prompt,
+            "transformer": self.transformer,
+        }
+        told = [*poolings, *(Dense(m.path, m.activation, m.bias) for m in self.dense), *self.closing]
+        if len(poolings) != 1 or told != list(self.head) or any(m != Normalize(m.path) for m in self.closing):
+            plain["modules"] = [m.declared() for m in self.head]
+        return plain if self.first == "Transformer" else {**plain, "first": self.first}
+
     def sha256(self) -> str:
-        """Hash of every setting that changes an embedding."""
-        return sha256_json(asdict(self))
+        """Hash of :meth:`declared`."""
+        return sha256_json(self.declared())
 
 
 def read_pipeline(folder: Path) -> Pipeline:
@@ -82,63 +129,46 @@ def read_pipeline(folder: Path) -> Pipeline:
     Raises:
         ModelProblem: for a module or setting that no runtime here reproduces; it is named, never ignored.
     """
-    modules = _modules(folder)
-    values: dict[str, Any] = {}
-    dense: list[Dense] = []
-    transformer = ""
-    seen_pooling = False
-    for module in modules:
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        path = str(module.get("path", ""))
-        if values.get("normalize") and kind != "Normalize":
-            raise ModelProblem(f"module {kind!r} after Normalize is not supported; the encoder would skip it")
-        if kind == "Transformer":
-            transformer = path
-        elif kind == "Pooling":
-            seen_pooling = True
-            values |= _pooling(read_json(inside(folder, path) / "config.json", ModelProblem))
-        elif kind == "Dense":
-            dense.append(_dense(folder, path))
-        elif kind == "Normalize":
-            values["normalize"] = True
-        elif kind != "Dropout":  # Dropout is the identity at inference
+    (kind, path), *rest = [(_kind(m), str(m.get("path", ""))) for m in _modules(folder)]
+    head = [read_module(kind, folder, path) for kind, path in rest if kind != "Dropout"]  # the identity at inference
+    if not (folder / "modules.json").exists():
+        head = [Pooling()]
+    _check_order(FIRST[kind].gives, head)
+    settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder)}
+    return Pipeline(tuple(head), transformer=path, first=kind, **settings)
+
+
+def _kind(module: Mapping[str, Any]) -> str:
+    return str(module.get("type", "")).rsplit(".", 1)[-1]
+
+
+def _check_order(given: str, head: list[Module]) -> None:
+    """Every module finds what it reads, and there is a sentence embedding at the end."""
+    there = {given}
+    for module in head:
+        if module.reads not in there:
             raise ModelProblem(
-                f"module {module.get('type')!r} of modules.json cannot be reproduced "
-                f"(supported: Transformer, Pooling, Dense, Normalize, Dropout)"
+                f"module {type(module).__name__!r} in {module.path} reads {module.reads}, which no module before it gives"
             )
-    if dense and not seen_pooling:
-        raise ModelProblem("a Dense module without a Pooling module before it is not supported")
-    root = inside(folder, transformer)
-    values |= _lengths(root)
+        there.add(module.writes)
+    if SENTENCE not in there:
+        raise ModelProblem("no module of modules.json gives a sentence embedding; expected a Pooling module")
+
+
+def _prompts(folder: Path) -> dict[str, Any]:
     config = read_optional(folder / "config_sentence_transformers.json")
-    if config:
-        prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
-        if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
-            raise ModelProblem(f"prompts of config_sentence_transformers.json: expected names and texts, found {prompts!r}")
-        try:
-            "".join([*prompts, *prompts.values()]).encode()
-        except UnicodeEncodeError as e:
-            raise ModelProblem("a prompt holds a lone surrogate, which no tokenizer accepts") from e
-        if not isinstance(default, str | None):
-            raise ModelProblem(f"default_prompt_name of config_sentence_transformers.json: expected a name, found {default!r}")
-        values["prompts"], values["default_prompt"] = dict(sorted(prompts.items())), default
-        if values["default_prompt"] and values["default_prompt"] not in values["prompts"]:
-            raise ModelProblem(
-                f"default_prompt_name {values['default_prompt']!r} is not one of the declared prompts {sorted(values['prompts'])}"
-            )
-    pipeline = Pipeline(dense=tuple(dense), transformer=transformer, **values)
-    return checked(pipeline)
-
-
-def checked(pipeline: Pipeline) -> Pipeline:
-    """The pipeline itself.
-
-    Raises:
-        ModelProblem: for prompts that would have to be left out of the pooling.
-    """
-    if any(pipeline.prefix(role) for role in (None, *ROLES)) and not pipeline.include_prompt:
-        raise ModelProblem("include_prompt=false with a prompt is not supported; pass the model without its prompts")
-    return pipeline
+    prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise ModelProblem(f"prompts of config_sentence_transformers.json: expected names and texts, found {prompts!r}")
+    try:
+        "".join([*prompts, *prompts.values()]).encode()
+    except UnicodeEncodeError as e:
+        raise ModelProblem("a prompt holds a lone surrogate, which no tokenizer accepts") from e
+    if not isinstance(default, str | None):
+        raise ModelProblem(f"default_prompt_name of config_sentence_transformers.json: expected a name, found {default!r}")
+    if default and default not in prompts:
+        raise ModelProblem(f"default_prompt_name {default!r} is not one of the declared prompts {sorted(prompts)}")
+    return {"prompts": dict(sorted(prompts.items())), "default_prompt": default}
 
 
 def transformer_path(folder: Path) -> str:
@@ -165,33 +195,12 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         raise ModelProblem(f"{path} cannot be read as JSON ({e})") from e
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelProblem(f"{path}: expected a list of modules")
-    if not modules or not str(modules[0].get("type", "")).endswith("Transformer"):
+    if not modules or _kind(modules[0]) not in FIRST:
         found = modules[0].get("type") if modules else "nothing"
-        raise ModelProblem(f"{path}: the first module is {found!r}; only models that start with a Transformer are supported")
+        raise ModelProblem(
+            f"{path}: the first module is {found!r}; only models that start with one of these are supported: {', '.join(FIRST)}"
+        )
     return modules
-
-
-def _pooling(config: dict[str, Any]) -> dict[str, Any]:
-    modes: Any = config.get("pooling_mode")
-    if modes is None:
-        modes = [mode for key, mode in _LEGACY.items() if config.get(key)]
-    if not isinstance(modes, str | list):
-        raise ModelProblem(f"pooling mode {modes!r} is neither a name nor a list of names")
-    modes = [modes] if isinstance(modes, str) else modes or ["mean"]
-    for mode in modes:
-        if mode not in POOLING_MODES:
-            raise ModelProblem(f"pooling mode {mode!r} cannot be reproduced (supported: {', '.join(POOLING_MODES)})")
-    return {"pooling": tuple(modes), "include_prompt": bool(config.get("include_prompt", True))}
-
-
-def _dense(folder: Path, path: str) -> Dense:
-    config = read_json(inside(folder, path) / "config.json", ModelProblem)
-    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
-    if activation not in ACTIVATIONS:
-        raise ModelProblem(f"Dense activation {activation!r} in {path} cannot be reproduced ({', '.join(ACTIVATIONS)})")
-    if not (inside(folder, path) / "model.safetensors").exists():
-        raise ModelProblem(f"{path} has no model.safetensors; pickled weights are never read, save the model again")
-    return Dense(path, activation, bool(config.get("bias", True)))
 
 
 def _lengths(root: Path) -> dict[str, Any]:
@@ -201,6 +210,22 @@ def _lengths(root: Path) -> dict[str, Any]:
     if length is None:
         raise ModelProblem(f"{root} declares no maximum length; add max_seq_length to sentence_bert_config.json")
     return {"max_seq_length": length, "do_lower_case": bool(settings.get("do_lower_case", False))}
+
+
+@dataclass(frozen=True)
+class First:
+    """A kind of first module: what turns token ids into what the head reads.
+
+    Attributes:
+        gives: Name of the array that it gives, of :data:`qguard.models.modules.TOKENS` and ``SENTENCE``.
+        read: Its folder → ``max_seq_length`` and ``do_lower_case`` of :class:`Pipeline`.
+    """
+
+    gives: str
+    read: Callable[[Path], dict[str, Any]]
+
+
+FIRST: dict[str, First] = {"Transformer": First(TOKENS, _lengths)}
 
 
 def declared_length(root: Path) -> int | None:
