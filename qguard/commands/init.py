@@ -88,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         raise
     print(f"pyproject.toml: [tool.qguard] written for {name}")
     if not args.precision:
-        print(f"gates are those of all-MiniLM-L6-v2; for your own: qguard tolerances --precision {precision} --write")
+        standing = session.standing(name)
+        moved = f"moved by its golden of core: {standing.words}" if standing else "those chosen on all-MiniLM-L6-v2"
+        print(f"gates are the defaults, {moved}")
+        print(f"for gates from your own texts: qguard tolerances --precision {precision} --write")
     print(f"next: pytest --precision {precision}")
     return 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
+from qguard.gates.derived import Standing
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.precisions.bounds import DEFAULT_BOUNDS
@@ -44,12 +45,14 @@ class Gate:
 
     Attributes:
         on: What it judges: the ``value``, or the ``lower`` (of ``>=``) or ``upper`` (of ``<=``) end of its interval.
+        origin: Why a default differs from that of MiniLM, in words; see :mod:`qguard.gates.derived`. Else empty.
     """
 
     metric: str
     slice: str | None
     bound: Bound
     on: str = "value"
+    origin: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
@@ -111,7 +114,11 @@ _OF_UNIT_LENGTH = ("embedding.norm_error",)
 
 
 def gates_for(
-    precision: Precision, configured: Mapping[str, Mapping[str, str | Bound | Asked]], *, normalized: bool = True
+    precision: Precision,
+    configured: Mapping[str, Mapping[str, str | Bound | Asked]],
+    *,
+    normalized: bool = True,
+    standing: Standing | None = None,
 ) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 
@@ -121,6 +128,7 @@ def gates_for(
             ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe.
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
+        standing: How the model's golden lies; without, the defaults are those of MiniLM.
 
     What cannot be measured of the precision's runtime has no default gate.
 
@@ -131,6 +139,10 @@ def gates_for(
     bounds = {key: Bound.of(bound, key) for key, bound in precision.recipe.bounds.items()}
     if not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
+    origins = dict[str, str]()
+    if standing is not None:
+        written, bounds = bounds, standing.carry(bounds, integers=precision.recipe.stores_integers)
+        origins = {key: standing.why(key) for key, bound in bounds.items() if bound != written[key]}
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
     own = _merged(configured, names)
     if precision.vectors != FLOAT:
@@ -144,7 +156,7 @@ def gates_for(
         why = record.cannot_measure(gate.metric)
         if why and key in own:
             raise UsageProblem(f"gate {key} of {precision} would never be judged: {why}; bound it under another NAME@RUNTIME")
-        gates += [] if why else [gate]
+        gates += [] if why else [gate if key in own else replace(gate, origin=origins.get(key, ""))]
     return gates
 
 

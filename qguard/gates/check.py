@@ -27,6 +27,7 @@ class Check:
         interval_note: How an interval came about that is no bootstrap, or why there is none; empty where none was asked for.
         detectable: The smallest drop that so many items can detect; see :class:`qguard.metrics.bootstrap.Uncertainty`.
         unresolved: Words, where the bound is nearer to the value than that; else empty.
+        origin: Why the bound is another than the default of MiniLM; see :class:`qguard.gates.Gate`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Check:
     detectable: float | None = None
     unresolved: str = ""
     accepted: str | None = None
+    origin: str = ""
 
     @property
     def judged(self) -> float:
@@ -98,8 +100,8 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
             value = gate.judged(m, spread)
             bound = gate.bound
             outcome, margin = "pass" if bound.holds(value) else "fail", bound.margin(value)
-            facts = _facts(m, spread, gate)
-            checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, on=gate.on, **facts))
+            facts = {**_facts(m, spread, gate), "on": gate.on, "origin": gate.origin}
+            checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, **facts))
     return checks
 
 

@@ -114,7 +114,7 @@ def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
     peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
     words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
     measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
-    return judge([measured], session.gates(target.precision), target.suite)
+    return judge([measured], session.gates(target.precision, target.model), target.suite)
 
 
 def judge_latency(session: Session, target: Target) -> list[Check]:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from qguard.precisions import Precision
 
 
-def gated(session: Session, precision: Precision) -> list[Gate]:
+def gated(session: Session, precision: Precision, model: str) -> list[Gate]:
     """The bounds that generated texts must hold; none where they are only reported."""
     if session.config.robustness.mode != "gate":
         return []
-    return [g for g in session.gates(precision) if g.metric in NAMES]
+    return [g for g in session.gates(precision, model) if g.metric in NAMES]
 
 
 def tried(session: Session, precision: Precision) -> bool:
@@ -39,7 +39,7 @@ def tried(session: Session, precision: Precision) -> bool:
 def judge_robustness(session: Session, target: Target) -> list[Check]:
     """The checks of a target's precision and model: all suites share one search."""
     made = measure_robustness(session, target.precision, target.model)
-    return judge(made, gated(session, target.precision), target.suite)
+    return judge(made, gated(session, target.precision, target.model), target.suite)
 
 
 def probe_of(session: Session, precision: Precision, model: str) -> Probe:
@@ -66,7 +66,7 @@ def measure_robustness(session: Session, precision: Precision, model: str) -> li
     settings, base = session.config.robustness, session.model(model)
     file = kept_file(base.weight_sha256, base.tokenizer_sha256, f"{precision.name}@{precision.runtime}")
     known = list(dict.fromkeys([*read_kept(file), *_replayed(session)]))
-    gates = gated(session, precision)
+    gates = gated(session, precision, model)
     found = search(probe, gates, settings.examples, settings.seed, known)
     _keep_worst(file, found)
     values = reduced(found.tried, lambda text: describe(text, probe.tokenizer), found.broken)

@@ -17,6 +17,7 @@ from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.families import TASK, Family
 from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check
+from qguard.gates.derived import SUITE, Standing
 from qguard.goldens import Golden
 from qguard.judging.once import once
 from qguard.judging.target import Target
@@ -310,9 +311,20 @@ class Session:
 
         Args:
             precision: What is judged.
-            model: Of which model; without, every gate that any model has.
+            model: Of which model; without, every gate that any model has, with the bounds of MiniLM.
         """
-        return gates_for(precision, self.config.gates, normalized=model is None or self.normalizes(model))
+        if model is None:
+            return gates_for(precision, self.config.gates)
+        return gates_for(precision, self.config.gates, normalized=self.normalizes(model), standing=self.standing(model))
+
+    @once
+    def standing(self, model: str) -> Standing | None:
+        """How a model's golden of the built-in suite lies, which carries default gates to it; ``None`` where there is none."""
+        try:
+            golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, SUITE))
+        except QguardError:
+            return None
+        return Standing.of(golden.vectors)
 
     @once
     def normalizes(self, model: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,3 +157,12 @@ def left_out(run: Mapping[str, Any]) -> list[str]:
         else:
             reasons.setdefault(because[name], []).append(name)
     return [*([", ".join(off)] if off else []), *(f"{', '.join(names)}: {why}" for why, names in reasons.items())]
+
+
+def moved_gates(checks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Default gates that the model's golden moved, one line a reason; of a report of any version."""
+    reasons = dict[str, list[str]]()
+    for c in checks:
+        if c.get("origin") and c["bound"]:
+            reasons.setdefault(c["origin"], []).append(c["name"])
+    return [f"{', '.join(dict.fromkeys(names))}: bounded {why}" for why, names in reasons.items()]

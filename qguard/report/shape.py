@@ -60,6 +60,7 @@ class CheckShape(Part):
         detectable: The smallest drop that this number of items can detect.
         unresolved: A sentence, if the value is closer to the bound than ``detectable``; otherwise empty.
         accepted: The accepted score that replaces a gate here, and its noise.
+        origin: A sentence, if the bound is a default that the model's golden moved; otherwise empty.
     """
 
     name: str
@@ -77,6 +78,7 @@ class CheckShape(Part):
     detectable: float | None = None
     unresolved: str = ""
     accepted: str | None = None
+    origin: str = ""
 
 
 class TrialShape(Part):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
-from qguard.report.advice import Case, Step, calibrate, left_out, steps, told, why
+from qguard.report.advice import Case, Step, calibrate, left_out, moved_gates, steps, told, why
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors.quantized import FLOAT
 
@@ -72,6 +72,7 @@ def failure_text(
             row = f"  {mark}{c.label:<{width}} {c.value:>9.4f}  {c.bound or ''!s:<10} {margin:<15}{ends(c.interval)}"
             lines.append(row.rstrip())
     lines += [f"    {c.label}: {c.unresolved}" for c in checks if c.unresolved and (c.slice is None or c.outcome == "fail")]
+    lines += [f"    {c.label}: its default bound is moved {c.origin}" for c in failed if c.origin]
     for c in checks:
         if c.worst and c.slice is None:
             lines += ["", f"worst by {c.name} ({c.items} items of {items or suite}):", *(f"    {w}" for w in c.worst)]
@@ -172,6 +173,8 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         if cause := cause_of(run):
             lines.append(f"       {told(cause)}")
         lines += _effects(run["checks"])
+        for text in moved_gates(run["checks"]):
+            lines += textwrap.wrap(text, 120, initial_indent="  gates: ", subsequent_indent=" " * 7)
         for text in left_out(run):
             lines += textwrap.wrap(text, 120, initial_indent="  left out: ", subsequent_indent=" " * 7)
         if texts := run.get("texts_left_out"):
