@@ -107,7 +107,10 @@ def precisions_page() -> str:
     record = [[f"`{name}`", words] for name, words in attributes(Recipe).items()]
     return (
         "# Precisions\n\nRounding does not explain a failure below the least mean cosine: the file computes something else. "
-        "The default gates are in `qguard/gates/defaults.py`.\n\n" + table(head, rows) + "\n## A recipe of another package\n\n"
+        "The default gates are in `qguard/precisions/bounds.py`; "
+        "[the golden of a model moves them](../tolerances.md#default-gates).\n\n"
+        + table(head, rows)
+        + "\n## A recipe of another package\n\n"
         "A `Recipe` under the entry-point group `qguard.recipes`: see [Extending](../extending.md).\n\n"
         + table(["field", "meaning"], record)
     )

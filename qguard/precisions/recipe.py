@@ -63,7 +63,7 @@ class Recipe:
             set ``bits``, ``least_cosine`` and ``weight_error``. Names of integer types begin with ``I`` or ``U``.
         fp32: Name of the recipe that makes fp32 for this runtime. The candidate is timed and diagnosed against it.
         bounds: The default gates, as they are written in ``[tool.qguard.gates]``: key → bound. Each family in
-            :data:`ACCURACY` needs at least one.
+            :data:`ACCURACY` needs at least one. They are those of all-MiniLM-L6-v2; another model's golden moves them.
         speedup: The default bound on ``latency.speedup``, such as ``>= 1``; ``None`` promises nothing.
         bits: Bits of one weight. qguard knows this and the next two values for the types named above.
         least_cosine: The smallest mean cosine to fp32, in [0, 1], that rounding to this type explains. qguard attributes a
