@@ -94,8 +94,9 @@ REFUSED = {
     ),
     "classifier": (config(architectures=["BertForSequenceClassification"]), "is a BertForSequenceClassification: it scores"),
     "another class": (declared(model_type="Reader"), "is a Reader of sentence-transformers"),
-    "dot": (raw(similarity_fn_name="dot"), r"does not normalize its vectors and ranks by dot \(similarity_fn_name\)"),
-    "manhattan": (declared(similarity_fn_name="manhattan"), "ranks by manhattan"),
+    "a similarity of tokens": (
+        declared(similarity_fn_name="maxsim"), "expected one of cosine, dot, euclidean, manhattan, found 'maxsim'",
+    ),
     "truncated": (declared(truncate_dim=32), "saves truncate_dim = 32.*judge a copy without it"),
     "custom module": (modules("custom_st.Transformer"), "has a module 'custom_st.Transformer', which is code that comes with it"),
     "adapter": (adapter, r"is a PEFT adapter.*merge_and_unload\(\)"),
@@ -143,6 +144,7 @@ def test_what_is_not_judged_is_refused_in_words(folder, name, monkeypatch, capsy
         declared(similarity_fn_name="dot"),  # of unit length, as euclidean
         declared(similarity_fn_name="euclidean"),
         raw(similarity_fn_name=None),
+        *(raw(similarity_fn_name=name) for name in ("dot", "euclidean", "manhattan")),
         config(architectures=["BertForMaskedLM"]),
         config(auto_map={"AutoModel": "modeling.Own"}),  # its weights decide, when Transformers opens it
         modules("sentence_transformers.base.modules.transformer.Transformer"),

@@ -25,6 +25,10 @@ def found() -> list[dict[str, object]]:
                 "speedup": recipe.speedup and str(recipe.speedup),
             }
             assert set(free) <= set(gates)
+            counted = {g.metric: g.bound for g in gates_for(precision, {}, normalized=False, by_length=True) if g not in gates}
+            assert set(counted) <= {"embedding.norm_error"}
+            if vectors == FLOAT:  # a vector of twice its length is a fault, whatever the precision
+                assert counted["embedding.norm_error"].number < 0.7
             groups.setdefault(json.dumps(made), []).append(f"{recipe.name}+{vectors}")
     return [{"precisions": names, **json.loads(made)} for made, names in groups.items()]
 

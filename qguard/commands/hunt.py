@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from qguard.hunting.suite import write_suite
     from qguard.precisions import parse_precisions
     from qguard.vectors.quantized import FLOAT
+    from qguard.vectors.similarity import similarity_of
 
     if args.minutes <= 0 or args.keep < 1:
         raise UsageProblem(f"expected --minutes above 0 and --keep from 1, found {args.minutes:g} and {args.keep}")
@@ -60,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
     if precision.vectors != FLOAT:
         raise UsageProblem(f"{precision}: vectors are quantized after the model ran; hunt with --precision {precision.plain}")
     texts = _texts(args.corpus, session.config.known_suites)
-    encode = encoder_of(session, precision, model)
+    encode, similarity = encoder_of(session, precision, model), similarity_of(session.model(model).pipeline)
     with _progress(args.minutes * 60) as say:
-        found = hunt(encode, texts, args.minutes * 60, args.seed, say, keep=args.keep)
-    _show(found, str(precision))
+        found = hunt(encode, texts, args.minutes * 60, args.seed, say, keep=args.keep, similarity=similarity)
+    _show(found, str(precision), similarity.name)
     if args.out:
         write_suite(args.out, found)
         print(
@@ -101,16 +102,17 @@ def _progress(seconds: float) -> Iterator[Callable[[Status], None]]:
         yield say
 
 
-def _show(found: Hunted, precision: str) -> None:
+def _show(found: Hunted, precision: str, similarity: str) -> None:
     worst, pair = found.texts[0], found.pairs[0]
     print(
         f"{precision}: {found.corpus} texts and {found.tried} mutations of them in {found.generations} generations, "
         f"{found.seconds:.0f} s ({found.searching:.0f} s after the corpus was encoded), seed {found.seed}\n"
     )
-    print("lowest cosine to fp32")
+    counted = "" if similarity == "cosine" else ", lengths counted"
+    print(f"lowest cosine to fp32{counted}")
     print(f"  plain  {found.plain_text.cosine:.4f}  {_short(found.plain_text.text)}")
     print(f"  found  {worst.cosine:.4f}  {_short(worst.text)}" + (f"   [{', '.join(worst.made)}]" if worst.made else ""))
-    print("\nlargest move of a pair's cosine")
+    print(f"\nlargest move of a pair's {similarity}" + (", on the scale of cosines" if counted else ""))
     for name, p in (("plain", found.plain_pair), ("found", pair)):
         print(f"  {name}  {p.moved:.4f}  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
     print("\nworst texts")

@@ -32,6 +32,7 @@ from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
 from qguard.models.admission import positions
 from qguard.vectors.cosine import of_units, unit
+from qguard.vectors.similarity import similarity_of
 
 SEEN = 16  # texts whose hidden states are compared stage by stage
 BATCH = 8
@@ -224,13 +225,20 @@ class Examination:
         assert fp32.file is not None
         exchange = LayerExchange(fp32.file, self.file)
         golden = self.session.golden(self.target.model, self.target.suite).vectors
-        wanted = unit(golden[list(rows)])
-        near = top_k(wanted, wanted, min(K, len(rows) - 1), exclude_self=True)[0]
+        similarity = similarity_of(self.session.model(self.target.model).pipeline)
+        fp32_vectors = golden[list(rows)]
+
+        def nearest(vectors: Any, k: int) -> Any:
+            prepared = similarity.prepared(vectors)
+            return top_k(prepared, prepared, k, exclude_self=True, similarity=similarity)[0]
+
+        near = nearest(fp32_vectors, min(K, len(rows) - 1))
 
         def score(file: Path) -> tuple[float, float]:
-            found = unit(self._encoder(file).encode_ids([self.ids[i] for i in rows]))
-            now = top_k(found, found, near.shape[1], exclude_self=True)[0]
-            return float(of_units(wanted, found).mean()), float((near[:, :, None] == now[:, None, :]).any(2).mean())
+            found = self._encoder(file).encode_ids([self.ids[i] for i in rows])
+            now = nearest(found, near.shape[1])
+            kept = float((near[:, :, None] == now[:, None, :]).any(2).mean())
+            return float(of_units(unit(fp32_vectors), unit(found)).mean()), kept
 
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)

@@ -42,7 +42,7 @@ def _robustness(what: str, better: bool, unit: str, description: str) -> MetricI
     return MetricInfo(name, higher_is_better=better, unit=unit, description=description, source="qguard", vectors=(FLOAT,))
 
 
-COUNT, _COSINE = "texts", "cosine in [-1, 1]"
+COUNT, _COSINE = "texts", "cosine in [-1, 1]"  # lengths counted where the model ranks by a similarity in which they count
 ROBUSTNESS = (
     _robustness("token_mismatches", False, COUNT, "texts whose token ids differ from the base model's"),
     _robustness("broken_vectors", False, COUNT, "texts whose vector holds NaN or infinity, or only zeros"),

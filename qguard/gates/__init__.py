@@ -119,6 +119,7 @@ def gates_for(
     *,
     normalized: bool = True,
     standing: Standing | None = None,
+    by_length: bool = False,
 ) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 
@@ -129,6 +130,7 @@ def gates_for(
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
         standing: How the model's golden lies; without, the defaults are those of MiniLM.
+        by_length: Whether the model ranks by a similarity in which lengths count; then lengths are bounded as directions are.
 
     What cannot be measured of the precision's runtime has no default gate.
 
@@ -137,7 +139,9 @@ def gates_for(
     """
     base, runtime = precision.base, precision.runtime
     bounds = {key: Bound.of(bound, key) for key, bound in precision.recipe.bounds.items()}
-    if not normalized and precision.vectors == FLOAT:
+    if by_length:
+        bounds |= _of_lengths(bounds)
+    elif not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
     origins = dict[str, str]()
     if standing is not None:
@@ -158,6 +162,15 @@ def gates_for(
             raise UsageProblem(f"gate {key} of {precision} would never be judged: {why}; bound it under another NAME@RUNTIME")
         gates += [] if why else [gate if key in own else replace(gate, origin=origins.get(key, ""))]
     return gates
+
+
+def _of_lengths(bounds: Mapping[str, Bound]) -> dict[str, Bound]:
+    """The bound on lengths that count: a vector may move along itself as far as the least bound on cosines lets it move across.
+
+    That is the sine of the angle, relative to the length. Where a recipe bounds no cosine, its own bound on lengths stays.
+    """
+    cosines = [b.number for k, b in bounds.items() if k.startswith("embedding.cosine_") and b.lower and 0 <= b.number <= 1]
+    return {name: Bound("<=", round(math.sqrt(1 - min(cosines) ** 2), 3)) for name in _OF_UNIT_LENGTH} if cosines else {}
 
 
 def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[str, T]:

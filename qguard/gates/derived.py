@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from qguard.metrics.bounds import Bound
 from qguard.metrics.ranking import K, best_first
 from qguard.vectors.cosine import Rows, unit
+from qguard.vectors.similarity import COSINE, DOT, Similarity
 
 SUITE = "core"  # every model can be recorded on it: the same texts, so what differs is the model
 MODEL = "all-MiniLM-L6-v2"
@@ -57,15 +58,22 @@ class Standing:
     tied: float = 0.0
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32]) -> Standing | None:
-        """Of a golden's vectors (texts, dim); ``None`` for too few texts to tell."""
+    def of(cls, vectors: NDArray[np.float32], similarity: Similarity = COSINE) -> Standing | None:
+        """Of a golden's vectors (texts, dim), whose neighbors are by ``similarity``; ``None`` for too few texts to tell."""
         if len(vectors) < _LEAST_TEXTS:
             return None
         units = unit(vectors)
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True) if similarity.by_length else 1.0
+
+        def share(noise: float) -> float:
+            return replaced(
+                units, noise, lambda turned: _neighbors(turned * lengths, similarity if similarity.by_length else DOT)
+            )
+
         # few digits, so that another order of float sums gives the same gates
         spread = round(spread_of(units) / MINILM_SPREAD, 2)
-        crowding = round(replaced(units, NOISE * _limited(spread)) / MINILM_REPLACED, 1)
-        return cls(spread, crowding, replaced(units, TIES) if crowding > MOST_CROWDED else 0.0)
+        crowding = round(share(NOISE * _limited(spread)) / MINILM_REPLACED, 1)
+        return cls(spread, crowding, share(TIES) if crowding > MOST_CROWDED else 0.0)
 
     def carry(self, bounds: Mapping[str, Bound], *, integers: bool) -> dict[str, Bound]:
         """Bounds that were chosen on MiniLM, for this model.
@@ -121,25 +129,27 @@ def spread_of(units: Rows) -> float:
     return 1 - (float(np.square(units.sum(0)).sum()) - n) / (n * (n - 1))
 
 
-def replaced(units: Rows, noise: float) -> float:
+def replaced(units: Rows, noise: float, neighbors: Callable[[Rows], NDArray[np.int64]] | None = None) -> float:
     """The share of nearest neighbors that seeded noise replaces, in [0, 1].
 
     Args:
         units: Vectors (n, dim) of unit length; more than two.
         noise: Mean of 1 - cosine between a vector and the same with noise; in (0, 0.1].
+        neighbors: Of each of n vectors of unit length, which also keep their order; by cosine where nothing is given.
     """
     shift = np.random.default_rng(0).standard_normal(units.shape)
     shift -= (shift * units).sum(1, keepdims=True) * units  # what lies along a vector does not turn it
     # a turn by the angle a costs 1 - cos a, about a² / 2
     shift *= math.sqrt(2 * noise / float(np.square(shift).sum(1).mean()))
-    before, after = (_neighbors(rows) for rows in (units, unit(units + shift)))
+    before, after = ((neighbors or _neighbors)(rows) for rows in (units, unit(units + shift)))
     return 1 - float((before[:, :, None] == after[:, None, :]).any(2).mean())
 
 
-def _neighbors(units: Rows) -> NDArray[np.int64]:
-    scores = units @ units.T
+def _neighbors(vectors: Rows, similarity: Similarity = DOT) -> NDArray[np.int64]:
+    """Of each vector (n, dim), unit ones where they are ranked by cosine."""
+    scores = similarity.scores(vectors, vectors)
     np.fill_diagonal(scores, -np.inf)
-    found: NDArray[np.int64] = best_first(scores, min(K, len(units) - 1))
+    found: NDArray[np.int64] = best_first(scores, min(K, len(vectors) - 1))
     return found
 
 

@@ -17,6 +17,7 @@ from qguard.machine.versions import installed
 from qguard.metrics.neighbours import search
 from qguard.models.model import Model
 from qguard.suites import Suite
+from qguard.vectors.similarity import similarity_of
 
 
 def fp32_coder(model: Model) -> Coder:
@@ -57,7 +58,7 @@ def fp32_coder(model: Model) -> Coder:
         def encode(texts: list[str], ids: Ids) -> Floats:
             return encode_texts(encoder(), prefix, texts)
 
-    return Coder("fp32", key, tokenize, encode)
+    return Coder("fp32", key, tokenize, encode, similarity_of(model.pipeline))
 
 
 def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32]) -> Retrieved:
@@ -73,7 +74,7 @@ def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32]) -> Retrie
     """
     assert suite.corpus is not None
     documents, tokens = encode_corpus(suite.corpus, fp32_coder(model), BLOCK)
-    rows, scores = search(suite, vectors[list(suite.queries)], documents)
+    rows, scores = search(suite, vectors[list(suite.queries)], documents, similarity_of(model.pipeline))
     return Retrieved(rows.astype(np.int32), scores, tuple(tokens), suite.corpus.documents, BLOCK)
 
 

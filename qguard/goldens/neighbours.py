@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.vectors.cosine import unit
+from qguard.vectors.similarity import COSINE, Similarity
 
 LOOKED_AT = 2000  # texts of a larger suite that are looked at, evenly spaced
 _BLOCK = 20_000_000  # scores held at once
@@ -19,22 +19,25 @@ def looked_at(texts: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, texts - 1, min(texts, LOOKED_AT)).astype(np.int64))
 
 
-def nearest(vectors: NDArray[Any], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The text of highest cosine to each of ``rows``, never itself.
+def nearest(
+    vectors: NDArray[Any], rows: NDArray[np.int64], similarity: Similarity = COSINE
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The text that scores highest with each of ``rows``, never itself.
 
     Args:
         vectors: (texts, dim), at least two texts.
         rows: Indices (n,) into them.
+        similarity: What scores.
 
     Returns:
-        Indices (n,) and cosines (n,), the cosines rounded to six digits.
+        Indices (n,) and scores (n,), rounded to six digits; scores without a range to six digits of their scale.
     """
-    units = unit(vectors)
+    units, scale = similarity.prepared(vectors), similarity.scale(vectors)
     index, score = np.empty(len(rows), np.int64), np.empty(len(rows))
     step = max(1, _BLOCK // len(units))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        scores = np.round(units[part] @ units.T, _DIGITS)
+        scores = np.round(similarity.scores(units[part], units) / scale, _DIGITS) * scale
         scores[np.arange(len(part)), part] = -np.inf
         best = scores.argmax(1)
         index[start : start + step], score[start : start + step] = best, scores[np.arange(len(part)), best]

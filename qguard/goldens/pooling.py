@@ -18,6 +18,7 @@ from qguard.encoders.pooling import Head
 from qguard.goldens.quality import compare_quality
 from qguard.models.pipeline import Pipeline, named_modules
 from qguard.suites import Suite
+from qguard.vectors.similarity import COSINE, Similarity
 
 OTHERS = ("mean", "cls", "max", "lasttoken")
 CLEARLY = 0.03  # a score this much better, beyond its noise, is no accident of a few labels
@@ -57,16 +58,17 @@ def by_pooling(encoder: Encoder, ids: Sequence[Sequence[int]]) -> dict[str, NDAr
     return dict(zip(("+".join(m) for m in modes), np.split(found, len(modes), axis=1), strict=True))
 
 
-def contradiction(suite: Suite, vectors: Mapping[str, NDArray[Any]]) -> str:
+def contradiction(suite: Suite, vectors: Mapping[str, NDArray[Any]], similarity: Similarity = COSINE) -> str:
     """What the suite's labels say against the declared pooling; empty where nothing.
 
     Args:
         suite: The texts and their labels.
         vectors: See :func:`by_pooling`.
+        similarity: What the model ranks by.
     """
     declared, *others = vectors
     for mode in others:
-        for q in compare_quality(suite, vectors[mode], vectors[declared]):
+        for q in compare_quality(suite, vectors[mode], vectors[declared], similarity):
             if q.fell > CLEARLY:
                 return (
                     f"the labels contradict the declared pooling {declared!r}: {q.name} is {q.after:.4f}, and {q.before:.4f} "

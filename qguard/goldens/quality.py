@@ -14,6 +14,7 @@ from qguard.metrics import Comparison, Rows
 from qguard.metrics.bootstrap import Z, seed_of, standard_error
 from qguard.metrics.task import labelled_items
 from qguard.suites import Suite
+from qguard.vectors.similarity import COSINE, Similarity
 
 LEAST = 20  # labeled items; fewer say nothing
 
@@ -41,17 +42,19 @@ class Quality:
         return f"{self.name} {self.before:.4f} → {self.after:.4f} (noise {self.noise:.4f})"
 
 
-def compare_quality(suite: Suite, before: NDArray[Any], after: NDArray[Any]) -> list[Quality]:
+def compare_quality(suite: Suite, before: NDArray[Any], after: NDArray[Any], similarity: Similarity = COSINE) -> list[Quality]:
     """Scores of the suite's labeled pairs and judged queries; none where it has fewer than :data:`LEAST` of them.
 
     Args:
         suite: The texts and their labels.
         before: Vectors (texts, dim).
         after: Vectors of the same texts; the dimension may differ.
+        similarity: What the model ranks by.
     """
     sampled = replace(suite, corpus=None)  # of a large suite the texts whose vectors are stored
     out = []
-    for (old, metrics), (new, _) in zip(*(labelled_items(Comparison.of(sampled, v, v)) for v in (before, after)), strict=True):
+    found = (labelled_items(Comparison.of(sampled, v, v, similarity)) for v in (before, after))
+    for (old, metrics), (new, _) in zip(*found, strict=True):
         if len(old.rows) < LEAST:
             continue
         reduce = next(m for m in metrics if m.of_fp32).reduce

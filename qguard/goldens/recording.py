@@ -26,6 +26,7 @@ from qguard.goldens.summary import summary
 from qguard.machine.versions import installed
 from qguard.models.model import Model
 from qguard.suites import Suite
+from qguard.vectors.similarity import COSINE, DOT, Similarity, similarity_of
 
 TOP_K = 10
 
@@ -66,14 +67,17 @@ def record(
         raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
     check_named(accept_change)
     (judged, vectors, token_ids, left_out), paths, pooled = _outputs(model, suite)
-    doubts = "; ".join(filter(None, (contradiction(judged, pooled), _lost(model))))
+    similarity = similarity_of(model.pipeline)
+    doubts = "; ".join(filter(None, (contradiction(judged, pooled, similarity), _lost(model))))
     retrieved = None
     if suite.corpus is not None:
         from qguard.goldens.corpus import retrieve
 
         retrieved = retrieve(model, suite, vectors)
-    data = _pack(vectors, token_ids, judged, retrieved)
-    text = summary(model.name, judged, vectors, token_ids, retrieved)
+    # of unit vectors the inner product is the cosine
+    ranked = DOT if similarity is COSINE and model.pipeline.unit_length else similarity
+    data = _pack(vectors, token_ids, judged, retrieved, ranked)
+    text = summary(model.name, judged, vectors, token_ids, retrieved, similarity)
     libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
     manifest = {
         "schema": SCHEMA,
@@ -173,7 +177,13 @@ def _public(ref: str) -> str:
     return Path(ref).name if Path(ref).is_absolute() else ref
 
 
-def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite, retrieved: Retrieved | None = None) -> bytes:
+def _pack(
+    vectors: NDArray[np.float32],
+    token_ids: list[list[int]],
+    suite: Suite,
+    retrieved: Retrieved | None = None,
+    similarity: Similarity = DOT,
+) -> bytes:
     from safetensors.numpy import save
 
     from qguard.metrics.ranking import top_k
@@ -186,8 +196,8 @@ def _pack(vectors: NDArray[np.float32], token_ids: list[list[int]], suite: Suite
     if retrieved is not None:
         arrays |= retrieved.arrays
     elif suite.queries and suite.documents:
-        v = vectors.astype(np.float64)
-        order, scores = top_k(v[list(suite.queries)], v[list(suite.documents)], TOP_K)
+        v = similarity.prepared(vectors)
+        order, scores = top_k(v[list(suite.queries)], v[list(suite.documents)], TOP_K, similarity=similarity)
         arrays["topk_ids"], arrays["topk_scores"] = order.astype(np.int32), scores.astype(np.float32)
     return bytes(save(arrays))
 

@@ -18,7 +18,7 @@ class Retrieved:
 
     Attributes:
         rows: int32 (queries, k): the best rows of the corpus for each query, best first.
-        scores: float64 (queries, k): their cosines.
+        scores: float64 (queries, k): their scores, by what the model ranks by.
         tokens: SHA-256 of each block's token ids.
         documents: How many the corpus has.
         block: Rows of a block.
@@ -49,12 +49,13 @@ class Retrieved:
         """What the manifest says of it."""
         return {"documents": self.documents, "block": self.block}
 
-    def summary(self) -> list[str]:
+    def summary(self, similarity: str) -> list[str]:
         """Lines for reviewers: equal for equal data."""
         first, last = (f"{self.scores[:, i].mean():.4f}" for i in (0, -1))
         return [
             f"A corpus of {self.documents} documents, of which the texts below hold a sample. For each of {len(self.rows)}",
-            f"queries the best {self.rows.shape[1]} documents are stored; cosine of the first {first}, of the last {last}, mean.",
+            f"queries the best {self.rows.shape[1]} documents are stored; "
+            f"{similarity} of the first {first}, of the last {last}, mean.",
             "",
         ]
 

@@ -18,6 +18,7 @@ from qguard.goldens.tokens import token_change
 from qguard.models.model import Model
 from qguard.suites import Suite
 from qguard.vectors.cosine import cosine
+from qguard.vectors.similarity import Similarity, similarity_of
 
 _SHOWN = 5
 # What a golden rests on, besides its suite: these change only when somebody names them; see qguard.goldens.consent.
@@ -115,14 +116,14 @@ def review(
             details["stack"] = f"fp32 itself moved by up to {change.max():.2g} with the same weights, tokenizer and pipeline" + (
                 f"; {versions}" if versions else "; no recorded version changed"
             )
-        lines += _neighbours(suite, old, vectors, before, after)
+        lines += _neighbours(suite, old, vectors, before, after, similarity_of(model.pipeline))
     if not other and old.retrieved and retrieved:
         queries, tokens = old.retrieved.moved(retrieved)
         lines += [queries, f"tokens: {tokens or 'no token of a document changes'}"]
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}; {tokens}" if "tokenizer" in details else tokens
     if not other:
-        scores = compare_quality(suite, old.vectors, vectors)
+        scores = compare_quality(suite, old.vectors, vectors, similarity_of(model.pipeline))
         lines += [f"labels: {q}" for q in scores]
         if fallen := [q for q in scores if q.fell > 0]:
             details["quality"] = "; ".join(map(str, fallen))
@@ -179,14 +180,19 @@ def _moved(suite: Suite, change: NDArray[np.float64], old: NDArray[Any], new: ND
 
 
 def _neighbours(
-    suite: Suite, old: Golden, vectors: NDArray[Any], before: NDArray[np.int64], after: NDArray[np.int64]
+    suite: Suite,
+    old: Golden,
+    vectors: NDArray[Any],
+    before: NDArray[np.int64],
+    after: NDArray[np.int64],
+    similarity: Similarity,
 ) -> list[str]:
     """The first neighbor of each text among those that stay, before and after."""
     if len(before) < 2:
         return []
     rows = looked_at(len(before))
-    was, _ = nearest(old.vectors[before], rows)
-    now, _ = nearest(vectors[after], rows)
+    was, _ = nearest(old.vectors[before], rows, similarity)
+    now, _ = nearest(vectors[after], rows, similarity)
     changed = np.flatnonzero(was != now)
     lines = [f"first neighbors: {len(changed)} of {len(rows)} change"]
     for k in changed[:_SHOWN]:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from qguard.goldens.neighbours import looked_at, nearest
 from qguard.goldens.retrieved import Retrieved
 from qguard.suites import Suite
+from qguard.vectors.similarity import COSINE, Similarity
 
 _EXAMPLES = 12
 _ELEMENTS = 3
 _ROLE = {"query": "q", "document": "d", None: "-"}
-_TABLE = "| text | role | slice | tokens | nearest | cosine | vector |"
+_TABLE = "| text | role | slice | tokens | nearest | "  # then the similarity and the vector
 
 
 def text_key(text: str) -> str:
@@ -32,6 +33,7 @@ def summary(
     vectors: NDArray[np.float32],
     token_ids: list[list[int]],
     retrieved: Retrieved | None = None,
+    similarity: Similarity = COSINE,
 ) -> bytes:
     """The text of ``summary.md``: equal bytes for equal data.
 
@@ -41,18 +43,19 @@ def summary(
         vectors: float32 (texts, dim).
         token_ids: One list per text.
         retrieved: Of a large suite, what its queries find.
+        similarity: What the model ranks by.
     """
     tokens = np.asarray([len(i) for i in token_ids])
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     rows = looked_at(len(vectors))
-    near, score = nearest(vectors, rows) if len(vectors) > 1 else (rows, np.ones(len(rows)))
+    near, score = nearest(vectors, rows, similarity) if len(vectors) > 1 else (rows, np.ones(len(rows)))
     lines = [
         f"# Golden of {model} on {suite.name}",
         "",
         f"{len(vectors)} texts, {vectors.shape[1]} dimensions. Written by `qguard golden update`; the manifest holds its hash.",
         "",
-        *(retrieved.summary() if retrieved else ()),
-        "| slice | texts | tokens, mean | norm, mean | cosine to the nearest, mean |",
+        *(retrieved.summary(similarity.name) if retrieved else ()),
+        f"| slice | texts | tokens, mean | norm, mean | {similarity.name} to the nearest, mean |",
         "|---|--:|--:|--:|--:|",
     ]
     names = np.asarray([s or "" for s in suite.slices])
@@ -70,10 +73,11 @@ def summary(
         "",
         "## Texts",
         "",
-        f"{every}, in the suite's order: a hash of the text, its role (query, document), slice, tokens, the hash and cosine of",
+        f"{every}, in the suite's order: a hash of the text, its role (query, document), slice, tokens, the hash and "
+        f"{similarity.name} of",
         f"the nearest other text, and the first {_ELEMENTS} elements of the vector.",
         "",
-        _TABLE,
+        f"{_TABLE}{similarity.name} | vector |",
         "|---|---|---|--:|---|--:|--:|",
     ]
     keys = {i: text_key(suite.texts[i]) for i in {*rows.tolist(), *near.tolist()}}

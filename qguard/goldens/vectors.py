@@ -28,6 +28,7 @@ from qguard.machine.versions import installed
 from qguard.suites.corpus import Corpus
 from qguard.vectors.quantized import unit
 from qguard.vectors.search import VectorFile
+from qguard.vectors.similarity import COSINE, Similarity
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -47,12 +48,14 @@ class Coder:
         key: Everything that decides the vectors, besides the documents: files, versions, machine.
         tokenize: n texts to their token ids.
         encode: n texts and their token ids to float32 (n, dim).
+        similarity: What ranks; of vectors that are ranked by cosine, rows of unit length are kept.
     """
 
     name: str
     key: dict[str, Any]
     tokenize: Callable[[list[str]], Ids]
     encode: Callable[[list[str], Ids], Floats]
+    similarity: Similarity = COSINE
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class _Block:
     vectors: str
 
 
-def candidate_coder(artifact: Artifact, precision: Precision, device: str, encoder: Callable[[], Encoder]) -> Coder:
+def candidate_coder(
+    artifact: Artifact, precision: Precision, device: str, encoder: Callable[[], Encoder], similarity: Similarity = COSINE
+) -> Coder:
     """An artifact's coder; its encoder is opened when something has to be encoded.
 
     Args:
@@ -70,6 +75,7 @@ def candidate_coder(artifact: Artifact, precision: Precision, device: str, encod
         precision: What they are run as.
         device: Where a runtime of several devices computes.
         encoder: Opens them.
+        similarity: What the model ranks by.
 
     Raises:
         MeasurementProblem: for a runtime without files, or one that takes texts.
@@ -86,12 +92,13 @@ def candidate_coder(artifact: Artifact, precision: Precision, device: str, encod
         "runs": [precision.base, record.name, record.device(device)],
         "versions": installed("qguard", "numpy", "tokenizers", *record.libraries),
         "machine": machine(),
+        **({} if similarity is COSINE else {"similarity": similarity.name}),
     }
 
     def tokenize(texts: list[str]) -> Ids:
         return encoder().tokenizer(texts, ["document"] * len(texts))
 
-    return Coder(str(precision.plain), key, tokenize, lambda _, ids: encoder().encode_ids(ids))
+    return Coder(str(precision.plain), key, tokenize, lambda _, ids: encoder().encode_ids(ids), similarity)
 
 
 def machine() -> list[str]:
@@ -102,7 +109,7 @@ def machine() -> list[str]:
 def encode_corpus(
     corpus: Corpus, coder: Coder, block: int, check: Callable[[int, str], None] = lambda *_: None
 ) -> tuple[VectorFile, list[str]]:
-    """The vectors of all distinct texts of a corpus, scaled to unit length.
+    """The vectors of all distinct texts of a corpus, scaled to unit length where the coder ranks by cosine.
 
     Args:
         corpus: The documents.
@@ -187,7 +194,7 @@ class _Encoding:
                         f"{self.coder.name}: the embeddings of {len(bad)} of {len(vectors)} documents hold NaN, infinite values "
                         f"or only zeros; first: {documents[bad[0]].id!r}"
                     )
-                self._append(file, unit(vectors), tokens)
+                self._append(file, unit(vectors) if self.coder.similarity is COSINE else vectors, tokens)
                 advance(len(documents))
 
     def _append(self, file: BinaryIO, vectors: Floats, tokens: str) -> None:

@@ -12,6 +12,7 @@ from qguard.errors import MeasurementProblem
 from qguard.hunting.pool import Encode, Pool
 from qguard.judging.robustness import probe_of
 from qguard.texts.mutations import mutate
+from qguard.vectors.similarity import COSINE, Similarity
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session
@@ -24,7 +25,9 @@ FRESH = 0.1  # share of them that mutate any text of the corpus: what is worst n
 
 @dataclass(frozen=True)
 class WorstText:
-    """A text and its cosine to fp32; ``made`` names the mutations, none for a text of the corpus."""
+    """A text and the cosine of its vector to fp32's, lengths counted where they count for the model; see
+    :meth:`qguard.vectors.similarity.Similarity.agreement`. ``made`` names the mutations, none for a text of the corpus.
+    """
 
     text: str
     cosine: float
@@ -33,7 +36,7 @@ class WorstText:
 
 @dataclass(frozen=True)
 class WorstPair:
-    """Two texts, and their cosine in fp32 and in the candidate."""
+    """Two texts, and their similarity in fp32 and in the candidate, on the scale of cosines."""
 
     text_a: str
     text_b: str
@@ -42,7 +45,7 @@ class WorstPair:
 
     @property
     def moved(self) -> float:
-        """How far the cosine moved, in [0, 2]."""
+        """How far the similarity moved."""
         return abs(self.candidate - self.fp32)
 
 
@@ -96,7 +99,7 @@ def encoder_of(session: Session, precision: Precision, model: str) -> Encode:
 
 def hunt(
     encode: Encode, corpus: Sequence[str], seconds: float, seed: int = 0, say: Callable[[Status], None] = lambda status: None,
-    generations: int | None = None, keep: int = 32,
+    generations: int | None = None, keep: int = 32, similarity: Similarity = COSINE,
 ) -> Hunted:  # fmt: skip
     """Look for the texts whose vectors, and the pairs whose similarities, move most.
 
@@ -110,11 +113,12 @@ def hunt(
         say: Told of the progress.
         generations: Stop after so many.
         keep: Texts, and pairs, of the result.
+        similarity: What the model ranks by.
 
     Raises:
         MeasurementProblem: for fewer than two texts, or vectors that are not finite.
     """
-    start, rng, pool = time.monotonic(), Random(seed), Pool(encode)
+    start, rng, pool = time.monotonic(), Random(seed), Pool(encode, similarity)
     plain = list(dict.fromkeys(t for t in corpus if t.strip()))
     if len(plain) < 2:
         raise MeasurementProblem(f"a hunt needs a corpus of at least two texts, found {len(plain)}")

@@ -12,6 +12,7 @@ from qguard.errors import MeasurementProblem
 from qguard.hunting.pairs import Move, most_moved, unit
 from qguard.metrics import Rows
 from qguard.vectors.cosine import of_units
+from qguard.vectors.similarity import COSINE, DOT, Similarity
 
 ELITE = 48  # worst texts, and worst pairs, that are mutated further
 LINEAGE = 4  # of them descend from one text of the corpus, at most: else all would soon be one text's
@@ -30,11 +31,15 @@ class Pool:
         texts: The corpus first.
         roots: The text of the corpus that each descends from, by index.
         made: By which mutations.
-        cosines: Between both vectors of each text.
+        cosines: Between both vectors of each text; see :meth:`qguard.vectors.similarity.Similarity.agreement`.
         pairs: The pairs that moved most, largest first.
+        similarity: What the model ranks by.
+        scale: That brings its scores to the scale of cosines: of fp32's vectors of the texts that come first.
     """
 
     encode: Encode
+    similarity: Similarity = COSINE
+    scale: float = 1.0
     texts: list[str] = field(default_factory=list)
     roots: list[int] = field(default_factory=list)
     made: list[tuple[str, ...]] = field(default_factory=list)
@@ -42,6 +47,7 @@ class Pool:
     pairs: list[Move] = field(default_factory=list)
     corpus: int = 0
     tried: int = 0
+    _length: float = 1.0  # of a vector, where lengths count: the texts are told apart by digits
     _fp32: Floats | None = None
     _candidate: Floats | None = None
     _seen: set[str] = field(default_factory=set)
@@ -64,7 +70,12 @@ class Pool:
             bad = ~np.isfinite(vectors).all(1) | ~vectors.any(1)
             if bad.any():
                 raise MeasurementProblem(f"{name} gives NaN, infinity or only zeros for {texts[int(bad.argmax())][:200]!r}")
-        new = [unit(v) for v in encoded]
+        first = len(self.texts)
+        if first == 0:
+            self._length = float(np.sqrt(DOT.scale(encoded[0])))
+        new = [unit(v) if self.similarity is COSINE else np.asarray(v / self._length, np.float32) for v in encoded]
+        if first == 0:
+            self.scale = self.similarity.scale(new[0])
         # a text that fp32 tells from no other, as a case that the tokenizer drops, is found already
         keys = [row.tobytes() for row in np.round(new[0], 4) + np.float32(0)]
         kept = [i for i, key in enumerate(keys) if self.corpus == 0 or (key not in self._keys and key not in keys[:i])]
@@ -74,8 +85,7 @@ class Pool:
         if not kept:
             return
         new = [v[kept] for v in new]
-        cosines = of_units(*new)
-        first = len(self.texts)
+        cosines = of_units(*new) if self.similarity is COSINE else self.similarity.agreement(*new)
         if first == 0:
             self._fp32, self._candidate = new
         else:
@@ -86,7 +96,7 @@ class Pool:
         self.roots += [roots[i] for i in kept]
         self.made += [made[i] for i in kept]
         self.cosines = np.concatenate([self.cosines, cosines])
-        found = most_moved(self._fp32, self._candidate, PAIRS, first)
+        found = most_moved(self._fp32, self._candidate, PAIRS, first, self.similarity, self.scale)
         self.pairs = sorted([*self.pairs, *found], key=lambda m: (-m.size, m.a, m.b))
         self.pairs = self.worst_pairs(PAIRS)
         if len(self.texts) > self.corpus + ROOM and self.corpus:

@@ -18,7 +18,7 @@ from qguard.judging.session import Session, Target
 from qguard.metrics import Items, Measured, Rows, reduced
 from qguard.metrics.invariance import METRICS
 from qguard.suites import Suite
-from qguard.vectors.cosine import cosine
+from qguard.vectors.similarity import COSINE, Similarity, similarity_of
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
 SHORTEST, LONGEST = 4, 32  # tokens: a text has at least two words; longer ones are cut, to keep the check at half a second
@@ -55,8 +55,11 @@ def sample(suite: Suite, ids: Sequence[Sequence[int]]) -> tuple[list[int], list[
     return texts, rows
 
 
-def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> Items:
+def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similarity: Similarity = COSINE) -> Items:
     """Per text four cosines in [-1, 1] between two encodings of the same token ids.
+
+    Where the model ranks by a similarity in which lengths count, the cosines fall as lengths differ too; see
+    :meth:`qguard.vectors.similarity.Similarity.agreement`.
 
     ``batch``: alone against in a batch of eight lengths. ``order``: that batch against the same one reversed. ``padding``:
     alone against alone with :data:`PADDING` tokens of padding. ``equal_length``: in a batch of its own length against in
@@ -92,7 +95,7 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> Items
     pairs = [(by_itself, in_mixed), (in_mixed, in_turned)]
     if in_equal:
         pairs += [(by_itself, encoder.encode_batches(rows, alone, PADDING)), (in_mixed, in_equal[0])]
-    cosines = np.stack([_cosine(a, b) for a, b in pairs], axis=1)
+    cosines = np.stack([_cosine(a, b, similarity) for a, b in pairs], axis=1)
 
     def label(i: int) -> str:
         words = "  ".join(f"{name} {value:.4f}" for name, value in zip(_COLUMNS, cosines[i], strict=False))
@@ -101,16 +104,18 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> Items
     return Items(cosines, (None,) * n, label)
 
 
-def _cosine(a: Floats, b: Floats) -> Rows:
+def _cosine(a: Floats, b: Floats, similarity: Similarity = COSINE) -> Rows:
     """Of each row; a zero vector is refused, although it has a cosine: no encoder gives one."""
     if any(not np.isfinite(v).all() or not v.any(1).all() for v in (a, b)):
         raise MeasurementProblem("a batch gave a vector that is NaN, infinite or zero")
-    return cosine(a, b)
+    return similarity.agreement(a, b)
 
 
-def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]]) -> list[Measured]:
+def measure_invariance(
+    encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similarity: Similarity = COSINE
+) -> list[Measured]:
     """All invariance metrics of one encoder, over a sample of the suite's texts whose size is each value's ``items``."""
-    found = items(encoder, suite, ids)
+    found = items(encoder, suite, ids, similarity)
     return reduced(found, METRICS[: 2 * found.rows.shape[1]], suite)  # two of each column
 
 
@@ -118,7 +123,8 @@ def measure_invariance(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[in
 def values(session: Session, target: Target) -> list[Measured]:
     """The values of the family ``invariance`` of a target with float32 vectors."""
     encoder = session.encoder(target.precision, target.model)
-    return measure_invariance(encoder, session.suite(target.suite, target.model), session.token_ids(target))
+    suite, similarity = session.suite(target.suite, target.model), similarity_of(session.model(target.model).pipeline)
+    return measure_invariance(encoder, suite, session.token_ids(target), similarity)
 
 
 def of_target(session: Session, target: Target) -> list[Measured]:

@@ -18,6 +18,7 @@ from qguard.robustness.metrics import COSINE, NAMES, reduced
 from qguard.robustness.probe import Probe
 from qguard.robustness.search import Found, search
 from qguard.vectors.quantized import FLOAT
+from qguard.vectors.similarity import similarity_of
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -52,7 +53,8 @@ def probe_of(session: Session, precision: Precision, model: str) -> Probe:
     runtime = fp32_runtime(session, precision, model)
     pipeline = base.pipeline
     tokenizer = TextTokenizer.open(base.root, pipeline)
-    return Probe(candidate, fp32_encoder(session, model, runtime), tokenizer, pipeline.normalize, pipeline.max_seq_length)
+    fp32 = fp32_encoder(session, model, runtime)
+    return Probe(candidate, fp32, tokenizer, pipeline.unit_length, pipeline.max_seq_length, similarity_of(pipeline))
 
 
 @once

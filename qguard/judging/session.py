@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,12 @@ from qguard.judging.once import once
 from qguard.judging.target import Target
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
+from qguard.models.pipeline import Pipeline
 from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
 from qguard.vectors.quantized import FLOAT, SCALAR, Ranges, unit
+from qguard.vectors.similarity import COSINE, SIMILARITIES, Similarity, similarity_of
 
 if TYPE_CHECKING:
     from qguard.vectors.search import VectorFile
@@ -235,12 +237,14 @@ class Session:
     def compared(self, target: Target, embeddings: Floats) -> Comparison:
         """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
         golden = self.golden(target.model, target.suite)
-        found = Comparison.of(self.suite(target.suite, target.model), golden.vectors, embeddings)
+        pipeline = self.model(target.model).pipeline
+        similarity = similarity_of(pipeline)
+        found = Comparison.of(self.suite(target.suite, target.model), golden.vectors, embeddings, similarity)
         if found.suite.corpus is not None:
             return self._searched(target, found, embeddings)
         if target.precision.vectors == FLOAT:
             return found
-        if not self.model(target.model).pipeline.normalize:
+        if _scaled(pipeline):
             found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
         return found.quantize(target.precision.vectors, self.ranges(target))
 
@@ -256,7 +260,8 @@ class Session:
                 f"to be held; judge them on a smaller suite, and this one with {target.precision.plain}"
             )
         golden_rows = golden.rows.astype("int64"), golden.scores
-        neighbours = Neighbours.of(suite, golden_rows, embeddings[list(suite.queries)], self.corpus_vectors(target))
+        queries, documents = embeddings[list(suite.queries)], self.corpus_vectors(target)
+        neighbours = Neighbours.of(suite, golden_rows, queries, documents, found.similarity)
         return replace(found, neighbours=neighbours)
 
     def corpus_vectors(self, target: Target) -> VectorFile:
@@ -275,7 +280,11 @@ class Session:
         assert suite.corpus is not None
         artifact = self.artifact(target.precision, target.model)
         coder = candidate_coder(
-            artifact, target.precision, self.config.device, lambda: self.encoder(target.precision, target.model)
+            artifact,
+            target.precision,
+            self.config.device,
+            lambda: self.encoder(target.precision, target.model),
+            similarity_of(model.pipeline),
         )
 
         def check(number: int, digest: str) -> None:
@@ -298,8 +307,7 @@ class Session:
     def ranges_of(self, model: str, suite: str) -> Ranges:
         """The ranges of a model's fp32 vectors of a suite."""
         vectors = self.golden(model, suite).vectors
-        normalized = self.model(model).pipeline.normalize
-        return Ranges.of(self.suite(suite, model), vectors if normalized else unit(vectors))
+        return Ranges.of(self.suite(suite, model), unit(vectors) if _scaled(self.model(model).pipeline) else vectors)
 
     def ranges(self, target: Target) -> Floats | None:
         """The numbers of :meth:`calibration`: least and greatest value of each dimension, float32 (2, dim)."""
@@ -315,7 +323,13 @@ class Session:
         """
         if model is None:
             return gates_for(precision, self.config.gates)
-        return gates_for(precision, self.config.gates, normalized=self.normalizes(model), standing=self.standing(model))
+        normalized, by_length = bool(self.declared(model).get("normalize")), self.similarity(model).by_length
+        standing = self.standing(model)
+        return gates_for(precision, self.config.gates, normalized=normalized, by_length=by_length, standing=standing)
+
+    def similarity(self, model: str) -> Similarity:
+        """What a model ranks by, as its golden says."""
+        return SIMILARITIES.get(str(self.declared(model).get("similarity")), COSINE)
 
     @once
     def standing(self, model: str) -> Standing | None:
@@ -324,19 +338,19 @@ class Session:
             golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, SUITE))
         except QguardError:
             return None
-        return Standing.of(golden.vectors)
+        return Standing.of(golden.vectors, self.similarity(model))
 
     @once
-    def normalizes(self, model: str) -> bool:
-        """Whether a model's vectors are of unit length, as its golden says: a verdict is verified without the model's files."""
+    def declared(self, model: str) -> Mapping[str, Any]:
+        """A model's pipeline, as its golden says: a verdict is verified without the model's files."""
         for suite in self.config.suites:
             try:
                 golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
             except QguardError:
                 continue
             if isinstance(declared := golden.manifest.get("pipeline"), dict):
-                return bool(declared.get("normalize"))
-        return self.model(model).pipeline.normalize
+                return declared
+        return self.model(model).pipeline.declared()
 
     def device(self, target: Target) -> str:
         """Where the target is computed: the configured device if its runtime has that one, else the runtime's own."""
@@ -354,3 +368,8 @@ class Session:
         from qguard.judging.families import checks
 
         return checks(self, target, family)
+
+
+def _scaled(pipeline: Pipeline) -> bool:
+    """Whether vectors are scaled to unit length before they are quantized: where the model leaves it to whoever ranks them."""
+    return pipeline.similarity == COSINE.name and not pipeline.unit_length

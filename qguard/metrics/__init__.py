@@ -19,6 +19,7 @@ from qguard.errors import MeasurementProblem
 from qguard.suites import Suite
 from qguard.vectors.cosine import unit
 from qguard.vectors.quantized import FLOAT, KINDS, Vectors
+from qguard.vectors.similarity import COSINE, DOT, Similarity
 
 if TYPE_CHECKING:
     from qguard.metrics.bootstrap import Uncertainty
@@ -97,6 +98,7 @@ class Comparison:
     Attributes:
         vectors: The candidate's quantized vectors, of which ``candidate`` is then the dequantized form; else ``None``.
         neighbours: Of a large suite, what its queries find in the whole corpus; else ``None``.
+        similarity: What the model ranks by.
 
     Raises:
         MeasurementProblem: for wrong shapes, NaN or infinite values, and zero vectors.
@@ -107,9 +109,10 @@ class Comparison:
     candidate: Rows
     vectors: Vectors | None = None
     neighbours: Neighbours | None = None
+    similarity: Similarity = COSINE
 
     @classmethod
-    def of(cls, suite: Suite, golden: Any, candidate: Any) -> Comparison:
+    def of(cls, suite: Suite, golden: Any, candidate: Any, similarity: Similarity = COSINE) -> Comparison:
         """Check and convert both arrays."""
         if golden.shape != candidate.shape or golden.ndim != 2 or not len(golden):
             raise MeasurementProblem(f"embeddings have the wrong shape: expected {golden.shape}, found {candidate.shape}")
@@ -121,11 +124,13 @@ class Comparison:
                 raise MeasurementProblem(
                     f"the {name} embedding of {len(bad)} of {len(g)} texts holds {what}; first: {suite.texts[bad[0]][:60]!r}"
                 )
-        return cls(suite, g, c)
+        return cls(suite, g, c, similarity=similarity)
 
     def quantize(self, kind: str, ranges: Any = None) -> Comparison:
         """The same comparison with the candidate stored as quantized vectors; see :mod:`qguard.vectors.quantized`."""
-        vectors = Vectors.of(self.candidate.astype(np.float32), kind, ranges)
+        # the inner product of unit vectors is their cosine, and codes are made of unit vectors
+        searched = DOT if self.similarity is COSINE else self.similarity
+        vectors = Vectors.of(self.candidate.astype(np.float32), kind, ranges, searched)
         return replace(self, candidate=vectors.dequantized(), vectors=vectors)
 
     @property
@@ -137,6 +142,19 @@ class Comparison:
     def units(self) -> tuple[Rows, Rows]:
         """Golden and candidate embeddings scaled to unit length."""
         return unit(self.golden), unit(self.candidate)
+
+    @cached_property
+    def prepared(self) -> tuple[Rows, Rows]:
+        """Golden and candidate embeddings as the similarity takes them."""
+        return self.units if self.similarity is COSINE else (self.golden, self.candidate)
+
+    def relative(self, scores: Any) -> Rows:
+        """Scores on the scale of cosines, which fp32's own vectors of the suite give; see :mod:`qguard.vectors.similarity`."""
+        return self.similarity.relative(scores, self._scale)
+
+    @cached_property
+    def _scale(self) -> float:
+        return self.similarity.scale(self.golden)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from qguard.errors import MeasurementProblem
 from qguard.suites import Suite
 from qguard.vectors.quantized import unit
 from qguard.vectors.search import VectorFile, top_k
+from qguard.vectors.similarity import COSINE, DOT, Similarity
 
 DEPTH = 100  # rows that are kept of each query
 SCORED_AGAIN = 10  # of which the candidate's own score is wanted
@@ -26,9 +27,9 @@ class Neighbours:
 
     Attributes:
         golden: Rows (queries, k) that fp32 finds.
-        golden_scores: Their cosines (queries, k) in fp32.
+        golden_scores: Their scores (queries, k) in fp32.
         candidate: Rows (queries, k) that the candidate finds.
-        rescored: The candidate's cosines (queries, 10) of the first rows in ``golden``.
+        rescored: The candidate's scores (queries, 10) of the first rows in ``golden``.
     """
 
     golden: NDArray[np.int64]
@@ -37,27 +38,36 @@ class Neighbours:
     rescored: Rows
 
     @classmethod
-    def of(cls, suite: Suite, golden: tuple[NDArray[np.int64], Rows], queries: Floats, documents: VectorFile) -> Neighbours:
+    def of(
+        cls,
+        suite: Suite,
+        golden: tuple[NDArray[np.int64], Rows],
+        queries: Floats,
+        documents: VectorFile,
+        similarity: Similarity = COSINE,
+    ) -> Neighbours:
         """Search the candidate's documents.
 
         Args:
             suite: A large suite.
             golden: What :func:`search` found in fp32.
             queries: The candidate's float32 vectors (queries, dim).
-            documents: The candidate's vectors of all rows, of unit length.
+            documents: The candidate's vectors of all rows, of unit length where they are ranked by cosine.
+            similarity: What the model ranks by.
         """
         rows, scores = golden
         if rows.shape != (len(suite.queries), min(DEPTH, documents.rows)):
             raise MeasurementProblem(f"golden of {suite.name!r} holds neighbors {rows.shape} of {len(suite.queries)} queries")
-        found, _ = search(suite, queries, documents)
+        found, _ = search(suite, queries, documents, similarity)
         first = rows[:, :SCORED_AGAIN]
-        wide, rescored = unit(queries).astype(np.float64), np.empty(first.shape)
+        searched, ranked = _prepared(queries, similarity)
+        wide, rescored = searched.astype(np.float64), np.empty(first.shape)
         for start in range(0, len(rows), _PART):
             part = slice(start, start + _PART)
             wanted, place = np.unique(first[part], return_inverse=True)
             vectors = documents.take(wanted).astype(np.float64)
             for query, at in enumerate(place.reshape(first[part].shape), start):
-                rescored[query] = vectors[at] @ wide[query]
+                rescored[query] = ranked.scores(wide[query : query + 1], vectors[at])[0]
         return cls(rows, scores, found, rescored)
 
     def run(self, suite: Suite, side: int, judged: list[int]) -> dict[str, dict[str, float]]:
@@ -70,16 +80,25 @@ class Neighbours:
         return out
 
 
-def search(suite: Suite, queries: Floats, documents: VectorFile) -> tuple[NDArray[np.int64], Rows]:
-    """The best :data:`DEPTH` rows for each query, by cosine in float64.
+def _prepared(queries: Floats, similarity: Similarity) -> tuple[Floats, Similarity]:
+    """Queries, and what ranks documents as they are kept: of unit length, cosine is their inner product."""
+    return (unit(queries), DOT) if similarity is COSINE else (queries, similarity)
+
+
+def search(
+    suite: Suite, queries: Floats, documents: VectorFile, similarity: Similarity = COSINE
+) -> tuple[NDArray[np.int64], Rows]:
+    """The best :data:`DEPTH` rows for each query, in float64.
 
     Args:
         suite: A large suite.
         queries: float32 (queries, dim).
-        documents: Vectors of all rows, of unit length.
+        documents: Vectors of all rows, of unit length where they are ranked by cosine.
+        similarity: What the model ranks by.
 
     Returns:
-        Rows (queries, k) and cosines (queries, k).
+        Rows (queries, k) and scores (queries, k).
     """
     with progress(f"searching {documents.rows} documents of {suite.name}", documents.rows, after=2.0) as advance:
-        return top_k(unit(queries), documents, min(DEPTH, documents.rows), advance=advance)
+        searched, ranked = _prepared(queries, similarity)
+        return top_k(searched, documents, min(DEPTH, documents.rows), advance=advance, similarity=ranked)

@@ -1,7 +1,7 @@
 """Which neighbors each text finds, against those it found in fp32.
 
 Every text of the suite searches the suite's documents (all texts, where it has no retrieval part); a text never finds
-itself. Ties are broken by document order, in golden and candidate alike.
+itself. Neighbors are by the similarity that the model declares. Ties are broken by document order, in golden and candidate alike.
 
 Quantized vectors are searched as they are stored, and once more with rescoring: the best :data:`RESCORE_MULTIPLIER` × k of
 that search, ordered anew by the float32 query against the dequantized documents.
@@ -19,23 +19,25 @@ from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.neighbours import Neighbours
 from qguard.metrics.statistics import Mean, Ratio, Share
 from qguard.vectors.quantized import KINDS, RESCORE_MULTIPLIER
+from qguard.vectors.similarity import DOT, Similarity
 
 K = 10
-MARGIN = 0.02  # golden gaps below this are ties to a person; their flips are not inversions
+MARGIN = 0.02  # golden gaps below this, on the scale of cosines, are ties to a person; their flips are not inversions
 RBO_P = 0.9
 
 
-def top_k(queries: Rows, documents: Rows, k: int, exclude_self: bool = False) -> tuple[Any, Rows]:
-    """Exact top ``k`` by inner product in float64; ties by document order.
+def top_k(queries: Rows, documents: Rows, k: int, exclude_self: bool = False, similarity: Similarity = DOT) -> tuple[Any, Rows]:
+    """Exact top ``k`` in float64; ties by document order.
 
     Args:
-        queries: (q, dim). documents: (d, dim). k: At most ``d``.
+        queries: (q, dim). documents: (d, dim), both prepared for the similarity. k: At most ``d``.
         exclude_self: Leave out document ``i`` for query ``i``.
+        similarity: What ranks.
 
     Returns:
         Indices (q, k) and scores (q, k), best first.
     """
-    scores = queries @ documents.T
+    scores = similarity.scores(queries, documents)
     if exclude_self:
         np.fill_diagonal(scores, -np.inf)
     order = best_first(scores, k)
@@ -73,10 +75,10 @@ def scored(c: Comparison, queries: Sequence[int] | None = None) -> tuple[Any, li
     own[documents] = np.arange(len(documents))
     chosen: Any = slice(None) if queries is None else np.asarray(queries)
     itself = np.flatnonzero(own[chosen] >= 0)
-    golden, candidate = c.units
-    scores = [golden[chosen] @ golden[documents].T]
+    golden, candidate = c.prepared
+    scores = [c.similarity.scores(golden[chosen], golden[documents])]
     if c.vectors is None:
-        scores += [candidate[chosen] @ candidate[documents].T]
+        scores += [c.similarity.scores(candidate[chosen], candidate[documents])]
     else:
         scores += [c.vectors.scores(documents, None if queries is None else chosen), c.vectors.rescores(documents)[chosen]]
     for s in scores:
@@ -92,7 +94,8 @@ def items(c: Comparison) -> Items:
     k = min(K, len(documents) - 1)
     gold, found = best_first(scores[0], k), best_first(scores[1], k)
     columns = _agreement(gold, found)
-    columns += _flipped(*(np.take_along_axis(s, gold, 1) for s in scores[:2]))
+    before, after = (np.take_along_axis(s, gold, 1) for s in scores[:2])
+    columns += _flipped(c.relative(before), after)
     if c.vectors is not None:
         retrieved = best_first(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
         rescored = np.full_like(scores[2], -np.inf)
@@ -114,7 +117,7 @@ def _of_queries(c: Comparison, found: Neighbours) -> Items:
     assert corpus is not None
     k = min(K, found.golden.shape[1])
     gold, now = found.golden[:, :k], found.candidate[:, :k]
-    columns = _agreement(gold, now) + _flipped(found.golden_scores[:, :k], found.rescored[:, :k])
+    columns = _agreement(gold, now) + _flipped(c.relative(found.golden_scores[:, :k]), found.rescored[:, :k])
     rows = np.stack(columns, axis=1).astype(np.float64)
 
     def label(i: int) -> str:
@@ -126,7 +129,10 @@ def _of_queries(c: Comparison, found: Neighbours) -> Items:
 
 
 def _flipped(gold: Rows, candidate: Rows) -> list[Any]:
-    """Pairs whose order flips, and clear pairs, each (q,); of both sides' scores of golden's neighbors, (q, k)."""
+    """Pairs whose order flips, and clear pairs, each (q,); of both sides' scores of golden's neighbors, (q, k).
+
+    Those of golden are on the scale of cosines; of the candidate's only the order counts.
+    """
     clear = gold[:, :, None] - gold[:, None, :] > MARGIN
     flipped = clear & (candidate[:, :, None] < candidate[:, None, :])
     return [flipped.sum((1, 2)), clear.sum((1, 2))]

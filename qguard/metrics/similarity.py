@@ -7,7 +7,6 @@ import numpy as np
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.statistics import Absolute, Mean, Quantile, Spearman
 from qguard.suites import Suite
-from qguard.vectors.cosine import of_units
 from qguard.vectors.quantized import FLOAT, SCALAR
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
@@ -23,10 +22,10 @@ def pairs_of(suite: Suite) -> list[tuple[int, int, str | None]]:
 
 
 def items(c: Comparison) -> Items:
-    """Per pair of :func:`pairs_of`: golden and candidate cosine, each in [-1, 1]."""
+    """Per pair of :func:`pairs_of`: golden and candidate score, each on the scale of cosines."""
     pairs = pairs_of(c.suite)
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
-    rows = np.stack([of_units(u[a], u[b]) for u in c.units], axis=1).reshape(-1, 2)
+    rows = np.stack([c.relative(c.similarity.pairs(v[a], v[b])) for v in c.prepared], axis=1).reshape(-1, 2)
 
     def label(i: int) -> str:
         left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]
@@ -44,23 +43,24 @@ def _moved(r: Rows) -> Rows:
 
 
 def _flips(r: Rows) -> Rows:
-    """Share of the decisions ``cosine >= threshold`` that change, over :data:`THRESHOLDS`."""
+    """Share of the decisions ``score >= threshold`` that change, over :data:`THRESHOLDS`."""
     t = np.asarray(THRESHOLDS)
     return np.asarray(((r[..., :1] >= t) != (r[..., 1:] >= t)).mean(-1), np.float64)
 
 
 # the cosine of bits lies on another scale: their order can be compared, their values cannot
 _SCALE = (FLOAT, *SCALAR)
-_DIFFERENCE = "difference of cosines in [0, 2]"
+# scores without a range are brought to the scale of cosines, where gates and thresholds mean the same for every similarity
+_DIFFERENCE = "difference on the scale of cosines, 0 or more"
 METRICS = (
     Metric(
         "similarity.spearman", Spearman(0, 1), higher_is_better=True, unit="correlation in [-1, 1]",
         source="Spearman 1904, mean ranks for ties, as scipy.stats.spearmanr", min_items=3,
-        description="rank correlation of the pairs' cosines with those of fp32",
+        description="rank correlation of the pairs' similarities with those of fp32",
     ),
     Metric(
         "similarity.max_error", Quantile(_error, 1), higher_is_better=False, unit=_DIFFERENCE, source="qguard",
-        description="the largest change of a pair's cosine", worst=_error, vectors=_SCALE,
+        description="the largest change of a pair's similarity", worst=_error, vectors=_SCALE,
     ),
     Metric(
         "similarity.p99_error", Quantile(_error, 0.99), higher_is_better=False, unit=_DIFFERENCE,
@@ -68,10 +68,10 @@ METRICS = (
     ),
     Metric(
         "similarity.bias", Absolute(Mean(_moved)), higher_is_better=False, unit=_DIFFERENCE, source="qguard",
-        description="size of the mean change of the pairs' cosines: a shift that breaks fixed thresholds", vectors=_SCALE,
+        description="size of the mean change of the pairs' similarities: a shift that breaks fixed thresholds", vectors=_SCALE,
     ),
     Metric(
         "similarity.threshold_flips", Mean(_flips, best=0.0), higher_is_better=False, unit="share in [0, 1]", source="qguard",
-        description=f"share of the decisions 'cosine >= {', '.join(map(str, THRESHOLDS))}' that change", vectors=_SCALE,
+        description=f"share of the decisions 'similarity >= {', '.join(map(str, THRESHOLDS))}' that change", vectors=_SCALE,
     ),
 )  # fmt: skip

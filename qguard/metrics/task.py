@@ -1,9 +1,10 @@
 """What users do with the model, on labeled data: the candidate's score, fp32's, and the share of it that is kept.
 
-Pairs: cosine against the label. Labels of two values ask for average precision, others for rank and linear correlation.
-Retrieval: trec_eval's measures (Buckley; through its binding) of each judged query over all documents, which are ranked by
-cosine in float64, by the inner product of the codes where vectors are quantized; documents of equal score stand in descending
-order of their ids, as trec_eval has them. trec_eval itself keeps scores in float32, so it is given the ranks.
+Pairs: the similarity that the model declares, against the label. Labels of two values ask for average precision, others for rank
+and linear correlation.
+Retrieval: trec_eval's measures (Buckley; through its binding) of each judged query over all documents, which are ranked by that
+similarity in float64, by that of the codes where vectors are quantized; documents of equal score stand in descending order of
+their ids, as trec_eval has them. trec_eval itself keeps scores in float32, so it is given the ranks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
 from qguard.metrics.ranking import best_first
 from qguard.metrics.statistics import Mean, Spearman, Statistic
 from qguard.suites import Pair, Suite
-from qguard.vectors.cosine import of_units
 
 DEPTH = 1000  # documents of a query that are judged, as in TREC's runs and MTEB's MAP
 BLOCK = 64  # queries whose scores are held at once
@@ -68,16 +68,16 @@ def labelled_items(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
 
 
 def _pairs(c: Comparison, pairs: list[Pair]) -> Items:
-    """Per pair: the label, and the cosine in [-1, 1] of fp32 and of the candidate. Of binary labels the greater is 1."""
+    """Per pair: the label, and the similarity in fp32 and of the candidate. Of binary labels the greater is 1."""
     a, b = [p.a for p in pairs], [p.b for p in pairs]
     labels = np.asarray([p.score for p in pairs], np.float64)
     if len(set(labels)) == 2:
         labels = (labels == labels.max()).astype(np.float64)
-    rows = np.stack([labels, *(of_units(u[a], u[b]) for u in c.units)], axis=1)
+    rows = np.stack([labels, *(c.similarity.pairs(v[a], v[b]) for v in c.prepared)], axis=1)
 
     def label(i: int) -> str:
         left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]
-        return f"label {pairs[i].score:g}  cosine {rows[i, 1]:.3f} → {rows[i, 2]:.3f}  {left!r} | {right!r}"
+        return f"label {pairs[i].score:g}  {c.similarity.name} {rows[i, 1]:.3f} → {rows[i, 2]:.3f}  {left!r} | {right!r}"
 
     return Items(rows, tuple(p.slice for p in pairs), label, "pairs")
 
@@ -118,12 +118,12 @@ def _searched(c: Comparison, side: int, judged: list[int]) -> dict[str, dict[str
     by_id = np.asarray(sorted(range(len(ids)), key=lambda d: ids[d], reverse=True))
     ranks = [float(r) for r in range(min(DEPTH, len(by_id)), 0, -1)]
     names = np.asarray(by_id.astype(str), object)
-    units = c.units[side]
-    searched, run = units[documents[by_id]].T, {}
+    vectors = c.prepared[side]
+    searched, run = vectors[documents[by_id]], {}
     for start in range(0, len(judged), BLOCK):
         some = queries[start : start + BLOCK]
         stored = c.vectors if side else None
-        scores = units[some] @ searched if stored is None else stored.scores(documents[by_id], some)
+        scores = c.similarity.scores(vectors[some], searched) if stored is None else stored.scores(documents[by_id], some)
         for q, row in zip(judged[start : start + BLOCK], best_first(scores, DEPTH), strict=True):
             run[str(q)] = dict(zip(names[row], ranks, strict=True))
     return run
@@ -131,7 +131,7 @@ def _searched(c: Comparison, side: int, judged: list[int]) -> dict[str, dict[str
 
 def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
     """Say why a score does not exist rather than that it is NaN."""
-    words = {0: "labels", 1: "fp32's cosines", 2: "the candidate's cosines"} if metrics in (GRADED, BINARY) else {}
+    words = {0: "labels", 1: "fp32's similarities", 2: "the candidate's similarities"} if metrics in (GRADED, BINARY) else {}
     for column, what in words.items():
         if len(rows) > 1 and np.ptp(rows[:, column]) == 0:
             raise MeasurementProblem(
@@ -158,10 +158,10 @@ def _displaced(r: Rows) -> Rows:
 
 
 _SCORES = {  # name → what it says, its unit and where it comes from
-    "spearman": ("rank correlation of cosines with labels", "correlation in [-1, 1]", "Spearman 1904, mean ranks for ties"),
-    "pearson": ("linear correlation of cosines with labels", "correlation in [-1, 1]", "Pearson 1895, as scipy.stats.pearsonr"),
+    "spearman": ("rank correlation of scores with labels", "correlation in [-1, 1]", "Spearman 1904, mean ranks for ties"),
+    "pearson": ("linear correlation of scores with labels", "correlation in [-1, 1]", "Pearson 1895, as scipy.stats.pearsonr"),
     "average_precision": (
-        "average precision of cosines for pairs of two labels", "score in [0, 1]", "as sklearn.metrics.average_precision_score",
+        "average precision of scores for pairs of two labels", "score in [0, 1]", "as sklearn.metrics.average_precision_score",
     ),
     "ndcg@10": ("nDCG@10 of the judged queries", "score in [0, 1]", "trec_eval ndcg_cut_10"),
     "recall@10": ("share of the relevant documents among the first 10", "share in [0, 1]", "trec_eval recall_10"),

@@ -43,7 +43,7 @@ def admit(model: Model) -> None:
     """Read what a model's folder declares.
 
     Raises:
-        ModelProblem: for a kind of model, a similarity, a setting or code of its own that qguard does not judge (yet), or for
+        ModelProblem: for a kind of model, a setting or code of its own that qguard does not judge (yet), or for
             texts that may be longer than the model has positions.
     """
     folder = model.folder
@@ -79,11 +79,6 @@ def admit(model: Model) -> None:
             )
         )
     pipeline = model.pipeline  # raises for modules that cannot be reproduced
-    similarity = str(declared.get("similarity_fn_name") or "cosine")
-    # of vectors of unit length, these two rank as cosine does
-    if similarity != "cosine" and not (pipeline.normalize and similarity in ("dot", "euclidean")):
-        how = "ranks by" if pipeline.normalize else "does not normalize its vectors and ranks by"
-        raise ModelProblem(_refusal(model, f"{how} {similarity} (similarity_fn_name), and qguard ranks by cosine"))
     _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
 
 

@@ -16,6 +16,9 @@ __all__ = ["POOLING_MODES", "ROLES", "Pipeline", "read_pipeline"]
 # Names of prompts by role, as sentence-transformers' encode_query and encode_document look for them.
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
+# Names of sentence-transformers; qguard.vectors.similarity computes them
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -29,6 +32,8 @@ class Pipeline:
             ``default_prompt`` (or ``None``) before every other text.
         transformer: Folder of the first module, inside the model's.
         first: Type of the first module, a name in :data:`FIRST`.
+        similarity: What the vectors are ranked by, of :data:`SIMILARITIES`. Of vectors of unit length, the inner product and the
+            Euclidean distance rank as the cosine does, and are taken for it.
     """
 
     head: tuple[Module, ...] = (Pooling(),)
@@ -38,6 +43,12 @@ class Pipeline:
     default_prompt: str | None = None
     transformer: str = ""
     first: str = "Transformer"
+    similarity: str = "cosine"
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether every vector has length 1."""
+        return self.normalize
 
     def prefix(self, role: str | None = None) -> str:
         """The text put before an input: the prompt of its role, else the default prompt, else nothing.
@@ -94,7 +105,7 @@ class Pipeline:
         return tuple(m for m in self.modules if isinstance(m, Dense))
 
     def declared(self) -> dict[str, Any]:
-        """Every setting that changes an embedding, as JSON has it.
+        """Every setting that changes an embedding, or what it is ranked by, as JSON has it.
 
         Goldens hold its hash. So what a pipeline of pooling, dense layers and normalization gives stays as it is; what is not
         told by that form comes beside it.
@@ -114,6 +125,8 @@ class Pipeline:
         told = [*poolings, *(Dense(m.path, m.activation, m.bias) for m in self.dense), *self.closing]
         if len(poolings) != 1 or told != list(self.head) or any(m != Normalize(m.path) for m in self.closing):
             plain["modules"] = [m.declared() for m in self.head]
+        if self.similarity != "cosine":
+            plain["similarity"] = self.similarity
         return plain if self.first == "Transformer" else {**plain, "first": self.first}
 
     def sha256(self) -> str:
@@ -135,7 +148,11 @@ def read_pipeline(folder: Path) -> Pipeline:
         head = [Pooling()]
     _check_order(FIRST[kind].gives, head)
     settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder)}
-    return Pipeline(tuple(head), transformer=path, first=kind, **settings)
+    pipeline = Pipeline(tuple(head), transformer=path, first=kind, **settings)
+    similarity = _similarity(folder)
+    if pipeline.unit_length and similarity in ("dot", "euclidean"):
+        return pipeline
+    return replace(pipeline, similarity=similarity)
 
 
 def _kind(module: Mapping[str, Any]) -> str:
@@ -153,6 +170,15 @@ def _check_order(given: str, head: list[Module]) -> None:
         there.add(module.writes)
     if SENTENCE not in there:
         raise ModelProblem("no module of modules.json gives a sentence embedding; expected a Pooling module")
+
+
+def _similarity(folder: Path) -> str:
+    found = read_optional(folder / "config_sentence_transformers.json").get("similarity_fn_name") or "cosine"
+    if not isinstance(found, str) or found not in SIMILARITIES:
+        raise ModelProblem(
+            f"similarity_fn_name of config_sentence_transformers.json: expected one of {', '.join(SIMILARITIES)}, found {found!r}"
+        )
+    return found
 
 
 def _prompts(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
 from qguard.metrics import Rows
 from qguard.robustness.metrics import COSINE, Tried
-from qguard.vectors.cosine import cosine
+from qguard.vectors.similarity import COSINE as COSINE_SIMILARITY
+from qguard.vectors.similarity import Similarity
 
 LONG = 48  # tokens: a longer text is a batch of its own, or all others would be padded to its length
 TURNED = 256  # padded tokens: a larger batch is not encoded a second time in reverse
@@ -33,6 +35,7 @@ class Probe:
         tokenizer: The base model's.
         normalize: Whether the pipeline declares unit norm.
         longest: Tokens that the model reads.
+        similarity: What the model ranks by: it tells whether lengths count where two vectors are compared.
     """
 
     candidate: Encoder
@@ -40,6 +43,7 @@ class Probe:
     tokenizer: TextTokenizer
     normalize: bool
     longest: int
+    similarity: Similarity = COSINE_SIMILARITY
     _exact: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __call__(self, texts: Sequence[str]) -> list[Tried]:
@@ -69,9 +73,10 @@ class Probe:
         vectors = self._encoded(rows, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
         plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
         bad = np.asarray(~np.isfinite(plain).all(1) | ~plain.any(1), bool)
+        alike = partial(_cosine, similarity=self.similarity)
         values: list[dict[str, float]] = [
             {"robustness.broken_vectors": float(bad[i]), COSINE: cosine}
-            for i, cosine in enumerate(_cosine(plain, self._of_fp32(texts, base)))
+            for i, cosine in enumerate(alike(plain, self._of_fp32(texts, base)))
         ]
 
         def put(name: str, where: Sequence[int], found: Sequence[float]) -> None:
@@ -82,14 +87,14 @@ class Probe:
             put("token_mismatches", range(n), [float(base[i] != own[i]) for i in range(n)])
         if self.normalize:
             put("norm_error", range(n), [float(abs(x - 1)) for x in np.linalg.norm(plain, axis=1)])
-        put("order_cosine_min", reverse, _cosine(turned, plain[reverse]) if reverse else [])
+        put("order_cosine_min", reverse, alike(turned, plain[reverse]) if reverse else [])
         if len(batch) > 1:
-            put("batch_cosine_min", alone, _cosine(single[:-1], plain[alone]))
-        put("repeat_cosine_min", alone[:1], _cosine(single[-1:], single[:1]))
+            put("batch_cosine_min", alone, alike(single[:-1], plain[alone]))
+        put("repeat_cosine_min", alone[:1], alike(single[-1:], single[:1]))
         room = 0 if whole else min(PADDING, self.longest - max(len(own[i]) for i in alone))
         if room:
             more = self.candidate.encode_batches([own[i] for i in alone], [[k] for k in range(len(alone))], room)
-            put("padding_cosine_min", alone, _cosine(np.asarray(more, np.float64), single[:-1]))
+            put("padding_cosine_min", alone, alike(np.asarray(more, np.float64), single[:-1]))
         return [Tried(t, v) for t, v in zip(texts, values, strict=True)]
 
     def _encoded(self, ids: Sequence[Any], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Rows:
@@ -118,8 +123,8 @@ class Probe:
         return np.stack([self._exact[t] for t in texts])
 
 
-def _cosine(a: Rows, b: Rows) -> list[float]:
-    """Of each row; -1, which no bound holds, where a vector is not finite, and where one is zero, in spite of its cosine."""
-    found = cosine(a, b)
+def _cosine(a: Rows, b: Rows, similarity: Similarity = COSINE_SIMILARITY) -> list[float]:
+    """Of each row, with its length where that counts; -1, which no bound holds, where a vector is not finite or zero."""
+    found = similarity.agreement(a, b)
     values: list[float] = np.where(np.isfinite(found) & a.any(1) & b.any(1), found, -1.0).tolist()
     return values

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qguard.errors import MeasurementProblem
 from qguard.vectors import cosine
+from qguard.vectors.similarity import DOT, Similarity
 
 if TYPE_CHECKING:
     from qguard.suites import Suite
@@ -51,7 +52,7 @@ def ranges_of(calibration: Floats) -> Floats:
 
 
 def unit(vectors: NDArray[Any]) -> Floats:
-    """Rows scaled to unit length, float32 (n, dim): neighbors are by cosine, and inner products of codes are not.
+    """Rows scaled to unit length, float32 (n, dim): where neighbors are by cosine, inner products of codes are not.
 
     What is quantized of a model that does not normalize by itself.
     """
@@ -132,17 +133,19 @@ class Vectors:
         codes: What is stored; see :func:`quantize`.
         floats: float32 (n, dim): the embeddings; a query keeps its own for rescoring.
         ranges: float32 (2, dim) for :data:`SCALAR`, else ``None``.
+        similarity: What a search ranks codes of :data:`SCALAR` by, and rescoring; bits are ranked by how many agree.
     """
 
     kind: str
     codes: NDArray[Any]
     floats: Floats
     ranges: Floats | None = None
+    similarity: Similarity = DOT
 
     @classmethod
-    def of(cls, floats: Floats, kind: str, ranges: Floats | None = None) -> Vectors:
+    def of(cls, floats: Floats, kind: str, ranges: Floats | None = None, similarity: Similarity = DOT) -> Vectors:
         """Quantize ``floats``."""
-        return cls(kind, quantize(floats, kind, ranges), floats, ranges)
+        return cls(kind, quantize(floats, kind, ranges), floats, ranges, DOT if kind in BINARY else similarity)
 
     @property
     def size_ratio(self) -> float:
@@ -176,15 +179,16 @@ class Vectors:
     def scores(self, documents: NDArray[np.int_], queries: NDArray[np.int_] | None = None) -> NDArray[np.float64]:
         """Quantized query against quantized document, (q, d), exact: no product or sum leaves the integers of float64.
 
-        The inner product of the codes for :data:`SCALAR`. For :data:`BINARY` dim - 2 × the Hamming distance.
+        For :data:`SCALAR` by the similarity, the inner product of the codes unless it is a distance. For :data:`BINARY`
+        dim - 2 × the Hamming distance.
 
         Args:
             documents: Texts that are searched.
             queries: Texts that search; ``None`` for all.
         """
         values = self.values()
-        return (values if queries is None else values[queries]) @ values[documents].T
+        return self.similarity.scores(values if queries is None else values[queries], values[documents])
 
     def rescores(self, documents: NDArray[np.int_]) -> NDArray[np.float64]:
         """float32 query against dequantized document, (n, d), in float64."""
-        return np.asarray(self.floats.astype(np.float64) @ self.dequantized()[documents].T)
+        return self.similarity.scores(self.floats.astype(np.float64), self.dequantized()[documents])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qguard.encoders import Floats
 from qguard.machine.cpu import saturates
+from qguard.vectors.similarity import DOT, Similarity
 
 Screened = tuple[NDArray[np.number], NDArray[np.number]]
 
@@ -29,10 +30,23 @@ class Screen(Protocol):
         ...
 
 
-def open_screens(queries: Floats, documents: int) -> list[Screen]:
+def open_screens(queries: Floats, documents: int, similarity: Similarity = DOT) -> list[Screen]:
     """The screens for a search of float32 (q, dim) ``queries`` in so many documents, the cheapest first, the closest last."""
+    if similarity is not DOT:
+        return [Scores(queries, similarity)]
     closest: list[Screen] = [Singles(queries)]
     return [Bytes(queries), *closest] if queries.size * documents >= PAYS and queries.shape[1] < 2**16 else closest
+
+
+class Scores:
+    """The scores themselves, of a similarity that is no inner product, but for the rounding of another order of sums."""
+
+    def __init__(self, queries: Floats, similarity: Similarity) -> None:
+        self.queries, self.similarity = similarity.prepared(queries), similarity
+
+    def __call__(self, vectors: Floats, longest: float, floor: NDArray[np.float64]) -> Screened:
+        """See :class:`Screen`."""
+        return self.similarity.scores(self.similarity.prepared(vectors), self.queries), floor - 1e-9 * np.abs(floor)
 
 
 class Singles:

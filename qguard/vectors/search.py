@@ -1,6 +1,7 @@
 """Exact nearest neighbors of a collection that need not fit in memory.
 
-Scores are inner products in float64 with ties broken by document order. They are not computed for every document: a cheap
+Scores are inner products in float64 with ties broken by document order; of a model that ranks by a distance, its negative.
+Inner products are not computed for every document: a cheap
 screen (:mod:`qguard.vectors.screens`), in blocks, leaves those that could still be among the best, and only these are scored.
 Nothing is approximated: a document is dropped only where the screen's error bound rules it out.
 """
@@ -21,6 +22,7 @@ from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
 from qguard.machine.cpu import cores
 from qguard.vectors.screens import Screen, open_screens
+from qguard.vectors.similarity import DOT, Similarity
 
 Indices = NDArray[np.int64]
 
@@ -92,13 +94,15 @@ def top_k(
     k: int,
     own: NDArray[np.int64] | None = None,
     advance: Callable[[int], None] | None = None,
+    similarity: Similarity = DOT,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Exact top ``k`` by inner product, in float64, ties by document order.
+    """Exact top ``k``, in float64, ties by document order.
 
     Args:
         queries: float32 (q, dim). documents: float32 (d, dim), or a file of them. k: At most ``d``, or ``d - 1`` with ``own``.
         own: Per query the document that is itself and is left out, -1 for none.
         advance: Called with the documents of each finished block.
+        similarity: What ranks; vectors are searched as they are.
 
     Returns:
         Document indices (q, k) and scores (q, k), best first.
@@ -114,7 +118,9 @@ def top_k(
     indices, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
     for start in range(0, len(queries), QUERIES):
         part = slice(start, start + QUERIES)
-        found = _Best(np.ascontiguousarray(queries[part], np.float32), documents, k, None if own is None else own[part])
+        found = _Best(
+            np.ascontiguousarray(queries[part], np.float32), documents, k, None if own is None else own[part], similarity
+        )
         found.search(advance)
         indices[part], scores[part] = found.result()
     return indices, scores
@@ -123,8 +129,15 @@ def top_k(
 class _Best:
     """The best ``k`` documents of each query, of those that were seen."""
 
-    def __init__(self, queries: Floats, documents: Floats | VectorFile, k: int, own: NDArray[np.int64] | None) -> None:
-        self.queries, self.documents, self.k, self.own = queries, documents, k, own
+    def __init__(
+        self,
+        queries: Floats,
+        documents: Floats | VectorFile,
+        k: int,
+        own: NDArray[np.int64] | None,
+        similarity: Similarity,
+    ) -> None:
+        self.queries, self.documents, self.k, self.own, self.similarity = queries, documents, k, own, similarity
         self.rows, self.dim = (documents.rows, documents.dim) if isinstance(documents, VectorFile) else documents.shape
         self.exact_queries = queries.astype(np.float64)
         self.floor = np.full(len(queries), -np.inf)  # the last of the best k: what is below it is out
@@ -144,7 +157,7 @@ class _Best:
         from threadpoolctl import threadpool_limits
 
         blocks, next_block = self.blocks(), threading.Lock()
-        screens = open_screens(self.queries, self.rows)
+        screens = open_screens(self.queries, self.rows, self.similarity)
 
         def work() -> None:
             buffer = np.empty((BLOCK, self.dim), np.float32)
@@ -188,7 +201,8 @@ class _Best:
         exact = np.empty(len(query))
         for first in range(0, len(query), PAIRS):
             part = slice(first, first + PAIRS)
-            exact[part] = np.einsum("ij,ij->i", self.exact_queries[query[part]], vectors[document[part]].astype(np.float64))
+            found = self.exact_queries[query[part]], vectors[document[part]].astype(np.float64)
+            exact[part] = self.similarity.pairs(*found)
         reach = exact >= self.floor[query]
         with self.lock:
             self.kept.append((query[reach], document[reach] + start, exact[reach]))

@@ -1,0 +1,147 @@
+"""The similarities of sentence-transformers, computed in float64: what a model declares is what it ranks by.
+
+``cosine``; ``dot``, the inner product; ``euclidean`` and ``manhattan``, the negative distance. Lengths of vectors count for all
+but the first. Scores of these three have no common range, so differences of them are measured on the scale of cosines:
+
+==========  ==================================================
+dot         score / r², r the root mean square length in fp32
+euclidean   1 - score² / (2 r²)
+manhattan   1 - score² / (2 r²), lengths by the sum of magnitudes
+==========  ==================================================
+
+On this scale a text scores 1 with itself, and 0 with one that is unrelated to it, if both have the mean length; of vectors of one
+length, dot and euclidean score their cosine. The maps keep the order of scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qguard.models.pipeline import Pipeline
+from qguard.vectors.cosine import Rows, cosine, of_units, unit
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One similarity; this class itself is the inner product.
+
+    Attributes:
+        name: As sentence-transformers writes it, in ``similarity_fn_name``.
+    """
+
+    name: str = "dot"
+
+    @property
+    def by_length(self) -> bool:
+        """Whether the lengths of vectors count."""
+        return True
+
+    def prepared(self, vectors: Any) -> Rows:
+        """Rows (n, dim) as the other methods take them, float64."""
+        return np.asarray(vectors, np.float64)
+
+    def pairs(self, a: Rows, b: Rows) -> Rows:
+        """The score of each row of ``a`` with the same row of ``b``; prepared rows (n, dim), scores (n,)."""
+        return np.asarray(np.einsum("ij,ij->i", a, b))
+
+    def scores(self, queries: Rows, documents: Rows) -> Rows:
+        """The score of each query with each document; prepared rows (q, dim) and (d, dim), scores (q, d)."""
+        return np.asarray(queries @ documents.T)
+
+    def scale(self, vectors: Any) -> float:
+        """What scores are measured in: ``r²`` of rows (n, dim) for the inner product, ``r`` for a distance, 1 for the cosine."""
+        x = np.asarray(vectors, np.float64)
+        return float(np.einsum("ij,ij->i", x, x).mean()) or 1.0
+
+    def relative(self, scores: Any, scale: float) -> Rows:
+        """Scores on the scale of cosines; see the module."""
+        return np.asarray(scores, np.float64) / scale
+
+    def agreement(self, a: Any, b: Any) -> Rows:
+        """How nearly each row of ``a`` is the same row of ``b``: 1 where they are equal.
+
+        ``1 - |x - y|² / (|x|² + |y|²)``, which is the cosine of two vectors of one length, and falls as lengths move apart: to .8
+        where one is twice the other. Rows (n, dim), result (n,) in [-1, 1]; NaN where a vector is not finite.
+        """
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            lengths = (x * x).sum(1) + (y * y).sum(1)
+            return np.asarray(2 * (x * y).sum(1) / np.where(lengths == 0, 1.0, lengths))
+
+
+@dataclass(frozen=True)
+class Cosine(Similarity):
+    """The inner product of vectors scaled to unit length; see :mod:`qguard.vectors.cosine`."""
+
+    name: str = "cosine"
+
+    @property
+    def by_length(self) -> bool:
+        """See :attr:`Similarity.by_length`."""
+        return False
+
+    def prepared(self, vectors: Any) -> Rows:
+        """See :meth:`Similarity.prepared`."""
+        return unit(vectors)
+
+    def pairs(self, a: Rows, b: Rows) -> Rows:
+        """See :meth:`Similarity.pairs`."""
+        return of_units(a, b)
+
+    def scale(self, vectors: Any) -> float:
+        """See :meth:`Similarity.scale`."""
+        return 1.0
+
+    def relative(self, scores: Any, scale: float) -> Rows:
+        """See :meth:`Similarity.relative`."""
+        return np.asarray(scores, np.float64)
+
+    def agreement(self, a: Any, b: Any) -> Rows:
+        """Their cosine."""
+        return cosine(a, b)
+
+
+@dataclass(frozen=True)
+class Distance(Similarity):
+    """A negative distance.
+
+    Attributes:
+        metric: Its name in :func:`scipy.spatial.distance.cdist`.
+        order: Of the norm that it is.
+    """
+
+    metric: str = "euclidean"
+    order: int = 2
+
+    def pairs(self, a: Rows, b: Rows) -> Rows:
+        """See :meth:`Similarity.pairs`."""
+        return np.asarray(-np.linalg.norm(a - b, self.order, axis=1))
+
+    def scores(self, queries: Rows, documents: Rows) -> Rows:
+        """See :meth:`Similarity.scores`."""
+        from scipy.spatial.distance import cdist
+
+        return np.asarray(-cdist(queries, documents, self.metric))
+
+    def scale(self, vectors: Any) -> float:
+        """See :meth:`Similarity.scale`; lengths by the distance's own norm."""
+        lengths = np.linalg.norm(np.asarray(vectors, np.float64), self.order, axis=1)
+        return float(np.sqrt(np.square(lengths).mean())) or 1.0
+
+    def relative(self, scores: Any, scale: float) -> Rows:
+        """See :meth:`Similarity.relative`."""
+        return 1 - np.square(np.asarray(scores, np.float64) / scale) / 2
+
+
+DOT, COSINE = Similarity(), Cosine()
+SIMILARITIES: dict[str, Similarity] = {
+    s.name: s for s in (COSINE, DOT, Distance("euclidean"), Distance("manhattan", "cityblock", 1))
+}
+
+
+def similarity_of(pipeline: Pipeline) -> Similarity:
+    """What a model's vectors are ranked by."""
+    return SIMILARITIES[pipeline.similarity]
