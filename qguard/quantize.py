@@ -105,7 +105,8 @@ def describe(artifact: Artifact, model: Model, precision: Precision, folder: Pat
     share, ratio, held = (found[f"artifact.{n}"] for n in ("quantized_ops", "size_ratio", "quantized_bytes"))
     lines = [
         f"{folder}: {model.name} in {precision}, {artifact.bytes / 1e6:.1f} MB ({ratio.value:.0%} of fp32)",
-        f"{share.value:.0%} of the multiplications with weights are in the promised precision",
+        f"{share.value:.0%} of the {'embedding tables' if model.static else 'multiplications with weights'} are in the promised "
+        "precision",
     ]
     if held.value < 1:
         lines += [f"left in float: {words}" for words in held.worst if "excluded by the recipe" not in words]

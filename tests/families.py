@@ -22,7 +22,7 @@ def _texts() -> tuple[str, ...]:
     return load_suite("core", {}).texts
 
 
-def _wordpiece() -> Any:
+def wordpiece() -> Any:
     """Words and their parts, outer whitespace dropped: BERT's."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -102,7 +102,7 @@ class Family(NamedTuple):
 
 
 _MADE: dict[str, tuple[Any, ...]] = {
-    "bert": ("BertConfig", _common(), _wordpiece, "mean"),
+    "bert": ("BertConfig", _common(), wordpiece, "mean"),
     "roberta": ("RobertaConfig", _common(type_vocab_size=1, **_SPECIAL), _bytes, "mean"),
     "xlm-roberta": ("XLMRobertaConfig", _common(type_vocab_size=1, **_SPECIAL), _pieces, "mean"),
     "camembert": ("CamembertConfig", _common(type_vocab_size=1, **_SPECIAL), _pieces, "mean"),
@@ -111,7 +111,7 @@ _MADE: dict[str, tuple[Any, ...]] = {
         "DistilBertConfig",
         {"vocab_size": VOCABULARY, "dim": WIDE, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 4 * WIDE,
          "max_position_embeddings": POSITIONS, "initializer_range": 0.05},
-        _wordpiece, "cls",
+        wordpiece, "cls",
     ),
     "albert": ("AlbertConfig", _common(embedding_size=32, **_SPECIAL), _pieces, "mean"),
     "deberta-v2": (
@@ -123,14 +123,14 @@ _MADE: dict[str, tuple[Any, ...]] = {
     "mobilebert": (
         "MobileBertConfig",
         _common(embedding_size=32, intra_bottleneck_size=32, intermediate_size=64, num_feedforward_networks=2),
-        _wordpiece, "mean",
+        wordpiece, "mean",
     ),
-    "electra": ("ElectraConfig", _common(embedding_size=32), _wordpiece, "cls"),
+    "electra": ("ElectraConfig", _common(embedding_size=32), wordpiece, "cls"),
     "modernbert": (
         "ModernBertConfig",
         _common(global_attn_every_n_layers=2, local_attention=16, cls_token_id=0, sep_token_id=2, **_SPECIAL), _bytes, "mean",
     ),
-    "nomic": ("NomicBertConfig", _common(), _wordpiece, "mean"),
+    "nomic": ("NomicBertConfig", _common(), wordpiece, "mean"),
     "gte": ("GteConfig", _common(type_vocab_size=1, **_SPECIAL), _pieces, "cls"),
     "jina-v3": ("JinaEmbeddingsV3Config", _common(type_vocab_size=1, **_SPECIAL), _pieces, "mean"),
     "eurobert": ("EuroBertConfig", _common(num_key_value_heads=2, **_SPECIAL), lambda: _bytes("<s>", ""), "mean"),

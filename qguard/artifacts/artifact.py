@@ -16,7 +16,7 @@ from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
 from qguard.models.model import Model
-from qguard.models.pipeline import Pipeline, read_pipeline
+from qguard.models.pipeline import STATIC, Pipeline, read_pipeline
 from qguard.onnx.read import external_files, read_graph
 
 PROVENANCE = "qguard.json"
@@ -233,7 +233,14 @@ def copy_layout(base: Model, folder: Path) -> None:
             target = folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    if not (folder / "modules.json").exists():
+    if not (folder / "modules.json").exists() and base.static:
+        kinds = [STATIC, *(["Normalize"] if base.pipeline.normalize else [])]
+        modules = [
+            {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+            for i, kind in enumerate(kinds)
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+    elif not (folder / "modules.json").exists():
         modules = [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
             {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},

@@ -57,7 +57,10 @@ def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> It
     suite = asked.session.suite(name)
     session = asked.session
     generated = tried(session, asked.precision) and session.config.robustness.mode == "gate"
-    also = [*(["memory"] if latency.buckets(session, asked.precision) else []), *(["robustness"] if generated else [])]
+    also = [
+        *(["memory"] if latency.buckets(session, asked.precision, asked.model) else []),
+        *(["robustness"] if generated else []),
+    ]
     judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
     both = [k for k in verdict.gates if k in asked.gates]
     if lost := [k for k in must_judge(both, suite, also) if k not in judged]:

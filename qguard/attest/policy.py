@@ -32,9 +32,9 @@ def gates_in_force(session: Session, precision: Precision, model: str) -> dict[s
         if name != "artifact.granularity" or (recipe.granularity is not None and recipe.stores_integers):
             found.append(Gate(name, None, bound))
     found += session.gates(precision, model)
-    settings, timed = session.config.latency, latency.buckets(session, precision)
+    settings, timed = session.config.latency, latency.buckets(session, precision, model)
     if settings.mode == "gate":
-        if speedup := latency.speedup(session, precision):
+        if speedup := latency.speedup(session, precision, model):
             found += [Gate(speedup.metric, str(bucket), speedup.bound) for bucket in timed]
         if settings.trend and timed:
             found.append(Gate("latency.trend", "*", settings.trend))

@@ -167,6 +167,8 @@ class Examination:
 
     def layers(self, ids: Sequence[Sequence[int]]) -> list[LayerError]:
         """The error of every layer, in the order of the graph."""
+        if self.session.model(self.target.model).static:
+            raise ArtifactProblem("a static model has no layers to compare: it is one embedding table, whose rows are averaged")
         fp32, candidate, sites = self.nets
         with progress("errors of layers", -(-len(ids) // BATCH)) as advance:
             return layer_errors(fp32, candidate, sites, ids, self.pad_id, exact_products(self.file), advance, self.room)

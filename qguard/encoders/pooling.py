@@ -36,7 +36,7 @@ class Head:
 
         Args:
             hidden: Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim), to which only
-                modules such as Normalize at the end are applied.
+                modules such as Normalize at the end are applied; of a static model, whose first module gives these, all.
             mask: 1 for text, 0 for padding, (batch, length); at least one 1 a row.
             rows: The texts' token ids as :class:`qguard.encoders.tokenizer.Tokens`; without, no text has a role or a prompt.
         """
@@ -44,6 +44,6 @@ class Head:
             raise MeasurementProblem(f"expected token or sentence embeddings of 3 or 2 dimensions, found {hidden.ndim}")
         finished = hidden.ndim == 2
         features: Features = {SENTENCE if finished else TOKENS: hidden, MASK: mask, ROWS: rows}
-        for module in self.pipeline.closing if finished else self.pipeline.head:
+        for module in self.pipeline.finishing if finished else self.pipeline.head:
             module(features, self.weights)
         return features[SENTENCE].astype(np.float32, copy=False)

@@ -16,7 +16,8 @@ class TextTokenizer:
     def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int) -> None:
         if pipeline.do_lower_case:
             _lower_case(tokenizer)
-        tokenizer.enable_truncation(pipeline.max_seq_length)
+        if not pipeline.static:  # whose tokenizer sentence-transformers takes as it is, without special tokens
+            tokenizer.enable_truncation(pipeline.max_seq_length)
         tokenizer.no_padding()
         self._tokenizer, self._pipeline, self.pad_id = tokenizer, pipeline, pad_id
 
@@ -55,7 +56,7 @@ class TextTokenizer:
         prefix = self._pipeline.prefix
         # outer whitespace stays: some tokenizers have tokens for it, and sentence-transformers keeps it
         prepared = [prefix(role) + t for t, role in zip(texts, roles or [None] * len(texts), strict=True)]
-        return [e.ids for e in self._tokenizer.encode_batch(prepared)]
+        return [e.ids for e in self._tokenizer.encode_batch(prepared, add_special_tokens=not self._pipeline.static)]
 
 
 def _lower_case(tokenizer: Any) -> None:

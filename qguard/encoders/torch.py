@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from qguard.encoders.legacy import FILE, open_legacy
+from qguard.encoders.table import open_table
 from qguard.errors import MeasurementProblem, ModelProblem, QguardError
 from qguard.files import read_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.admission import ENCODERS
+from qguard.models.table import is_table
 
 # int8 layers say so in their files; what surrounds them is computed in float32
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
@@ -102,7 +104,7 @@ def _refuse_other_weights(root: Path, network: Any, info: Mapping[str, Any]) -> 
 
 
 class TorchRuntime:
-    """A Transformers model in one dtype, or with int8 layers; torch itself spreads a batch over the cores.
+    """A Transformers model in one dtype, or with int8 layers, or a static model; torch itself spreads a batch over the cores.
 
     Raises:
         ModelProblem: when Transformers cannot load the folder.
@@ -119,7 +121,11 @@ class TorchRuntime:
             raise MeasurementProblem("quantize_dynamic has no CUDA kernels; judge it on the CPU: --qguard-device cpu")
         if threads is not None:
             torch.set_num_threads(threads)
-        network = _open_legacy(root) if legacy else open_network(root, DTYPES.get(precision, "float32"))[0]
+        dtype = DTYPES.get(precision, "float32")
+        if is_table(root):
+            network = open_table(root, getattr(torch, dtype))
+        else:
+            network = _open_legacy(root) if legacy else open_network(root, dtype)[0]
         self.model = network.to(device)
         self.device = device
 
@@ -133,11 +139,13 @@ class TorchRuntime:
         What is timed on CUDA: there a service pools on the device and fetches one vector a text. To fetch those of all
         tokens can take twice as long as to compute them, and would draw every ratio toward 1.
         """
-        return self._tokens(input_ids, attention_mask)[:, 0].float().cpu().numpy()
+        found = self._tokens(input_ids, attention_mask)
+        return (found[:, 0] if found.ndim == 3 else found).float().cpu().numpy()
 
     def _tokens(self, input_ids: Any, attention_mask: Any) -> Any:
         import torch
 
         ids, mask = (torch.from_numpy(a).to(self.device) for a in (input_ids, attention_mask))
         with torch.inference_mode():
-            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+            found = self.model(input_ids=ids, attention_mask=mask)
+        return found if isinstance(found, torch.Tensor) else found.last_hidden_state

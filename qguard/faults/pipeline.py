@@ -65,6 +65,8 @@ def length(site: FaultSite, share: float) -> Candidate:
         site: Where.
         share: What is left of the suites' longest text; 0: all but one token.
     """
+    if site.base.static:
+        raise NotApplicable("a static model reads texts of any length")
     if "max_seq_length" in site.base.settings:
         raise NotApplicable("the project sets max_seq_length itself, over what the artifact declares")
     longest = max(len(row) for s in site.suites for row in site.session.golden(site.model, s).token_ids)

@@ -97,7 +97,7 @@ def few_texts(site: FaultSite, count: int) -> Candidate:
         count: How many.
     """
     sample = site.precision.sample
-    if sample is None:
+    if sample is None or not site.precision.recipe_of(site.base).calibrated:
         raise NotApplicable(f"{site.precision.plain} is not calibrated")
     if len(sample.texts) <= count:
         raise NotApplicable(f"it is calibrated on {len(sample.texts)} texts")
@@ -112,7 +112,7 @@ def foreign_texts(site: FaultSite, kind: str) -> Candidate:
         site: Where.
         kind: ``words`` drawn at random from the vocabulary, ``digits``, or ``mixed``.
     """
-    if site.precision.sample is None:
+    if not site.precision.recipe_of(site.base).calibrated:
         raise NotApplicable(f"{site.precision.plain} is not calibrated")
     pick = random.Random(0)
     words = list(_words(site))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders import Runtime
-from qguard.faults.site import Candidate, FaultSite
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
 
 
 @dataclass
@@ -56,6 +56,8 @@ def _around(every: int, run: Callable[[Runtime, Any, Any], Any]) -> Candidate:
 
 def padded_left(site: FaultSite, every: int) -> Candidate:
     """Put padding before the text: positions of short texts shift."""
+    if site.base.static:
+        raise NotApplicable("a static model knows no positions")
 
     def run(inner: Runtime, ids: Any, mask: Any) -> Any:
         # stable: tokens keep their order, padding goes to the front

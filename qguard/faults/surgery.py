@@ -40,8 +40,11 @@ class ArtifactGraph(Graph):
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """The weight multiplications of the file as it was, in the order of the graph; those beside them in float left out."""
-        found = [x for x in self._contents if x.computes != LOOKUP]
+        """The weight multiplications of the file as it was, in the order of the graph; those beside them in float left out.
+
+        Of a static model, its table.
+        """
+        found = [x for x in self._contents if x.computes != LOOKUP] or list(self._contents)
         return [x for x in found if x.quantized] or found
 
     @cached_property

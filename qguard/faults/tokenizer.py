@@ -64,6 +64,8 @@ def special(site: FaultSite, how: str) -> Candidate:
         site: Where.
         how: ``other``: another token at the end; ``none``.
     """
+    if site.base.static:
+        raise NotApplicable("a static model uses no special tokens")
 
     def change(value: dict[str, Any]) -> None:
         after = value.get("post_processor") or {}

@@ -18,7 +18,8 @@ from qguard.errors import GoldenProblem
 from qguard.goldens.consent import check_named, refuse_unnamed
 from qguard.goldens.identity import identity
 from qguard.goldens.pooling import by_pooling, contradiction, left_behind
-from qguard.goldens.reference import PATHS, Outputs, confirm, fp32_outputs, unreadable
+from qguard.goldens.reference import Outputs, confirm, fp32_outputs, unreadable
+from qguard.goldens.reference import paths as sources
 from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
 from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store
@@ -131,7 +132,7 @@ def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[
     """Confirmed outputs, the two paths that agree, and the vectors by pooling as evidence."""
     if model.onnx is None:
         found = fp32_outputs(model, suite)
-        return found, PATHS, confirm(model, found.suite, found.vectors, found.token_ids)
+        return found, sources(model), confirm(model, found.suite, found.vectors, found.token_ids)
     from qguard.encoders import open_encoder
     from qguard.encoders.reference import reference
 

@@ -22,7 +22,12 @@ DRIFT = 1e-4
 MISREAD = 0.01
 FEW = 3  # of a small suite, as long as they are no more than a tenth of it
 NO_TOKEN = "it has no token in this model's tokenizer"
-PATHS = {"recorded": "sentence-transformers", "confirmed": "Transformers with the declared pooling"}
+_CONFIRMED = {False: "Transformers with the declared pooling", True: "NumPy with the mean of the table's rows"}
+
+
+def paths(model: Model) -> dict[str, str]:
+    """What records a golden of a model, and what confirms it."""
+    return {"recorded": "sentence-transformers", "confirmed": _CONFIRMED[model.static]}
 
 
 def open_fp32(model: Model) -> Any:
@@ -31,11 +36,15 @@ def open_fp32(model: Model) -> Any:
     Raises:
         ModelProblem: for a type that Transformers does not know, or a folder that sentence-transformers cannot open.
     """
-    refuse_unknown_type(model.root)
+    if not model.static:
+        refuse_unknown_type(model.root)
     from sentence_transformers import SentenceTransformer
 
     try:
-        st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
+        if model.static and not (model.folder / "modules.json").exists():
+            st = SentenceTransformer(modules=_of_model2vec(model), device="cpu")
+        else:
+            st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
     except Exception as e:  # it and Transformers raise many kinds for what they do not expect in a folder
         raise ModelProblem(f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}") from e
     st.float()
@@ -43,6 +52,13 @@ def open_fp32(model: Model) -> Any:
         st.max_seq_length = model.pipeline.max_seq_length
     st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
     return st
+
+
+def _of_model2vec(model: Model) -> list[Any]:
+    """The modules of a folder in the layout of model2vec, which sentence-transformers opens one by one alone."""
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    return [StaticEmbedding.load(str(model.folder), local_files_only=True), *([Normalize()] if model.pipeline.normalize else [])]
 
 
 def encode_texts(st: Any, prefix: str, texts: list[str]) -> NDArray[np.float32]:
@@ -56,6 +72,11 @@ def preprocess(st: Any, texts: list[str], batch: int = 256) -> list[list[int]]:
     ids: list[list[int]] = []
     for start in range(0, len(texts), batch):
         features = st.preprocess(texts[start : start + batch])
+        if "offsets" in features:  # of a static model: all texts in one row, without padding
+            ends = [*features["offsets"].tolist()[1:], len(features["input_ids"])]
+            flat = features["input_ids"].tolist()
+            ids += [flat[a:b] for a, b in zip(features["offsets"].tolist(), ends, strict=True)]
+            continue
         for row, mask in zip(features["input_ids"], features["attention_mask"], strict=True):
             ids.append(row[mask.bool()].tolist())
     return ids
@@ -152,12 +173,19 @@ def confirm(
     Raises:
         GoldenProblem: when token ids differ, vectors differ by more than :data:`AGREEMENT`, or they are not finite.
     """
-    from qguard.encoders import open_encoder
+    from qguard.encoders import Encoder, open_encoder
+    from qguard.encoders.pooling import Head
+    from qguard.encoders.table import NumpyTable
+    from qguard.encoders.tokenizer import TextTokenizer
     from qguard.goldens.pooling import by_pooling
 
     if not np.isfinite(vectors).all():
         raise GoldenProblem("sentence-transformers returned NaN or infinite values in fp32; nothing was written")
-    encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
+    if model.static:
+        tokenizer = TextTokenizer.open(model.root, model.pipeline)
+        encoder = Encoder(tokenizer, NumpyTable(model.root), Head.open(model.folder, model.pipeline))
+    else:
+        encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
     for i, (want, found) in enumerate(zip(token_ids, encoder.tokenizer(suite.texts, suite.roles), strict=True)):
         if want != found:
             raise GoldenProblem(
@@ -168,7 +196,7 @@ def confirm(
     error = relative_change(vectors, next(iter(pooled.values())))
     if not error.max() <= AGREEMENT:
         raise GoldenProblem(
-            f"the independent path (plain Transformers, declared pooling) disagrees with sentence-transformers: largest "
+            f"the independent path ({paths(model)['confirmed']}) disagrees with sentence-transformers: largest "
             f"difference {error.max():.2g} on {suite.texts[int(error.argmax())][:60]!r}, allowed {AGREEMENT}; nothing was written"
         )
     return pooled

@@ -52,14 +52,16 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
     that avoids it. ``artifact.size_ratio``: bytes over :attr:`qguard.models.model.Model.fp32_bytes`.
 
     In OpenVINO what is computed depends on the file's weights and on the properties that the artifact declares.
-    Layers that the recipe excludes count for none of these but the last.
+    Layers that the recipe excludes count for none of these but the last. A static model has no multiplications: there, all of
+    this is of its embedding table, whose rows are the output channels.
 
     Raises:
         ArtifactProblem: when no weight multiplication is found beyond the excluded ones.
     """
     contents = read_layers(artifact)
     layers = [_run_in(runtime, x, artifact, recipe) for x in contents.layers if not _excluded(x, recipe)]
-    multiplied = [x for x in layers if x.computes != LOOKUP]
+    # of a static model the table is all that there is
+    multiplied = [x for x in layers if x.computes != LOOKUP or model.static]
     if not multiplied:
         what = f" besides those that the recipe excludes ({', '.join(recipe.excluded)})" if recipe.excluded else ""
         raise ArtifactProblem(f"the artifact holds no weight multiplication that qguard knows{what}")
@@ -85,7 +87,8 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
 
 def summary(artifact: Artifact) -> str:
     """One line on what the file computes, for a failure of accuracy: ``24 x I8 per-channel integer with static activations``."""
-    multiplied = [x for x in read_layers(artifact).layers if x.computes != LOOKUP]
+    layers = read_layers(artifact).layers
+    multiplied = [x for x in layers if x.computes != LOOKUP] or layers
     forms = Counter(
         " ".join(filter(None, (x.element, x.granularity, x.computes, x.activations and f"with {x.activations} activations")))
         for x in multiplied
@@ -117,6 +120,8 @@ def _as_promised(layer: Layer, recipe: Recipe) -> bool:
     """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations."""
     whole = layer.bits == recipe.width.bits and not layer.element.startswith("F8")
     right = whole if recipe.stores_integers else _holds(layer, recipe)
+    if layer.computes == LOOKUP:
+        return right
     if recipe.integer:
         return right and layer.computes in ("integer", "")
     return right and (layer.computes in ("float", "") or layer.operator == "MatMulNBits")

@@ -36,7 +36,7 @@ def _has(session: Session, need: str, target: Target) -> bool:
     if need == "generated":
         return tried(session, target.precision)
     if need == "process":
-        return bool(latency.buckets(session, target.precision))
+        return bool(latency.buckets(session, target.precision, target.model))
     return True
 
 
@@ -44,7 +44,7 @@ def tests_of(session: Session, target: Target) -> list[str]:
     """The gate tests that judge a target, beside the one of its golden; see :data:`qguard.report.CURRENT`."""
     return [
         *dict.fromkeys(f.test for f in families_of(session, target) if f.test != TIMED),
-        *(f"{TIMED}[{b}]" for b in latency.buckets(session, target.precision)),
+        *(f"{TIMED}[{b}]" for b in latency.buckets(session, target.precision, target.model)),
     ]
 
 

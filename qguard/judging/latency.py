@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
 
 
-def buckets(session: Session, precision: Precision) -> list[Bucket]:
+def buckets(session: Session, precision: Precision, model: str | None = None) -> list[Bucket]:
     """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
 
     Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision. Nor of
@@ -29,13 +29,23 @@ def buckets(session: Session, precision: Precision) -> list[Bucket]:
     latency = session.config.latency
     if latency.mode == "off" or precision.vectors != FLOAT or not precision.runs_in.timed:
         return []
-    if not (speedup(session, precision) or session.has_baseline):
+    if not (speedup(session, precision, model) or session.has_baseline):
         return []
     return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 
 
-def speedup(session: Session, precision: Precision) -> Gate | None:
-    """The bound on ``latency.speedup`` that a precision promises or the project sets; fp32 promises none."""
+def speedup(session: Session, precision: Precision, model: str | None = None) -> Gate | None:
+    """The bound on ``latency.speedup`` that a precision promises or the project sets; fp32 promises none.
+
+    Nor does any precision of a static model: it looks rows up, and both sides take some microseconds.
+
+    Args:
+        session: Whose configuration is asked.
+        precision: What is timed.
+        model: Of which model; without, of one with multiplications.
+    """
+    if model is not None and session.static(model) and session.config.latency.speedup is None:
+        return None
     promised = precision.recipe.speedup and Bound.of(precision.recipe.speedup, "latency.speedup")
     bound = None if precision.base == "fp32" else session.config.latency.speedup or promised
     return Gate("latency.speedup", None, bound) if bound else None
@@ -43,8 +53,12 @@ def speedup(session: Session, precision: Precision) -> Gate | None:
 
 def gate_count(session: Session, precisions: list[Precision]) -> int:
     """How many latency gates a run with these precisions has; the chance of a false alarm is shared among them."""
-    per = [len(buckets(session, p)) * (bool(speedup(session, p)) + session.has_baseline) for p in precisions]
-    return max(1, sum(per) * len(session.config.models))
+    per = [
+        len(buckets(session, p, m)) * (bool(speedup(session, p, m)) + session.has_baseline)
+        for p in precisions
+        for m in session.config.models
+    ]
+    return max(1, sum(per))
 
 
 def trials(session: Session, target: Target, bucket: Bucket, gates: int) -> list[tuple[Check, dict[str, Any], list[float]]]:
@@ -60,7 +74,7 @@ def trials(session: Session, target: Target, bucket: Bucket, gates: int) -> list
     candidate = spec_of(artifact, precision, settings.threads, device=device)
     same_outputs(candidate, batch, session.encoder(precision, target.model))
     todo = []
-    if promised := speedup(session, precision):
+    if promised := speedup(session, precision, target.model):
         fp32 = session.fp32(target.model, candidate.runtime)
         gate = promised if settings.mode == "gate" else None
         baseline = spec_of(fp32, fp32_of(candidate.runtime), settings.threads, device=device)
@@ -120,10 +134,10 @@ def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
 def judge_latency(session: Session, target: Target) -> list[Check]:
     """The checks of every bucket of a target."""
     count = gate_count(session, [target.precision])
-    found = (trials(session, target, bucket, count) for bucket in buckets(session, target.precision))
+    found = (trials(session, target, bucket, count) for bucket in buckets(session, target.precision, target.model))
     return [check for made in found for check, _, _ in made]
 
 
 def judge_memory(session: Session, target: Target) -> list[Check]:
     """The check of peak memory, in the last bucket of a target."""
-    return memory(session, target, buckets(session, target.precision)[-1])
+    return memory(session, target, buckets(session, target.precision, target.model)[-1])

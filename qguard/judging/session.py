@@ -23,7 +23,7 @@ from qguard.judging.once import once
 from qguard.judging.target import Target
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
-from qguard.models.pipeline import Pipeline
+from qguard.models.pipeline import STATIC, Pipeline
 from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
@@ -339,6 +339,11 @@ class Session:
         except QguardError:
             return None
         return Standing.of(golden.vectors, self.similarity(model))
+
+    @once
+    def static(self, model: str) -> bool:
+        """Whether a model is one embedding table, without a transformer."""
+        return self.declared(model).get("first") == STATIC
 
     @once
     def declared(self, model: str) -> Mapping[str, Any]:

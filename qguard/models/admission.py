@@ -79,7 +79,12 @@ def admit(model: Model) -> None:
             )
         )
     pipeline = model.pipeline  # raises for modules that cannot be reproduced
-    _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
+    if not pipeline.static:
+        _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
+    elif "max_seq_length" in model.settings:
+        raise ModelProblem(
+            _refusal(model, "is static and reads texts of any length", "remove max_seq_length from [tool.qguard.models]")
+        )
 
 
 _CLASSIFIER = "ForSequenceClassification"

@@ -17,6 +17,7 @@ from qguard.models import layout
 from qguard.models.admission import admit
 from qguard.models.location import locate
 from qguard.models.pipeline import Pipeline, read_pipeline
+from qguard.models.table import read_table
 from qguard.onnx.read import external_files, fp32_sha256
 
 
@@ -50,6 +51,11 @@ class Model:
         return replace(pipeline, **self.settings)
 
     @property
+    def static(self) -> bool:
+        """Whether it is one embedding table, without a transformer."""
+        return self.pipeline.static
+
+    @property
     def root(self) -> Path:
         """The folder of the transformer module: config, weights, tokenizer."""
         return inside(self.folder, self.pipeline.transformer)
@@ -72,7 +78,13 @@ class Model:
 
     @cached_property
     def fp32_bytes(self) -> int:
-        """Size of the transformer's weight files, were all their floats of four bytes: what a smaller one is held to."""
+        """Size of the transformer's weight files, were all their floats of four bytes: what a smaller one is held to.
+
+        Of a static model, the table that sentence-transformers makes of it: one row a token.
+        """
+        if self.static and self.onnx is None:
+            table = read_table(self.root)
+            return 4 * int(table.tokens * table.rows.shape[1])
         size = sum(p.stat().st_size for p in self.weight_files)
         if self.onnx is not None:
             return size
@@ -89,12 +101,15 @@ class Model:
 
     @cached_property
     def tokenizer_sha256(self) -> str:
-        """SHA-256 over what decides token ids: ``tokenizer.json`` without its padding and truncation defaults."""
-        return tokenizer_sha256(self.root)
+        """SHA-256 over what decides token ids: ``tokenizer.json`` without its padding and truncation defaults.
+
+        The tokenizer of a static model is used as it is, so its truncation counts.
+        """
+        return tokenizer_sha256(self.root, *(() if self.static else ("truncation",)))
 
 
-def tokenizer_sha256(root: Path) -> str:
-    """Hash of a tokenizer folder; see :attr:`Model.tokenizer_sha256`."""
+def tokenizer_sha256(root: Path, *leaving_out: str) -> str:
+    """Hash of a tokenizer folder without its padding and other settings; see :attr:`Model.tokenizer_sha256`."""
     path = root / "tokenizer.json"
     if not path.exists():
         raise ModelProblem(
@@ -105,7 +120,7 @@ def tokenizer_sha256(root: Path) -> str:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
         raise ModelProblem(f"{path} is not valid JSON ({e})") from e
-    for key in ("padding", "truncation"):
+    for key in ("padding", *leaving_out):
         value.pop(key, None)
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

@@ -10,8 +10,12 @@ from typing import Any
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
 from qguard.models.modules import POOLING_MODES, SENTENCE, TOKENS, Dense, Module, Normalize, Pooling, read_module
+from qguard.models.table import THEIRS, is_table, read_table
 
 __all__ = ["POOLING_MODES", "ROLES", "Pipeline", "read_pipeline"]
+
+STATIC = "StaticEmbedding"
+UNLIMITED = 2**31 - 1  # tokens that a model reads which has no positions
 
 # Names of prompts by role, as sentence-transformers' encode_query and encode_document look for them.
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -26,7 +30,7 @@ class Pipeline:
 
     Attributes:
         head: The modules behind the first one, in order.
-        max_seq_length: Longest input in tokens, special tokens included.
+        max_seq_length: Longest input in tokens, special tokens included; :data:`UNLIMITED` for a static model.
         do_lower_case: Whether the text is lower-cased before the tokenizer sees it.
         prompts: Named prefixes. Those named in :data:`ROLES` are put before queries and documents, that of
             ``default_prompt`` (or ``None``) before every other text.
@@ -65,6 +69,16 @@ class Pipeline:
     def modules(self) -> Iterator[Module]:
         """Every module of the head, those inside another one by themselves."""
         return (part for module in self.head for part in module.parts)
+
+    @property
+    def static(self) -> bool:
+        """Whether it is one embedding table, without a transformer; see :mod:`qguard.models.table`."""
+        return self.first == STATIC
+
+    @property
+    def finishing(self) -> tuple[Module, ...]:
+        """The modules that are applied to what a runtime gives as sentence embeddings."""
+        return self.head if FIRST[self.first].gives == SENTENCE else self.closing
 
     @property
     def weighted(self) -> list[Module]:
@@ -137,14 +151,15 @@ class Pipeline:
 def read_pipeline(folder: Path) -> Pipeline:
     """Read ``modules.json`` and the files that it names.
 
-    A folder without ``modules.json`` is a plain Transformers model; like sentence-transformers, it is mean-pooled.
+    A folder without ``modules.json`` is a plain Transformers model, which is mean-pooled, as by sentence-transformers; or a
+    static model in the layout of model2vec, whose ``config.json`` says whether vectors are normalized.
 
     Raises:
         ModelProblem: for a module or setting that no runtime here reproduces; it is named, never ignored.
     """
     (kind, path), *rest = [(_kind(m), str(m.get("path", ""))) for m in _modules(folder)]
     head = [read_module(kind, folder, path) for kind, path in rest if kind != "Dropout"]  # the identity at inference
-    if not (folder / "modules.json").exists():
+    if not (folder / "modules.json").exists() and kind != STATIC:
         head = [Pooling()]
     _check_order(FIRST[kind].gives, head)
     settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder)}
@@ -210,6 +225,9 @@ def named_modules(folder: Path) -> set[str]:
 def _modules(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
     if not path.exists():
+        if is_table(folder, THEIRS):
+            normalize = read_optional(folder / "config.json").get("normalize")
+            return [{"type": STATIC, "path": ""}, *([{"type": "Normalize", "path": "1_Normalize"}] if normalize else [])]
         if not (folder / "config.json").exists():
             raise ModelProblem(f"{folder} is not a model folder: neither modules.json nor config.json is there")
         return [{"type": "Transformer", "path": ""}]
@@ -238,6 +256,12 @@ def _lengths(root: Path) -> dict[str, Any]:
     return {"max_seq_length": length, "do_lower_case": bool(settings.get("do_lower_case", False))}
 
 
+def _table(root: Path) -> dict[str, Any]:
+    if any(root.glob("*.safetensors")) or any(root.glob("*.bin")):
+        read_table(root)
+    return {"max_seq_length": UNLIMITED}
+
+
 @dataclass(frozen=True)
 class First:
     """A kind of first module: what turns token ids into what the head reads.
@@ -251,7 +275,7 @@ class First:
     read: Callable[[Path], dict[str, Any]]
 
 
-FIRST: dict[str, First] = {"Transformer": First(TOKENS, _lengths)}
+FIRST: dict[str, First] = {"Transformer": First(TOKENS, _lengths), STATIC: First(SENTENCE, _table)}
 
 
 def declared_length(root: Path) -> int | None:

@@ -321,7 +321,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if "qguard_bucket" in metafunc.fixturenames:
             from qguard.judging import latency
 
-            both = [(t, b) for t in targets if state for b in latency.buckets(state.session, t.precision)]
+            both = [(t, b) for t in targets if state for b in latency.buckets(state.session, t.precision, t.model)]
             metafunc.parametrize(("qguard_target", "qguard_bucket"), both, ids=[f"{t}-{b}" for t, b in both], scope="session")
             return
         mark = metafunc.definition.get_closest_marker("qguard")

@@ -114,7 +114,7 @@ class GateKeeper:
             precisions = [t.precision for t in config.stash[STATE].targets] if STATE in config.stash else [target.precision]
             gates = latency.gate_count(self._session, list(dict.fromkeys(precisions)))
             trials = latency.trials(self._session, target, bucket, gates)
-            last = bucket == latency.buckets(self._session, target.precision)[-1]
+            last = bucket == latency.buckets(self._session, target.precision, target.model)[-1]
             memory = latency.memory(self._session, target, bucket) if last else []
         checks = [check for check, _, _ in trials] + memory
         record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]

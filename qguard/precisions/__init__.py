@@ -65,6 +65,14 @@ class Precision:
         """
         return RECIPES.find(f"{self.base}@{self.runtime}")
 
+    def recipe_of(self, model: Model) -> Recipe:
+        """How it is made of this model.
+
+        Raises:
+            UsageProblem: of a static model, for a recipe that is for multiplications alone.
+        """
+        return self.recipe.for_tables() if model.static else self.recipe
+
     @property
     def runs_in(self) -> RuntimeRecord:
         """The runtime that computes it."""
@@ -89,7 +97,7 @@ class Precision:
             raise UsageProblem(f"{self} is not built by qguard; give its files: pytest --precision {self} --artifact=PATH")
 
         def fill(folder: Path) -> None:
-            if model.onnx is None:
+            if model.onnx is None and not model.static:
                 refuse_unknown_type(model.root)
             self.fill(model, folder, self.sample)
 
@@ -97,7 +105,8 @@ class Precision:
 
     def key(self, model: Model) -> dict[str, Any]:
         """Everything that decides the bytes of its artifact of ``model``."""
-        recipe, sample = self.recipe, self.sample
+        recipe = self.recipe_of(model)
+        sample = self.sample if recipe.calibrated else None
         key = {
             "model": model.name,
             "precision": f"{self.base}-{self.runtime}",
@@ -125,10 +134,11 @@ class Precision:
         Raises:
             ArtifactProblem: for whatever a quantizer meets in an architecture that is new to it.
         """
-        given: list[Any] = [fp32_of(self.runtime).build(model)] if self.recipe.from_fp32 else []
+        recipe = self.recipe_of(model)
+        given: list[Any] = [fp32_of(self.runtime).build(model)] if recipe.from_fp32 else []
         try:
-            make: Callable[..., None] = self.recipe.function()
-            make(model, folder, *given, *([] if sample is None else [sample]))
+            make: Callable[..., None] = recipe.function()
+            make(model, folder, *given, *([sample] if recipe.calibrated and sample is not None else []))
         except (QguardError, OSError):
             raise
         except Exception as e:  # torch, Transformers and quantizers raise many kinds
@@ -139,10 +149,12 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone; for the others, of one that is too large.
+            UsageProblem: see :meth:`recipe_of`.
         """
         files = self.runs_in.files
         if files == NO_FILES:
             return
+        self.recipe_of(model)
         torch = files == SAFETENSORS
         others = sorted(known(lambda r: (RUNTIMES[r.runtime].files == SAFETENSORS) != torch))
         if model.onnx and torch:

@@ -28,7 +28,7 @@ def quantize_embeddings(graph: Graph, block: int = BLOCK) -> None:
         graph.replace(node, _apart(graph, node))
     lookups = _word_lookups(graph)
     for node in lookups:
-        graph.replace(node, _quantized(graph, node, block))
+        graph.replace(node, lookup_in_8_bits(graph, node, block))
     if lookups:
         graph.import_domain("com.microsoft")
     graph.drop_tensors(n.input[0] for n in lookups)
@@ -77,7 +77,7 @@ def _word_lookups(graph: Graph) -> list[Any]:
     return [n for n in rows if graph.behind(n.input[1], _SAME_IDS) in inputs]
 
 
-def _quantized(graph: Graph, lookup: Any, block: int) -> list[Any]:
+def lookup_in_8_bits(graph: Graph, lookup: Any, block: int) -> list[Any]:
     """The nodes that give what ``lookup`` gives, from 8-bit tables that are stored beside the others."""
     import numpy as np
     from onnx import helper

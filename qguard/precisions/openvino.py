@@ -31,7 +31,7 @@ def fp32(model: Model, folder: Path) -> None:
         export_plain(model.root, onnx_file(model, folder))
     else:
         shutil.copyfile(model.onnx, onnx_file(model, folder))
-    _declare(model, folder, "fp32")
+    declare(model, folder, "fp32")
     if model.onnx is None:
         check(model, folder, "openvino")
 
@@ -39,7 +39,7 @@ def fp32(model: Model, folder: Path) -> None:
 def bf16(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     """Weight matrices stored and everything computed in bfloat16."""
     _rewrite(model, folder, source, sample, _bfloat16)
-    _declare(model, folder, "bf16")
+    declare(model, folder, "bf16")
 
 
 def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
@@ -48,10 +48,10 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     A group is a run of neighboring values of one token's vector, so that no text changes another's vector.
     """
     _rewrite(model, folder, source, sample, _uint8)
-    _declare(model, folder, "int8")
+    declare(model, folder, "int8")
 
 
-def _declare(model: Model, folder: Path, precision: str) -> None:
+def declare(model: Model, folder: Path, precision: str) -> None:
     """Write the properties down: OpenVINO's own defaults differ by CPU (bf16 where it has it)."""
     onnx_file(model, folder).with_name(PROPERTIES_FILE).write_bytes(dump_json(PROPERTIES[precision]))
 
@@ -110,6 +110,11 @@ def _transposed(node: Any, i: int) -> bool | None:
     if node.op_type == "Gemm" and i == 1:
         return not attribute(node, "transB", 0)
     return None
+
+
+def quantized_table(graph: Graph, value: str, table: Any) -> list[Any]:
+    """The nodes that give an embedding table (rows, dim) under the name ``value``, from 8 bits that are stored in the graph."""
+    return _uint8(graph, value, table, None)
 
 
 def _bfloat16(graph: Graph, value: str, weight: Any, hessian: Any) -> list[Any]:

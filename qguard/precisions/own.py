@@ -16,10 +16,12 @@ _LOOKUPS = ("*embeddings*", "*embed_tokens*", "*relative_attention_bias*")
 
 _FP32 = Recipe(
     "fp32", "onnx", make="qguard.precisions.export:fp32", weights="F32", fp32="fp32@onnx", bounds=DEFAULT_BOUNDS["fp32"],
+    of_table="qguard.precisions.table:fp32",
     description="The reference: the model exported to ONNX, attention fused, or its own ONNX file.",
 )  # fmt: skip
 _CAST = Recipe(
     "fp32", "torch", make="qguard.precisions.cast:fp32", weights="F32", fp32="fp32@torch", bounds=DEFAULT_BOUNDS["fp32"],
+    of_table="qguard.precisions.table:torch_fp32",
     description="The model's own weights.",
 )  # fmt: skip
 # int8 promises speed against fp32 of the same runtime: an int8 model that is slower is a regression
@@ -30,14 +32,17 @@ RECIPES = (
     _CAST,
     replace(
         _CAST, precision="fp16", make="qguard.precisions.cast:fp16", weights="F16", bounds=DEFAULT_BOUNDS["fp16"],
+        of_table="qguard.precisions.table:torch_fp16",
         description="Weights and arithmetic in IEEE half precision.",
     ),
     replace(
         _CAST, precision="bf16", make="qguard.precisions.cast:bf16", weights="BF16", bounds=DEFAULT_BOUNDS["bf16"],
+        of_table="qguard.precisions.table:torch_bf16",
         description="Weights and arithmetic in bfloat16: float32's range, 8 bits of precision.",
     ),
     Recipe(
         "int8", "onnx", make="qguard.precisions.integer:int8", weights="I8", fp32="fp32@onnx", from_fp32=True, calibrated=True,
+        of_table="qguard.precisions.table:int8",
         integer=True, granularity="per-channel", excluded=(*_TABLES, "*/Outliers"),
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@onnx"], speedup=_FASTER,
         description="8-bit weights, one scale an output channel, and activations of fixed ranges, calibrated on texts.",
@@ -55,6 +60,7 @@ RECIPES = (
     ),
     Recipe(
         "int8-weight", "onnx", make="qguard.precisions.weightonly:int8", weights="I8", fp32="fp32@onnx", from_fp32=True,
+        of_table="qguard.precisions.table:int8_weight",
         granularity=32, excluded=_TABLES,
         bounds=DEFAULT_BOUNDS["int8-weight"],  # smaller, not faster: weights become floats again at every call
         description="8-bit weights, one scale a block of 32 inputs; activations stay float, or are rounded by blocks.",
@@ -66,6 +72,7 @@ RECIPES = (
     ),
     Recipe(
         "fp16", "onnx", make="qguard.precisions.half:fp16", weights="F16", fp32="fp32@onnx", from_fp32=True,
+        of_table="qguard.precisions.table:fp16",
         bounds=DEFAULT_BOUNDS["fp16"], description="Weights in IEEE half precision; computed in float without kernels for it.",
     ),
     Recipe(
@@ -87,15 +94,18 @@ RECIPES = (
     ),
     Recipe(
         "fp32", "openvino", make="qguard.precisions.openvino:fp32", weights="F32", fp32="fp32@openvino", extra="openvino",
+        of_table="qguard.precisions.table:openvino_fp32",
         bounds=DEFAULT_BOUNDS["fp32"], description="The reference in OpenVINO: the plain export, or the model's own ONNX file.",
     ),
     Recipe(
         "bf16", "openvino", make="qguard.precisions.openvino:bf16", weights="BF16", fp32="fp32@openvino", from_fp32=True,
+        of_table="qguard.precisions.table:openvino_bf16",
         calibrated=True, extra="openvino", bounds=DEFAULT_BOUNDS["bf16"] | DEFAULT_BOUNDS["bf16@openvino"],
         description="Weights, rounded by GPTQ, and arithmetic in bfloat16.",
     ),
     Recipe(
         "int8", "openvino", make="qguard.precisions.openvino:int8", weights="I8", fp32="fp32@openvino", from_fp32=True,
+        of_table="qguard.precisions.table:openvino_int8",
         calibrated=True, integer=True, granularity="per-channel", extra="openvino", speedup=_FASTER,
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@openvino"],
         description="8-bit weights, rounded by GPTQ, and activations quantized as they come, in groups of a token's values.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -58,6 +58,8 @@ class Recipe:
         make: The function that builds the artifact, as ``module:function``, or :data:`NOT_BUILT`. It takes the model and the
             artifact folder to fill. With ``from_fp32`` it also takes the fp32 artifact, with ``calibrated`` the calibration
             sample. The module is imported when it is needed.
+        of_table: The same for a static model, whose weights are one embedding table: it takes the model and the folder to
+            fill, and nothing else. Empty if the recipe is for multiplications alone.
         description: What it does to a model, in one sentence.
         weights: Element type of the weight matrices, by its safetensors name: ``F32 F16 BF16 I8 I4``. For another type, also
             set ``bits``, ``least_cosine`` and ``weight_error``. Names of integer types begin with ``I`` or ``U``.
@@ -86,6 +88,7 @@ class Recipe:
     runtime: str
     _: KW_ONLY
     make: str = ""
+    of_table: str = ""
     description: str = ""
     weights: str = ""
     fp32: str = ""
@@ -119,14 +122,28 @@ class Recipe:
         """The module of ``make``."""
         return self.make.partition(":")[0]
 
-    @property
-    def stores_integers(self) -> bool:
-        """Whether its weights are stored as integers."""
-        return self.weights.startswith(("I", "U"))
+    def for_tables(self) -> Recipe:
+        """The recipe of the same precision for static models, which needs neither fp32 nor texts.
+
+        Raises:
+            UsageProblem: where it has none, with those that have one.
+        """
+        if self.make == NOT_BUILT or self.of_table:
+            return replace(self, make=self.of_table or self.make, from_fp32=False, calibrated=False, speedup=None)
+        others = ", ".join(r.name for r in RECIPES.values() if r.of_table)
+        raise UsageProblem(
+            f"{self.name} is made of multiplications with weights, and a static model has none: it is one embedding table. "
+            f"Take one of {others}"
+        )
 
     def function(self) -> Any:
         """The function that ``make`` names."""
         return function_of(self.make)
+
+    @property
+    def stores_integers(self) -> bool:
+        """Whether its weights are stored as integers."""
+        return self.weights.startswith(("I", "U"))
 
     def lacks(self) -> Iterator[str]:
         """Required fields that are missing or invalid; see :class:`qguard.registry.Record`."""
@@ -142,6 +159,8 @@ class Recipe:
             yield f"make: there is no module {self.module}"
         elif self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES and self.make != NOT_BUILT:
             yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
+        if self.of_table and (not is_function(self.of_table) or file_of(self.of_table.partition(":")[0]) is None):
+            yield f'of_table: expected "module:function", or nothing, found {self.of_table!r}'
         if not self.description.strip():
             yield "description: expected a sentence on what it does to a model"
         if not self.weights:

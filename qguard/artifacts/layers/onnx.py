@@ -26,6 +26,7 @@ _LOOKUP = {
     "QEmbedLayerNormalization": (2, 3, 4),
 }
 _SAME_VALUES = ("Cast", "Identity")
+_MIDDLE = {2: 128, 21: 8}  # of unsigned integers in GatherBlockQuantized
 # onnx.TensorProto.DataType → safetensors' names
 _ELEMENT = {
     1: "F32", 2: "U8", 3: "I8", 10: "F16", 11: "F64", 16: "BF16", 17: "F8_E4M3", 19: "F8_E5M2",
@@ -47,6 +48,8 @@ class _Weight:
         along: The axis that several scales run along.
         block: Inputs that share a scale, 0 without blocks.
         bits: Of the integer type that a float tensor passes through, else 0.
+        middle: What stands for zero where the operator has no zero point.
+        shape: What the stored tensor is reshaped to, empty without.
     """
 
     tensor: Any
@@ -57,6 +60,8 @@ class _Weight:
     along: int = 1
     block: int = 0
     bits: int = 0
+    middle: int = 0
+    shape: tuple[int, ...] = ()
 
 
 def read(file: Path) -> Contents:
@@ -84,7 +89,7 @@ class _Reader(Graph):
 
     def _layers(self, node: Any) -> list[Layer]:
         if node.op_type in _LOOKUP:
-            tables = [self._constant(node.input[i], 1) for i in _LOOKUP[node.op_type] if i < len(node.input)]
+            tables = [self._table(node, i) for i in _LOOKUP[node.op_type] if i < len(node.input)]
             return [self._layer(node, t, LOOKUP, "") for t in tables if t is not None and _is_matrix(t.tensor)]
         if node.op_type in INTEGER:
             places = INTEGER[node.op_type]
@@ -111,6 +116,19 @@ class _Reader(Graph):
             return [self._layer(node, weight, "integer" if how else "float", how)]
         return []
 
+    def _table(self, node: Any, i: int) -> _Weight | None:
+        """The table behind an input; its rows are the output channels."""
+        found = self._constant(node.input[i], 0)
+        if found is None or node.op_type != "GatherBlockQuantized":
+            return found
+        zero = node.input[3] if len(node.input) > 3 else ""
+        middle = 0 if zero else _MIDDLE.get(found.tensor.data_type, 0)
+        packed = found.tensor.data_type == 2 and attribute(node, "bits", 4) != 8
+        return replace(
+            found, axis=None if packed else 0, scale=node.input[2], zero=zero, middle=middle,
+            along=attribute(node, "quantize_axis", 1), block=attribute(node, "block_size", 128),
+        )  # fmt: skip
+
     def _constant(self, name: str, axis: int) -> _Weight | None:
         """The constant behind an input, through what moves, casts or dequantizes it.
 
@@ -127,7 +145,8 @@ class _Reader(Graph):
                 perm = attribute(node, "perm", [1, 0])
                 found = replace(found, axis=None if found.axis is None else perm[found.axis])
             elif node.op_type == "Reshape":
-                found = replace(found, axis=None)
+                shape = self._array(node.input[1])
+                found = replace(found, axis=None, shape=found.shape or (() if shape is None else tuple(shape.tolist())))
             elif node.op_type == "DequantizeLinear":
                 zero = node.input[2] if len(node.input) > 2 else ""
                 along, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
@@ -188,7 +207,8 @@ class _Reader(Graph):
     def _layer(self, node: Any, weight: _Weight, computes: str, activations: str) -> Layer:
         tensor, element = weight.tensor, _ELEMENT[weight.tensor.data_type]
         bits = weight.bits or {**FLOAT_BITS, **INTEGER_BITS}[element]
-        granularity = self._granularity(weight) if bits <= 8 and computes != LOOKUP else ""
+        lookup = computes == LOOKUP
+        granularity = self._granularity(weight, lookup=lookup) if bits <= 8 else ""
         name = _readable(node, weight.name)
         names = tuple(dict.fromkeys([name, node.name, weight.name]))
         size = (INTEGER_BITS.get(element) or FLOAT_BITS[element]) * math.prod(tensor.dims) // 8
@@ -196,13 +216,13 @@ class _Reader(Graph):
         def read() -> tuple[Any, Any]:
             return self._values(weight)
 
-        readable = len(tensor.dims) == 2 and weight.axis is not None and computes != LOOKUP
+        readable = len(tensor.dims) == 2 and (weight.axis is not None or (lookup and len(weight.shape) == 2))
         return Layer(
             name, names, node.op_type, weight.name, element, bits, granularity, computes, activations, size,
             read if readable else None, weight.scale, weight.zero,
         )  # fmt: skip
 
-    def _granularity(self, weight: _Weight) -> str:
+    def _granularity(self, weight: _Weight, *, lookup: bool = False) -> str:
         if not weight.scale or weight.scale not in self.constants:
             return ""
         if weight.block:
@@ -210,17 +230,25 @@ class _Reader(Graph):
         scales = math.prod(self.constants[weight.scale].dims)
         if scales == 1:
             return PER_TENSOR
+        if lookup and weight.shape and weight.along == 0 and self.constants[weight.scale].dims[0] == weight.tensor.dims[0]:
+            return f"block {weight.tensor.dims[1]}"  # rows were cut into runs of values, a scale each
         outputs = weight.axis == weight.along and weight.tensor.dims[weight.axis] == scales
         return PER_CHANNEL if outputs else f"axis {weight.along}"
 
     def _values(self, weight: _Weight) -> tuple[Any, Any]:
+        import numpy as np
+
         from qguard.artifacts.layers.dequantize import dequantized
 
         stored = self._array(weight.name)
         # a float tensor that is quantized at load is read as it is stored
         scale, zero = (None if weight.bits else self._array(n) for n in (weight.scale, weight.zero))
+        if weight.middle:
+            zero = np.full_like(scale, weight.middle)
         values = dequantized(stored, scale, zero, weight.along, weight.block)
-        return (stored.T, values.T) if weight.axis == 0 else (stored, values)
+        if weight.axis is None:
+            stored, values = (a.reshape(weight.shape) for a in (stored, values))
+        return (stored.T, values.T) if weight.axis in (0, None) else (stored, values)
 
     def _blocks(self, node: Any) -> Layer:
         tensor = self.constants[node.input[1]]

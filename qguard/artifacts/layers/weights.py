@@ -12,7 +12,7 @@ from qguard.artifacts.layers import Layer
 from qguard.models.model import safetensors_header
 from qguard.onnx.read import read_graph, stored_array, tensors
 
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}  # int8: of a static model with weights beside it
 _SAMPLE = 16  # outputs that are enough to tell whose weights they are
 _SAME = 0.5  # relative error below which two matrices are the same weights; unrelated ones are near 1
 
