@@ -87,7 +87,7 @@ def plain_onnx(minilm, tmp_path_factory):
     file = tmp_path_factory.mktemp("plain") / "model.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "_OPTIMISER", {})
-        export.export(minilm.root, file)
+        export.export_plain(minilm.root, file)
     return file
 
 

@@ -20,9 +20,12 @@ from qguard.models.model import resolve
 from qguard.onnx.edit import Graph
 from qguard.precisions import RECIPES, parse_precision
 from qguard.precisions.embeddings import quantize_embeddings
+from qguard.precisions.fusion import attention_fused
 from qguard.precisions.products import plain_products
 from tests import families
 from tests.conftest import ROOT
+
+NOT_FUSED = ("deberta-v2",)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,7 @@ def test_quantize_writes_a_file_that_computes_what_fp32_computes(model, texts, f
     fp32 = parse_precision("fp32").build(base)  # which int8 was made from
     found = open_encoder("onnx", fp32.folder, base.pipeline, "fp32", fp32.file).encode(texts)
     assert np.abs(found - want).max() <= 1e-5
+    assert attention_fused(Graph.read(fp32.file)) == ((0 if family in NOT_FUSED else families.LAYERS), families.LAYERS)
     ours = open_encoder("onnx", tmp_path / "out", base.pipeline, "int8", tmp_path / "out" / "onnx" / "model.onnx")
     cosine, error = loss(ours.encode(texts), want)
     assert (cosine >= 0.99, error < 0.2) == (True, True), (cosine, error)

@@ -14,7 +14,7 @@ import numpy as np
 from qguard.onnx.read import VALUES, fill, is_external, read_graph, read_names, reads, stored_array, stored_bytes
 
 _Number = TypeVar("_Number", int, float, list[int])
-_STANDARD = ("", "ai.onnx")  # both name ONNX's own operators
+STANDARD = ("", "ai.onnx")  # both name ONNX's own operators
 KEPT = 2**20  # bytes of an array from which on a graph keeps it beside the model, as it is, instead of a copy in it
 # bytes of tensors up to which a model is saved in one file: protobuf counts them in 31 bits, and the graph needs some itself
 WHOLE = 2**31 - 2**24
@@ -243,7 +243,7 @@ class Graph:
     @property
     def opset(self) -> int:
         """The version of ONNX's own operators; 0 where none is declared."""
-        return max((o.version for o in self.model.opset_import if o.domain in _STANDARD), default=0)
+        return max((o.version for o in self.model.opset_import if o.domain in STANDARD), default=0)
 
     # stored tensors
 
@@ -311,6 +311,10 @@ class Graph:
         """Put what ``change`` gives for a node in its place, for all nodes; ``None`` leaves it."""
         made = [(node, change(node)) for node in self.nodes]
         self.set_nodes(new for node, by in made for new in ([node] if by is None else by))
+
+    def rewrite_by_output(self, by: Mapping[str, Iterable[Any]]) -> None:
+        """Put nodes in the place of others, which are known by their first output."""
+        self.rewrite(lambda node: by.get(node.output[0]) if node.output else None)
 
     def replace(self, node: Any, by: Iterable[Any]) -> None:
         """Put nodes in the place of one, which is known by its outputs."""
@@ -396,7 +400,7 @@ class Graph:
     def set_opset(self, version: int) -> None:
         """Declare another version of ONNX's own operators."""
         for entry in self.model.opset_import:
-            if entry.domain in _STANDARD:
+            if entry.domain in STANDARD:
                 entry.version = version
 
     def _forget(self, *indexes: str) -> None:

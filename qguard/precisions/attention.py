@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qguard.onnx.edit import Graph, attributes
+from qguard.precisions.norms import axes_as_inputs
 from qguard.precisions.products import MOVES
 
 PROJECTIONS = ("query", "key", "value")
@@ -66,18 +67,6 @@ def standard_attention(graph: Graph) -> None:
     model = graph.model
     model.ir_version = max(model.ir_version, helper.find_min_ir_version_for([helper.make_opsetid("", OPSET)], True))
     axes_as_inputs(graph)
-
-
-def axes_as_inputs(graph: Graph) -> None:
-    """Write the axes of ReduceMean as operator sets from 18 on want them, in place; nothing to do below."""
-    if graph.opset < 18:
-        return
-    for node in graph.nodes:
-        found = [a for a in node.attribute if node.op_type == "ReduceMean" and a.name == "axes"]
-        for attribute in found:
-            name = graph.put("axes/" + "_".join(map(str, attribute.ints)), np.array(attribute.ints, np.int64))
-            node.attribute.remove(attribute)
-            graph.set_input(node, len(node.input), name)
 
 
 def separate_attention(graph: Graph) -> None:

@@ -25,16 +25,22 @@ def int8(model: Model, folder: Path, source: Artifact) -> None:
 def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
     """ONNX Runtime's dynamic quantization of one fp32 file; per-tensor is for experiments and tests."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.registry import IntegerOpsRegistry
 
+    from qguard.onnx.edit import STANDARD
     from qguard.onnx.read import read_graph
 
+    model = read_graph(source)
+    # by name alone it takes ONNX's own Attention for ONNX Runtime's, and writes a file that does not load
+    foreign = {n.op_type for n in model.graph.node if n.op_type == "Attention" and n.domain in STANDARD}
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of a missing pre-processing that the fused graph does not need
     try:
         work = target.with_suffix(".work.onnx")
         quantize_dynamic(
             # of a file it would write the inferred shapes beside it, where two processes at once overwrite each other's
-            read_graph(source), str(work), per_channel=per_channel, weight_type=QuantType.QInt8,
+            model, str(work), per_channel=per_channel, weight_type=QuantType.QInt8,
+            op_types_to_quantize=[kind for kind in IntegerOpsRegistry if kind not in foreign],
             # fused operators carry no inferred types; MatMul of two activations stays in float
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": 1},
         )  # fmt: skip

@@ -33,7 +33,7 @@ def quantize_embeddings(graph: Graph, block: int = BLOCK) -> None:
         graph.import_domain("com.microsoft")
     graph.drop_tensors(n.input[0] for n in lookups)
     if fused:
-        from qguard.precisions.attention import axes_as_inputs
+        from qguard.precisions.norms import axes_as_inputs
 
         axes_as_inputs(graph)
 
@@ -43,7 +43,7 @@ def _apart(graph: Graph, embed: Any) -> list[Any]:
     import numpy as np
     from onnx import helper
 
-    from qguard.precisions.export import layer_norm
+    from qguard.precisions.norms import layer_norm
 
     ids, types, words, positions, kinds, gamma, beta = embed.input[:7]
     out = embed.output[0]

@@ -15,7 +15,8 @@ from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.model import Model
-from qguard.onnx.edit import Graph, attribute
+from qguard.onnx.edit import Graph
+from qguard.precisions.norms import rms_layer_norm
 from qguard.vectors.cosine import cosine
 
 if TYPE_CHECKING:
@@ -123,7 +124,12 @@ def export(root: Path, target: Path) -> None:
         _fuse(raw, target, _OPTIMISER[config.model_type], config)
         raw.unlink()
     else:
-        raw.rename(target)
+        from qguard.precisions.fusion import fuse
+
+        graph = Graph.read(raw)
+        fuse(graph)
+        graph.save(target)
+        raw.unlink()
 
 
 def export_plain(root: Path, target: Path) -> Any:
@@ -230,40 +236,3 @@ def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = Fa
         )
     rms_layer_norm(Graph(graph.model))
     graph.save_model_to_file(str(target))
-
-
-def rms_layer_norm(graph: Graph) -> None:
-    """Write LayerNorm(x) as RMSNorm(x - mean(x)), which is the same formula.
-
-    ONNX Runtime's LayerNormalization kernels take several times as long as its RMS kernel and a subtraction together
-    (benchmarks/layer_norm.py), which is a tenth of an int8 model's time.
-    """
-    from onnx import helper
-
-    def plain(node: Any) -> list[Any] | None:
-        if node.op_type != "SkipLayerNormalization" or len(node.output) > 1:
-            return None
-        nodes = []
-        add, skip, gamma, beta, *bias = node.input
-        epsilon, out = attribute(node, "epsilon", 1e-12), node.output[0]
-        if bias:
-            nodes.append(helper.make_node("Add", [skip, bias[0]], [f"{out}/biased"], f"{node.name}/Bias"))
-            skip = f"{out}/biased"
-        nodes.append(helper.make_node("Add", [add, skip], [f"{out}/sum"], f"{node.name}/Skip"))
-        return [*nodes, *layer_norm(f"{out}/sum", gamma, beta, out, epsilon, node.name)]
-
-    graph.rewrite(plain)
-
-
-def layer_norm(x: str, gamma: str, beta: str, out: str, epsilon: float, name: str) -> list[Any]:
-    """LayerNorm of ``x`` over its last axis as nodes; see :func:`rms_layer_norm`."""
-    from onnx import helper
-
-    return [
-        helper.make_node("ReduceMean", [x], [f"{out}/mean"], f"{name}/Mean", axes=[-1]),
-        helper.make_node("Sub", [x, f"{out}/mean"], [f"{out}/centred"], f"{name}/Centre"),
-        helper.make_node(
-            "SimplifiedLayerNormalization", [f"{out}/centred", gamma], [f"{out}/normed"], f"{name}/RMS", epsilon=epsilon, axis=-1
-        ),
-        helper.make_node("Add", [f"{out}/normed", beta], [out], f"{name}/Beta"),
-    ]

@@ -11,7 +11,8 @@ from qguard.files import read_json
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph
 from qguard.onnx.read import external_files, read_graph
-from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file, rms_layer_norm
+from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file
+from qguard.precisions.norms import rms_layer_norm
 
 
 def fp32(model: Model, folder: Path) -> None:
