@@ -302,7 +302,7 @@ def without_pooler(folder):
     return folder
 
 
-@pytest.mark.parametrize("family", ["mpnet", "qwen3", "bert"])
+@pytest.mark.parametrize("family", ["mpnet", "qwen3", "bert", "nomic", "gte", "jina-v3", "t5"])
 def test_torchs_int8_counts_what_the_checkpoint_has(family, texts, tmp_path, monkeypatch):
     base = resolve(family, str(without_pooler(families.write(family, tmp_path / family))))
     files = []

@@ -149,3 +149,23 @@ class TorchRuntime:
         with torch.inference_mode():
             found = self.model(input_ids=ids, attention_mask=mask)
         return found if isinstance(found, torch.Tensor) else found.last_hidden_state
+
+
+def lookup_tables(root: Path) -> set[str]:
+    """Names of the tensors of a transformer folder whose rows are looked up, by the network that its configuration describes.
+
+    Raises:
+        ModelProblem: when Transformers cannot build that network.
+    """
+    import torch
+
+    kind = network_class(root)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            network = (getattr(kind, "from_config", None) or kind._from_config)(config)
+    except Exception as e:  # Transformers raises many kinds for a damaged folder
+        raise ModelProblem(f"Transformers cannot read {root.name}: {str(e).strip()[:300]}") from e
+    return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}

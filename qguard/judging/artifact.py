@@ -113,7 +113,7 @@ def _run_in(runtime: str, layer: Layer, artifact: Artifact, recipe: Recipe) -> L
 
 
 def _excluded(layer: Layer, recipe: Recipe) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in recipe.excluded for name in layer.names)
+    return layer.part in recipe.excluded or any(fnmatchcase(name, pattern) for pattern in recipe.excluded for name in layer.names)
 
 
 def _as_promised(layer: Layer, recipe: Recipe) -> bool:

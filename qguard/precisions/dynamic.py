@@ -23,10 +23,18 @@ def int8(model: Model, folder: Path, source: Artifact) -> None:
 
 
 def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
-    """ONNX Runtime's dynamic quantization of one fp32 file; per-tensor is for experiments and tests."""
+    """ONNX Runtime's dynamic quantization of one fp32 file; per-tensor is for experiments and tests.
+
+    It goes by an operator's name alone: ONNX's own Attention, whose inputs are query, key and value, would become ONNX
+    Runtime's, whose second input is the weight (1.32), in a file that does not load.
+
+    Raises:
+        ArtifactProblem: where what it wrote does not load.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
+    from qguard.encoders.onnx import OnnxRuntime
     from qguard.onnx.edit import STANDARD
     from qguard.onnx.read import read_graph
 
@@ -47,3 +55,4 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
         shutil.move(work, target)
     finally:
         logging.disable(before)
+    OnnxRuntime(target)

@@ -17,7 +17,7 @@ Ranges are fixed, so a text's vector does not depend on its neighbors in the bat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from qguard.errors import ArtifactProblem
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attributes
+from qguard.onnx.structure import ATTENTION, NORM, SUM, made_by
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
+from qguard.precisions.norms import axes_as_inputs
 from qguard.precisions.products import MOVES, plain_products
 
 if TYPE_CHECKING:
@@ -52,21 +54,30 @@ class Plan:
         shift: Subtract each channel's middle.
         smooth: SmoothQuant's alpha: how much of a channel's width goes over to its weights; ``None`` for none.
         outliers: How many channels are multiplied in float; of a narrow input :data:`SHARE` at the most.
+        token: Each token has a scale of its own, by its widest channel, found when the model runs.
     """
 
     shift: bool = False
     smooth: float | None = None
     outliers: int = 0
+    token: bool = False
 
 
-# by what made the input: found by benchmarks/recipes.py on two models
-PLANS = {
-    "LayerNorm": Plan(shift=True, smooth=0.8),
-    "Attention": Plan(),  # means of values: narrow already
-    "Activation": Plan(outliers=64),  # after GELU a few channels are ten times as wide as the rest
+# by what made the input, cheapest first; benchmarks/recipes.py found the first of each on two models
+_NORMED = Plan(shift=True, smooth=0.8)
+PLANS: dict[str, tuple[Plan, ...]] = {
+    # a channel far beyond the others widens its weights so much that the others' lose their bits: MPNet has one of 65 beside 1.5
+    NORM: (_NORMED,),
+    # means of values: narrow in MiniLM; in MPNet a token that looks at one other alone is ten times as wide as the mean
+    ATTENTION: (Plan(),),
+    # after GELU or a gate a few channels are ten times as wide as the rest
+    "": (Plan(outliers=64),),
 }
-# what makes the input → how it is treated; the last operator of our LayerNorm adds beta
-KINDS = {"Add": "LayerNorm", "LayerNormalization": "LayerNorm", "EmbedLayerNormalization": "LayerNorm", "Attention": "Attention"}
+PLANS[SUM] = PLANS[NORM]
+MIDDLE = 128  # the zero point of values of both signs
+ONE_SIDED = 0.25  # of the greatest value: what is less negative counts as hardly ever negative
+HEADROOM = 2.0  # how far a token may go beyond the calibration texts' range
+GAIN = 0.5  # a dearer plan is taken where the error that is expected of it is at most this much of the cheaper one's
 
 
 @dataclass
@@ -140,6 +151,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
     quantize(graph, sites, Observer(source.file, (s.x for s in sites), token_ids(model, sample)))
     quantize_embeddings(graph)
+    axes_as_inputs(graph)
     graph.drop_unread(MOVES)
     target = onnx_file(model, folder)
     graph.save(target)
@@ -196,7 +208,7 @@ class QuantizedInput:
 
     products: tuple[Product, ...]
     x: str
-    plan: Plan
+    plans: tuple[Plan, ...]
     graph: Graph = field(repr=False)
 
     @property
@@ -252,8 +264,7 @@ def find_sites(graph: Graph) -> list[QuantizedInput]:
         found[node.input[0]].append(Product(node, after, width, (node.input[1], bias)))
     sites = []
     for x, products in found.items():
-        maker = graph.producers[x].op_type if x in graph.producers else ""
-        kind = "LayerNorm" if products[0].packed else KINDS.get(maker, "Activation")
+        kind = NORM if products[0].packed else made_by(graph, x)
         sites.append(QuantizedInput(tuple(products), x, PLANS[kind], graph))
     return sites
 
@@ -343,12 +354,15 @@ class _Treated:
         scales: Scale and zero point of the input.
         outliers: Indices of the channels that are multiplied in float, or empty.
         products: Of each product: weight, its scale, its zero point, its bias, and its float weights, where it has them.
+        tokens: Where each token has a scale of its own: what its widest value is multiplied with, the least and the greatest
+            scale, and a name for its least value where both signs count; else empty.
     """
 
     moved: tuple[str, ...]
     scales: tuple[str, str]
     outliers: str
     products: tuple[tuple[str, str, str, str, str], ...]
+    tokens: tuple[str, ...]
 
 
 def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bool) -> _Treated:
@@ -357,11 +371,13 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bo
     Weights that several operators read are stored unsigned: with the session option of :func:`declare_exact_products`, ONNX
     Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
     """
-    home, plan, weight = site.home, site.plan, site.weight
+    home, weight = site.home, site.weight
+    plan = chosen(weight, seen, site.plans)
     middle, width, outliers = treatment(weight, seen, plan)
     low, high = (seen.low - middle) / width, (seen.high - middle) / width
     inner = np.setdiff1d(np.arange(len(width)), outliers)
-    scale, zero = activation_range(float(low[inner].min()), float(high[inner].max()))
+    span = float(low[inner].min()), float(high[inner].max())
+    scale, zero = activation_range(*span)
     values, weight_scale = round_weights(weight * width[:, None], seen.hessian(middle, width), inner)
     zero_point = 0
     if shared:
@@ -373,6 +389,13 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bo
             graph.put(f"{home}/factor", (1 / width).astype(np.float32)),
             graph.put(f"{home}/offset", (-middle / width).astype(np.float32)),
         )
+    tokens: tuple[str, ...] = ()
+    if plan.token:
+        share, zero, least, most = token_range(*span, float(np.median(high[inner])))
+        limits = {"share": share, "least": least, "most": most}
+        tokens = tuple(graph.put(f"{home}/token_{name}", np.array(value, np.float32)) for name, value in limits.items())
+        tokens += (f"{home}/token_low",) if zero == MIDDLE else ()
+        scale = 1.0  # of what was divided by its token's
     scales = (
         graph.put(f"{home}/x_scale", np.array([scale], np.float32)),
         graph.put(f"{home}/x_zero", np.array([zero], np.uint8)),
@@ -392,7 +415,7 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bo
                 graph.put(f"{name}/outlier_weight", weight[outliers, at].astype(np.float32)) if index else "",
             )
         )
-    return _Treated(moved, scales, index, tuple(products))
+    return _Treated(moved, scales, index, tuple(products), tokens)
 
 
 def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
@@ -410,6 +433,9 @@ def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
             helper.make_node("Add", [narrowed, offset], [moved], f"{home}/Move"),
         ]
         x = moved
+    if treated.tokens:
+        nodes += _by_token(x, home, *treated.tokens)
+        x = f"{home}/divided"
     nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{home}/x"], f"{home}/Quantize"))
     if treated.outliers:
         nodes.append(helper.make_node("Gather", [site.x, treated.outliers], [f"{home}/wide"], f"{home}/Gather", axis=-1))
@@ -419,15 +445,77 @@ def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
             inputs = [f"{home}/x", weight, bias, scales[0], scale, node.input[3], scales[1], zero]
             nodes.append(helper.make_node("QAttention", inputs, [product.out], name, domain="com.microsoft", **attributes(node)))
             continue
-        inputs = [f"{home}/x", weight, scales[0], scale, scales[1], zero, *([bias] if bias else [])]
         whole = f"{name}/product" if wide else product.out
-        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [whole], name, domain="com.microsoft"))
+        inputs = [f"{home}/x", weight, scales[0], scale, scales[1], zero]
+        if treated.tokens:
+            steps = [("MatMulIntegerToFloat", inputs), ("Mul", [f"{name}/divided", f"{home}/token_scale"])]
+            steps += [("Add", [f"{name}/scaled", bias])] if bias else []
+            outs = [f"{name}/divided", *([f"{name}/scaled"] if bias else []), whole]
+            titles = [name, f"{name}/Scale", f"{name}/Bias"]
+            for (kind, read), out, title in zip(steps, outs, titles, strict=False):
+                domain = "com.microsoft" if kind == "MatMulIntegerToFloat" else ""
+                nodes.append(helper.make_node(kind, read, [out], title, domain=domain))
+        else:
+            inputs += [bias] if bias else []
+            nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [whole], name, domain="com.microsoft"))
         if wide:
             nodes += [
                 helper.make_node("MatMul", [f"{home}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
                 helper.make_node("Add", [whole, f"{name}/wide_product"], [product.out], f"{name}/Join"),
             ]
     return nodes
+
+
+def _by_token(x: str, home: str, share: str, least: str, most: str, low: str = "") -> list[Any]:
+    """The scale of each token, and its values in that unit. Of the token alone: its neighbors in the batch change nothing."""
+    from onnx import helper
+
+    peak = f"{home}/token_high"
+    nodes = [helper.make_node("ReduceMax", [x], [peak], f"{home}/High", axes=[-1])]
+    if low:
+        nodes += [
+            helper.make_node("ReduceMin", [x], [low], f"{home}/Low", axes=[-1]),
+            helper.make_node("Neg", [low], [f"{low}/negative"], f"{home}/Negative"),
+            helper.make_node("Max", [peak, f"{low}/negative"], [f"{home}/token_peak"], f"{home}/Peak"),
+        ]
+        peak = f"{home}/token_peak"
+    return [
+        *nodes,
+        helper.make_node("Mul", [peak, share], [f"{home}/token_shared"], f"{home}/Share"),
+        helper.make_node("Clip", [f"{home}/token_shared", least, most], [f"{home}/token_scale"], f"{home}/Limit"),
+        helper.make_node("Div", [x, f"{home}/token_scale"], [f"{home}/divided"], f"{home}/Divide"),
+    ]
+
+
+def chosen(weight: Array, seen: Statistics, plans: Sequence[Plan]) -> Plan:
+    """The cheapest plan that no dearer one beats by :data:`GAIN`."""
+    best, least = plans[0], expected_error(weight, seen, plans[0])
+    for plan in plans[1:]:
+        error = expected_error(weight, seen, plan)
+        if error <= GAIN * least:
+            best, least = plan, error
+    return best
+
+
+def expected_error(weight: Array, seen: Statistics, plan: Plan) -> float:
+    """Mean squared error of a token's outputs, summed over them: of rounding inputs, and of rounding weights to nearest.
+
+    Rounding in steps of s errs by s^2 / 12 in the mean, each value by itself. GPTQ makes up for a part of the second.
+
+    Args:
+        weight: (in, out).
+        seen: Of the input.
+        plan: What is done.
+    """
+    middle, width, outliers = treatment(weight, seen, plan)
+    inner = np.setdiff1d(np.arange(len(width)), outliers)
+    low, high = ((bound - middle)[inner] / width[inner] for bound in (seen.low, seen.high))
+    step, _ = activation_range(float(low.min()), float(high.max()))
+    widened = weight[inner] * width[inner, None]
+    steps = np.abs(widened).max(0) / 127
+    mean, second = seen.total / seen.count, np.diag(seen.moments) / seen.count
+    energy = ((second - 2 * mean * middle + middle**2)[inner] / width[inner] ** 2).sum()
+    return float((step**2 * (widened**2).sum() + energy * (steps**2).sum()) / 12)
 
 
 def treatment(weight: Array, seen: Statistics, plan: Plan) -> tuple[Array, Array, Array]:
@@ -444,7 +532,7 @@ def treatment(weight: Array, seen: Statistics, plan: Plan) -> tuple[Array, Array
     if plan.smooth is not None:
         width = reach**plan.smooth / np.abs(weight).max(1).clip(1e-5) ** (1 - plan.smooth)
         width /= np.exp(np.log(width).mean())
-    wide = np.argsort(-reach / width, kind="stable")[: min(plan.outliers, int(SHARE * len(width)))]
+    wide = np.argsort(-reach, kind="stable")[: min(plan.outliers, int(SHARE * len(width)))]
     return middle, width, np.sort(wide)
 
 
@@ -453,3 +541,24 @@ def activation_range(low: float, high: float) -> tuple[float, int]:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, 1e-12)
     return scale, int(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def token_range(low: float, high: float, usual: float) -> tuple[float, int, float, float]:
+    """How a token's widest value becomes its scale.
+
+    Values that are hardly ever negative, such as GELU's, keep few of the 256 steps for that side. The channels that are
+    multiplied in float count as well: the greatest scale keeps a token that is wide in these alone near the others' range.
+
+    Args:
+        low, high: Of all calibration tokens.
+        usual: The greatest value of a channel of the middle, over all calibration tokens.
+
+    Returns:
+        What the widest value is multiplied with, the zero point, the least and the greatest scale.
+    """
+    if -low > ONE_SIDED * high:
+        return 1 / (255 - MIDDLE), MIDDLE, 1e-12, HEADROOM * max(high, -low) / (255 - MIDDLE)
+    zero = max(1, round(255 * -low / (usual - low))) if low < 0 else 0
+    share = 1 / (255 - zero)
+    least = max(-low / zero if zero else 0.0, 1e-12)
+    return share, zero, least, max(least, HEADROOM * high * share)

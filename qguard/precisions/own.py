@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qguard.artifacts.layers import OUTLIERS, PLACES, TABLES
 from qguard.precisions.bounds import DEFAULT_BOUNDS
 from qguard.precisions.recipe import Recipe
 
 _TORCHAO = ("torch", "torchao", "transformers", "safetensors")
 _NNCF = (*Recipe.packages, "nncf")
-# small tables of the embedding layer, a hundredth of the weights
-_TABLES = ("*position_embeddings*", "*token_type_embeddings*", "*relative_attention_bias*")
-# the tables of torch's files, whose other matrices are multiplied
-_LOOKUPS = ("*embeddings*", "*embed_tokens*", "*relative_attention_bias*")
-
 _FP32 = Recipe(
     "fp32", "onnx", make="qguard.precisions.export:fp32", weights="F32", fp32="fp32@onnx", bounds=DEFAULT_BOUNDS["fp32"],
     of_table="qguard.precisions.table:fp32",
@@ -43,7 +39,7 @@ RECIPES = (
     Recipe(
         "int8", "onnx", make="qguard.precisions.integer:int8", weights="I8", fp32="fp32@onnx", from_fp32=True, calibrated=True,
         of_table="qguard.precisions.table:int8",
-        integer=True, granularity="per-channel", excluded=(*_TABLES, "*/Outliers"),
+        integer=True, granularity="per-channel", excluded=(PLACES, OUTLIERS),
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@onnx"], speedup=_FASTER,
         description="8-bit weights, one scale an output channel, and activations of fixed ranges, calibrated on texts.",
     ),
@@ -61,13 +57,13 @@ RECIPES = (
     Recipe(
         "int8-weight", "onnx", make="qguard.precisions.weightonly:int8", weights="I8", fp32="fp32@onnx", from_fp32=True,
         of_table="qguard.precisions.table:int8_weight",
-        granularity=32, excluded=_TABLES,
+        granularity=32, excluded=(PLACES,),
         bounds=DEFAULT_BOUNDS["int8-weight"],  # smaller, not faster: weights become floats again at every call
         description="8-bit weights, one scale a block of 32 inputs; activations stay float, or are rounded by blocks.",
     ),
     Recipe(
         "int4", "onnx", make="qguard.precisions.weightonly:int4", weights="I4", fp32="fp32@onnx", from_fp32=True,
-        granularity=32, tables="I8", excluded=_TABLES, bounds=DEFAULT_BOUNDS["int4"],
+        granularity=32, tables="I8", excluded=(PLACES,), bounds=DEFAULT_BOUNDS["int4"],
         description="4-bit weights by HQQ, one scale a block of 32 inputs, word embeddings in 8 bits; activations stay float.",
     ),
     Recipe(
@@ -77,19 +73,19 @@ RECIPES = (
     ),
     Recipe(
         "int8", "torch", make="qguard.precisions.torchao:int8", weights="I8", fp32="fp32@torch", integer=True,
-        granularity="per-channel", excluded=_LOOKUPS, packages=_TORCHAO, extra="torchao",
+        granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO, extra="torchao",
         bounds=DEFAULT_BOUNDS["int8"],  # no speed is promised: it pays only when compiled, see docs/torch.md
         description="8-bit weights, one scale an output channel, and activations of a token's range, by torchao.",
     ),
     Recipe(
         "int8-weight", "torch", make="qguard.precisions.torchao:int8_weight", weights="I8", fp32="fp32@torch",
-        granularity="per-channel", excluded=_LOOKUPS, packages=_TORCHAO, extra="torchao",
+        granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO, extra="torchao",
         bounds=DEFAULT_BOUNDS["int8-weight"],
         description="8-bit weights, one scale an output channel, by torchao; activations stay float.",
     ),
     Recipe(
         "int8-legacy", "torch", make="qguard.precisions.legacy:int8", weights="I8", fp32="fp32@torch", integer=True,
-        excluded=_LOOKUPS, bounds=DEFAULT_BOUNDS["int8"], speedup=_FASTER,
+        excluded=(TABLES,), bounds=DEFAULT_BOUNDS["int8"], speedup=_FASTER,
         description="torch.ao's quantize_dynamic: 8-bit weights, one scale a matrix, and activations of the batch's range.",
     ),
     Recipe(

@@ -76,7 +76,8 @@ class Recipe:
         granularity: Scales of a quantized weight matrix: ``per-tensor``, ``per-channel`` (one per output channel), or the
             number of inputs that share a scale; ``None`` if nothing is promised.
         tables: Element type of word embedding tables, if it differs from ``weights``.
-        excluded: ``fnmatch`` patterns of the layers that the recipe deliberately leaves in float.
+        excluded: What the recipe deliberately leaves in float: parts that the files show by what they compute
+            (:data:`qguard.artifacts.layers.PLACES`, ``OUTLIERS``, ``TABLES``), or ``fnmatch`` patterns of names.
         from_fp32: Whether ``make`` also takes the artifact that the recipe ``fp32`` makes of the model.
         calibrated: Whether activation ranges or the rounding of weights come from texts. ``make`` then also takes a
             :class:`~qguard.precisions.calibration.Sample`.

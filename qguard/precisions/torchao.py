@@ -43,13 +43,13 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
         from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
     except ImportError as e:
         raise UsageProblem("torchao is not installed; run: pip install 'qguard[torchao]'") from e
-    _, made_up = open_network(model.root)  # poolers that nothing reads, which Transformers fills with noise
+    # opened without a configuration: with one, Transformers (5.24) loads the first part of packed weights, and noise for the rest
+    network, made_up = open_network(model.root)  # made up: poolers that nothing reads
     # the setter would change torch.compile for the whole process
-    config = TorchAoConfig(
-        getattr(quantization, scheme)(set_inductor_config=False),
-        modules_to_not_convert=sorted({name.rpartition(".")[0] for name in made_up}),
-    )
-    network, _ = open_network(model.root, quantization_config=config)
+    how = getattr(quantization, scheme)(set_inductor_config=False)
+    left = {name.rpartition(".")[0] for name in made_up}
+    config = TorchAoConfig(how, modules_to_not_convert=sorted(left))
+    quantization.quantize_(network, how, lambda module, name: isinstance(module, torch.nn.Linear) and name not in left)
     tables = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}
     state = {name: t.half() if name in tables else t for name, t in network.state_dict().items() if name not in made_up}
     tensors, description = flatten_tensor_state_dict(state)

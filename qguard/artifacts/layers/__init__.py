@@ -13,6 +13,10 @@ from qguard.artifacts.artifact import Artifact
 
 PER_TENSOR, PER_CHANNEL = "per-tensor", "per-channel"
 LOOKUP = "lookup"  # an embedding table: rows are read, nothing is multiplied
+# What recipes may leave in float, by what the files compute; a recipe's ``excluded`` names them.
+TABLES = "embedding tables"  # of a file that does not say what chooses their rows
+PLACES = "tables of positions and types"  # their rows do not depend on which tokens a text has
+OUTLIERS = "float channels beside an integer product"  # few of its input channels, added to it
 
 # Element types by safetensors' names, and the bits of one element; an 8-bit zero point may make them signed or not.
 FLOAT_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
@@ -37,6 +41,7 @@ class Layer:
         bytes: Of the stored tensor.
         read: The stored values and the same as float32, each (inputs, outputs); ``None`` where they cannot be read.
         scale, zero: Names of the tensors that dequantize the stored one, empty where the file has none or none was found.
+        part: :data:`TABLES`, :data:`PLACES`, :data:`OUTLIERS`, or empty for all else.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Layer:
     read: Callable[[], tuple[Any, Any]] | None = None
     scale: str = ""
     zero: str = ""
+    part: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -97,8 +103,9 @@ def read_layers(artifact: Artifact) -> Contents:
     """
     if artifact.file is None:
         from qguard.artifacts.layers.safetensors import read
+        from qguard.encoders.torch import lookup_tables
 
-        return Contents(read(artifact.weight_files))
+        return Contents(read(artifact.weight_files, lookup_tables(artifact.runs)))
     from qguard.artifacts.layers import onnx
 
     return onnx.read(artifact.file)

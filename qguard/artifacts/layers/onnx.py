@@ -14,7 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qguard.artifacts.layers import FLOAT_BITS, INTEGER_BITS, LOOKUP, PER_CHANNEL, PER_TENSOR, Contents, Layer
+from qguard.artifacts.layers import (
+    FLOAT_BITS,
+    INTEGER_BITS,
+    LOOKUP,
+    OUTLIERS,
+    PER_CHANNEL,
+    PER_TENSOR,
+    PLACES,
+    Contents,
+    Layer,
+)
+from qguard.encoders.ports import role_of
 from qguard.onnx.edit import INTEGER, Graph, attribute
 from qguard.onnx.read import read_graph
 
@@ -27,6 +38,9 @@ _LOOKUP = {
 }
 _SAME_VALUES = ("Cast", "Identity")
 _MIDDLE = {2: 128, 21: 8}  # of unsigned integers in GatherBlockQuantized
+# what comes of these says where tokens are, or how many, and not which they are
+_COUNTS = ("Shape", "Size", "Equal", "Not", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+CHANNELS_IN_FLOAT = 0.25  # of an integer product's input channels at the most; more would be a float layer by another name
 # onnx.TensorProto.DataType → safetensors' names
 _ELEMENT = {
     1: "F32", 2: "U8", 3: "I8", 10: "F16", 11: "F64", 16: "BF16", 17: "F8_E4M3", 19: "F8_E5M2",
@@ -89,8 +103,12 @@ class _Reader(Graph):
 
     def _layers(self, node: Any) -> list[Layer]:
         if node.op_type in _LOOKUP:
-            tables = [self._table(node, i) for i in _LOOKUP[node.op_type] if i < len(node.input)]
-            return [self._layer(node, t, LOOKUP, "") for t in tables if t is not None and _is_matrix(t.tensor)]
+            tables = [(i, self._table(node, i)) for i in _LOOKUP[node.op_type] if i < len(node.input)]
+            return [
+                replace(self._layer(node, t, LOOKUP, ""), part="" if self._by_token(node, i) else PLACES)
+                for i, t in tables
+                if t is not None and _is_matrix(t.tensor)
+            ]
         if node.op_type in INTEGER:
             places = INTEGER[node.op_type]
             weight = self._constant(node.input[places.weight], -1 if not attribute(node, "transB", 0) else -2)
@@ -113,7 +131,8 @@ class _Reader(Graph):
                 self.needs_opset = max(self.needs_opset, 21 if weight.block else 13)
             other = self._activation_source(node.input[1 - at]) if weight.scale else None
             how = "" if other is None else "static" if other.input[1] in self.constants else self._dynamic(other.input[1])
-            return [self._layer(node, weight, "integer" if how else "float", how)]
+            part = OUTLIERS if not weight.scale and at and self._beside_integers(node) else ""
+            return [replace(self._layer(node, weight, "integer" if how else "float", how), part=part)]
         return []
 
     def _table(self, node: Any, i: int) -> _Weight | None:
@@ -128,6 +147,38 @@ class _Reader(Graph):
             found, axis=None if packed else 0, scale=node.input[2], zero=zero, middle=middle,
             along=attribute(node, "quantize_axis", 1), block=attribute(node, "block_size", 128),
         )  # fmt: skip
+
+    def _by_token(self, lookup: Any, table: int) -> bool:
+        """Whether a text's tokens choose the rows of a table. Where tokens are, and how many there are, is no choice by them."""
+        if lookup.op_type in ("EmbedLayerNormalization", "QEmbedLayerNormalization"):
+            return table == 2
+        todo, seen = [lookup.input[1]], set[str]()
+        while todo:
+            name = todo.pop()
+            node = self.producers.get(name)
+            if node is None:
+                if name not in self.constants and role_of(name) in ("input_ids", None):
+                    return True
+            elif node.op_type not in _COUNTS and name not in seen:
+                seen.add(name)
+                todo += [i for i in node.input if i]
+        return False
+
+    def _beside_integers(self, product: Any) -> bool:
+        """Whether a float product of few chosen channels is added to an integer product of the same width."""
+        chosen = self.producers.get(product.input[0])
+        if chosen is None or chosen.op_type != "Gather" or attribute(chosen, "axis", 0) not in (-1, 2):
+            return False
+        few = self.constants.get(product.input[1])
+        for sum_ in self.consumers(product.output[0]):
+            others = [self.producers.get(i) for i in sum_.input if sum_.op_type == "Add" and i != product.output[0]]
+            for other in others:
+                if other is None or other.op_type not in INTEGER:
+                    continue
+                whole = self.constants.get(other.input[INTEGER[other.op_type].weight])
+                if few is not None and whole is not None and few.dims[0] <= CHANNELS_IN_FLOAT * whole.dims[0]:
+                    return True
+        return False
 
     def _constant(self, name: str, axis: int) -> _Weight | None:
         """The constant behind an input, through what moves, casts or dequantizes it.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from qguard.artifacts.layers import FLOAT_BITS, INTEGER_BITS, PER_CHANNEL, PER_TENSOR, Layer
+from qguard.artifacts.layers import FLOAT_BITS, INTEGER_BITS, LOOKUP, PER_CHANNEL, PER_TENSOR, TABLES, Layer
 from qguard.models.model import safetensors_header
 
 
-def read(files: list[Path]) -> tuple[Layer, ...]:
+def read(files: list[Path], tables: Collection[str] = ()) -> tuple[Layer, ...]:
     """One layer for each tensor of two or more dimensions; scales beside a quantized weight are none.
 
     What multiplies them is torch's business, so that ``computes`` is empty, except for torchao's tensors, which say it.
+
+    Args:
+        files: Of the artifact.
+        tables: Names of the tensors whose rows the network looks up.
     """
     layers = []
     for file in files:
@@ -32,7 +38,8 @@ def read(files: list[Path]) -> tuple[Layer, ...]:
                 granularity = _granularity(scales[0], shape) if scales else ""
             begin, end = info["data_offsets"]
             computes = "" if name not in integer else "integer" if integer[name] else "float"
-            layers.append(Layer(name, (name,), "", name, element, bits, granularity, computes, "", end - begin))
+            layer = Layer(name, (name,), "", name, element, bits, granularity, computes, "", end - begin)
+            layers.append(replace(layer, computes=LOOKUP, part=TABLES) if name in tables else layer)
     return tuple(layers)
 
 
