@@ -16,7 +16,7 @@ from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
 from qguard.models.model import Model
-from qguard.models.pipeline import STATIC, Pipeline, read_pipeline
+from qguard.models.pipeline import STATIC, Pipeline, read_optional, read_pipeline, transformer_path, transformer_settings
 from qguard.onnx.read import external_files, read_graph
 
 PROVENANCE = "qguard.json"
@@ -127,8 +127,8 @@ def open_artifact(path: Path, base: Model) -> Artifact:
             raise ArtifactProblem(f"{path.name}: expected an .onnx file or a folder, found {path.suffix or 'no suffix'}")
         read_graph(path)
         # a file inside a whole model folder is judged with that folder's own tokenizer and heads
-        for home in (path.parent, path.parent.parent):
-            if (home / "modules.json").exists() and (home / "tokenizer.json").exists():
+        for home in path.parents[:3]:
+            if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
                 return Artifact(home, path, base.configured(read_pipeline(home)), _provenance(home))
         return Artifact(base.folder, path, base.pipeline, {})
     try:
@@ -136,7 +136,8 @@ def open_artifact(path: Path, base: Model) -> Artifact:
     except ModelProblem as e:
         raise ArtifactProblem(f"artifact {path.name}: {e}") from e
     provenance = _provenance(path)
-    files = sorted(path.glob("onnx/*.onnx")) or sorted(path.glob("*.onnx"))
+    root = inside(path, pipeline.transformer)
+    files = next(filter(None, (sorted(place.glob(name)) for place in (root, path) for name in ("onnx/*.onnx", "*.onnx"))), [])
     if len(files) > 1:
         files = [f for f in files if f.name == "model.onnx"] or files
     if len(files) > 1:
@@ -219,7 +220,7 @@ def _declare(base: Model, folder: Path) -> None:
     names["prompts"] = Path("config_sentence_transformers.json")
     for key, value in base.settings.items():
         file = folder / names[key]
-        old = read_json(file, ModelProblem) if file.exists() else {}
+        old = read_optional(file) or (transformer_settings(file.parent) if key == "max_seq_length" else {})
         file.write_bytes(dump_json({**old, key: value}))
 
 

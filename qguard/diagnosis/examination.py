@@ -79,7 +79,9 @@ class Examination:
     @cached_property
     def ids(self) -> list[list[int]]:
         """Token ids of the suite as fp32 had them."""
-        return [list(row) for row in self.session.golden(self.target.model, self.target.suite).token_ids]
+        golden = self.session.golden(self.target.model, self.target.suite)
+        suite, base = self.session.suite(self.target.suite, self.target.model), self.session.model(self.target.model)
+        return TextTokenizer.open(base.root, base.pipeline).told(golden.token_ids, suite.roles)
 
     @cached_property
     def pad_id(self) -> int:
@@ -185,13 +187,14 @@ class Examination:
         seen = []
         ids = list(ids)[:: max(1, len(ids) // SEEN)][:SEEN]
         for start in range(0, len(ids), BATCH):
-            batch = behind(ids[start : start + BATCH], self.pad_id, PADDING, self.room)
+            rows = ids[start : start + BATCH]
+            batch = behind(rows, self.pad_id, PADDING, self.room)
             out = runtime(*batch)
             states = out if out.ndim == 3 else inside(*batch) if inside else None
             if states is None:
                 why = "the file gives finished vectors, and its hidden states could not be found in it"
                 return [*found, *stages.declared(model.pipeline, artifact.pipeline), Stage(stages.HIDDEN, False, why)]
-            seen.append(Seen(batch[1], reference(*batch), states, out, out.ndim == 2))
+            seen.append(Seen(batch[1], reference(*batch), states, out, out.ndim == 2, rows))
         longest = None if self.room is None else max(1, self.room - 2 * PADDING)
         some = [row for row in ids if longest is None or len(row) <= longest] or [row[:longest] for row in ids]
         short = [padded([row], self.pad_id) for row in some[: stages.FIRST]]

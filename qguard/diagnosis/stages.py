@@ -75,6 +75,9 @@ def declared(model: Pipeline, artifact: Pipeline) -> list[Stage]:
     if model.dense != artifact.dense:
         words = f"the artifact declares {len(artifact.dense)} dense modules, the model {len(model.dense)}, or others: copy them"
         found.append(Stage(DENSE, True, words))
+    if not found and _settings(model) != _settings(artifact):
+        words = "the artifact declares other modules behind its transformer than the model: copy modules.json and their folders"
+        found.append(Stage(DENSE, True, words))
     if model.normalize != artifact.normalize:
         said = "do not normalize" if model.normalize else "normalize"
         words = f"the artifact's files {said}, the model's {'do' if model.normalize else 'do not'}: copy modules.json"
@@ -82,8 +85,13 @@ def declared(model: Pipeline, artifact: Pipeline) -> list[Stage]:
     return found
 
 
+def _settings(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Of every module but a norm at the end, wherever its folder is."""
+    return [m.declared() | {"path": ""} for m in pipeline.head if m not in pipeline.closing]
+
+
 def _modes(pipeline: Pipeline) -> str:
-    return "+".join(pipeline.pooling)
+    return "+".join(pipeline.pooling) or "the declared pooling"
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Seen:
         fp32, candidate: Hidden states, float32 (batch, length, hidden).
         vectors: The artifact's embeddings as they are deployed, before any head of qguard's if the file pools itself.
         pooled: The file itself gives ``vectors``.
+        rows: Token ids of each text as :class:`qguard.encoders.tokenizer.Tokens`; without, no text has a role or a prompt.
     """
 
     mask: Array
@@ -102,6 +111,7 @@ class Seen:
     candidate: Array
     vectors: Array
     pooled: bool
+    rows: Sequence[Any] | None = None
 
 
 def hidden(seen: Sequence[Seen]) -> Stage:
@@ -144,8 +154,8 @@ def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]
     head, own = Head.open(model.folder, model.pipeline), Head.open(artifact.folder, artifact.pipeline)
     given, wanted = [], []
     for s in seen:
-        given.append(s.vectors if s.pooled else own(s.candidate, s.mask))
-        wanted.append(head(s.candidate, s.mask))
+        given.append(s.vectors if s.pooled else own(s.candidate, s.mask, s.rows))
+        wanted.append(head(s.candidate, s.mask, s.rows))
     x, y = (np.concatenate(a).astype(np.float64) if _widths(a) == 1 else None for a in (given, wanted))
     said = declared(model.pipeline, artifact.pipeline)
     if x is None or y is None or x.shape != y.shape:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qguard.console.progress import progress
 from qguard.encoders.pooling import Head
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, RuntimeRecord
-from qguard.encoders.tokenizer import TextTokenizer
+from qguard.encoders.tokenizer import TextTokenizer, Tokens
 from qguard.errors import MeasurementProblem, QguardError, first_line
 from qguard.models.pipeline import Pipeline
 
@@ -184,7 +184,9 @@ class Encoder:
 
     def _batch(self, ids: Sequence[Any], padding: int = 0) -> Floats:
         input_ids, mask = padded(ids, self.tokenizer.pad_id, padding)
-        vectors: Floats = self.head(self.runtime(input_ids, mask), mask)
+        if self.head.pipeline.by_role and not all(isinstance(row, Tokens) for row in ids):
+            raise MeasurementProblem("this model's head depends on the role of a text; expected token ids with their roles")
+        vectors: Floats = self.head(self.runtime(input_ids, mask), mask, ids if self.head.pipeline.by_role else None)
         return vectors
 
 

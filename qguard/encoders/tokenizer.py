@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import ModelProblem
 from qguard.models.pipeline import Pipeline
+
+
+class Tokens(list[int]):
+    """Token ids of one text, and what its head may have to know.
+
+    Attributes:
+        role: ``"query"``, ``"document"`` or ``None``.
+        prompt: Tokens at the start that belong to its prompt, where the pooling leaves these out; else 0.
+    """
+
+    def __init__(self, ids: Iterable[int], role: str | None = None, prompt: int = 0) -> None:
+        super().__init__(ids)
+        self.role, self.prompt = role, prompt
 
 
 class TextTokenizer:
@@ -20,6 +33,7 @@ class TextTokenizer:
             tokenizer.enable_truncation(pipeline.max_seq_length)
         tokenizer.no_padding()
         self._tokenizer, self._pipeline, self.pad_id = tokenizer, pipeline, pad_id
+        self._prompts: dict[str, int] = {"": 0}  # tokens of each prompt
 
     @classmethod
     def open(cls, root: Path, pipeline: Pipeline) -> TextTokenizer:
@@ -47,16 +61,31 @@ class TextTokenizer:
         return next((i for i in found if i is not None), None)
 
     def __call__(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most ``max_seq_length`` of them.
+        """Token ids of each text as :class:`Tokens`, special tokens included, at most ``max_seq_length`` of them.
 
         Args:
             texts: n texts.
             roles: For each text ``"query"``, ``"document"`` or ``None``; decides its prompt.
         """
-        prefix = self._pipeline.prefix
+        prefix, roles = self._pipeline.prefix, roles or [None] * len(texts)
         # outer whitespace stays: some tokenizers have tokens for it, and sentence-transformers keeps it
-        prepared = [prefix(role) + t for t, role in zip(texts, roles or [None] * len(texts), strict=True)]
-        return [e.ids for e in self._tokenizer.encode_batch(prepared, add_special_tokens=not self._pipeline.static)]
+        prepared = [prefix(role) + t for t, role in zip(texts, roles, strict=True)]
+        found = self._tokenizer.encode_batch(prepared, add_special_tokens=not self._pipeline.static)
+        return self.told([e.ids for e in found], roles)
+
+    def told(self, ids: Sequence[Sequence[int]], roles: Sequence[str | None]) -> list[list[int]]:
+        """Token ids that are known already, as :class:`Tokens` with the role of each text."""
+        if self._pipeline.include_prompt:
+            return [Tokens(row, role) for row, role in zip(ids, roles, strict=True)]
+        return [Tokens(row, role, self._length(self._pipeline.prefix(role))) for row, role in zip(ids, roles, strict=True)]
+
+    def _length(self, prompt: str) -> int:
+        """Tokens of a prompt, as sentence-transformers counts them: those of the prompt alone, less a special one at the end."""
+        if prompt not in self._prompts:
+            ids = self._tokenizer.encode(prompt).ids
+            special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+            self._prompts[prompt] = len(ids) - (bool(ids) and ids[-1] in special)
+        return self._prompts[prompt]
 
 
 def _lower_case(tokenizer: Any) -> None:

@@ -125,4 +125,9 @@ def broken(site: FaultSite, mode: str) -> Candidate:
     fp32 = site.session.fp32(site.model, "onnx" if site.artifact.file else "torch")
     pipeline = base.pipeline.pooled_by((mode,))
     encoder = open_encoder(fp32.runtime("onnx"), fp32.folder, pipeline, "fp32", fp32.file, site.session.config.device)
-    return _stored(site, lambda g: encoder.encode_ids(g.token_ids))
+
+    def change(golden: Golden) -> Any:
+        suite = site.session.suite(golden.manifest["suite"]["name"], site.model)
+        return encoder.encode_ids(encoder.tokenizer.told(golden.token_ids, suite.roles))
+
+    return _stored(site, change)

@@ -46,7 +46,8 @@ def by_pooling(encoder: Encoder, ids: Sequence[Sequence[int]]) -> dict[str, NDAr
         ids: Token ids of n texts.
 
     Returns:
-        Pooling mode → float32 (n, dim); the declared pooling alone where several modes are concatenated.
+        Pooling mode → float32 (n, dim); the declared pooling alone where several modes are concatenated, or none is declared for
+        every text.
     """
     import numpy as np
 
@@ -55,7 +56,7 @@ def by_pooling(encoder: Encoder, ids: Sequence[Sequence[int]]) -> dict[str, NDAr
     heads = tuple(replace(encoder.head, pipeline=encoder.head.pipeline.pooled_by(mode)) for mode in modes[1:])
     several: Any = _Heads((encoder.head, *heads))
     found = Encoder(encoder.tokenizer, encoder.runtime, several).encode_ids(ids)
-    return dict(zip(("+".join(m) for m in modes), np.split(found, len(modes), axis=1), strict=True))
+    return dict(zip(("+".join(m) or "as declared" for m in modes), np.split(found, len(modes), axis=1), strict=True))
 
 
 def contradiction(suite: Suite, vectors: Mapping[str, NDArray[Any]], similarity: Similarity = COSINE) -> str:

@@ -61,9 +61,11 @@ def _of_model2vec(model: Model) -> list[Any]:
     return [StaticEmbedding.load(str(model.folder), local_files_only=True), *([Normalize()] if model.pipeline.normalize else [])]
 
 
-def encode_texts(st: Any, prefix: str, texts: list[str]) -> NDArray[np.float32]:
-    """float32 vectors (n, dim) of n texts, each after the same prompt."""
-    found: NDArray[np.float32] = st.encode(texts, prompt=prefix or None, show_progress_bar=False, convert_to_numpy=True)
+def encode_texts(st: Any, model: Model, role: str | None, texts: list[str]) -> NDArray[np.float32]:
+    """float32 vectors (n, dim) of n texts of the same role."""
+    task = {"task": role} if model.pipeline.routed else {}
+    prompt = model.pipeline.prefix(role) or None
+    found: NDArray[np.float32] = st.encode(texts, prompt=prompt, show_progress_bar=False, convert_to_numpy=True, **task)
     return found
 
 
@@ -113,14 +115,14 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     ids = dict(zip(some, preprocess(st, [prefixes[i] + whole.texts[i] for i in some], 1), strict=True))
     left_out = unreadable(whole, own, [ids.get(i, []) for i in range(len(own))], type(st.tokenizer).__name__)
     suite = whole.without(left_out)
-    prefixes = [model.pipeline.prefix(role) for role in suite.roles]
-    parts = {}
+    alike = [(model.pipeline.prefix(role), role if model.pipeline.routed else None) for role in suite.roles]
+    parts = []
     with progress(f"{model.name}: {len(suite.texts)} texts of {suite.name} by sentence-transformers", None):
-        for prefix in dict.fromkeys(prefixes):
-            rows = [i for i, p in enumerate(prefixes) if p == prefix]
-            parts[prefix] = rows, encode_texts(st, prefix, [suite.texts[i] for i in rows])
-    vectors = np.empty((len(suite.texts), next(iter(parts.values()))[1].shape[1]), np.float32)
-    for rows, found in parts.values():
+        for key in dict.fromkeys(alike):
+            rows = [i for i, found in enumerate(alike) if found == key]
+            parts.append((rows, encode_texts(st, model, suite.roles[rows[0]], [suite.texts[i] for i in rows])))
+    vectors = np.empty((len(suite.texts), parts[0][1].shape[1]), np.float32)
+    for rows, found in parts:
         vectors[rows] = found
     return Outputs(suite, vectors, [row for i, row in ids.items() if i not in left_out], left_out)
 
@@ -186,13 +188,14 @@ def confirm(
         encoder = Encoder(tokenizer, NumpyTable(model.root), Head.open(model.folder, model.pipeline))
     else:
         encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
-    for i, (want, found) in enumerate(zip(token_ids, encoder.tokenizer(suite.texts, suite.roles), strict=True)):
+    own = encoder.tokenizer(suite.texts, suite.roles)
+    for i, (want, found) in enumerate(zip(token_ids, own, strict=True)):
         if want != found:
             raise GoldenProblem(
                 f"the independent tokenizer disagrees with sentence-transformers on text {i} ({suite.texts[i][:60]!r}): "
                 f"{found[:8]}… against {want[:8]}…; nothing was written"
             )
-    pooled = by_pooling(encoder, token_ids)
+    pooled = by_pooling(encoder, own)
     error = relative_change(vectors, next(iter(pooled.values())))
     if not error.max() <= AGREEMENT:
         raise GoldenProblem(

@@ -25,8 +25,9 @@ def live_fp32(session: Session, target: Target, rows: list[int]) -> tuple[str, F
     name = f"fp32@{runtime}"
     if target.precision.base == "fp32" and session.artifact_path is None and runtime == target.precision.runtime:
         return name, session.embeddings(target)[rows]  # the candidate is what would be run
-    ids = session.golden(target.model, target.suite).token_ids
-    return name, fp32_encoder(session, target.model, runtime).encode_ids([ids[i] for i in rows])
+    ids, roles = session.golden(target.model, target.suite).token_ids, session.suite(target.suite, target.model).roles
+    encoder = fp32_encoder(session, target.model, runtime)
+    return name, encoder.encode_ids(encoder.tokenizer.told([ids[i] for i in rows], [roles[i] for i in rows]))
 
 
 def fp32_runtime(session: Session, precision: Precision, model: str) -> str:

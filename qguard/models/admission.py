@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
-from qguard.models.pipeline import read_optional
+from qguard.models.pipeline import ROUTERS, read_optional
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
@@ -48,7 +48,7 @@ def admit(model: Model) -> None:
     """
     folder = model.folder
     modules = _modules(folder)
-    for root in {folder, inside(folder, str(modules[0].get("path") or "") if modules else "")}:
+    for root in (folder, *(inside(folder, str(m.get("path") or "")) for m in modules)):
         if (root / "adapter_config.json").exists():  # mostly without a config.json of its own
             raise ModelProblem(
                 _refusal(
@@ -186,9 +186,21 @@ def _refusal(model: Model, what: str, mend: str = "qguard does not judge that ye
 
 
 def _modules(folder: Path) -> list[Any]:
-    """The entries of ``modules.json``; what is wrong with it, the pipeline's reader says."""
+    """The entries of ``modules.json`` and of its Routers; what is wrong with them, the pipeline's reader says."""
     try:
         found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    return [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
+    modules = [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
+    return [*modules, *(routed for m in modules for routed in _routed(folder, m))]
+
+
+def _routed(folder: Path, module: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The modules that a Router names, as ``modules.json`` would have them."""
+    path = str(module.get("path") or "")
+    for file in (inside(folder, path) / "router_config.json", inside(folder, path) / "config.json"):
+        if str(module.get("type", "")).rpartition(".")[2] in ROUTERS and file.exists():
+            types = read_json(file, ModelProblem).get("types")
+            named = types.items() if isinstance(types, dict) else ()
+            return [{"type": kind, "path": f"{path}/{name}" if path else name} for name, kind in named]
+    return []

@@ -9,7 +9,19 @@ from typing import Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
-from qguard.models.modules import POOLING_MODES, SENTENCE, TOKENS, Dense, Module, Normalize, Pooling, read_module
+from qguard.models.modules import (
+    POOLING_MODES,
+    SENTENCE,
+    TOKENS,
+    Dense,
+    Module,
+    Normalize,
+    Pooling,
+    Router,
+    read_modules,
+    refusal,
+)
+from qguard.models.modules.router import Routes
 from qguard.models.table import THEIRS, is_table, read_table
 
 __all__ = ["POOLING_MODES", "ROLES", "Pipeline", "read_pipeline"]
@@ -83,7 +95,7 @@ class Pipeline:
     @property
     def weighted(self) -> list[Module]:
         """The modules of the head that have weights."""
-        return [m for m in self.modules if m.weighted]
+        return [m for m in self.modules if m.tensors]
 
     @property
     def closing(self) -> tuple[Module, ...]:
@@ -101,12 +113,32 @@ class Pipeline:
 
     def pooled_by(self, modes: tuple[str, ...]) -> Pipeline:
         """The same with another pooling."""
-        return replace(self, head=tuple(replace(m, modes=modes) if isinstance(m, Pooling) else m for m in self.head))
+
+        def changed(modules: tuple[Module, ...]) -> tuple[Module, ...]:
+            return tuple(change(m) for m in modules)
+
+        def change(module: Module) -> Module:
+            if isinstance(module, Router):
+                return replace(module, routes=tuple((route, changed(modules)) for route, modules in module.routes))
+            return replace(module, modes=modes) if isinstance(module, Pooling) else module
+
+        return replace(self, head=changed(self.head))
 
     @property
     def include_prompt(self) -> bool:
         """Whether prompt tokens take part in every pooling."""
         return all(m.include_prompt for m in self.modules if isinstance(m, Pooling))
+
+    @property
+    def by_role(self) -> bool:
+        """Whether the head must know a text's role: for its route, or for the prompt that it leaves out."""
+        prompts = not self.include_prompt and any(self.prefix(role) for role in (None, *ROLES))
+        return prompts or self.routed
+
+    @property
+    def routed(self) -> bool:
+        """Whether queries and documents take different modules."""
+        return any(isinstance(m, Router) for m in self.head)
 
     @property
     def normalize(self) -> bool:
@@ -136,7 +168,7 @@ class Pipeline:
             "include_prompt": self.include_prompt,
             "transformer": self.transformer,
         }
-        told = [*poolings, *(Dense(m.path, m.activation, m.bias) for m in self.dense), *self.closing]
+        told = [*poolings, *(Dense(m.path, activation=m.activation, bias=m.bias) for m in self.dense), *self.closing]
         if len(poolings) != 1 or told != list(self.head) or any(m != Normalize(m.path) for m in self.closing):
             plain["modules"] = [m.declared() for m in self.head]
         if self.similarity != "cosine":
@@ -157,34 +189,52 @@ def read_pipeline(folder: Path) -> Pipeline:
     Raises:
         ModelProblem: for a module or setting that no runtime here reproduces; it is named, never ignored.
     """
-    (kind, path), *rest = [(_kind(m), str(m.get("path", ""))) for m in _modules(folder)]
-    head = [read_module(kind, folder, path) for kind, path in rest if kind != "Dropout"]  # the identity at inference
-    if not (folder / "modules.json").exists() and kind != STATIC:
-        head = [Pooling()]
-    _check_order(FIRST[kind].gives, head)
+    kind, path, head = _split(folder)
+    if kind not in FIRST:
+        raise ModelProblem(refusal(kind, path))
+    there = frozenset([FIRST[kind].gives])
+    for module in head:
+        there = module.after(there)
+    if SENTENCE not in there:
+        raise ModelProblem("no module of modules.json gives a sentence embedding; expected a Pooling module")
     settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder)}
-    pipeline = Pipeline(tuple(head), transformer=path, first=kind, **settings)
+    pipeline = Pipeline(head, transformer=path, first=kind, **settings)
     similarity = _similarity(folder)
     if pipeline.unit_length and similarity in ("dot", "euclidean"):
         return pipeline
     return replace(pipeline, similarity=similarity)
 
 
-def _kind(module: Mapping[str, Any]) -> str:
-    return str(module.get("type", "")).rsplit(".", 1)[-1]
+def _split(folder: Path) -> tuple[str, str, tuple[Module, ...]]:
+    """The first module's kind and folder, and the modules behind it."""
+    (kind, path), *rest = _modules(folder)
+    if not (folder / "modules.json").exists() and kind != STATIC:
+        return kind, path, (Pooling(),)
+    if kind not in ROUTERS:
+        return kind, path, read_modules(folder, rest)
+    declared = Routes.read(folder, path)
+    kind, first = _shared(folder, declared)
+    router = Router.of(folder, path, declared, 1)
+    head = router.routes[0][1] if len(router.routes) == 1 else (router,)
+    return kind, first, (*head, *read_modules(folder, rest))
 
 
-def _check_order(given: str, head: list[Module]) -> None:
-    """Every module finds what it reads, and there is a sentence embedding at the end."""
-    there = {given}
-    for module in head:
-        if module.reads not in there:
-            raise ModelProblem(
-                f"module {type(module).__name__!r} in {module.path} reads {module.reads}, which no module before it gives"
-            )
-        there.add(module.writes)
-    if SENTENCE not in there:
-        raise ModelProblem("no module of modules.json gives a sentence embedding; expected a Pooling module")
+def _shared(folder: Path, declared: Routes) -> tuple[str, str]:
+    """The one first module of all routes.
+
+    Raises:
+        ModelProblem: where there are several.
+    """
+    firsts = {modules[0]: route for route, modules in declared.modules.items()}
+    if len(firsts) > 1:
+        found = " and ".join(f"{path} for {route!r}" for (_, path), route in firsts.items())
+        one = next(iter(firsts.values()))
+        raise ModelProblem(
+            f"the Router sends texts to different first modules ({found}), and qguard judges models with one. Make each route a "
+            "model of its own: python -c \"from sentence_transformers import SentenceTransformer as S; m = S('FOLDER'); "
+            f"S(modules=[*m[0].sub_modules['{one}'], *list(m)[1:]], prompts=m.prompts).save('COPY')\""
+        )
+    return next(iter(firsts))
 
 
 def _similarity(folder: Path) -> str:
@@ -214,23 +264,27 @@ def _prompts(folder: Path) -> dict[str, Any]:
 
 def transformer_path(folder: Path) -> str:
     """Where the transformer's files are, relative to ``folder``: ``""`` unless ``modules.json`` says otherwise."""
-    return str(_modules(folder)[0].get("path", "")) if (folder / "modules.json").exists() else ""
+    if not (folder / "modules.json").exists():
+        return ""
+    kind, path = _modules(folder)[0]
+    return _shared(folder, Routes.read(folder, path))[1] if kind in ROUTERS else path
 
 
 def named_modules(folder: Path) -> set[str]:
     """The paths of the modules that ``modules.json`` names; none without that file."""
-    return {str(m.get("path", "")) for m in _modules(folder)} if (folder / "modules.json").exists() else set()
+    return {path for _, path in _modules(folder)} if (folder / "modules.json").exists() else set()
 
 
-def _modules(folder: Path) -> list[dict[str, Any]]:
+def _modules(folder: Path) -> list[tuple[str, str]]:
+    """Of each module the last part of its type, and its folder."""
     path = folder / "modules.json"
     if not path.exists():
         if is_table(folder, THEIRS):
             normalize = read_optional(folder / "config.json").get("normalize")
-            return [{"type": STATIC, "path": ""}, *([{"type": "Normalize", "path": "1_Normalize"}] if normalize else [])]
+            return [(STATIC, ""), *([("Normalize", "1_Normalize")] if normalize else [])]
         if not (folder / "config.json").exists():
             raise ModelProblem(f"{folder} is not a model folder: neither modules.json nor config.json is there")
-        return [{"type": "Transformer", "path": ""}]
+        return [("Transformer", "")]
     import json
 
     try:
@@ -239,20 +293,19 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         raise ModelProblem(f"{path} cannot be read as JSON ({e})") from e
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelProblem(f"{path}: expected a list of modules")
-    if not modules or _kind(modules[0]) not in FIRST:
-        found = modules[0].get("type") if modules else "nothing"
-        raise ModelProblem(
-            f"{path}: the first module is {found!r}; only models that start with one of these are supported: {', '.join(FIRST)}"
-        )
-    return modules
+    found = [(str(m.get("type", "")).rpartition(".")[2], str(m.get("path", ""))) for m in modules]
+    if not found:
+        raise ModelProblem(f"{path} names no module; expected a Transformer first")
+    return found
 
 
 def _lengths(root: Path) -> dict[str, Any]:
     if any(root.glob("*.safetensors")):
         read_json(root / "config.json", ModelProblem)  # without its architecture, torch cannot run these weights
-    length, settings = declared_length(root), read_optional(root / "sentence_bert_config.json")
+    length, settings = declared_length(root), transformer_settings(root)
     if length is None:
         raise ModelProblem(f"{root} declares no maximum length; add max_seq_length to sentence_bert_config.json")
+    _check_settings(root, settings)
     return {"max_seq_length": length, "do_lower_case": bool(settings.get("do_lower_case", False))}
 
 
@@ -260,6 +313,49 @@ def _table(root: Path) -> dict[str, Any]:
     if any(root.glob("*.safetensors")) or any(root.glob("*.bin")):
         read_table(root)
     return {"max_seq_length": UNLIMITED}
+
+
+# how releases 1 and 2 named the settings of a Transformer, after its class
+_SETTINGS = tuple(
+    f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# what a Transformer of release 6 declares of texts, where it says anything: the last hidden states of the plain network
+_PLAIN = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": TOKENS,
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+}
+_OF_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_PADDING = {"padding", "padding_side", "pad_to_multiple_of"}  # masked, so without effect
+
+
+def transformer_settings(root: Path) -> dict[str, Any]:
+    """What sentence-transformers itself keeps beside a transformer; empty where there is nothing."""
+    return next((read_optional(root / name) for name in _SETTINGS if (root / name).exists()), {})
+
+
+def _check_settings(root: Path, settings: Mapping[str, Any]) -> None:
+    """A Transformer gives the last hidden states of texts, whatever their role.
+
+    Raises:
+        ModelProblem: naming the setting that says otherwise.
+    """
+    said = {key: settings[key] for key, plain in _PLAIN.items() if settings.get(key) not in (None, plain)}
+    modalities = settings.get("modality_config")
+    if modalities is not None and (not isinstance(modalities, dict) or modalities.get("text") != _OF_TEXT):
+        said["modality_config"] = modalities
+    processing = settings.get("processing_kwargs") or {}
+    kinds = [processing.get(kind) or {} for kind in ("common", "text")] if isinstance(processing, dict) else [processing]
+    if any(not isinstance(kind, dict) or set(kind) - _PADDING for kind in kinds):
+        said["processing_kwargs"] = processing
+    if said:
+        found = ", ".join(f"{key} = {value!r}" for key, value in said.items())
+        raise ModelProblem(
+            f"the Transformer in {root.name} is declared to give something else than the last hidden states of its texts "
+            f"({found[:300]}), which is not reproduced; give a model with a plain Transformer and a Pooling"
+        )
 
 
 @dataclass(frozen=True)
@@ -276,11 +372,12 @@ class First:
 
 
 FIRST: dict[str, First] = {"Transformer": First(TOKENS, _lengths), STATIC: First(SENTENCE, _table)}
+ROUTERS = ("Router", "Asym")
 
 
 def declared_length(root: Path) -> int | None:
     """The longest input in tokens that a transformer folder declares, or ``None``."""
-    limits = [read_optional(root / "sentence_bert_config.json").get("max_seq_length")]
+    limits = [transformer_settings(root).get("max_seq_length")]
     if limits[0] is None:
         limits = [
             read_optional(root / "tokenizer_config.json").get("model_max_length"),
