@@ -14,6 +14,7 @@ from qguard.gates.check import Check, judge
 from qguard.gates.derived import (
     MINILM_REPLACED,
     MINILM_SPREAD,
+    MODEL,
     MOST_CROWDED,
     NOISE,
     TOO_MANY_TIES,
@@ -22,9 +23,11 @@ from qguard.gates.derived import (
     spread_of,
 )
 from qguard.judging.session import Session
-from qguard.metrics import Comparison
+from qguard.metrics import Comparison, Measured
 from qguard.precisions import RECIPES, Precision, parse_precision
+from qguard.report import as_html, as_markdown, assemble
 from qguard.report.advice import moved_gates
+from qguard.report.terminal import failure_text, summary_lines
 from qguard.vectors.cosine import unit
 from tests import goldens
 
@@ -162,6 +165,24 @@ def test_a_gate_of_the_project_wins_and_the_report_says_where_the_others_come_fr
     ].origin
     (line,) = moved_gates([c.to_json() for c in checks])
     assert line.startswith("embedding.cosine_mean, embedding.cosine_p01: bounded by the golden of core: texts lie 0.2")
+
+
+def test_reports_and_failures_say_what_moved_a_gate():
+    """A bound that is not the one in the tables is not a riddle to its readers."""
+    (gate,) = (g for g in gates_for(INT8, {}, standing=Standing(0.5, 2.0)) if g.key == "ranking.overlap@10")
+    value = Measured("ranking.overlap@10", None, 0.9, 100, True)
+    checks = judge([value], [gate], "core")
+    target = {"precision": "int8", "runtime": "onnx", "vectors": "float32", "model": "m", "suite": "core"}
+    record = {"target": target, "gate": "test_ranking", "done": True, "checks": [c.to_json() for c in checks]}
+    report = assemble([{**target, "tests": ["test_ranking"]}], [record])
+    words = f"noise replaces 2.0 x as many neighbors as those of {MODEL}"
+    for text in (
+        failure_text(INT8, "core", checks, []),
+        " ".join(line.strip() for line in summary_lines(report)),
+        as_markdown.render(report).decode().replace("\\", ""),
+        as_html.render(report).decode(),
+    ):
+        assert f"by the golden of core: {words}" in text
 
 
 def test_without_a_golden_of_core_gates_stay(project, small):

@@ -174,7 +174,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             lines.append(f"       {told(cause)}")
         lines += _effects(run["checks"])
         for text in moved_gates(run["checks"]):
-            lines += textwrap.wrap(text, 120, initial_indent="  gates: ", subsequent_indent=" " * 7)
+            lines += textwrap.wrap(text, 120, initial_indent="  gates: ", subsequent_indent=" " * 7, break_on_hyphens=False)
         for text in left_out(run):
             lines += textwrap.wrap(text, 120, initial_indent="  left out: ", subsequent_indent=" " * 7)
         if texts := run.get("texts_left_out"):
