@@ -110,11 +110,11 @@ def test_close_neighbors_are_lost_more_easily():
 
 @given(st.floats(0, 2), st.floats(0, 1000), st.sampled_from([r.name for r in RECIPES.values()]))
 def test_no_golden_moves_a_bound_out_of_its_limits(spread, crowding, recipe):
-    now, then = bounds(recipe, Standing(spread, crowding)), bounds(recipe, None)
-    assert now.keys() == then.keys()
-    for key, number in now.items():
-        lower = next(g.bound.lower for g in gates_for(parse_precision(recipe), {}) if g.key == key)
-        loss, was = (1 - n if lower else n for n in (number, then[key]))
+    precision = parse_precision(recipe)
+    written, moved = ({g.key: g.bound for g in gates_for(precision, {}, standing=s)} for s in (None, Standing(spread, crowding)))
+    assert moved.keys() == written.keys()
+    for key, bound in moved.items():
+        loss, was = (1 - b.number if b.lower else b.number for b in (bound, written[key]))
         if key.startswith("ranking."):
             assert was <= loss + 1e-9
             assert loss <= min(1.05 * MOST_CROWDED * was, 1 - 1e-3)
@@ -175,7 +175,7 @@ def test_reports_and_failures_say_what_moved_a_gate():
     target = {"precision": "int8", "runtime": "onnx", "vectors": "float32", "model": "m", "suite": "core"}
     record = {"target": target, "gate": "test_ranking", "done": True, "checks": [c.to_json() for c in checks]}
     report = assemble([{**target, "tests": ["test_ranking"]}], [record])
-    words = f"noise replaces 2.0 x as many neighbors as those of {MODEL}"
+    words = f"noise replaces 2.0 times as many neighbors as with {MODEL}"
     for text in (
         failure_text(INT8, "core", checks, []),
         " ".join(line.strip() for line in summary_lines(report)),

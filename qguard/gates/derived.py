@@ -105,7 +105,7 @@ class Standing:
 
     @property
     def _distance(self) -> str:
-        return f"texts lie {self.spread:.2f} x as far apart as those of {MODEL}"
+        return f"texts lie {self.spread:.2f} times as far apart as with {MODEL}"
 
     @property
     def _neighbors(self) -> str:
@@ -115,7 +115,7 @@ class Standing:
                 f"{self.tied:.0%} of them. Bounds stop at {MOST_CROWDED:g} x the loss of {MODEL}, and may fail for any precision"
             )
         end = f"; bounds stop at {MOST_CROWDED:g} x" if self.crowding > MOST_CROWDED else ""
-        return f"noise replaces {self.crowding:.1f} x as many neighbors as those of {MODEL}{end}"
+        return f"noise replaces {self.crowding:.1f} times as many neighbors as with {MODEL}{end}"
 
 
 def _limited(spread: float) -> float:
