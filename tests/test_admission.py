@@ -97,7 +97,8 @@ REFUSED = {
     "a similarity of tokens": (
         declared(similarity_fn_name="maxsim"), "expected one of cosine, dot, euclidean, manhattan, found 'maxsim'",
     ),
-    "truncated": (declared(truncate_dim=32), "saves truncate_dim = 32.*judge a copy without it"),
+    "truncated to nothing": (declared(truncate_dim=0), "truncate_dim .*: expected a number from 1 on, found 0"),
+    "truncated by a word": (declared(truncate_dim="all"), "truncate_dim .*: expected a number from 1 on, found 'all'"),
     "custom module": (modules("custom_st.Transformer"), "has a module 'custom_st.Transformer', which is code that comes with it"),
     "adapter": (adapter, r"is a PEFT adapter.*merge_and_unload\(\)"),
     "adapter alone": (lambda f: (adapter(f), (f / "config.json").unlink(), pickled(f)), "is a PEFT adapter"),

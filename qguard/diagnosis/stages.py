@@ -82,6 +82,9 @@ def declared(model: Pipeline, artifact: Pipeline) -> list[Stage]:
         said = "do not normalize" if model.normalize else "normalize"
         words = f"the artifact's files {said}, the model's {'do' if model.normalize else 'do not'}: copy modules.json"
         found.append(Stage(NORMALISED, True, words))
+    if model.truncate_dim != artifact.truncate_dim:
+        words = f"the artifact's files declare truncate_dim {artifact.truncate_dim}, the model's {model.truncate_dim}"
+        found.append(Stage(POOLED, True, f"{words}: copy config_sentence_transformers.json"))
     return found
 
 
@@ -154,7 +157,7 @@ def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]
     head, own = Head.open(model.folder, model.pipeline), Head.open(artifact.folder, artifact.pipeline)
     given, wanted = [], []
     for s in seen:
-        given.append(s.vectors if s.pooled else own(s.candidate, s.mask, s.rows))
+        given.append(s.vectors[:, : artifact.pipeline.truncate_dim] if s.pooled else own(s.candidate, s.mask, s.rows))
         wanted.append(head(s.candidate, s.mask, s.rows))
     x, y = (np.concatenate(a).astype(np.float64) if _widths(a) == 1 else None for a in (given, wanted))
     said = declared(model.pipeline, artifact.pipeline)
@@ -171,7 +174,7 @@ def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]
         found.append(Stage(POOLED, False, words, pooling))
     normalized = [s for s in said if s.name == NORMALISED]
     if not normalized:
-        wrong = off > SAME and model.pipeline.normalize
+        wrong = off > SAME and model.pipeline.unit_length
         words = "as declared"
         if wrong:
             words = f"norms differ from the model's by up to {off:.1%}: normalization is missing from the file"
@@ -189,7 +192,7 @@ def _explained(seen: Sequence[Seen], vectors: Array, pipeline: Pipeline, worst: 
     for masked in (True, False):
         for mode in POOLING_MODES if not pipeline.weighted else ():
             rows = [pool(s.candidate, s.mask if masked else np.ones_like(s.mask), mode) for s in seen]
-            found = float(cosine(np.concatenate(rows), vectors).min())
+            found = float(cosine(np.concatenate(rows)[:, : pipeline.truncate_dim], vectors).min())
             if found > best[1] + 1e-6:  # mean and mean_sqrt_len_tokens point the same way: the first, not what rounding prefers
                 best = (mode if masked else f"{mode} over padding too", found)
     words = f"its vectors are not {_modes(pipeline)} of its own hidden states (cosine down to {worst:.4f})"

@@ -32,7 +32,7 @@ class Head:
         return cls(pipeline, {m.path: load_weights(folder, m) for m in pipeline.weighted})
 
     def __call__(self, hidden: Any, mask: Any, rows: Sequence[Any] | None = None) -> Any:
-        """Sentence embeddings, float32 (batch, dim).
+        """Sentence embeddings, float32 (batch, dim), cut to the first values where the pipeline truncates.
 
         Args:
             hidden: Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim), to which only
@@ -46,4 +46,4 @@ class Head:
         features: Features = {SENTENCE if finished else TOKENS: hidden, MASK: mask, ROWS: rows}
         for module in self.pipeline.finishing if finished else self.pipeline.head:
             module(features, self.weights)
-        return features[SENTENCE].astype(np.float32, copy=False)
+        return features[SENTENCE][:, : self.pipeline.truncate_dim].astype(np.float32, copy=False)

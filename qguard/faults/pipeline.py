@@ -46,8 +46,8 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
 
 def normalize(site: FaultSite, _: None) -> Candidate:
     """Leave out the last module."""
-    if not site.base.pipeline.normalize:
-        raise NotApplicable("the model does not normalize")
+    if not site.base.pipeline.unit_length:
+        raise NotApplicable("the model's vectors are not of unit length")
     return _without(site, "Normalize")
 
 

@@ -323,7 +323,8 @@ class Session:
         """
         if model is None:
             return gates_for(precision, self.config.gates)
-        normalized, by_length = bool(self.declared(model).get("normalize")), self.similarity(model).by_length
+        declared, by_length = self.declared(model), self.similarity(model).by_length
+        normalized = bool(declared.get("normalize")) and declared.get("truncate_dim") is None
         standing = self.standing(model)
         return gates_for(precision, self.config.gates, normalized=normalized, by_length=by_length, standing=standing)
 

@@ -70,14 +70,6 @@ def admit(model: Model) -> None:
             raise ModelProblem(_refusal(model, "is a CLIPModel, which embeds images as well as texts", _TEXT_TOWER))
     if kind in _KINDS:
         raise ModelProblem(_refusal(model, f"is a {kind}: it {_KINDS[kind]}"))
-    if declared.get("truncate_dim") is not None:
-        raise ModelProblem(
-            _refusal(
-                model,
-                f"saves truncate_dim = {declared['truncate_dim']}, which cuts its vectors after all modules",
-                "judge a copy without it in config_sentence_transformers.json: the whole vector",
-            )
-        )
     pipeline = model.pipeline  # raises for modules that cannot be reproduced
     if not pipeline.static:
         _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)

@@ -50,6 +50,8 @@ class Pipeline:
         first: Type of the first module, a name in :data:`FIRST`.
         similarity: What the vectors are ranked by, of :data:`SIMILARITIES`. Of vectors of unit length, the inner product and the
             Euclidean distance rank as the cosine does, and are taken for it.
+        truncate_dim: The values of a vector that are kept, behind all modules; a vector that was normalized is then shorter than
+            1. ``None`` for all.
     """
 
     head: tuple[Module, ...] = (Pooling(),)
@@ -60,11 +62,12 @@ class Pipeline:
     transformer: str = ""
     first: str = "Transformer"
     similarity: str = "cosine"
+    truncate_dim: int | None = None
 
     @property
     def unit_length(self) -> bool:
         """Whether every vector has length 1."""
-        return self.normalize
+        return self.normalize and self.truncate_dim is None
 
     def prefix(self, role: str | None = None) -> str:
         """The text put before an input: the prompt of its role, else the default prompt, else nothing.
@@ -173,6 +176,8 @@ class Pipeline:
             plain["modules"] = [m.declared() for m in self.head]
         if self.similarity != "cosine":
             plain["similarity"] = self.similarity
+        if self.truncate_dim is not None:
+            plain["truncate_dim"] = self.truncate_dim
         return plain if self.first == "Transformer" else {**plain, "first": self.first}
 
     def sha256(self) -> str:
@@ -197,7 +202,7 @@ def read_pipeline(folder: Path) -> Pipeline:
         there = module.after(there)
     if SENTENCE not in there:
         raise ModelProblem("no module of modules.json gives a sentence embedding; expected a Pooling module")
-    settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder)}
+    settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder), "truncate_dim": _truncation(folder)}
     pipeline = Pipeline(head, transformer=path, first=kind, **settings)
     similarity = _similarity(folder)
     if pipeline.unit_length and similarity in ("dot", "euclidean"):
@@ -243,6 +248,13 @@ def _similarity(folder: Path) -> str:
         raise ModelProblem(
             f"similarity_fn_name of config_sentence_transformers.json: expected one of {', '.join(SIMILARITIES)}, found {found!r}"
         )
+    return found
+
+
+def _truncation(folder: Path) -> int | None:
+    found = read_optional(folder / "config_sentence_transformers.json").get("truncate_dim")
+    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or found < 1):
+        raise ModelProblem(f"truncate_dim of config_sentence_transformers.json: expected a number from 1 on, found {found!r}")
     return found
 
 
