@@ -28,7 +28,7 @@ class Scope:
     """What accepted scores belong to: they are compared with no other precision, machine or suite.
 
     Attributes:
-        precision: ``NAME@RUNTIME[+VECTORS]``.
+        precision: ``NAME[:DIMS]@RUNTIME[+VECTORS]``.
         machine: See :func:`qguard.machine.cpu.cpu_class`; of CUDA the device; of another machine what the runtime calls it.
         golden: First digits of the golden's hashes of ``suite`` and ``weights``: other texts or weights have other scores.
     """
@@ -54,7 +54,7 @@ class Scope:
             machine = device
         kind = "" if precision.vectors == FLOAT else f"+{precision.vectors}"
         golden = {part: hashes[part][:16] for part in ("suite", "weights")}
-        return cls(f"{precision.name}@{precision.runtime}{kind}", machine, golden)
+        return cls(f"{precision.label}@{precision.runtime}{kind}", machine, golden)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the report and in ``accepted.json``."""

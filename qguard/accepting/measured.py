@@ -40,7 +40,7 @@ def measure_now(session: Session, precisions: list[Precision], say: Callable[[st
         p = target.precision
         runs.append(
             {
-                "model": target.model, "suite": target.suite, "precision": p.name, "runtime": p.runtime, "vectors": p.vectors,
+                "model": target.model, "suite": target.suite, "precision": p.label, "runtime": p.runtime, "vectors": p.vectors,
                 "verdict": "fail" if fell else "pass", "missing": [], "checks": [c.to_json() for c in checks], "latency": [],
                 "scope": scope(session, target).to_json(), "standard_errors": errors,
             }

@@ -70,7 +70,7 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
             "pipeline": model.pipeline.sha256(),
         },
         "precision": {
-            "name": precision.name, "runtime": precision.runtime, "vectors": precision.vectors, "recipe": precision.base,
+            "name": precision.label, "runtime": precision.runtime, "vectors": precision.vectors, "recipe": precision.base,
             "computed_in": artifact.runtime(precision.runtime),
             "calibration": {k: v for k, v in artifact.calibration.items() if k != "texts"},
             **({"left_out": unproved} if (unproved := precision.runs_in.left_out()) else {}),

@@ -105,7 +105,7 @@ def _files(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
 
 def _identity(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     p, found = asked.precision, verdict.tool.precision
-    want = (p.name, p.runtime, p.vectors, p.base)
+    want = (p.label, p.runtime, p.vectors, p.base)
     have = (found.name, found.runtime, found.vectors, found.recipe)
     if want != have:
         yield Refusal("precision", _words(*want), _words(*have), asked.again)

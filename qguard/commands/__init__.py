@@ -54,7 +54,7 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = None, s
     """``--precision``; required where there is no default; ``""`` stands for the first configured one."""
     metavar, what = "NAME[@RUNTIME]", "the precision to use"
     if several:
-        metavar, what = f"{metavar},…", "precisions, separated by commas; 'all' means every configured one"
+        metavar, what = "NAME[:DIMS][@RUNTIME][+VECTORS],…", "precisions, separated by commas; 'all' means every configured one"
     if default is not None:
         what += f" (default: {default or 'the first configured one'})"
     parser.add_argument("--precision", required=default is None, default=default, metavar=metavar, help=what)

@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        metavar="NAME[@RUNTIME],…",
+        metavar="NAME[:DIMS][@RUNTIME][+VECTORS],…",
         help="instead of reading a report, run the accuracy gates of these precisions now; no latency",
     )
     parser.add_argument("--reason", default="", metavar="TEXT", help="reason for reviewers")

@@ -12,6 +12,9 @@ from qguard.console.visible import visible
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_precision(parser, several=True)
+    parser.add_argument("--dims", metavar="N,…", help="cut vectors to their first N dimensions; every precision with every N")
+    text = "how vectors are stored, such as float32,int8,binary; every precision and number of dimensions with every kind"
+    parser.add_argument("--vectors", metavar="KIND,…", help=text)
     add_json(parser)
     add_selection(parser)
 
@@ -22,20 +25,25 @@ def run(args: argparse.Namespace) -> int:
 
     from qguard.errors import MeasurementProblem
     from qguard.files import dump_json, write_atomic
-    from qguard.judging.compare import BUCKETS, compare, table, to_json
+    from qguard.judging.compare import ALONE, BUCKETS, compare, swept, table, to_json
     from qguard.precisions import parse_precisions
 
     session = session_of(args)
     config = session.config
-    precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
+    precisions = swept(parse_precisions(args.precision, config.precisions, config.own_precisions), args.dims, args.vectors)
     rows = compare(session, precisions, lambda what: print(f"{what} …", file=sys.stderr))
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     out.print(table(rows))
     tokens = ", ".join(f"{b.tokens} tokens x {b.batch}" for b in BUCKETS)
     out.print(
-        f"*: no other precision is as good in overlap@10, speed and size. Speed: fp32@onnx = 1, {tokens}, "
+        f"*: no other row is as good in overlap@10 with whole fp32, speed and both sizes. Speed: fp32@onnx = 1, {tokens}, "
         f"{config.latency.threads} thread(s), a short trial; the gate is pytest --precision."
     )
+    if any(ALONE in row.values for row in rows):
+        out.print(
+            "overlap@10, cosines and the verdict compare with fp32 cut alike: the loss by quantization. by dimensions: "
+            "overlap@10 of fp32 cut with whole fp32. in all: of the candidate with whole fp32."
+        )
     for row in rows:
         failed = [f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in row.failed]
         for text in [row.error] if row.error else failed:

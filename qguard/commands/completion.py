@@ -51,8 +51,9 @@ def known_words() -> dict[str, list[str]]:
     from qguard.faults import FAULTS
     from qguard.goldens.review import PARTS
     from qguard.precisions import known
+    from qguard.vectors.quantized import FLOAT, KINDS
 
-    return {"precision": known(), "fault": list(FAULTS), "accept_change": list(PARTS)}
+    return {"precision": known(), "fault": list(FAULTS), "accept_change": list(PARTS), "vectors": [FLOAT, *KINDS]}
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

@@ -46,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
     from qguard.hunting.hunt import encoder_of, hunt
     from qguard.hunting.suite import write_suite
     from qguard.precisions import parse_precisions
-    from qguard.vectors.quantized import FLOAT
     from qguard.vectors.similarity import similarity_of
 
     if args.minutes <= 0 or args.keep < 1:
@@ -58,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
     if len(precisions) != 1 or len(session.config.models) != 1:
         raise UsageProblem("a hunt is for one precision of one model: give one --precision and one --model")
     (precision,), (model,) = precisions, session.config.models
-    if precision.vectors != FLOAT:
-        raise UsageProblem(f"{precision}: vectors are quantized after the model ran; hunt with --precision {precision.plain}")
+    if precision != precision.plain:
+        raise UsageProblem(
+            f"{precision}: vectors are quantized or cut after the model ran; hunt with --precision {precision.plain}"
+        )
     texts = _texts(args.corpus, session.config.known_suites)
     encode, similarity = encoder_of(session, precision, model), similarity_of(session.model(model).pipeline)
     with _progress(args.minutes * 60) as say:

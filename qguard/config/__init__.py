@@ -39,8 +39,8 @@ class Config(BaseModel):
         device: Device that torch precisions run on.
         suite: Name → one of the project's own suites.
         precision: Name → one of the project's own precisions.
-        gates: Precision (``int8``, ``int8@torch``, ``+binary``) → metric → bound; overrides the defaults. A string is short for
-            ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice and ``metric[*]`` every slice.
+        gates: Precision (``int8``, ``int8@torch``, ``int8:256``, ``+binary``) → metric → bound; overrides the defaults. A string
+            is short for ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice and ``metric[*]`` every slice.
         latency: How latency is measured and which bounds apply.
         robustness: How generated texts are tested.
         vectors: How embeddings are quantized.
@@ -277,10 +277,10 @@ def _check_names(config: Config) -> None:
     for name in config.precisions:
         parse_precision(name, own)
     for name, gates in config.gates.items():
-        # "+binary" alone bounds those vectors of any precision
-        vectors = parse_precision(f"fp32{name}" if name.startswith("+") else name, own).vectors
+        # "+binary" alone bounds those vectors of any precision, and ":256" those dimensions
+        judged = parse_precision(f"fp32{name}" if name.startswith(("+", ":")) else name, own)
         for key, bound in gates.items():
-            parse_gate(key, bound, vectors)
+            parse_gate(key, bound, judged.vectors, bool(judged.dims))
     if config.robustness.replay is not None:
         config.located("robustness.replay", config.robustness.replay)
     config.select([], [*config.suites, config.vectors.calibration or config.suites[0]])

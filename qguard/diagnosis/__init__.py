@@ -78,7 +78,7 @@ def refuse(precision: Precision) -> None:
 
     supported = sorted(known(lambda r: r.runtime == "onnx" and r.precision != "fp32"))
     if precision != precision.plain:
-        why = f"vectors are quantized after the model ran; diagnose the model with --precision {precision.plain}"
+        why = f"vectors are quantized or cut after the model ran; diagnose the model with --precision {precision.plain}"
     elif precision.base == "fp32":
         why = "nothing in it is quantized; compare two fp32 runs with: qguard golden check"
     else:

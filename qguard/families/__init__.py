@@ -25,6 +25,7 @@ NEEDS = {
     "files": "the artifact's files",
     "tokens": "a runtime that takes token ids",
     "generated": "texts that are generated for the run",
+    "dimensions": "a precision with fewer dimensions, such as int8:256",
     "process": "processes of its own in which the artifact is timed or its memory is measured",
 }
 TASK = "task"

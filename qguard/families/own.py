@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qguard.families import TIMED, Family, Parts
-from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task
+from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task, truncation
 from qguard.vectors.quantized import FLOAT
 
 _BY_PRECISION = "the default bounds of each precision"
@@ -88,6 +88,11 @@ OWN = (
     Family(
         name="task", question="Do labeled pairs and queries score as well as in fp32?", test="test_task_quality",
         needs=("vectors", "labels"), metrics=task.METRICS, bounded_by=_BY_PRECISION, parts=task.parts, lead=3,
+    ),
+    Family(
+        name="truncation", question="How much of the loss comes from fewer dimensions, and how much do both losses cost?",
+        test="test_truncation", needs=("vectors", "dimensions"), metrics=truncation.METRICS, bounded_by="gates of the project",
+        parts=truncation.parts, lead=9,
     ),
     Family(
         name="invariance", question="Does a text's vector depend on its batch or on padding?", test="test_invariance",

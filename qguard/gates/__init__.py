@@ -81,13 +81,14 @@ class Gate:
         return end
 
 
-def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT) -> Gate:
+def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT, cut: bool = False) -> Gate:
     """One line of ``[tool.qguard.gates.*]``.
 
     Args:
         key: ``METRIC`` or ``METRIC[SLICE]``.
         bound: A bound, or its text (see :meth:`qguard.metrics.bounds.Bound.parse`); or with what it judges.
         vectors: The kind of stored vectors that it bounds; some metrics exist only for some of them.
+        cut: Whether it bounds a precision with fewer dimensions; some metrics exist only for those, and some only for others.
 
     Raises:
         UsageProblem: for an unknown metric, one that these vectors don't have, a bound that is not ``>= number`` or
@@ -98,6 +99,15 @@ def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT) -> Ga
         raise unknown("gate", key, metric_names())
     if match["metric"] not in metric_names(vectors):
         raise unknown(f"gate for {vectors} vectors, which would never be judged:", key, metric_names(vectors))
+    if match["metric"].startswith("truncation.") and not cut:
+        raise UsageProblem(
+            f"gate {key} would never be judged: it needs a precision with fewer dimensions; bound it under a name with them, "
+            'such as [tool.qguard.gates."int8:256"] or ":256"'
+        )
+    if match["metric"].startswith(_OF_PLAIN) and cut:
+        raise UsageProblem(
+            f"gate {key} would never be judged of a precision with fewer dimensions: it is the plain precision's; bound it there"
+        )
     if isinstance(bound, str):
         bound = Bound.parse(bound, f"gate {key}")
     limit, on = (bound, "value") if isinstance(bound, Bound) else (bound.bound, bound.on)
@@ -108,6 +118,9 @@ def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT) -> Ga
             raise UsageProblem(f'gate {key}: on = "{on}" needs an interval, and {match["metric"]} has none; leave out "on"')
     return Gate(match["metric"], match["slice"], limit, on)
 
+
+# what is measured of the model before its vectors are cut
+_OF_PLAIN = ("robustness.", "memory.")
 
 # default gates that mean something of vectors of unit length alone
 _OF_UNIT_LENGTH = ("embedding.norm_error",)
@@ -126,7 +139,8 @@ def gates_for(
     Args:
         precision: With quantized vectors, the model's own gates bound its files alone, and those of the vectors the rest.
         configured: ``[tool.qguard.gates]``, by name: ``int8``, ``int8@onnx``; ``+binary``, ``int8+binary``,
-            ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe.
+            ``int8@onnx+binary``. The later in this order wins, and a project's own name over that of its recipe. With fewer
+            dimensions, names with them win over the same without: ``:256``, ``int8:256``, ``int8:256@onnx``, ``int8:256+binary``.
         normalized: Whether the model's pipeline ends in Normalize; without, the length of a vector moves as its values do, and
             no default bounds it.
         standing: How the model's golden lies; without, the defaults are those of MiniLM.
@@ -148,15 +162,20 @@ def gates_for(
         written, bounds = bounds, standing.carry(bounds, integers=precision.recipe.stores_integers)
         origins = {key: standing.why(key) for key, bound in bounds.items() if bound != written[key]}
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
-    own = _merged(configured, names)
+    cut = f":{precision.dims}" if precision.dims else ""
+    with_dims = (cut, *dict.fromkeys(n + cut + at for n in (base, precision.name) for at in ("", f"@{runtime}"))) if cut else ()
+    own = _merged(configured, (*names, *with_dims))
+    if cut:  # the plain precision is judged by them
+        own = {key: bound for key, bound in own.items() if not key.startswith(_OF_PLAIN)}
+        bounds = {key: bound for key, bound in bounds.items() if not key.startswith(_OF_PLAIN)}
     if precision.vectors != FLOAT:
         kind = f"+{precision.vectors}"
         bounds = _stored(bounds, DEFAULT_BOUNDS[kind])
-        files = {key: bound for key, bound in own.items() if key.startswith("artifact.")}
-        own = files | _merged(configured, (kind, *(name + kind for name in names)))
+        kept = {key: bound for key, bound in own.items() if key.startswith(("artifact.", "truncation."))}
+        own = kept | _merged(configured, [n + kind for n in ("", *names, *with_dims)])
     record, gates = precision.runs_in, []
     for key, limit in {**default_bounds(precision.vectors), **bounds, **own}.items():
-        gate = parse_gate(key, limit, precision.vectors)
+        gate = parse_gate(key, limit, precision.vectors, bool(cut))
         why = record.cannot_measure(gate.metric)
         if why and key in own:
             raise UsageProblem(f"gate {key} of {precision} would never be judged: {why}; bound it under another NAME@RUNTIME")

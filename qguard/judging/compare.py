@@ -9,16 +9,20 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from qguard.errors import QguardError
+from qguard.errors import QguardError, UsageProblem, unknown
 from qguard.gates.check import Check
+from qguard.judging.facts import stored_bytes
 from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
 from qguard.latency.trial import plan
-from qguard.precisions import Precision
+from qguard.precisions import Precision, dimensions
+from qguard.vectors.quantized import FLOAT, KINDS
 
 BUCKETS = (Bucket(64, 1), Bucket(64, 32))
 SHOWN = ("ranking.overlap@10", "ranking.top1", "embedding.cosine_p01", "embedding.cosine_min", "similarity.p99_error")
+# of a precision with fewer dimensions: fp32's loss by them, and both losses
+ALONE, TOTAL = "truncation.overlap@10", "truncation.total_overlap@10"
 SECONDS = 2.0  # of timing for one bucket, beyond the fewest rounds
 ROUNDS = (3, 25)
 LEVEL = 1.03  # speeds nearer than this are one speed: the trial is short
@@ -29,14 +33,15 @@ class Row:
     """One precision of one model on one suite.
 
     Attributes:
-        values: The metrics of :data:`SHOWN`, for the whole suite.
+        values: The metrics of :data:`SHOWN`, :data:`ALONE` and :data:`TOTAL`, for the whole suite.
         bytes: Size of the weights; ``None`` without files.
+        vector_bytes: Size of one stored vector.
         speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate. Empty where the
             runtime is not timed in this process.
         verdict: by every gate but those on latency: ``pass``, ``fail``, or ``unmeasured`` where ``error`` says why.
         failed: The checks that do not hold.
-        best: No other row of this model and suite is at least as good in overlap@10, speed and size, and better in one; of rows
-            of which all three are known.
+        best: No other row of this model and suite is at least as good in overlap@10 with whole fp32, in speed and in both sizes,
+            and better in one; of rows of which all four are known.
     """
 
     precision: str
@@ -45,6 +50,7 @@ class Row:
     suite: str
     values: dict[str, float] = field(default_factory=dict)
     bytes: int | None = None
+    vector_bytes: int | None = None
     speed: dict[str, float] = field(default_factory=dict)
     verdict: str = "unmeasured"
     failed: tuple[Check, ...] = ()
@@ -53,13 +59,48 @@ class Row:
 
     @property
     def comparable(self) -> bool:
-        """Whether accuracy, size and speed are known."""
+        """Whether accuracy, sizes and speed are known."""
         return self.error is None and self.bytes is not None and bool(self.speed)
+
+    @property
+    def overlap(self) -> float:
+        """overlap@10 with whole fp32: by both losses, where dimensions are cut."""
+        return self.values.get(TOTAL, self.values[SHOWN[0]])
 
     @property
     def overall_speed(self) -> float:
         """Geometric mean over the buckets."""
         return math.exp(sum(math.log(s) for s in self.speed.values()) / len(self.speed))
+
+
+def swept(precisions: Iterable[Precision], dims: str | None, vectors: str | None) -> list[Precision]:
+    """Every precision with every number of dimensions and every kind of stored vectors.
+
+    Args:
+        precisions: As typed.
+        dims: Numbers separated by commas; ``None`` for what the precisions say.
+        vectors: Kinds separated by commas, ``float32`` among them; ``None`` for what the precisions say.
+
+    Raises:
+        UsageProblem: for what is no number or kind, or where a precision says it too.
+    """
+    found = list(precisions)
+    for option, text, said in (("--dims", dims, "dims"), ("--vectors", vectors, "vectors")):
+        if text is None:
+            continue
+        if twice := [p for p in found if getattr(p, said) != getattr(p.plain, said)]:
+            raise UsageProblem(f"{option} {text}: {twice[0]} says that itself; leave one of them out")
+        values = [v.strip() for v in text.split(",") if v.strip()]
+        if not values:
+            raise UsageProblem(f"{option}: expected values separated by commas, found {text!r}")
+        if said == "dims":
+            chosen: list[Any] = [dimensions(v, f"{option} {text}") for v in values]
+        else:
+            chosen = values
+            if unknown_kinds := [v for v in values if v not in (FLOAT, *KINDS)]:
+                raise unknown("precision of vectors", unknown_kinds[0], (FLOAT, *KINDS))
+        found = [replace(p, **{said: value}) for p in found for value in chosen]
+    return list(dict.fromkeys(found))
 
 
 def compare(session: Session, precisions: list[Precision], say: Callable[[str], None]) -> list[Row]:
@@ -81,7 +122,7 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
         row = Row(str(target.precision), target.precision.runtime, target.model, target.suite)
         try:
             row = _judged(session, target, row)
-            key = target.precision, target.model
+            key = target.precision.plain, target.model
             if key not in speeds:
                 timed = BUCKETS if target.precision.runs_in.timed else ()
                 speeds[key] = {str(b): _speed(session, target, b) for b in timed}
@@ -95,11 +136,12 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     # its speed is measured beside that of the others, and is no verdict
     families = [f.name for f in session.families(target) if "process" not in f.needs]
     checks = [c for family in families for c in session.checks(target, family)]
-    values = {c.name: c.value for c in checks if c.slice is None and c.name in SHOWN}
+    values = {c.name: c.value for c in checks if c.slice is None and c.name in (*SHOWN, ALONE, TOTAL)}
     failed = tuple(c for c in checks if c.outcome == "fail")
     artifact = session.artifact(target.precision, target.model)
     size = artifact.bytes if artifact.has_files else None
-    return replace(row, values=values, bytes=size, verdict="fail" if failed else "pass", failed=failed)
+    row = replace(row, values=values, bytes=size, vector_bytes=stored_bytes(session, target))
+    return replace(row, verdict="fail" if failed else "pass", failed=failed)
 
 
 def _speed(session: Session, target: Target, bucket: Bucket) -> float:
@@ -130,7 +172,7 @@ def time_ratio(baseline: ArmSpec, candidate: ArmSpec, batch: Any, tokens: int) -
 
 
 def mark_best(rows: Iterable[Row]) -> list[Row]:
-    """Mark the Pareto front of each model and suite over overlap@10, speed and size; a row that lacks one is never on it."""
+    """Mark the Pareto front of each model and suite over overlap@10, speed and both sizes; a row that lacks one is not on it."""
     rows = list(rows)
     return [
         replace(
@@ -143,10 +185,10 @@ def mark_best(rows: Iterable[Row]) -> list[Row]:
 def _beats(a: Row, b: Row) -> bool:
     if not (a.comparable and b.comparable) or a.bytes is None or b.bytes is None:
         return False
-    overlap = a.values[SHOWN[0]] - b.values[SHOWN[0]]
+    overlap, vector = a.overlap - b.overlap, (b.vector_bytes or 0) - (a.vector_bytes or 0)
     faster = a.overall_speed / b.overall_speed
-    as_good = overlap >= 0 and a.bytes <= b.bytes and faster >= 1 / LEVEL
-    return as_good and (overlap > 0 or a.bytes < b.bytes or faster > LEVEL)
+    as_good = overlap >= 0 and a.bytes <= b.bytes and vector >= 0 and faster >= 1 / LEVEL
+    return as_good and (overlap > 0 or a.bytes < b.bytes or vector > 0 or faster > LEVEL)
 
 
 def to_json(rows: Iterable[Row]) -> dict[str, Any]:
@@ -159,7 +201,9 @@ def table(rows: list[Row]) -> Any:
     from rich.table import Table
 
     several = len({(r.model, r.suite) for r in rows}) > 1
-    heads = ["overlap@10", "top-1", "cosine p01", "cosine min", "error p99", "MB", *(f"speed {b}" for b in BUCKETS)]
+    cut = any(ALONE in r.values for r in rows)
+    heads = ["overlap@10", "top-1", "cosine p01", "cosine min", "error p99"]
+    heads += [*(["by dimensions", "in all"] if cut else []), "MB", "vector B", *(f"speed {b}" for b in BUCKETS)]
     out = Table("", "precision", *(["model", "suite"] if several else []))
     for head in heads:
         out.add_column(head, justify="right")
@@ -169,7 +213,9 @@ def table(rows: list[Row]) -> Any:
         if r.error is None:
             size = "" if r.bytes is None else f"{r.bytes / 1e6:.1f}"
             speeds = [f"{r.speed[str(b)]:.2f}" if r.speed else "" for b in BUCKETS]
-            numbers = [f"{r.values[m]:.4f}" for m in SHOWN] + [size, *speeds]
+            shown = (*SHOWN, *((ALONE, TOTAL) if cut else ()))
+            values = [f"{r.values[m]:.4f}" if m in r.values else "" for m in shown]
+            numbers = [*values, size, str(r.vector_bytes), *speeds]
         else:
             numbers = [""] * len(heads)
         out.add_row(*cells, *numbers, r.verdict + (f" ({len(r.failed)})" if r.failed else ""))

@@ -20,16 +20,21 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
     texts = session.suite(target.suite).texts
     left_out = session.golden(target.model, target.suite).left_out
     facts["texts_left_out"] = [f"{texts[i][:60]!r}: {why}" for i, why in left_out.items()]
-    if target.precision.vectors != FLOAT:
+    if target.precision != target.precision.plain:
         calibration = session.calibration(target)
-        floats = session.golden(target.model, target.suite).vectors[:1]
         facts["stored"] = {
-            "bytes": quantize(floats, target.precision.vectors, session.ranges(target)).nbytes,
-            "float32_bytes": floats.nbytes,
+            "bytes": stored_bytes(session, target),
+            "float32_bytes": session.golden(target.model, target.suite).vectors[:1].nbytes,
             "calibration": calibration and calibration.to_json(),
             "latency_of": str(target.precision.plain),
         }
     return facts
+
+
+def stored_bytes(session: Session, target: Target) -> int:
+    """Bytes of one vector as the precision stores it."""
+    kind, cut = target.precision.vectors, session.cut(target, session.golden(target.model, target.suite).vectors[:1])
+    return cut.nbytes if kind == FLOAT else quantize(cut, kind, session.ranges(target)).nbytes
 
 
 def scope(session: Session, target: Target) -> Scope:

@@ -14,7 +14,6 @@ from qguard.latency.memory import NAME, peak_bytes
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.precisions import Precision, fp32_of
-from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 def buckets(session: Session, precision: Precision, model: str | None = None) -> list[Bucket]:
     """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
 
-    Nor with quantized vectors: they are made after the model ran, and its latency is that of the plain precision. Nor of
-    a runtime that is not timed in this process.
+    Nor with vectors that are quantized or cut: they are made after the model ran, and its latency is that of the plain
+    precision. Nor of a runtime that is not timed in this process.
     """
     latency = session.config.latency
-    if latency.mode == "off" or precision.vectors != FLOAT or not precision.runs_in.timed:
+    if latency.mode == "off" or precision != precision.plain or not precision.runs_in.timed:
         return []
     if not (speedup(session, precision, model) or session.has_baseline):
         return []

@@ -17,7 +17,6 @@ from qguard.robustness.kept import MOST, keep, kept_file, read_kept
 from qguard.robustness.metrics import COSINE, NAMES, reduced
 from qguard.robustness.probe import Probe
 from qguard.robustness.search import Found, search
-from qguard.vectors.quantized import FLOAT
 from qguard.vectors.similarity import similarity_of
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ def gated(session: Session, precision: Precision, model: str) -> list[Gate]:
 
 
 def tried(session: Session, precision: Precision) -> bool:
-    """Whether generated texts are tried; not with quantized vectors, whose model is that of the plain precision."""
-    return session.config.robustness.mode != "off" and precision.vectors == FLOAT
+    """Whether generated texts are tried; not with vectors that are quantized or cut: the model is that of the plain precision."""
+    return session.config.robustness.mode != "off" and precision == precision.plain
 
 
 def judge_robustness(session: Session, target: Target) -> list[Check]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qguard import goldens
 from qguard.artifacts.artifact import Artifact, open_artifact
 from qguard.config import Config
@@ -74,7 +76,7 @@ class Session:
                 raise UsageProblem(
                     f"a baseline is for latency, which is not measured for {precision} here: {why}; leave the baseline out"
                 )
-        if self.has_baseline and precisions and all(p.vectors != FLOAT for p in precisions):
+        if self.has_baseline and precisions and all(p != p.plain for p in precisions):
             raise UsageProblem(
                 f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
                 f"give --precision {precisions[0].plain},{precisions[0]}"
@@ -239,13 +241,18 @@ class Session:
         golden = self.golden(target.model, target.suite)
         pipeline = self.model(target.model).pipeline
         similarity = similarity_of(pipeline)
-        found = Comparison.of(self.suite(target.suite, target.model), golden.vectors, embeddings, similarity)
+        fp32, found_vectors = self.cut(target, golden.vectors), self.cut(target, embeddings)
+        found = Comparison.of(self.suite(target.suite, target.model), fp32, found_vectors, similarity)
+        if target.precision.dims and found.suite.corpus is None:
+            found = replace(found, whole=golden.vectors.astype(np.float64))
         if found.suite.corpus is not None:
             return self._searched(target, found, embeddings)
         if target.precision.vectors == FLOAT:
             return found
         if _scaled(pipeline):
-            found = Comparison.of(found.suite, unit(found.golden), unit(found.candidate))
+            found = replace(
+                found, golden=unit(found.golden).astype(np.float64), candidate=unit(found.candidate).astype(np.float64)
+            )
         return found.quantize(target.precision.vectors, self.ranges(target))
 
     def _searched(self, target: Target, found: Comparison, embeddings: Floats) -> Comparison:
@@ -254,10 +261,10 @@ class Session:
 
         suite, golden = found.suite, self.golden(target.model, target.suite).retrieved
         assert golden is not None  # its suite is this one, by hash
-        if target.precision.vectors != FLOAT:
+        if target.precision != target.precision.plain:
             raise MeasurementProblem(
-                f"{target.precision}: quantized vectors are not measured on suite {suite.name!r}, whose documents are too many "
-                f"to be held; judge them on a smaller suite, and this one with {target.precision.plain}"
+                f"{target.precision}: vectors that are quantized or cut are not measured on suite {suite.name!r}, whose "
+                f"documents are too many to be held; judge them on a smaller suite, and this one with {target.precision.plain}"
             )
         golden_rows = golden.rows.astype("int64"), golden.scores
         queries, documents = embeddings[list(suite.queries)], self.corpus_vectors(target)
@@ -292,6 +299,23 @@ class Session:
 
         return encode_corpus(suite.corpus, coder, golden.retrieved.block, check)[0]
 
+    def cut(self, target: Target, vectors: Floats) -> Floats:
+        """Vectors (n, dim) cut to the precision's dimensions, as a user of sentence-transformers cuts them.
+
+        That is ``encode(truncate_dim=…)``, with ``normalize_embeddings=True`` where the model's own vectors have unit length.
+
+        Raises:
+            UsageProblem: for more dimensions than the model has.
+        """
+        dims, width = target.precision.dims, self.golden(target.model, target.suite).vectors.shape[1]
+        if not dims:
+            return vectors
+        if dims > width:
+            raise UsageProblem(
+                f"{target.precision}: expected 1 to {width} dimensions, those of model {target.model!r}, found {dims}"
+            )
+        return unit(vectors[:, :dims]) if self.model(target.model).pipeline.unit_length else vectors[:, :dims]
+
     def calibration(self, target: Target) -> Ranges | None:
         """The ranges of int8 and uint8 vectors, from fp32 embeddings of the target's or the configured suite.
 
@@ -301,12 +325,13 @@ class Session:
         """
         if target.precision.vectors not in SCALAR:
             return None
-        return self.ranges_of(target.model, self.config.vectors.calibration or target.suite)
+        return self.ranges_of(target.model, self.config.vectors.calibration or target.suite, target.precision.dims)
 
     @once
-    def ranges_of(self, model: str, suite: str) -> Ranges:
-        """The ranges of a model's fp32 vectors of a suite."""
-        vectors = self.golden(model, suite).vectors
+    def ranges_of(self, model: str, suite: str, dims: int = 0) -> Ranges:
+        """The ranges of a model's fp32 vectors of a suite, cut to ``dims`` dimensions if any are named."""
+        target = Target(Precision("fp32", "onnx", dims=dims), model, suite)
+        vectors = self.cut(target, self.golden(model, suite).vectors)
         return Ranges.of(self.suite(suite, model), unit(vectors) if _scaled(self.model(model).pipeline) else vectors)
 
     def ranges(self, target: Target) -> Floats | None:
@@ -325,7 +350,7 @@ class Session:
             return gates_for(precision, self.config.gates)
         declared, by_length = self.declared(model), self.similarity(model).by_length
         normalized = bool(declared.get("normalize")) and declared.get("truncate_dim") is None
-        standing = self.standing(model)
+        standing = self.standing(model, precision.dims)
         return gates_for(precision, self.config.gates, normalized=normalized, by_length=by_length, standing=standing)
 
     def similarity(self, model: str) -> Similarity:
@@ -333,13 +358,18 @@ class Session:
         return SIMILARITIES.get(str(self.declared(model).get("similarity")), COSINE)
 
     @once
-    def standing(self, model: str) -> Standing | None:
-        """How a model's golden of the built-in suite lies, which carries default gates to it; ``None`` where there is none."""
+    def standing(self, model: str, dims: int = 0) -> Standing | None:
+        """How a model's golden of the built-in suite lies, which carries default gates to it; ``None`` where there is none.
+
+        Args:
+            model: Its name.
+            dims: Of its vectors so many dimensions; 0 for all.
+        """
         try:
             golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, SUITE))
         except QguardError:
             return None
-        return Standing.of(golden.vectors, self.similarity(model))
+        return Standing.of(golden.vectors[:, : dims or None], self.similarity(model))
 
     @once
     def static(self, model: str) -> bool:

@@ -99,6 +99,7 @@ class Comparison:
         vectors: The candidate's quantized vectors, of which ``candidate`` is then the dequantized form; else ``None``.
         neighbours: Of a large suite, what its queries find in the whole corpus; else ``None``.
         similarity: What the model ranks by.
+        whole: The golden embeddings before they were cut to the candidate's dimensions; ``None`` where it has them all.
 
     Raises:
         MeasurementProblem: for wrong shapes, NaN or infinite values, and zero vectors.
@@ -110,6 +111,7 @@ class Comparison:
     vectors: Vectors | None = None
     neighbours: Neighbours | None = None
     similarity: Similarity = COSINE
+    whole: Rows | None = None
 
     @classmethod
     def of(cls, suite: Suite, golden: Any, candidate: Any, similarity: Similarity = COSINE) -> Comparison:

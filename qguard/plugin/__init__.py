@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add(
         "--qguard-precision",
-        metavar="NAME[@RUNTIME][+VECTORS],…",
+        metavar="NAME[:DIMS][@RUNTIME][+VECTORS],…",
         help="precisions to gate, separated by commas; 'all' means every configured one",
     )
     add(
@@ -109,7 +109,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
     """Add the short ``--precision`` after everybody else had the chance to own it."""
     try:
         parser.getgroup("qguard").addoption(
-            "--precision", metavar="NAME[@RUNTIME][+VECTORS],…", help="short form of --qguard-precision"
+            "--precision", metavar="NAME[:DIMS][@RUNTIME][+VECTORS],…", help="short form of --qguard-precision"
         )
     except ValueError:
         early_config.stash[_CLASH] = True

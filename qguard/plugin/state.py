@@ -36,7 +36,7 @@ class State:
 def as_json(target: Target) -> dict[str, str]:
     """A target as it stands in reports."""
     p = target.precision
-    return {"model": target.model, "precision": p.name, "runtime": p.runtime, "vectors": p.vectors, "suite": target.suite}
+    return {"model": target.model, "precision": p.label, "runtime": p.runtime, "vectors": p.vectors, "suite": target.suite}
 
 
 STATE = pytest.StashKey[State]()

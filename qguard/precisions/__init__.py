@@ -20,14 +20,14 @@ from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime
 from qguard.vectors.quantized import FLOAT, KINDS
 
 __all__ = [
-    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "fp32_of", "known", "parse_precision", "parse_precisions",
-    "precision_of",
+    "NOT_BUILT", "RECIPES", "Precision", "Recipe", "default_runtime", "dimensions", "fp32_of", "known", "parse_precision",
+    "parse_precisions", "precision_of",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)
 class Precision:
-    """A precision, the runtime that computes it and how its vectors are stored; prints as the user types it.
+    """A precision, the runtime that computes it and what is stored of its vectors; prints as the user types it.
 
     Attributes:
         name: Built in, or the project's own.
@@ -35,6 +35,7 @@ class Precision:
         vectors: How its vectors are stored, a name in :data:`qguard.vectors.quantized.KINDS`, or ``FLOAT`` there.
         base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
+        dims: The first dimensions of a vector that are kept; 0 for all.
     """
 
     name: str
@@ -42,19 +43,25 @@ class Precision:
     vectors: str = FLOAT
     base: str = ""
     calibration: Calibration | None = None
+    dims: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", self.base or self.name)
 
     def __str__(self) -> str:
         plain = self.name != self.base or default_runtime(self.name) == self.runtime
-        name = self.name if plain else f"{self.name}@{self.runtime}"
+        name = self.label if plain else f"{self.label}@{self.runtime}"
         return name if self.vectors == FLOAT else f"{name}+{self.vectors}"
 
     @property
+    def label(self) -> str:
+        """``NAME[:DIMS]``: its name in reports, gates and records, beside the runtime and how vectors are stored."""
+        return f"{self.name}:{self.dims}" if self.dims else self.name
+
+    @property
     def plain(self) -> Precision:
-        """The same model with float32 vectors: artifact, embeddings and latency are its."""
-        return replace(self, vectors=FLOAT)
+        """The same model with whole float32 vectors: artifact, embeddings and latency are its."""
+        return replace(self, vectors=FLOAT, dims=0)
 
     @property
     def recipe(self) -> Recipe:
@@ -191,25 +198,30 @@ def known(such: Callable[[Recipe], bool] = lambda _: True) -> list[str]:
 
 
 def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Precision:
-    """``NAME[@RUNTIME][+VECTORS]`` as typed on the command line.
+    """``NAME[:DIMS][@RUNTIME][+VECTORS]`` as typed on the command line.
 
     Args:
         text: What was typed.
         own: The project's own precisions by name; they win over built-in ones.
 
     Raises:
-        UsageProblem: for an unknown name or vectors, or a runtime that has no recipe for it.
+        UsageProblem: for an unknown name or vectors, dimensions that are no number from 1 on, or a runtime that has no recipe.
     """
     own = own or {}
     model, plus, vectors = text.strip().partition("+")
-    name, at, runtime = model.partition("@")
+    named, at, runtime = model.partition("@")
+    name, colon, number = named.partition(":")
+    if ":" in runtime:
+        runtime, _, number = runtime.partition(":")
+        raise UsageProblem(f"{text.strip()!r}: dimensions stand behind the name: {name}:{number}@{runtime}")
+    dims = dimensions(number, text.strip()) if colon else 0
     if plus and vectors not in KINDS:
         raise unknown("precision of vectors", vectors, KINDS)
     stored = vectors if plus else FLOAT
     if name in own:
         if at and runtime != own[name].runtime:
             raise UsageProblem(f"unknown precision {text.strip()!r}: the project's own {name} runs on {own[name].runtime}")
-        return replace(own[name], vectors=stored)
+        return replace(own[name], vectors=stored, dims=dims)
     usual = default_runtime(name)
     if usual is None:
         names = {r.precision for r in RECIPES.values()}
@@ -219,7 +231,22 @@ def parse_precision(text: str, own: Mapping[str, Precision] | None = None) -> Pr
         have = sorted(r.runtime for r in RECIPES.values() if r.precision == name)
         raise UsageProblem(f"unknown precision {text.strip()!r}: {name} runs on {', '.join(have)}")
     RUNTIMES.find(runtime)  # one that cannot be used is an error before anything runs
-    return Precision(name, runtime, stored)
+    return Precision(name, runtime, stored, dims=dims)
+
+
+def dimensions(text: str, where: str) -> int:
+    """How many dimensions are kept.
+
+    Args:
+        text: What was typed.
+        where: What it was part of.
+
+    Raises:
+        UsageProblem: for anything but a number from 1 on.
+    """
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise UsageProblem(f"{where!r}: expected a number of dimensions from 1 on, such as int8:256, found {text!r}")
+    return int(text)
 
 
 def parse_precisions(text: str, configured: Iterable[str], own: Mapping[str, Precision] | None = None) -> list[Precision]:

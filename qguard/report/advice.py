@@ -105,7 +105,8 @@ def _look(case: Case) -> list[Step]:
 def _agree(case: Case, check: Check) -> Step:
     """The bound at which a failed check would pass."""
     assert check.bound is not None
-    key = case.name if case.vectors == FLOAT else f'"{case.name}+{case.vectors}"'
+    key = case.name if case.vectors == FLOAT else f"{case.name}+{case.vectors}"
+    key = f'"{key}"' if set(key) & set("+:") else key
     bound = check.bound.passing(check.judged)
     line = f'[tool.qguard.gates.{key}] "{check.label}" = "{bound.op} {bound.number:.4f}"'
     return Step("If this loss is acceptable to your users, relax the gate", line)

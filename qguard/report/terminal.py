@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qguard.gates.check import Check
@@ -45,7 +46,7 @@ def failure_text(
         items: Source of the judged items, if it is not the suite.
     """
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.accepted is not None, c.slice is not None))
-    case = Case(precision.name, str(precision.plain), precision.vectors, suite, failed, cause, diagnose, fp32)
+    case = Case(precision.label, str(replace(precision, vectors=FLOAT)), precision.vectors, suite, failed, cause, diagnose, fp32)
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"

@@ -39,7 +39,7 @@ def proposals_for(session: Session, precision: Precision, say: Callable[[str], N
 def name_of(precision: Precision) -> str:
     """The table of ``[tool.qguard.gates]`` that bounds this precision and no other runtime's."""
     runtimes = {r.runtime for r in RECIPES.values() if r.precision == precision.name}
-    name = f"{precision.name}@{precision.runtime}" if len(runtimes) > 1 else precision.name
+    name = f"{precision.label}@{precision.runtime}" if len(runtimes) > 1 else precision.label
     return name if precision.vectors == FLOAT else f"{name}+{precision.vectors}"
 
 
