@@ -168,9 +168,9 @@ def test_one_build_and_one_encoding_serve_all_dimensions(made):
 
 
 def test_more_dimensions_than_the_model_has_are_refused(made):
-    target = Target(parse_precision("fp32:65"), "whole", "own")
-    with pytest.raises(UsageProblem, match="fp32:65: expected 1 to 64 dimensions, those of model 'whole', found 65"):
-        made.checks(target, "ranking")
+    with pytest.raises(UsageProblem, match="fp32:65: model 'whole' has 64 dimensions; expected 1 to 64, found 65"):
+        made.targets([parse_precision("fp32:24"), parse_precision("fp32:65")])
+    assert len(made.targets([parse_precision("fp32:24")])) == 2
     assert made.comparison(Target(parse_precision("fp32:64"), "whole", "own")).candidate.shape == (TEXTS, 64)
 
 

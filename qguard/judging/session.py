@@ -82,7 +82,20 @@ class Session:
                 f"give --precision {precisions[0].plain},{precisions[0]}"
             )
         self._refuse_idle_gates(precisions)
+        for precision in precisions:
+            for model in self.config.models if precision.dims else ():
+                self._refuse_dims(precision, model)
         return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
+
+    def _refuse_dims(self, precision: Precision, model: str) -> None:
+        """A model has at least the dimensions that are to be kept, as far as a golden tells; without one nothing is judged."""
+        for suite in self.config.suites:
+            try:
+                width = int(goldens.read(goldens.golden_folder(self.config.golden_root, model, suite)).manifest["dim"])
+            except QguardError:
+                continue
+            _need_dims(precision, model, width)
+            return
 
     @property
     def has_baseline(self) -> bool:
@@ -305,15 +318,12 @@ class Session:
         That is ``encode(truncate_dim=…)``, with ``normalize_embeddings=True`` where the model's own vectors have unit length.
 
         Raises:
-            UsageProblem: for more dimensions than the model has.
+            UsageProblem: for more dimensions than they have.
         """
-        dims, width = target.precision.dims, self.golden(target.model, target.suite).vectors.shape[1]
+        dims = target.precision.dims
         if not dims:
             return vectors
-        if dims > width:
-            raise UsageProblem(
-                f"{target.precision}: expected 1 to {width} dimensions, those of model {target.model!r}, found {dims}"
-            )
+        _need_dims(target.precision, target.model, vectors.shape[1])
         return unit(vectors[:, :dims]) if self.model(target.model).pipeline.unit_length else vectors[:, :dims]
 
     def calibration(self, target: Target) -> Ranges | None:
@@ -409,3 +419,8 @@ class Session:
 def _scaled(pipeline: Pipeline) -> bool:
     """Whether vectors are scaled to unit length before they are quantized: where the model leaves it to whoever ranks them."""
     return pipeline.similarity == COSINE.name and not pipeline.unit_length
+
+
+def _need_dims(precision: Precision, model: str, width: int) -> None:
+    if precision.dims > width:
+        raise UsageProblem(f"{precision}: model {model!r} has {width} dimensions; expected 1 to {width}, found {precision.dims}")

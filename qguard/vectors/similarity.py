@@ -122,6 +122,8 @@ class Distance(Similarity):
 
     def scores(self, queries: Rows, documents: Rows) -> Rows:
         """See :meth:`Similarity.scores`."""
+        # torch.cdist, which sentence-transformers uses, forms distances of more than 25 rows from inner products in float32:
+        # equal vectors then lie apart
         from scipy.spatial.distance import cdist
 
         return np.asarray(-cdist(queries, documents, self.metric))
