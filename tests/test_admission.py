@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from qguard.encoders import open_encoder
 from qguard.encoders.torch import open_network
 from qguard.errors import ModelProblem, QguardError, first_line
 from qguard.goldens.reference import open_fp32
-from qguard.models.model import Model, resolve
+from qguard.models.model import resolve
 from qguard.precisions import parse_precision
 from tests import families
 
@@ -233,37 +232,6 @@ def test_what_another_library_says_is_one_line_without_advice():
     assert first_line(ValueError("pass trust_remote_code=True")) == "ValueError"
     assert first_line(KeyError()) == "KeyError"
     assert len(first_line(RuntimeError("x" * 999))) < 250
-
-
-def large(folder: Path, size: int) -> None:
-    """One tensor of this many bytes that takes no space: a file with a hole."""
-    header = json.dumps({"encoder.weight": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
-    with (folder / "model.safetensors").open("wb") as f:
-        f.write(len(header).to_bytes(8, "little") + header)
-        f.truncate(8 + len(header) + size)
-
-
-def test_a_model_that_no_onnx_file_holds_is_refused_where_one_is_needed(folder, monkeypatch, capsys):
-    large(folder, 2_300_000_000)
-    model = resolve("m", str(folder))
-    words = r"made from one fp32 ONNX file, which holds 2 GB at the most, and model 'm' has 2.3 GB"
-    for name in ("int8", "fp32", "bf16@openvino", "fp16@onnx"):
-        with pytest.raises(ModelProblem, match=words):
-            parse_precision(name).build(model)
-    parse_precision("fp16@torch").check(model)
-    monkeypatch.chdir(folder.parent)
-    assert main(["init", "model"]) == 3
-    assert "take one that runs in torch (bf16, fp16, " in capsys.readouterr().err
-    assert [p.name for p in folder.parent.iterdir()] == ["model"]
-
-
-def test_a_large_onnx_model_is_judged_as_it_is(folder, monkeypatch):
-    model = resolve("m", str(folder))
-    shipped = replace(model, onnx=folder / "model.onnx")
-    monkeypatch.setattr(Model, "fp32_bytes", 2_300_000_000)
-    parse_precision("fp32").check(shipped)
-    with pytest.raises(ModelProblem, match=r"judge another tool's file: pytest --precision int8 --artifact=PATH"):
-        parse_precision("int8").check(shipped)
 
 
 def test_a_failed_init_leaves_the_configuration_as_it_was(folder, monkeypatch, capsys):

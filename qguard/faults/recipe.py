@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from qguard.artifacts.layers import PER_TENSOR
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.faults.surgery import some
 from qguard.files import dump_json, tree_hashes
+from qguard.onnx.edit import copy
 from qguard.precisions.calibration import Calibration, Sample
 
 TEXTS, WORDS = 200, 40  # of an invented calibration set
@@ -65,7 +65,7 @@ def no_op(site: FaultSite, one: bool) -> Candidate:
     file = site.file
     fp32 = site.session.fp32(site.model, "onnx").file
     assert fp32 is not None
-    shutil.copyfile(fp32, file)
+    copy(fp32, file)
     return site.sealed()
 
 

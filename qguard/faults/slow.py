@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.faults.surgery import ArtifactGraph
+from qguard.onnx.edit import copy, remove
 
 _PROBE = 1.0  # the share at which the work of one node is measured: far above the noise
 
@@ -47,16 +47,16 @@ def slower(site: FaultSite, share: float) -> Candidate:
     threads = site.session.config.latency.threads
     batch = bucket.fill(site.session.golden(site.model, site.suites[0]).token_ids)
     sound = spec_of(site.artifact, site.precision, threads)
-    file, copy = site.file, site.work / "sound.onnx"
-    shutil.copyfile(file, copy)
+    file, original = site.file, site.work / "sound.onnx"
+    copy(file, original)
     slow = ArmSpec(sound.runtime, str(file), sound.precision, threads)
     count = 100
     for _ in range(2):  # the second time near the probe itself
-        _busy(copy, file, count)
+        _busy(original, file, count)
         added = 1 / time_ratio(sound, slow, batch, bucket.tokens) - 1
         count = max(1, min(10**5, round(count * _PROBE / max(added, 0.01))))
-    _busy(copy, file, max(1, round(count * share / _PROBE)))
-    copy.unlink()
+    _busy(original, file, max(1, round(count * share / _PROBE)))
+    remove(original)
     return Candidate(site.sealed().artifact, deployed=site.artifact.runs)
 
 
@@ -64,7 +64,7 @@ def _busy(source: Path, target: Path, count: int) -> None:
     """The graph of ``source`` with ``count`` elementwise operators beside its output."""
     from onnx import helper
 
-    shutil.copyfile(source, target)
+    copy(source, target)
     graph = ArtifactGraph(target)
     out = graph.output()
     inner = graph.before_output(out)

@@ -17,7 +17,6 @@ from qguard.models.pipeline import ROUTERS, read_optional
 if TYPE_CHECKING:
     from qguard.models.model import Model
 
-LARGEST = 2**31 - 2**20  # bytes of an ONNX file: protobuf counts them in 31 bits, and the graph needs some itself
 # what a folder of sentence-transformers may be besides an embedder of one vector a text
 _KINDS = {
     "CrossEncoder": "scores pairs of texts and has no embedding",
@@ -158,19 +157,6 @@ def refuse_unknown_type(root: Path) -> None:
         f"{root.name} is of type {kind!r} (model_type in config.json), which transformers {transformers.__version__} does not "
         "know; install a version that does, or give its fp32 ONNX file as the model"
     )
-
-
-def refuse_large(model: Model, precision: str, mend: str) -> None:
-    """The fp32 graph of a model fits one ONNX file.
-
-    Raises:
-        ModelProblem: where it does not.
-    """
-    if model.fp32_bytes > LARGEST:
-        raise ModelProblem(
-            f"{precision} is made from one fp32 ONNX file, which holds 2 GB at the most, and model {model.name!r} has "
-            f"{model.fp32_bytes / 1e9:.1f} GB of weights; {mend}"
-        )
 
 
 def _refusal(model: Model, what: str, mend: str = "qguard does not judge that yet; give a dense embedding model") -> str:

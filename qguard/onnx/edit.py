@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from qguard.onnx.read import VALUES, fill, is_external, read_graph, read_names, reads, stored_array, stored_bytes
+from qguard.files import inside
+from qguard.onnx.read import VALUES, external_files, fill, is_external, read_graph, read_names, reads, stored_array, stored_bytes
 
 _Number = TypeVar("_Number", int, float, list[int])
 STANDARD = ("", "ai.onnx")  # both name ONNX's own operators
@@ -74,6 +77,21 @@ def rename(names: Any, new: Mapping[str, str]) -> None:
             names[i] = new[name]
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy an ONNX file to another folder, with what lies beside it of its data."""
+    shutil.copyfile(source, target)
+    for name in external_files(source):
+        (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(inside(source.parent, name), target.parent / name)
+
+
+def remove(file: Path) -> None:
+    """Delete an ONNX file and what lies beside it of its data."""
+    for name in external_files(file):
+        inside(file.parent, name).unlink()
+    file.unlink()
+
+
 def point_to(tensor: Any, location: str, offset: int, length: int) -> None:
     """Say in a tensor that its values are bytes of a file beside the model's, in place."""
     from onnx import TensorProto
@@ -132,12 +150,12 @@ class Graph:
             self._save_beside(file.with_name(f"{file.name}_data"))
         onnx.save(self.model, str(file))
 
-    def whole(self) -> Any:
-        """The model with all its tensors in it, for other tools."""
+    def whole(self, largest: int | None = None) -> Any:
+        """The model with its tensors in it, for other tools: all, or those of at most so many bytes."""
         for tensor in self.model.graph.initializer:
-            if is_external(tensor):
+            if is_external(tensor) and (largest is None or stored_bytes(tensor) <= largest):
                 fill(tensor, self.array(tensor.name))
-        self._kept.clear()
+                self._kept.pop(tensor.name, None)
         return self.model
 
     def _save_beside(self, data: Path) -> None:
@@ -156,7 +174,7 @@ class Graph:
                 rows = array.reshape(-1) if array.ndim < 2 else array
                 step = max(1, CHUNK * len(rows) // array.nbytes)
                 for start in range(0, len(rows), step):
-                    f.write(np.ascontiguousarray(rows[start : start + step]).data)
+                    f.write(np.ascontiguousarray(rows[start : start + step]).reshape(-1).view(np.uint8).data)
         work.replace(data)
         for tensor in self.model.graph.initializer:
             if tensor.name in places:
@@ -165,21 +183,24 @@ class Graph:
         self.folder = data.parent
 
     def session(self, options: Any) -> Any:
-        """The graph as a session of ONNX Runtime on the CPU; tensors outside of the model are handed over where they lie.
+        """The graph as a session of ONNX Runtime on the CPU, which maps the tensors beside a file that was read.
 
         Args:
             options: ``onnxruntime.SessionOptions``; is changed.
         """
         import onnxruntime as ort
 
-        read = read_names(self.model.graph)  # ONNX Runtime removes the others, and then misses them
-        names = [t.name for t in self.model.graph.initializer if is_external(t) and t.name in read]
-        values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(self.array(name))) for name in names]
-        if names:
-            options.add_external_initializers(names, values)
-        session = ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        session.qguard_initializers = values  # they must live as long as it does
-        return session
+        if sum(value.nbytes for value in self._kept.values()) > WHOLE:
+            with tempfile.TemporaryDirectory() as folder:  # what is mapped outlives it
+                graph, file = self.copy(), Path(folder) / "model.onnx"
+                graph.save(file)
+                return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        for name, value in self._kept.items():
+            fill(self.initializers[name], value)
+        self._kept.clear()
+        if self.folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
+        return ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     # what it holds, by name
 
@@ -249,7 +270,7 @@ class Graph:
 
     def put(self, name: str, value: Any) -> str:
         """Store an array: new ones behind the others, or in place of the one of that name. Gives the name."""
-        from onnx import numpy_helper
+        from onnx import TensorProto, helper, numpy_helper
 
         value = np.asarray(value)
         self._kept.pop(name, None)
@@ -257,8 +278,8 @@ class Graph:
             tensor = numpy_helper.from_array(value, name)
         else:
             self._kept[name] = value
-            tensor = numpy_helper.from_array(value[:0], name)
-            tensor.dims[:] = value.shape
+            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+            tensor = TensorProto(name=name, data_type=kind, dims=value.shape)
             point_to(tensor, name, 0, value.nbytes)
         return self._store(tensor)
 
@@ -391,6 +412,12 @@ class Graph:
         from onnx import helper
 
         self.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+
+    def drop_input(self, name: str) -> None:
+        """Take a tensor out of the model's inputs, which is stored by now."""
+        inputs = self.model.graph.input
+        for given in [i for i in inputs if i.name == name]:
+            inputs.remove(given)
 
     def import_domain(self, domain: str) -> None:
         """Declare the operators of a domain in version 1, where the model does not declare them."""

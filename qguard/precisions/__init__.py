@@ -12,7 +12,7 @@ from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRec
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.files import sha256_json
 from qguard.machine.versions import installed
-from qguard.models.admission import refuse_large, refuse_unknown_type
+from qguard.models.admission import refuse_unknown_type
 from qguard.models.model import Model
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
@@ -155,7 +155,7 @@ class Precision:
         """This precision of a model can be made, as far as its files tell.
 
         Raises:
-            ModelProblem: for torch, of a model that comes as ONNX alone; for the others, of one that is too large.
+            ModelProblem: for torch, of a model that comes as ONNX alone.
             UsageProblem: see :meth:`recipe_of`.
         """
         files = self.runs_in.files
@@ -169,13 +169,6 @@ class Precision:
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"
             )
-        if torch:
-            return
-        if model.onnx is None:
-            instead = f"take one that runs in torch ({', '.join(others)}): qguard init MODEL --precision bf16"
-            refuse_large(model, str(self), instead)
-        elif self.base != "fp32":  # the shipped file itself may keep its weights beside it
-            refuse_large(model, str(self), f"judge another tool's file: pytest --precision {self} --artifact=PATH")
 
 
 def precision_of(recipe: Recipe) -> Precision:

@@ -35,24 +35,29 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     from qguard.encoders.onnx import OnnxRuntime
-    from qguard.onnx.edit import STANDARD
-    from qguard.onnx.read import read_graph
+    from qguard.onnx.edit import STANDARD, Graph, remove
+    from qguard.onnx.read import external_files
 
-    model = read_graph(source)
+    model = Graph.read(source).whole()
     # by name alone it takes ONNX's own Attention for ONNX Runtime's, and writes a file that does not load
     foreign = {n.op_type for n in model.graph.node if n.op_type == "Attention" and n.domain in STANDARD}
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it warns of a missing pre-processing that the fused graph does not need
     try:
+        large = bool(external_files(source))
         work = target.with_suffix(".work.onnx")
         quantize_dynamic(
             # of a file it would write the inferred shapes beside it, where two processes at once overwrite each other's
-            model, str(work), per_channel=per_channel, weight_type=QuantType.QInt8,
+            model, str(work), use_external_data_format=large, per_channel=per_channel, weight_type=QuantType.QInt8,
             op_types_to_quantize=[kind for kind in IntegerOpsRegistry if kind not in foreign],
             # fused operators carry no inferred types; MatMul of two activations stays in float
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": 1},
         )  # fmt: skip
-        shutil.move(work, target)
+        if large:
+            Graph.read(work).save(target)
+            remove(work)
+        else:
+            shutil.move(work, target)
     finally:
         logging.disable(before)
     OnnxRuntime(target)

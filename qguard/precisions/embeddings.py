@@ -9,6 +9,7 @@ from qguard.onnx.edit import Graph, attribute
 
 BLOCK = 128  # values of a row that share a scale; one scale for the whole table loses several times as much
 SMALLEST = 16  # the least that ONNX Runtime's kernel takes; it takes powers of two alone
+AT_ONCE = 8192  # rows of a table that are quantized at once
 _SAME_IDS = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
@@ -90,9 +91,12 @@ def lookup_in_8_bits(graph: Graph, lookup: Any, block: int) -> list[Any]:
     while filled % block:
         block //= 2
     if f"{words}_quantized" not in graph.initializers:
-        rows = np.pad(table, ((0, 0), (0, filled - width))).reshape(count, -1, block)
-        scale = np.maximum(np.abs(rows).max(2) / 127, 1e-12).astype(np.float32)
-        data = (np.rint(rows / scale[..., None]) + 128).clip(0, 255).astype(np.uint8).reshape(count, filled)
+        data, scale = np.empty((count, filled), np.uint8), np.empty((count, filled // block), np.float32)
+        for start in range(0, count, AT_ONCE):
+            part = table[start : start + AT_ONCE]
+            rows, at = np.pad(part, ((0, 0), (0, filled - width))).reshape(len(part), -1, block), slice(start, start + len(part))
+            scale[at] = np.maximum(np.abs(rows).max(2) / 127, 1e-12)
+            data[at] = (np.rint(rows / scale[at, :, None]) + 128).clip(0, 255).astype(np.uint8).reshape(len(part), filled)
         graph.put(f"{words}_quantized", data)
         graph.put(f"{words}_scale", scale)
     whole = f"{out}/filled" if filled > width else out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from qguard.encoders.torch import open_network
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
+from qguard.machine.memory import release
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.model import Model
-from qguard.onnx.edit import Graph
+from qguard.onnx import edit
+from qguard.onnx.edit import Graph, remove
+from qguard.onnx.read import external_files
 from qguard.precisions.norms import rms_layer_norm
 from qguard.vectors.cosine import cosine
 
@@ -100,36 +103,42 @@ def check(model: Model, folder: Path, runtime: str) -> None:
     """
     from qguard.encoders import open_encoder
 
-    theirs = open_encoder("torch", model.folder, model.pipeline, "fp32")
+    sides = ((runtime, folder, onnx_file(model, folder)), ("torch", model.folder, None))
     what = f"the ONNX export of {model.name} does not reproduce torch in {runtime}"
     try:
-        found = agreement(open_encoder(runtime, folder, model.pipeline, "fp32", onnx_file(model, folder)), theirs)
+        found = agreement(open_encoder(name, where, model.pipeline, "fp32", file) for name, where, file in sides)
     except ArtifactProblem as e:  # other lengths than the traced one
         raise ArtifactProblem(f"{what} ({e}); {INSTEAD}") from e
     if not found >= MIN_COSINE:
         raise ArtifactProblem(f"{what}: cosine {found:.6f}, expected >= {MIN_COSINE}; {INSTEAD}")
 
 
-def agreement(a: Encoder, b: Encoder) -> float:
-    """The smallest cosine between two encoders' embeddings of a text in :data:`CHECK_TEXTS`."""
-    ids = [row for row in a.tokenizer(CHECK_TEXTS) if row]  # not every tokenizer has a token for the empty text
-    return float(cosine(a.encode_ids(ids), b.encode_ids(ids)).min())
+def agreement(encoders: Iterator[Encoder]) -> float:
+    """The smallest cosine between two encoders' embeddings of a text in :data:`CHECK_TEXTS`; one of them is open at a time."""
+    release()
+    ids, vectors = list[list[int]](), []
+    for encoder in encoders:
+        ids = ids or [row for row in encoder.tokenizer(CHECK_TEXTS) if row]  # not every tokenizer has one for the empty text
+        vectors.append(encoder.encode_ids(ids))
+        del encoder
+        release()
+    return float(cosine(*vectors).min())
 
 
 def export(root: Path, target: Path) -> None:
     """Export a Transformers encoder and fuse its attention, LayerNorm and GELU for ONNX Runtime, where it knows its type."""
     raw = target.with_suffix(".raw.onnx")
     config = export_plain(root, raw)
+    release()
     if config.model_type in _OPTIMISER:
         _fuse(raw, target, _OPTIMISER[config.model_type], config)
-        raw.unlink()
     else:
         from qguard.precisions.fusion import fuse
 
         graph = Graph.read(raw)
         fuse(graph)
         graph.save(target)
-        raw.unlink()
+    remove(raw)
 
 
 def export_plain(root: Path, target: Path) -> Any:
@@ -152,23 +161,30 @@ def export_plain(root: Path, target: Path) -> Any:
             super().__init__()
             self.network = network
 
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+        def forward(self, input_ids: Any, attention_mask: Any, *more: Any) -> Any:
             mask = attention_mask
+            apart.put(more[has_types:])
             if fused:
                 mask = (1.0 - mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
-            types = {"token_type_ids": token_type_ids} if has_types else {}
-            return self.network(input_ids=input_ids, attention_mask=mask, **types).last_hidden_state
+            named = {"input_ids": input_ids, "attention_mask": mask, **({"token_type_ids": more[0]} if has_types else {})}
+            out = self.network(**named).last_hidden_state
+            apart.put(())  # torch compares what the module holds before and after
+            return out
 
+    apart = _Apart(network)
     ids = torch.full((2, 8), 5)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
-    example = (ids, mask, *([torch.zeros_like(ids)] if has_types else []))
+    stand_ins = (torch.zeros(1).expand(w.shape) for w in apart.weights.values())
+    example = (ids, mask, *([torch.zeros_like(ids)] if has_types else []), *stand_ins)
+    apart.put(())
     try:
         with warnings.catch_warnings(), torch.inference_mode(), _broadcast_masks():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                Transformer().eval(), example, str(target), input_names=names, output_names=["last_hidden_state"],
+                Transformer().eval(), example, str(target), input_names=[*names, *apart.weights],
+                output_names=["last_hidden_state"],
                 dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, "last_hidden_state"]},
                 opset_version=OPSET, dynamo=False,
             )  # fmt: skip
@@ -176,15 +192,39 @@ def export_plain(root: Path, target: Path) -> Any:
         raise ArtifactProblem(
             f"torch {torch.__version__} cannot export a model of type {config.model_type!r} to ONNX ({first_line(e)}); {INSTEAD}"
         ) from e
-    if not fused:
-        import onnx
-
+    if apart.weights or not fused:
         from qguard.precisions.products import plain_products
 
-        graph = Graph(onnx.load(str(target)))
+        graph = Graph.read(target)
+        for name, weight in apart.weights.items():
+            graph.put(name, weight.detach().numpy())
+            graph.drop_input(name)
         plain_products(graph)
         graph.save(target)
     return config
+
+
+class _Apart:
+    """The weights of a large network, kept out of its trace, of which torch makes copies.
+
+    They are inputs of what is traced, and zeros without memory stand for them.
+
+    Attributes:
+        weights: By name; none of a network that fits one file.
+    """
+
+    def __init__(self, network: Any) -> None:
+        weights = dict(network.named_parameters(prefix="network"))
+        self.weights = weights if sum(w.nbytes for w in weights.values()) > edit.WHOLE else {}
+        # layers may share a weight
+        self._places = [(m._parameters, leaf, id(p)) for m in network.modules() for leaf, p in m._parameters.items()]
+
+    def put(self, values: Iterable[Any]) -> None:
+        """Let the network compute with other tensors in their place, or hold none of them."""
+        new = dict.fromkeys(map(id, self.weights.values())) | dict(zip(map(id, self.weights.values()), values, strict=False))
+        for parameters, leaf, old in self._places:
+            if old in new:
+                parameters[leaf] = new[old]
 
 
 # Architectures whose attention goes through Transformers' AttentionInterface, and the optimizer that knows them.
@@ -209,11 +249,12 @@ def export_split(root: Path, target: Path) -> None:
     """Like :func:`export`, but every weight stays an input of a standard MatMul, Add or Gather, as quantizers expect it."""
     raw = target.with_suffix(".raw.onnx")
     config = export_plain(root, raw)
+    release()
     if config.model_type in _OPTIMISER:
         _fuse(raw, target, _OPTIMISER[config.model_type], config, split=True)
-        raw.unlink()
     else:
-        raw.rename(target)
+        Graph.read(raw).save(target)
+    remove(raw)
 
 
 def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = False) -> None:
@@ -224,9 +265,11 @@ def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = Fa
         options.use_multi_head_attention = options.disable_multi_head_attention_bias = True
         options.enable_embed_layer_norm = False
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
+    if external_files(raw):  # too large to be held: of its weights only query, key and value, which are packed, are needed
+        options.enable_embed_layer_norm = False  # reads the table of words
     graph = optimizer.optimize_model(
-        str(raw), model_type=family, num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
-        opt_level=0, optimization_options=options,
+        Graph.read(raw).whole(4 * config.hidden_size**2), model_type=family,
+        num_heads=config.num_attention_heads, hidden_size=config.hidden_size, opt_level=0, optimization_options=options,
     )  # fmt: skip
     count = graph.get_fused_operator_statistics().get("MultiHeadAttention" if split else "Attention", 0)
     if count != config.num_hidden_layers:
@@ -234,5 +277,21 @@ def _fuse(raw: Path, target: Path, family: str, config: Any, *, split: bool = Fa
             f"attention fused in {count} of {config.num_hidden_layers} layers; the export would be a third slower. "
             f"Please report the model type {config.model_type!r}"
         )
-    rms_layer_norm(Graph(graph.model))
-    graph.save_model_to_file(str(target))
+    save_fused(graph, raw.parent, target, plain_norms=True)
+
+
+def save_fused(optimized: Any, folder: Path, target: Path, *, plain_norms: bool) -> None:
+    """Write what ONNX Runtime's optimizer made, as it does itself, but for tensors that it was not given.
+
+    Args:
+        optimized: Its ``OnnxModel``.
+        folder: Of these tensors.
+        target: The file.
+        plain_norms: Apply :func:`qguard.precisions.norms.rms_layer_norm`, which needs an operator set below 18.
+    """
+    graph = Graph(optimized.model, folder)
+    if plain_norms:
+        rms_layer_norm(graph)
+    graph.import_domain("com.microsoft")
+    optimized.topological_sort()
+    graph.save(target)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import ArtifactProblem
+from qguard.machine.memory import release
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attributes
 from qguard.onnx.structure import ATTENTION, NORM, SUM, made_by
@@ -150,6 +151,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
     quantize(graph, sites, Observer(source.file, (s.x for s in sites), token_ids(model, sample)))
+    release()  # the session
     quantize_embeddings(graph)
     axes_as_inputs(graph)
     graph.drop_unread(MOVES)
@@ -281,15 +283,16 @@ class Observer:
     def __init__(self, file: Path, names: Iterable[str], ids: list[list[int]]) -> None:
         import onnxruntime as ort
 
-        from qguard.encoders.onnx import OnnxRuntime
+        from qguard.encoders.ports import Feeds
 
         self.ids = ids
         graph = Graph.read(file)
         graph.add_outputs(sorted(set(names)))
-        self._feeds = OnnxRuntime(file).feeds
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
         self._session = graph.session(options)
+        self._feeds = Feeds({i.name: i.type for i in self._session.get_inputs()}, file)
 
     def __call__(self, names: Collection[str]) -> dict[str, Statistics]:
         """Of some of the tensors; the texts are run up to the last of them."""

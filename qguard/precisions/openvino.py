@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvino
 from qguard.files import dump_json
 from qguard.models.model import Model
-from qguard.onnx.edit import Graph, attribute
+from qguard.onnx.edit import Graph, attribute, copy
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
 from qguard.precisions.integer import Observer, token_ids
@@ -30,7 +29,7 @@ def fp32(model: Model, folder: Path) -> None:
     if model.onnx is None:
         export_plain(model.root, onnx_file(model, folder))
     else:
-        shutil.copyfile(model.onnx, onnx_file(model, folder))
+        copy(model.onnx, onnx_file(model, folder))
     declare(model, folder, "fp32")
     if model.onnx is None:
         check(model, folder, "openvino")

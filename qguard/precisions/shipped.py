@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from qguard.errors import ModelProblem
 from qguard.files import read_json
 from qguard.models.model import Model
-from qguard.onnx.edit import Graph
-from qguard.onnx.read import external_files, read_graph
-from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file
-from qguard.precisions.norms import rms_layer_norm
+from qguard.onnx.edit import copy
+from qguard.onnx.read import read_graph
+from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file, save_fused
 
 
 def fp32(model: Model, folder: Path) -> None:
@@ -26,15 +24,12 @@ def fp32(model: Model, folder: Path) -> None:
     assert model.onnx is not None
     target = onnx_file(model, folder)
     if _fuse(model.onnx, target, model.root / "config.json"):
-        ours, shipped = (open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in (target, model.onnx))
-        if agreement(ours, shipped) >= MIN_COSINE:
+        files = (target, model.onnx)
+        if agreement(open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in files) >= MIN_COSINE:
             return
     for file in target.parent.iterdir():
         file.unlink()
-    shutil.copyfile(model.onnx, target)
-    for name in external_files(model.onnx):
-        (target.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.onnx.parent / name, target.parent / name)
+    copy(model.onnx, target)
 
 
 def _fuse(source: Path, target: Path, config: Path) -> bool:
@@ -54,7 +49,6 @@ def _fuse(source: Path, target: Path, config: Path) -> bool:
         return False
     if not graph.get_fused_operator_statistics().get("Attention", 0):
         return False
-    if all(o.version < 18 for o in read_graph(source).opset_import if o.domain in ("", "ai.onnx")):
-        rms_layer_norm(Graph(graph.model))
-    graph.save_model_to_file(str(target), use_external_data_format=bool(external_files(source)))
+    old = all(o.version < 18 for o in read_graph(source).opset_import if o.domain in ("", "ai.onnx"))
+    save_fused(graph, source.parent, target, plain_norms=old)
     return True

@@ -6,16 +6,16 @@ import contextlib
 import io
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.console.progress import progress
-from qguard.errors import UsageProblem
+from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.models.model import Model
-from qguard.onnx.edit import Graph
+from qguard.onnx.edit import Graph, copy
+from qguard.onnx.read import external_files
 from qguard.precisions.export import declare_exact_products, export_split, onnx_file
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     if model.onnx is None:
         export_split(model.root, target)
     else:
-        shutil.copyfile(model.onnx, target)
+        copy(model.onnx, target)
+    if external_files(target):
+        raise ArtifactProblem(
+            f"model {model.name!r} has {model.fp32_bytes / 1e9:.1f} GB of weights, and NNCF quantizes ONNX files of up to 2 GB; "
+            "take int8, which is calibrated too"
+        )
     with progress(f"calibrating on {len(sample.texts)} texts", PASSES * len(sample.texts)) as advance, _silent():
         # NNCF sees only those edges whose shape is known, and onnx does not infer shapes of fused operators
         shaped = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
