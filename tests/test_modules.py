@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -179,7 +180,13 @@ def _saved(modules, folder, prompts=PROMPTS):
     from sentence_transformers import SentenceTransformer
 
     SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(folder), create_model_card=False)
-    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    return _opened(folder)
+
+
+def _opened(folder):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True).float()
 
 
 def _compare(folder, reference):
@@ -267,6 +274,31 @@ def test_towers_are_refused_and_each_is_a_model_of_its_own(tower, tmp_path):
     assert np.abs(found - reference.encode_query(list(TEXTS))).max() < 1e-5
 
 
+def test_routes_of_asym_are_mapped_to_roles(tower, tmp_path):
+    """Release 2 named routes at will and its file config.json; the message says how a role finds its route."""
+    folder = tmp_path / "m"
+    routes = {"QRY": _stirred(_linear(WIDE, 32)), "POS": _stirred(_linear(WIDE, 32, "GELU"))}
+    _saved([tower, _pooled(), _behind("Router", sub_modules=routes)], folder, {})
+    inner = folder / "2_Router"
+    declared = json.loads((inner / "router_config.json").read_text())
+    (inner / "router_config.json").unlink()
+    (folder / "modules.json").write_text(
+        (folder / "modules.json").read_text().replace("base.modules.router.Router", "models.Asym")
+    )
+    declared["parameters"] = {"allow_empty_key": True}
+    (inner / "config.json").write_text(json.dumps(declared))
+    words = re.escape(
+        """for a query, but QRY, POS; say which it takes in its parameters: "route_mappings": {"('query', None)": "QRY"}"""
+    )
+    with pytest.raises(ModelProblem, match=words):
+        resolve("m", str(folder))
+    declared["parameters"]["route_mappings"] = {"('query', None)": "QRY", "('document', None)": "POS"}
+    (inner / "config.json").write_text(json.dumps(declared))
+    plain, query, document = _compare(folder, _opened(folder))
+    assert np.array_equal(plain, query)  # the first route is the default
+    assert np.abs(document - query).max() > 1e-3
+
+
 def _edit(file: Path, **values: object) -> None:
     old = json.loads(file.read_text()) if file.exists() else {}
     file.parent.mkdir(exist_ok=True)
@@ -304,16 +336,26 @@ def folder(plain, tmp_path) -> Path:
 
 
 def test_weights_in_bfloat16_are_read(folder):
-    from sentence_transformers import SentenceTransformer
-
     _dense(folder)
-    _compare(folder, SentenceTransformer(str(folder), device="cpu", local_files_only=True).float())
+    _compare(folder, _opened(folder))
+
+
+def test_an_artifact_is_another_one_with_another_head(folder):
+    _dense(folder)
+    artifact = parse_precision("fp16@torch").build(resolve("m", str(folder)))
+    before = artifact.sha256
+    file = artifact.folder / "2_Dense" / "model.safetensors"
+    data = file.read_bytes()
+    try:
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        assert artifact.sha256 != before
+    finally:
+        file.write_bytes(data)  # the cache is shared
+    assert artifact.sha256 == before
 
 
 def test_the_layout_of_release_1(folder):
     """The transformer in a folder of its own, with settings named after its class."""
-    from sentence_transformers import SentenceTransformer
-
     inner = folder / "0_Transformer"
     inner.mkdir()
     for file in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
@@ -326,7 +368,7 @@ def test_the_layout_of_release_1(folder):
     (folder / "1_Pooling" / "config.json").write_text(
         json.dumps({"pooling_mode_cls_token": True, "word_embedding_dimension": WIDE})
     )
-    reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    reference = _opened(folder)
     model = resolve("m", str(folder), None, {"max_seq_length": 12})
     artifact = parse_precision("fp16@torch").build(model)
     assert artifact.pipeline.max_seq_length == 12
@@ -367,7 +409,7 @@ REFUSALS = {
     "unknown": (lambda f: _declare(f, "Transformer", "Pooling", "Brain"), "'Brain' in 2_Brain cannot be reproduced: qguard rep"),
     "no route": (
         lambda f: _routes(f, {"QRY": ["QRY_Transformer"], "POS": ["QRY_Transformer"]}),
-        "router_config.json has no route for a query, but QRY, POS; add one",
+        "router_config.json has no route for a query, but QRY, POS; say which",
     ),
     "damaged routes": (lambda f: _routes(f, {"query": []}), "declares no routes that can be followed"),
     "code in a route": (

@@ -101,9 +101,12 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """One hash for what decides the vectors: weights, tokenizer, pipeline, and OpenVINO's properties where declared."""
+        """One hash for what decides the vectors: weights, those of the modules behind the first one too, tokenizer, pipeline, and
+        OpenVINO's properties where declared.
+        """
         root = inside(self.folder, self.pipeline.transformer)
-        parts = [sha256_file(p) for p in self.weight_files]
+        heads = [inside(self.folder, m.path) / "model.safetensors" for m in self.pipeline.weighted]
+        parts = [sha256_file(p) for p in (*self.weight_files, *heads)]
         beside = self.file.with_name("openvino.json") if self.file else None
         if beside and beside.exists():  # how OpenVINO is told to compute decides its vectors
             parts.append(sha256_file(beside))

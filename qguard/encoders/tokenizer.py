@@ -18,6 +18,8 @@ class Tokens(list[int]):
         prompt: Tokens at the start that belong to its prompt, where the pooling leaves these out; else 0.
     """
 
+    __slots__ = ("prompt", "role")
+
     def __init__(self, ids: Iterable[int], role: str | None = None, prompt: int = 0) -> None:
         super().__init__(ids)
         self.role, self.prompt = role, prompt

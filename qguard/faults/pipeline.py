@@ -7,6 +7,7 @@ from typing import Any
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
+from qguard.models.modules import Dense
 
 
 def _modules(site: FaultSite) -> list[dict[str, Any]]:
@@ -53,7 +54,7 @@ def normalize(site: FaultSite, _: None) -> Candidate:
 
 def dense(site: FaultSite, _: None) -> Candidate:
     """Leave out the Dense heads."""
-    if not site.base.pipeline.dense:
+    if not any(isinstance(module, Dense) for module in site.base.pipeline.head):
         raise NotApplicable("the model has no Dense head")
     return _without(site, "Dense")
 

@@ -60,9 +60,10 @@ class Routes:
             route = route or next((name for name in (role, "text") if name in modules), default if role is None else None)
             if route is None:
                 whose = f"a {role}" if role else "a text that is neither query nor document"
+                example = f'"route_mappings": {{"({role!r}, None)": "{next(iter(modules))}"}}'
                 raise ModelProblem(
-                    f"{path or folder.name}/{file.name} has no route for {whose}, but {', '.join(modules)}; add one to its "
-                    f"route_mappings" + ("" if role else ", or a default_route")
+                    f"{path or folder.name}/{file.name} has no route for {whose}, but {', '.join(modules)}; say which it takes "
+                    f"in its parameters: {example}"
                 )
             roles[role] = route
         return cls({route: found for route, found in modules.items() if route in roles.values()}, roles)
