@@ -30,7 +30,8 @@ def _named(metric: Metric, prefix: str) -> Metric:
     what = "both losses: the candidate" if prefix == TOTAL else "fp32 cut to the precision's dimensions"
     words = f"{what} against whole fp32: {metric.description}"
     kinds = metric.vectors if prefix == TOTAL else (FLOAT, *KINDS)  # fp32 is compared with itself, however vectors are stored
-    return replace(metric, name=prefix + metric.name.partition(".")[2], description=words, vectors=kinds)
+    name = prefix + metric.name.partition(".")[2]
+    return replace(metric, name=name, description=words, vectors=kinds, of_fp32=prefix == ALONE)
 
 
 SIZE = Metric(
