@@ -1,4 +1,4 @@
-"""What a tokenizer cannot read, or reads in two ways, is left out of a golden and told of; outer whitespace is text."""
+"""Texts are read as sentence-transformers reads them; those without a token are left out of a golden and told of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qguard import goldens as golden
 from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.errors import GoldenProblem, MeasurementProblem
+from qguard.errors import GoldenProblem, MeasurementProblem, ModelProblem
 from qguard.goldens.reference import fp32_outputs, open_fp32, preprocess
 from qguard.judging.session import Session, Target
 from qguard.models.model import resolve
@@ -127,30 +127,128 @@ def built_anew(folder):
     return folder
 
 
-def test_a_few_texts_that_are_read_in_two_ways_are_left_out(folders, tmp_path):
-    model = resolve("e5", str(built_anew(shutil.copytree(folders["xlm-roberta"], tmp_path / "model"))))
-    texts = (*(f"text number {i}" for i in range(150)), "   ")
-    found = fp32_outputs(model, Suite("own", texts, (None,) * len(texts)))
-    assert found.left_out == {150: "tokenizer.json and Transformers' XLMRobertaTokenizer read it differently"}
-    assert found.vectors.shape[0] == len(found.token_ids) == len(found.suite.texts) == 150
+READ_IN_TWO_WAYS = Suite("own", ("one", "   ", " two\n words "), (None,) * 3)
 
 
-def test_one_odd_text_does_not_refuse_a_small_suite(folders, tmp_path):
-    model = resolve("e5", str(built_anew(shutil.copytree(folders["xlm-roberta"], tmp_path / "model"))))
-    texts = (*(f"text number {i}" for i in range(29)), "   ")
-    assert list(fp32_outputs(model, Suite("own", texts, (None,) * 30)).left_out) == [29]
+@pytest.fixture(scope="module")
+def rebuilt(folders, tmp_path_factory):
+    """A project whose model's tokenizer.json is not what sentence-transformers reads texts with, and its golden."""
+    root = tmp_path_factory.mktemp("rebuilt")
+    built_anew(shutil.copytree(folders["xlm-roberta"], root / "model"))
+    texts = (*READ_IN_TWO_WAYS.texts, *(f"text number {i}" for i in range(20)))
+    (root / "own.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (root / "pyproject.toml").write_text(
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\ne5 = "model"\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+    )
+    harness = Session(load_config(root))
+    golden.record(harness.model("e5"), harness.suite("own"), harness.config.golden_root, "first")
+    return root
 
 
-def test_many_texts_that_are_read_in_two_ways_refuse_the_golden(folders, tmp_path):
-    model = resolve("e5", str(built_anew(shutil.copytree(folders["xlm-roberta"], tmp_path / "model"))))
-    with pytest.raises(GoldenProblem, match=r"read 1 of 3 texts differently; the first is '   '.*save_pretrained\('COPY'\)"):
-        golden.record(model, Suite("own", ("one", "   ", "two"), (None,) * 3), tmp_path / "golden", "first")
-    assert not (tmp_path / "golden").exists()
+def test_token_ids_are_those_of_the_tokenizer_that_sentence_transformers_loads(rebuilt):
+    harness = Session(load_config(rebuilt))
+    model, kept, suite = harness.model("e5"), harness.golden("e5", "own"), harness.suite("own")
+    assert kept.left_out == {}
+    assert kept.token_ids == preprocess(open_fp32(model), list(suite.texts), 1)
+    assert kept.token_ids != TextTokenizer.open(model.root, model.pipeline)(suite.texts)
+    assert kept.token_ids == harness.reference_tokenizer("e5")(suite.texts)
+
+
+def test_what_qguard_builds_carries_that_tokenizer(rebuilt):
+    harness, target = Session(load_config(rebuilt)), Target(parse_precision("fp32"), "e5", "own")
+    assert harness.token_ids(target) == harness.golden("e5", "own").token_ids
+    assert {c.outcome for c in harness.checks(target, "embedding") if c.bound} == {"pass"}
+    (mismatches,) = (c for c in harness.checks(target, "robustness") if c.name == "robustness.token_mismatches")
+    assert mismatches.value == 0
+
+
+def test_a_bare_file_is_read_with_the_tokenizer_of_the_golden(rebuilt, tmp_path):
+    harness, fp32 = Session(load_config(rebuilt)), parse_precision("fp32")
+    bare = shutil.copy(harness.artifact(fp32, "e5").file, tmp_path / "bare.onnx")
+    given = Session(load_config(rebuilt), bare)
+    assert given.token_ids(Target(fp32, "e5", "own")) == harness.golden("e5", "own").token_ids
+
+
+def test_an_artifact_that_reads_texts_by_the_file_is_no_measurement(rebuilt, tmp_path):
+    harness, fp32 = Session(load_config(rebuilt)), parse_precision("fp32")
+    theirs = shutil.copytree(harness.artifact(fp32, "e5").folder, tmp_path / "theirs")
+    (theirs / "qguard.json").unlink()
+    shutil.copy(harness.model("e5").root / "tokenizer.json", theirs / "tokenizer.json")
+    with pytest.raises(
+        GoldenProblem, match=r"token ids differ from the golden's in 2 of 23 texts: the artifact's tokenizer is not"
+    ):
+        Session(load_config(rebuilt), theirs).token_ids(Target(fp32, "e5", "own"))
+
+
+def test_the_stored_tokenizer_is_part_of_the_golden(rebuilt, tmp_path):
+    from qguard.goldens.audit import unsigned
+
+    folder = shutil.copytree(rebuilt / "golden" / "e5" / "own", tmp_path / "golden" / "e5" / "own")
+    (file,) = folder.glob("tokenizer-*.json")
+    assert list(unsigned(tmp_path / "golden", folder)) == []
+    (folder / "tokenizer-0123456789abcdef.json").write_text("{}")
+    assert [f.where for f in unsigned(tmp_path / "golden", folder)] == ["e5/own/tokenizer-0123456789abcdef.json"]
+    content = file.read_bytes()
+    file.write_bytes(content[:-9])
+    with pytest.raises(GoldenProblem, match=r"tokenizer-.*json is truncated or was edited.*qguard golden update"):
+        golden.read(folder)
+    file.unlink()
+    with pytest.raises(GoldenProblem, match=r"its tokenizer 'tokenizer-.*' is missing; restore it"):
+        golden.read(folder)
+
+
+def test_a_golden_of_the_models_own_tokenizer_stores_none(folders, tmp_path):
+    model = resolve("bert", str(folders["bert"]))
+    golden.record(model, READ_IN_TWO_WAYS, tmp_path, "first")
+    assert golden.read(tmp_path / "bert" / "own").tokenizer is None
+    assert list((tmp_path / "bert" / "own").glob("tokenizer*")) == []
+
+
+def test_a_mended_folder_reads_texts_in_one_way(folders, tmp_path):
     from transformers import AutoTokenizer
 
-    AutoTokenizer.from_pretrained(model.folder).save_pretrained(model.folder)  # what the message says
-    mended = resolve("e5", str(model.folder))
-    assert fp32_outputs(mended, Suite("own", ("one", "   ", "two"), (None,) * 3)).left_out == {}
+    folder = built_anew(shutil.copytree(folders["xlm-roberta"], tmp_path / "model"))
+    assert fp32_outputs(resolve("e5", str(folder)), READ_IN_TWO_WAYS).tokenizer is not None
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert fp32_outputs(resolve("e5", str(folder)), READ_IN_TWO_WAYS).tokenizer is None
+
+
+def test_settings_of_the_tokenizer_are_those_that_sentence_transformers_obeys(folders, tmp_path):
+    """Of several lengths sentence_bert_config.json's counts; do_lower_case of tokenizer_config.json is the tokenizer's own."""
+    folder = shutil.copytree(folders["bert"], tmp_path / "model")
+    file = folder / "tokenizer.json"
+    cut = {"direction": "Right", "max_length": 20, "strategy": "LongestFirst", "stride": 0}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "truncation": cut}))
+    file = folder / "tokenizer_config.json"
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": 40}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 30}))
+    model = resolve("m", str(folder))
+    found = fp32_outputs(model, Suite("own", ("Rent is DUE " * 30, "Ünïcode"), (None,) * 2))
+    assert len(found.token_ids[0]) == 30
+    assert found.tokenizer is not None
+    assert TextTokenizer.open(model.root, model.pipeline)(["DUE"]) == TextTokenizer.open(model.root, model.pipeline)(["due"])
+    reference = TextTokenizer.read(found.tokenizer, model.pipeline, "stored")
+    assert reference(["DUE"]) == preprocess(open_fp32(model), ["DUE"], 1) != reference(["due"])
+
+
+def test_a_tokenizer_written_in_python_is_refused_in_words(folders, tmp_path):
+    folder = shutil.copytree(folders["bert"], tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer", "model_max_length": 30}))
+    with pytest.raises(ModelProblem, match=r"the tokenizer of model 'm' \(ByT5Tokenizer\) is written in Python"):
+        fp32_outputs(resolve("m", str(folder)), READ_IN_TWO_WAYS)
+
+
+def test_a_folder_without_tokenizer_json_is_refused_with_the_command(folders, tmp_path):
+    folder = shutil.copytree(folders["bert"], tmp_path / "model")
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)))
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    words = r"has no tokenizer.json; make one with AutoTokenizer.from_pretrained\(folder\).save_pretrained\(folder\)"
+    with pytest.raises(ModelProblem, match=words):
+        fp32_outputs(resolve("m", str(folder)), READ_IN_TWO_WAYS)
 
 
 def test_an_encoder_gives_no_vector_for_nothing(minilm, fp32_onnx):

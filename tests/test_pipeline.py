@@ -91,7 +91,7 @@ VARIANTS = {
 def test_a_declared_pipeline_equals_sentence_transformers(folder, fp32_onnx, name):
     VARIANTS[name](folder)
     model = resolve("m", str(folder))
-    _, want, ids, _ = fp32_outputs(model, SUITE)
+    _, want, ids, *_ = fp32_outputs(model, SUITE)
     confirm(model, SUITE, want, ids)  # tokens and torch agree, or it raises
     ours = open_encoder("onnx", folder, model.pipeline, "fp32", fp32_onnx)
     assert ours.tokenizer(SUITE.texts, SUITE.roles) == ids
@@ -117,7 +117,7 @@ def test_the_projects_own_settings_reach_the_golden_and_the_artifact(minilm):
 
     settings = {"max_seq_length": 12, "prompts": {"query": "query: ", "document": "passage: "}}
     model = resolve("minilm", minilm.ref, None, settings)
-    _, want, ids, _ = fp32_outputs(model, SUITE)
+    _, want, ids, *_ = fp32_outputs(model, SUITE)
     assert max(map(len, ids)) == 12
     artifact = parse_precision("fp32").build(model)
     ours = open_encoder("onnx", artifact.folder, artifact.pipeline, "fp32", artifact.file)

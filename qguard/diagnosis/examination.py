@@ -73,8 +73,8 @@ class Examination:
     @cached_property
     def own_ids(self) -> list[list[int]]:
         """Token ids of the suite by the artifact's own tokenizer."""
-        suite, a = self.session.suite(self.target.suite, self.target.model), self.artifact
-        return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)(suite.texts, suite.roles)
+        suite = self.session.suite(self.target.suite, self.target.model)
+        return self.session.tokenizer(self.target.precision, self.target.model)(suite.texts, suite.roles)
 
     @cached_property
     def ids(self) -> list[list[int]]:

@@ -44,15 +44,39 @@ class TextTokenizer:
         Raises:
             ModelProblem: when it is missing or damaged.
         """
-        from tokenizers import Tokenizer
+        return cls._of(cls.tokenizer(root), pipeline)
 
+    @staticmethod
+    def tokenizer(root: Path) -> Any:
+        """``root/tokenizer.json`` as it is.
+
+        Raises:
+            ModelProblem: when it is missing or damaged.
+        """
         path = root / "tokenizer.json"
         if not path.exists():
-            raise ModelProblem(f"{root} has no tokenizer.json")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as e:  # the binding raises bare Exception
-            raise ModelProblem(f"{path} is damaged or made for another tokenizers version: {e}") from e
+            raise ModelProblem(
+                f"{root} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(folder).save_pretrained(folder) and "
+                "run again"
+            )
+        return _read(path.read_bytes(), str(path))
+
+    @classmethod
+    def read(cls, content: bytes, pipeline: Pipeline, where: str) -> TextTokenizer:
+        """The tokenizer that the content of a ``tokenizer.json`` describes.
+
+        Args:
+            content: Of the file.
+            pipeline: Whose prompts, lengths and lower-casing it follows.
+            where: The file, for messages.
+
+        Raises:
+            ModelProblem: when it is damaged.
+        """
+        return cls._of(_read(content, where), pipeline)
+
+    @classmethod
+    def _of(cls, tokenizer: Any, pipeline: Pipeline) -> TextTokenizer:
         pad = tokenizer.padding["pad_id"] if tokenizer.padding else tokenizer.token_to_id("[PAD]")
         return cls(tokenizer, pipeline, pad if pad is not None else tokenizer.token_to_id("<pad>") or 0)
 
@@ -88,6 +112,15 @@ class TextTokenizer:
             special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
             self._prompts[prompt] = len(ids) - (bool(ids) and ids[-1] in special)
         return self._prompts[prompt]
+
+
+def _read(content: bytes, where: str) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as e:  # the binding raises bare Exception
+        raise ModelProblem(f"{where} is damaged or made for another tokenizers version: {e}") from e
 
 
 def _lower_case(tokenizer: Any) -> None:

@@ -70,7 +70,9 @@ def unsigned(root: Path, folder: Path) -> Iterator[Finding]:
             manifest = read_json(folder / MANIFEST, GoldenProblem)
         except GoldenProblem:
             return  # the golden itself is reported
-        named |= {str(manifest.get("data_file"))} | ({SUMMARY} if "summary_sha256" in manifest else set())
+        named |= {str(manifest.get("data_file")), str(manifest.get("tokenizer_file"))} | (
+            {SUMMARY} if "summary_sha256" in manifest else set()
+        )
     for entry in sorted(folder.iterdir()):
         if entry.name not in named:
             yield _foreign(root, entry, "not named by the manifest")

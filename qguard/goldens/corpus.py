@@ -102,12 +102,12 @@ def compare_block(golden: Golden, suite: Suite, model: Model, number: int, diges
     assert suite.corpus is not None
     if number < len(golden.retrieved.tokens) and golden.retrieved.tokens[number] == digest:
         return
-    from qguard.encoders.tokenizer import TextTokenizer
+    from qguard.goldens.tokens import reference_tokenizer
 
     block = golden.retrieved.block
     documents = next(islice(suite.corpus.blocks(block, number * block), 1))
     texts = [d.text for d in documents]
-    own = TextTokenizer.open(model.root, model.pipeline)(texts, ["document"] * len(texts))
+    own = reference_tokenizer(model, golden)(texts, ["document"] * len(texts))
     where = f"token ids of documents differ from the golden's among the {len(texts)} documents from {documents[0].id!r} on"
     if digest_of(own) != golden.retrieved.tokens[number]:
         raise GoldenProblem(

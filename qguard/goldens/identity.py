@@ -49,7 +49,7 @@ def tokenizer_change(golden: Golden, model: Model, suite: Suite) -> str:
     """
     from qguard.goldens.tokens import live_token_ids, token_change
 
-    change = token_change(golden.token_ids, live_token_ids(model, suite), model)
+    change = token_change(golden.token_ids, live_token_ids(model, suite, golden), model)
     if not change:
         return ""
     then = golden.manifest.get("versions", {})

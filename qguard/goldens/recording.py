@@ -18,11 +18,11 @@ from qguard.errors import GoldenProblem
 from qguard.goldens.consent import check_named, refuse_unnamed
 from qguard.goldens.identity import identity
 from qguard.goldens.pooling import by_pooling, contradiction, left_behind
-from qguard.goldens.reference import Outputs, confirm, fp32_outputs, unreadable
+from qguard.goldens.reference import Outputs, confirm, fp32_outputs, without_tokens
 from qguard.goldens.reference import paths as sources
 from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
-from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store
+from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
 from qguard.machine.versions import installed
 from qguard.models.model import Model
@@ -67,7 +67,7 @@ def record(
     if not reason.strip() and not dry_run:
         raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
     check_named(accept_change)
-    (judged, vectors, token_ids, left_out), paths, pooled = _outputs(model, suite)
+    (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
     similarity = similarity_of(model.pipeline)
     doubts = "; ".join(filter(None, (contradiction(judged, pooled, similarity), _lost(model))))
     retrieved = None
@@ -88,6 +88,7 @@ def record(
         "pipeline": model.pipeline.declared(),
         "data_sha256": hashlib.sha256(data).hexdigest(),
         "summary_sha256": hashlib.sha256(text).hexdigest(),
+        **tokenizer_facts(tokenizer),
         "dim": int(vectors.shape[1]),
         "paths": paths,
         "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
@@ -115,7 +116,7 @@ def record(
             found = reviewed()
             if found.changed:
                 folder.mkdir(parents=True, exist_ok=True)
-                store(folder, data, manifest, text)
+                store(folder, data, manifest, text, tokenizer)
     except OSError as e:
         raise GoldenProblem(
             f"cannot write the golden folder {root.name}/{model.name}/{suite.name}: {e.strerror or e}; "
@@ -138,7 +139,7 @@ def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[
 
     encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx)
     ids = encoder.tokenizer(suite.texts, suite.roles)
-    left_out = unreadable(suite, ids, ids, "")
+    left_out = without_tokens(suite, ids)
     judged = suite.without(left_out)
     vectors, token_ids, paths = reference(model, judged)
     return Outputs(judged, vectors, token_ids, left_out), paths, by_pooling(encoder, token_ids)

@@ -18,9 +18,6 @@ from qguard.suites import Suite
 AGREEMENT = 1e-5
 # fp32 of another runtime, version or CPU differs from a golden by some 1e-6; a hundred times that is no rounding.
 DRIFT = 1e-4
-# the share of a suite's texts that may be read in two ways before it is no matter of a few odd characters
-MISREAD = 0.01
-FEW = 3  # of a small suite, as long as they are no more than a tenth of it
 NO_TOKEN = "it has no token in this model's tokenizer"
 _CONFIRMED = {False: "Transformers with the declared pooling", True: "NumPy with the mean of the table's rows"}
 
@@ -92,28 +89,43 @@ class Outputs(NamedTuple):
         vectors: float32 (texts, dim).
         token_ids: One list per text, special tokens included.
         left_out: Texts that are not among them, by their index in the whole suite, and why.
+        tokenizer: See :attr:`qguard.goldens.stored.Golden.tokenizer`.
     """
 
     suite: Suite
     vectors: NDArray[np.float32]
     token_ids: list[list[int]]
     left_out: dict[int, str]
+    tokenizer: bytes | None = None
 
 
 def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     """Vectors and token ids by sentence-transformers.
 
     Raises:
-        GoldenProblem: see :func:`unreadable`.
+        GoldenProblem: see :func:`without_tokens`; also when the tokenizer alone gives other ids than sentence-transformers.
     """
+    from qguard.encoders.loaded import loaded_tokenizer
     from qguard.encoders.tokenizer import TextTokenizer
 
     st = open_fp32(model)
-    own = TextTokenizer.open(model.root, model.pipeline)(whole.texts, whole.roles)
+    loaded = loaded_tokenizer(model)
+    tokenizer = (
+        TextTokenizer.open(model.root, model.pipeline)
+        if loaded is None
+        else TextTokenizer.read(loaded, model.pipeline, "the tokenizer that sentence-transformers loads")
+    )
+    own = tokenizer(whole.texts, whole.roles)
     prefixes = [model.pipeline.prefix(role) for role in whole.roles]
     some = [i for i, ids in enumerate(own) if ids]
     ids = dict(zip(some, preprocess(st, [prefixes[i] + whole.texts[i] for i in some], 1), strict=True))
-    left_out = unreadable(whole, own, [ids.get(i, []) for i in range(len(own))], type(st.tokenizer).__name__)
+    for i, row in ids.items():
+        if row != list(own[i]):
+            raise GoldenProblem(
+                f"the independent tokenizer disagrees with sentence-transformers on text {i} ({whole.texts[i][:60]!r}): "
+                f"{own[i][:8]}… against {row[:8]}…; nothing was written"
+            )
+    left_out = without_tokens(whole, own)
     suite = whole.without(left_out)
     alike = [(model.pipeline.prefix(role), role if model.pipeline.routed else None) for role in suite.roles]
     parts = []
@@ -124,44 +136,27 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     vectors = np.empty((len(suite.texts), parts[0][1].shape[1]), np.float32)
     for rows, found in parts:
         vectors[rows] = found
-    return Outputs(suite, vectors, [row for i, row in ids.items() if i not in left_out], left_out)
+    return Outputs(suite, vectors, list(ids.values()), left_out, loaded)
 
 
-def unreadable(suite: Suite, own: Sequence[Sequence[int]], reference: Sequence[Sequence[int]], kind: str) -> dict[int, str]:
-    """The texts that a golden leaves out, by index, and why: those without a token, and those that are read in two ways.
-
-    Transformers builds some tokenizers anew, instead of reading ``tokenizer.json`` as servers and artifacts do. Where the two
-    differ in a few texts of whitespace or control characters, neither way is the model's.
+def without_tokens(suite: Suite, ids: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The texts that a golden leaves out, by index, and why: those that the tokenizer has no token for.
 
     Args:
         suite: The texts.
-        own: Token ids by ``tokenizer.json``.
-        reference: Token ids by sentence-transformers, empty for a text that has none in ``own``.
-        kind: The tokenizer's class there.
+        ids: Token ids of each.
 
     Raises:
-        GoldenProblem: where more than :data:`MISREAD` of the texts, and more than :data:`FEW`, are read in two ways, or nothing
-            is left.
+        GoldenProblem: where nothing is left.
         MeasurementProblem: for such a text in a large suite, whose documents are not told apart.
     """
-    out = {i: NO_TOKEN for i, ids in enumerate(own) if not ids}
-    differ = [i for i, ids in enumerate(own) if ids and list(ids) != list(reference[i])]
-    texts = len(suite.texts)
-    if len(differ) > max(MISREAD * texts, min(FEW, texts // 10)):
-        i = differ[0]
-        raise GoldenProblem(
-            f"tokenizer.json and the {kind} that Transformers builds read {len(differ)} of {len(suite.texts)} texts differently; "
-            f"the first is {suite.texts[i][:60]!r}: {own[i][:8]}… and {reference[i][:8]}…. Copy the model's folder, have "
-            'Transformers write its tokenizer there, and give the copy: python -c "from transformers import AutoTokenizer as T; '
-            "T.from_pretrained('FOLDER').save_pretrained('COPY')\"; nothing was written"
-        )
-    out |= dict.fromkeys(differ, f"tokenizer.json and Transformers' {kind} read it differently")
+    out = {i: NO_TOKEN for i, row in enumerate(ids) if not row}
     if len(out) == len(suite.texts):
         raise GoldenProblem(f"no text of suite {suite.name!r} has a token in this model's tokenizer; nothing was written")
     if out and suite.corpus is not None:
         i = min(out)
         raise MeasurementProblem(f"large suite {suite.name!r}: {suite.texts[i][:60]!r}: {out[i]}; remove it from the suite")
-    return dict(sorted(out.items()))
+    return out
 
 
 def confirm(
@@ -173,7 +168,7 @@ def confirm(
         Its vectors under the declared pooling, first, and under others; see :func:`qguard.goldens.pooling.by_pooling`.
 
     Raises:
-        GoldenProblem: when token ids differ, vectors differ by more than :data:`AGREEMENT`, or they are not finite.
+        GoldenProblem: when vectors differ by more than :data:`AGREEMENT`, or they are not finite.
     """
     from qguard.encoders import Encoder, open_encoder
     from qguard.encoders.pooling import Head
@@ -188,14 +183,7 @@ def confirm(
         encoder = Encoder(tokenizer, NumpyTable(model.root), Head.open(model.folder, model.pipeline))
     else:
         encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
-    own = encoder.tokenizer(suite.texts, suite.roles)
-    for i, (want, found) in enumerate(zip(token_ids, own, strict=True)):
-        if want != found:
-            raise GoldenProblem(
-                f"the independent tokenizer disagrees with sentence-transformers on text {i} ({suite.texts[i][:60]!r}): "
-                f"{found[:8]}… against {want[:8]}…; nothing was written"
-            )
-    pooled = by_pooling(encoder, own)
+    pooled = by_pooling(encoder, encoder.tokenizer.told(token_ids, suite.roles))
     error = relative_change(vectors, next(iter(pooled.values())))
     if not error.max() <= AGREEMENT:
         raise GoldenProblem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,7 @@ class Golden:
         token_ids: One list per text, special tokens included.
         manifest: What it was recorded from; see DESIGN in the documentation.
         retrieved: Of a large suite, what its queries found in the whole corpus; else ``None``.
+        tokenizer: ``tokenizer.json`` of the tokenizer that gave the token ids; ``None`` where that is the model's own file.
     """
 
     folder: Path
@@ -44,10 +45,11 @@ class Golden:
     token_ids: list[list[int]]
     manifest: dict[str, Any]
     retrieved: Retrieved | None = None
+    tokenizer: bytes | None = None
 
     @property
     def left_out(self) -> dict[int, str]:
-        """Texts of the suite that it holds no vector of, by index, and why; see :func:`qguard.goldens.reference.unreadable`."""
+        """Texts of the suite that it holds no vector of, by index, and why: mostly that they have no token."""
         return {int(i): str(why) for i, why in self.manifest.get("left_out", [])}
 
     def judged(self, suite: Suite) -> Suite:
@@ -128,13 +130,41 @@ def read(folder: Path) -> Golden:
         arrays = load(data)
         offsets, flat = arrays["token_offsets"], arrays["token_ids"].tolist()
         ids = [flat[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
-        golden = Golden(folder, arrays["vectors"], ids, manifest, Retrieved.of(arrays, manifest.get("suite", {})))
+        retrieved = Retrieved.of(arrays, manifest.get("suite", {}))
+        golden = Golden(folder, arrays["vectors"], ids, manifest, retrieved, _tokenizer(folder, manifest, where, mend))
         whole = set(manifest["hashes"]) == {"weights", "tokenizer", "pipeline", "suite"}
+    except GoldenProblem:
+        raise
     except Exception as e:  # the binding has its own error types
         raise GoldenProblem(f"{where} is damaged ({e!r}); restore it from version control, or: {mend}") from e
     if not whole or len(ids) != len(golden.vectors) or not np.isfinite(golden.vectors).all():
         raise GoldenProblem(f"{where} is damaged: its parts do not fit together; restore it, or: {mend}")
     return golden
+
+
+def _tokenizer(folder: Path, manifest: Mapping[str, Any], where: str, mend: str) -> bytes | None:
+    named = manifest.get("tokenizer_file")
+    if named is None:
+        return None
+    name, want = str(named), str(manifest.get("tokenizer_sha256"))
+    try:
+        content = (folder / Path(name).name).read_bytes()
+    except OSError as e:
+        raise GoldenProblem(f"{where}: its tokenizer {name!r} is missing; restore it from version control, or: {mend}") from e
+    if hashlib.sha256(content).hexdigest() != want:
+        raise GoldenProblem(
+            f"{where}: {name} is truncated or was edited: its SHA-256 is not the manifest's; "
+            f"restore it from version control, or: {mend}"
+        )
+    return content
+
+
+def tokenizer_facts(content: bytes | None) -> dict[str, str]:
+    """What a manifest says of the tokenizer that is stored beside it; nothing without one."""
+    if content is None:
+        return {}
+    digest = hashlib.sha256(content).hexdigest()
+    return {"tokenizer_file": f"tokenizer-{digest[:16]}.json", "tokenizer_sha256": digest}
 
 
 @contextmanager
@@ -153,7 +183,9 @@ def locked(folder: Path) -> Iterator[None]:
         raise GoldenProblem(f"another process has been updating {folder.name} for two minutes; try again when it is done") from e
 
 
-def store(folder: Path, data: bytes, manifest: dict[str, Any], summary: bytes | None = None) -> None:
+def store(
+    folder: Path, data: bytes, manifest: dict[str, Any], summary: bytes | None = None, tokenizer: bytes | None = None
+) -> None:
     """Data under its own hash first, then the manifest that names it in one rename: a kill leaves the old or the new pair.
 
     The summary has a name of its own, so that version control shows its lines change. It is renamed just before the manifest;
@@ -161,6 +193,10 @@ def store(folder: Path, data: bytes, manifest: dict[str, Any], summary: bytes | 
     """
     name = f"golden-{manifest['data_sha256'][:16]}.safetensors"
     write_atomic(folder / name, data)
+    kept = [name]
+    if tokenizer is not None:
+        kept.append(str(manifest["tokenizer_file"]))
+        write_atomic(folder / kept[-1], tokenizer)
     beside = staged(folder / SUMMARY, summary) if summary is not None else None
     try:
         last = staged(folder / MANIFEST, dump_json(seal({**manifest, "data_file": name})))
@@ -172,8 +208,8 @@ def store(folder: Path, data: bytes, manifest: dict[str, Any], summary: bytes | 
         beside.replace(folder / SUMMARY)
     last.replace(folder / MANIFEST)
     sync_folder(folder)
-    for old in [*folder.glob("golden-*.safetensors"), *folder.glob(".*.tmp")]:
-        if old.name != name:
+    for old in [*folder.glob("golden-*.safetensors"), *folder.glob("tokenizer-*.json"), *folder.glob(".*.tmp")]:
+        if old.name not in kept:
             old.unlink(missing_ok=True)
 
 

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from qguard.models.model import Model
 from qguard.suites import Suite
+
+if TYPE_CHECKING:
+    from qguard.encoders.tokenizer import TextTokenizer
+    from qguard.goldens.stored import Golden
 
 Ids = Sequence[Sequence[int]]
 _LISTED = 3
 
 
-def live_token_ids(model: Model, suite: Suite) -> list[list[int]]:
-    """Token ids of the suite's texts by the model's own tokenizer, as the installed version reads it."""
+def reference_tokenizer(model: Model, golden: Golden | None) -> TextTokenizer:
+    """The tokenizer that gives a golden's token ids: the one stored with it, else the model's own file."""
     from qguard.encoders.tokenizer import TextTokenizer
 
-    return TextTokenizer.open(model.root, model.pipeline)(suite.texts, suite.roles)
+    if golden is None or golden.tokenizer is None:
+        return TextTokenizer.open(model.root, model.pipeline)
+    return TextTokenizer.read(golden.tokenizer, model.pipeline, str(golden.manifest["tokenizer_file"]))
+
+
+def live_token_ids(model: Model, suite: Suite, golden: Golden) -> list[list[int]]:
+    """Token ids of the suite's texts by the golden's tokenizer or the model's own, as the installed version reads it."""
+    return reference_tokenizer(model, golden)(suite.texts, suite.roles)
 
 
 def differing(old: Ids, new: Ids) -> list[int]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.encoders.tokenizer import TextTokenizer
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
@@ -51,7 +50,7 @@ def probe_of(session: Session, precision: Precision, model: str) -> Probe:
     base, candidate = session.model(model), session.encoder(precision, model)
     runtime = fp32_runtime(session, precision, model)
     pipeline = base.pipeline
-    tokenizer = TextTokenizer.open(base.root, pipeline)
+    tokenizer = session.reference_tokenizer(model)
     fp32 = fp32_encoder(session, model, runtime)
     return Probe(candidate, fp32, tokenizer, pipeline.unit_length, pipeline.max_seq_length, similarity_of(pipeline))
 

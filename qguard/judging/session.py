@@ -199,9 +199,23 @@ class Session:
 
     @once
     def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:
-        """The artifact's own; the base model's where it has no files."""
+        """The artifact's own; that of the goldens where it has no files, or is one file without a folder of its own."""
         a = self.artifact(precision, model)
+        if a.folder == self.model(model).folder:
+            return self.reference_tokenizer(model)
         return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)
+
+    @once
+    def reference_tokenizer(self, model: str) -> TextTokenizer:
+        """The tokenizer that gives the token ids of a model's goldens; see :attr:`qguard.goldens.Golden.tokenizer`."""
+        from qguard.goldens.tokens import reference_tokenizer
+
+        for suite in self.config.suites:
+            try:
+                return reference_tokenizer(self.model(model), self.golden(model, suite))
+            except QguardError:
+                continue
+        return reference_tokenizer(self.model(model), None)
 
     def token_ids(self, target: Target) -> list[list[int]]:
         """The artifact's own token ids, proved equal to the golden's; without files those by the base model's tokenizer."""

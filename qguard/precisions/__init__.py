@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact, build_cached
+from qguard.encoders.loaded import carry_tokenizer
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.files import sha256_json
@@ -106,6 +107,7 @@ class Precision:
         def fill(folder: Path) -> None:
             if model.onnx is None and not model.static:
                 refuse_unknown_type(model.root)
+            carry_tokenizer(model, folder)
             self.fill(model, folder, self.sample)
 
         return build_cached(self.key(model), model, fill)
@@ -121,7 +123,8 @@ class Precision:
             "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
             "recipe": recipe.make,
-            "code": code_sha256(recipe.module, build_cached.__module__),  # which lays out what stands around the weights
+            # the others lay out what stands around the weights
+            "code": code_sha256(recipe.module, build_cached.__module__, carry_tokenizer.__module__),
             "versions": installed(*recipe.packages),
         }
         if recipe.from_fp32:
