@@ -220,7 +220,7 @@ def test_a_pooling_that_sentence_transformers_applies_on_its_own_is_refused(mini
         Pooling, "load_config", classmethod(lambda cls, *_, **__: {"embedding_dimension": 384, "pooling_mode": "cls"})
     )
     _, vectors, ids, *_ = fp32_outputs(minilm, suite)
-    with pytest.raises(GoldenProblem, match=r"independent path \(plain Transformers, declared pooling\) disagrees"):
+    with pytest.raises(GoldenProblem, match=r"independent path \(Transformers with the declared pooling\) disagrees"):
         confirm(minilm, suite, vectors, ids)
 
 
