@@ -13,8 +13,10 @@ from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import sync_folder
 from qguard.judging.artifact import measure_artifact
 from qguard.models.model import Model
+from qguard.onnx.edit import Graph
 from qguard.precisions import Precision, known
 from qguard.precisions.calibration import Calibration
+from qguard.precisions.fusion import attention_fused
 
 
 def calibrated(
@@ -108,6 +110,11 @@ def describe(artifact: Artifact, model: Model, precision: Precision, folder: Pat
         f"{share.value:.0%} of the {'embedding tables' if model.static else 'multiplications with weights'} are in the promised "
         "precision",
     ]
+    if artifact.file is not None and precision.runtime == "onnx":
+        fused, every = attention_fused(Graph.read(artifact.file))
+        if every:
+            slower = "" if fused == every else "; the others are computed in several operators, which takes longer"
+            lines.append(f"attention fused in {fused} of {every} layers{slower}")
     if held.value < 1:
         lines += [f"left in float: {words}" for words in held.worst if "excluded by the recipe" not in words]
     if used := artifact.calibration:

@@ -8,13 +8,13 @@ a family or an exporter: a softmax between two products is attention, and a func
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qguard.onnx.edit import Graph, attribute, attributes
+from qguard.onnx.edit import STANDARD, Graph, attribute, attributes
 from qguard.precisions.norms import axes_as_inputs, layer_norm
 
 OPSET = 23  # the first with an Attention and a RotaryEmbedding of ONNX's own
@@ -426,8 +426,18 @@ class _Reader:
         if perm == [0, 2, 3, 1]:
             found = self.split(turn.input[0], home)
             return (found, factor) if found else None
-        inner = self.heads(turn.input[0], home) if perm == [0, 1, 3, 2] else None
+        whole = self.merged(name) if turn is None else turn.input[0] if perm == [0, 1, 3, 2] else ""
+        inner = self.heads(whole, home) if whole else None
         return (inner[0], factor * inner[1]) if inner else None
+
+    def merged(self, name: str) -> str:
+        """What was turned with batch and heads as one axis, as torch's exporter does before set 23; empty for others."""
+        apart = _by_type(self.graph, name, "Reshape")
+        turn = _by_type(self.graph, apart.input[0], "Transpose") if apart is not None else None
+        whole = _by_type(self.graph, turn.input[0], "Reshape") if turn is not None else None
+        if whole is None or attribute(turn, "perm", [0]) != [0, 2, 1] or len(self.dims(whole.input[0])) != 4:
+            return ""
+        return str(whole.input[0]) if len(self.dims(name)) == 4 else ""
 
     def unrepeated(self, name: str) -> str:
         """Heads of keys or values before each is repeated for several queries; ``name`` itself where they are not."""
@@ -522,25 +532,27 @@ def _rotary(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
         ]
 
     for node in graph.nodes:
-        found = _rotation(reader, node) if node.op_type == "Add" else None
+        own = node.op_type == "RotaryEmbedding" and node.domain in STANDARD
+        found = _rotation(reader, node) if node.op_type == "Add" else (node.input[0], *node.input[1:]) if own else None
         if found is None:
             continue
-        x, cos, sin = found
+        x, *given = map(str, found)
         out = str(node.output[0])
         heads = reader.heads(x, out)
         if heads is None or heads[1] != 1.0:
             continue
         of = heads[0]
-        nodes, halves = list(of.nodes), []
-        for table in (cos, sin):
+        nodes, halves = list(of.nodes), given if own else []
+        for table in given if not own else ():
             name, made = half(table, of.width, of.tokens)
             halves.append(name)
             nodes += made
+        said = {k: v for k, v in attributes(node).items() if k != "num_heads"} if own else {}
         turned, split = f"{out}/turned", f"{out}/split"
         shape = graph.put(f"heads/{of.heads}x{of.width}", np.array([0, 0, of.heads, of.width]))
         by[out] = [
             *nodes,
-            helper.make_node("RotaryEmbedding", [of.tokens, *halves], [turned], f"{out}/Rotary", num_heads=of.heads),
+            helper.make_node("RotaryEmbedding", [of.tokens, *halves], [turned], f"{out}/Rotary", num_heads=of.heads, **said),
             helper.make_node("Reshape", [turned, shape], [split], f"{out}/Split"),
             helper.make_node("Transpose", [split], [out], f"{out}/Transpose", perm=HEADS_FIRST),
         ]
@@ -600,12 +612,27 @@ def _table(graph: Graph, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Scores:
-    """The product of queries and keys, the factor to it, and what is added."""
+    """Queries, keys and values, the factor to the product of the first two, and what is added to it.
 
-    product: Any
-    factor: float
-    added: tuple[str, ...]
-    masked: tuple[tuple[str, str, bool], ...]  # condition, what stands in its place, and whether where it holds
+    Attributes:
+        query: (batch, heads, length, width).
+        key: Likewise, or (batch, heads, width, length) where it is ``turned``.
+        value: Likewise; empty where it is not known yet.
+        factor: To the product.
+        added: Tensors that are added to the product times the factor.
+        masked: Condition, what stands in a score's place, and whether it does where the condition holds or where it doesn't.
+        turned: See ``key``.
+        said: More attributes of the operator.
+    """
+
+    query: str
+    key: str
+    value: str = ""
+    factor: float = 1.0
+    added: tuple[str, ...] = ()
+    masked: tuple[tuple[str, str, bool], ...] = ()
+    turned: bool = True
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _attention(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
@@ -615,18 +642,16 @@ def _attention(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
     reader = _Reader(graph, known)
     by: dict[str, list[Any]] = {}
     made: dict[Any, str] = {}
-    for softmax in graph.nodes:
-        if softmax.op_type != "Softmax" or attribute(softmax, "axis", -1) not in (-1, 3):
+    for node in graph.nodes:
+        found = _taken_apart(reader, node)
+        if found is None:
             continue
-        product = _weighted(graph, softmax)
-        scores = _scores(reader, softmax.input[0])
-        if product is None or scores is None:
-            continue
-        home = f"{softmax.output[0]}/attention"
-        q = reader.heads(scores.product.input[0], f"{home}/q")
-        k = reader.turned(scores.product.input[1], f"{home}/k")
-        v = reader.heads(product.input[1], f"{home}/v")
-        turn = _only(graph, product.output[0], "Transpose")
+        scores, product = found
+        home = f"{node.output[0]}/attention"
+        q = reader.heads(scores.query, f"{home}/q")
+        k = (reader.turned if scores.turned else reader.heads)(scores.key, f"{home}/k")
+        v = reader.heads(scores.value, f"{home}/v")
+        turn = _only(graph, product, "Transpose")
         if not (q and k and v) or v[1] != 1.0 or turn is None or attribute(turn, "perm", [0]) != HEADS_FIRST:
             continue
         if k[0].heads != v[0].heads or q[0].heads % k[0].heads or q[0].width != k[0].width:
@@ -637,11 +662,11 @@ def _attention(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
         joined = _only(graph, turn.output[0], "Reshape")
         whole = joined is not None and len(reader.dims(joined.output[0])) == 3
         out = str(joined.output[0]) if whole else f"{home}/tokens"
-        name = f"{softmax.name.rpartition('/')[0]}/Attention" if "/" in softmax.name else home
+        name = f"{node.name.rpartition('/')[0]}/Attention" if "/" in node.name else home
         nodes.append(
             helper.make_node(
                 "Attention", [q[0].tokens, k[0].tokens, v[0].tokens, *([bias] if bias else [])], [out], name,
-                q_num_heads=q[0].heads, kv_num_heads=k[0].heads, scale=scores.factor * q[1] * k[1],
+                q_num_heads=q[0].heads, kv_num_heads=k[0].heads, scale=scores.factor * q[1] * k[1], **scores.said,
             )
         )  # fmt: skip
         if not whole:
@@ -649,6 +674,29 @@ def _attention(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
             nodes.append(helper.make_node("Reshape", [out, shape], [str(turn.output[0])], f"{home}/Split"))
         by[out if whole else str(turn.output[0])] = nodes
     return by
+
+
+def _taken_apart(reader: _Reader, node: Any) -> tuple[_Scores, str] | None:
+    """An attention, and the tensor (batch, heads, length, width) that it gives; ``None`` where the node is none."""
+    graph = reader.graph
+    if node.op_type == "Softmax" and attribute(node, "axis", -1) in (-1, 3):
+        product, scores = _weighted(graph, node), _scores(reader, node.input[0])
+        return (replace(scores, value=str(product.input[1])), str(product.output[0])) if product is not None and scores else None
+    if node.op_type != "Attention" or node.domain not in STANDARD or len(node.output) > 1:
+        return None
+    query, key, value, *more = map(str, node.input)
+    width = (reader.dims(query) or (None,))[-1]
+    if len(reader.dims(query)) != 4 or not width or len(more) > 1:
+        return None
+    said = attributes(node)
+    scores = _Scores(query, key, value, said.pop("scale", width**-0.5), turned=False, said=said)
+    if more and more[0]:
+        if more[0] in reader.known and reader.known[more[0]].kind == 9:
+            low = graph.put("attention_bias/low", np.array(np.finfo(np.float32).min))
+            scores = replace(scores, masked=((more[0], low, False),))
+        else:
+            scores = replace(scores, added=(more[0],))
+    return scores, str(node.output[0])
 
 
 def _weighted(graph: Graph, softmax: Any) -> Any:
@@ -674,23 +722,23 @@ def _scores(reader: _Reader, name: str, depth: int = 8) -> _Scores | None:
         return None
     if node.op_type == "MatMul":
         stored = any(i in graph.constants for i in node.input)
-        return None if stored else _Scores(node, 1.0, (), ())
+        return None if stored else _Scores(str(node.input[0]), str(node.input[1]))
     if node.op_type == "Add":
         for inner, bias in (node.input, reversed(node.input)):
             found = _scores(reader, inner, depth - 1)
             if found:
-                return _Scores(found.product, found.factor, (*found.added, str(bias)), found.masked)
+                return replace(found, added=(*found.added, str(bias)))
     elif node.op_type == "Where":
         for low, inner, holds in ((node.input[1], node.input[2], True), (node.input[2], node.input[1], False)):
             value = reader.number(low)
             found = _scores(reader, inner, depth - 1) if value is not None and value < _LOW else None
             if found:
-                return _Scores(found.product, found.factor, found.added, (*found.masked, (str(node.input[0]), str(low), holds)))
+                return replace(found, masked=(*found.masked, (str(node.input[0]), str(low), holds)))
     elif node.op_type in ("Mul", "Div"):
         inner, factor = reader.unscaled(name)
         found = _scores(reader, inner, depth - 1) if inner != name else None
         if found and not found.added and not found.masked:
-            return _Scores(found.product, found.factor * factor, (), ())
+            return replace(found, factor=found.factor * factor)
     return None
 
 

@@ -1,16 +1,19 @@
-"""fp32 in ONNX Runtime of a model that comes as ONNX alone: its own file, fused where ONNX Runtime's optimizer knows it."""
+"""fp32 in ONNX Runtime of a model that comes as ONNX alone: its own file, with what is recognized in it fused."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from qguard.errors import ModelProblem
+from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import read_json
 from qguard.models.model import Model
-from qguard.onnx.edit import copy
+from qguard.onnx.edit import Graph, copy
 from qguard.onnx.read import read_graph
 from qguard.precisions.export import MIN_COSINE, agreement, fusion_options, onnx_file, save_fused
+from qguard.precisions.products import plain_products
+
+FIRST = 13  # operator set from which on axes of Unsqueeze and Squeeze are inputs
 
 
 def fp32(model: Model, folder: Path) -> None:
@@ -23,17 +26,22 @@ def fp32(model: Model, folder: Path) -> None:
 
     assert model.onnx is not None
     target = onnx_file(model, folder)
-    if _fuse(model.onnx, target, model.root / "config.json"):
+    for fuse in (_optimised, _fused):
+        if not fuse(model.onnx, target, model.root / "config.json"):
+            continue
         files = (target, model.onnx)
-        if agreement(open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in files) >= MIN_COSINE:
-            return
+        try:
+            if agreement(open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in files) >= MIN_COSINE:
+                return
+        except ArtifactProblem:  # one of them does not run; of the shipped one the gate tells
+            continue
     for file in target.parent.iterdir():
         file.unlink()
     copy(model.onnx, target)
 
 
-def _fuse(source: Path, target: Path, config: Path) -> bool:
-    """Write the fused graph; ``False`` where no attention was recognized, or the file is fused already."""
+def _optimised(source: Path, target: Path, config: Path) -> bool:
+    """Write what ONNX Runtime's optimizer makes of it; ``False`` where it finds no attention, or the file is fused already."""
     from onnxruntime.transformers import optimizer
 
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
@@ -51,4 +59,22 @@ def _fuse(source: Path, target: Path, config: Path) -> bool:
         return False
     old = all(o.version < 18 for o in read_graph(source).opset_import if o.domain in ("", "ai.onnx"))
     save_fused(graph, source.parent, target, plain_norms=old)
+    return True
+
+
+def _fused(source: Path, target: Path, _: Path) -> bool:
+    """Write the graph as our own fusion makes it, which knows newer exporters too; ``False`` where it finds no attention."""
+    from qguard.precisions.fusion import attention_fused, fuse
+
+    graph = Graph.read(source)
+    if graph.opset < FIRST or any(a.HasField("g") or a.graphs for n in graph.nodes for a in n.attribute):
+        return False
+    plain_products(graph)
+    try:
+        fuse(graph)
+    except Exception:  # whatever onnx's inference of shapes meets in an unknown file, the file itself still runs
+        return False
+    if not attention_fused(graph)[0]:
+        return False
+    graph.save(target)
     return True
