@@ -22,46 +22,52 @@ def _texts() -> tuple[str, ...]:
     return load_suite("core", {}).texts
 
 
-def wordpiece() -> Any:
-    """Words and their parts, outer whitespace dropped: BERT's."""
+@cache
+def _trained(kind: str) -> str:
+    """A tokenizer as JSON, trained once for all families: to train one takes longer than all else about a tiny model."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    made.train_from_iterator(_texts(), trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special))
-    return _framed(made, "[CLS]", "[SEP]")
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if kind == "words":
+        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece()
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        trainer: Any = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special)
+    elif kind == "bytes":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    else:
+        made = Tokenizer(models.Unigram())
+        made.normalizer = normalizers.NFKC()
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=VOCABULARY, special_tokens=special, unk_token="<unk>")
+    made.train_from_iterator(_texts(), trainer)
+    return str(made.to_str())
+
+
+def wordpiece() -> Any:
+    """Words and their parts, outer whitespace dropped: BERT's."""
+    return _framed("words", "[CLS]", "[SEP]")
 
 
 def _bytes(first: str = "<s>", last: str = "</s>") -> Any:
     """Bytes in pairs, whitespace kept: RoBERTa's."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
-    made.train_from_iterator(_texts(), trainer)
-    return _framed(made, first, last)
+    return _framed("bytes", first, last)
 
 
 def _pieces(first: str = "<s>", last: str = "</s>") -> Any:
     """Pieces with whitespace as a letter of its own: SentencePiece's, as of XLM-RoBERTa."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    made = Tokenizer(models.Unigram())
-    made.normalizer = normalizers.NFKC()
-    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    made.train_from_iterator(_texts(), trainers.UnigramTrainer(vocab_size=VOCABULARY, special_tokens=special, unk_token="<unk>"))
-    return _framed(made, first, last)
+    return _framed("pieces", first, last)
 
 
-def _framed(tokenizer: Any, first: str, last: str) -> Any:
+def _framed(kind: str, first: str, last: str) -> Any:
+    from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
 
+    tokenizer = Tokenizer.from_str(_trained(kind))
     names = [n for n in (first, last) if n]
     if names:
         single = " ".join([*([first] if first else []), "$A", *([last] if last else [])])
