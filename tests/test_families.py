@@ -13,6 +13,7 @@ from qguard.diagnosis.sites import Net, align
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import EXACT
 from qguard.errors import ArtifactProblem, ModelProblem
+from qguard.faults.surgery import ArtifactGraph
 from qguard.judging.artifact import measure_artifact
 from qguard.metrics.bounds import Bound
 from qguard.models.admission import positions
@@ -143,6 +144,17 @@ def test_the_text_tower_of_clip_is_saved_as_the_docs_say(tmp_path, monkeypatch, 
     with torch.inference_mode():
         want = whole.get_text_features(input_ids=ids.input_ids, attention_mask=ids.attention_mask).pooler_output.numpy()
     assert np.abs(open_encoder("torch", base.folder, base.pipeline, "fp32").encode(texts) - want).max() < 1e-5
+
+
+def test_a_fault_in_weights_that_layers_share_is_made_once(model, tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(parse_precision("int8").build(model("albert")).file.read_bytes())
+    graph, sound = ArtifactGraph(file), Graph(onnx.load(str(file)))
+    for layer in graph.quantized:
+        graph.edit(layer, np.invert)
+    names = {layer.weight for layer in graph.quantized}
+    assert len(names) < len(graph.quantized)
+    assert all(np.array_equal(graph.array(name), np.invert(sound.array(name))) for name in names)
 
 
 def test_a_diagnosis_pads_no_further_than_the_model_has_positions(model):

@@ -25,6 +25,7 @@ class ArtifactGraph(Graph):
     def __init__(self, file: Path) -> None:
         super().__init__(read_graph(file), file.parent)
         self.file, self._external = file, external_files(file)
+        self._straight: dict[str, bool] = {}  # weight → whether it is stored as (inputs, outputs)
 
     def write(self) -> None:
         """Write the graph back."""
@@ -86,7 +87,8 @@ class ArtifactGraph(Graph):
         stored, now = layer.read()[0], self.array(layer.weight)
         if now.shape not in (stored.shape, stored.T.shape):
             raise NotApplicable(f"the weights of {layer.name} are packed")
-        straight = now.shape == stored.shape and np.array_equal(now, stored)
+        # once for each tensor: layers may share one, which after the first edit is not what was read
+        straight = self._straight.setdefault(layer.weight, now.shape == stored.shape and np.array_equal(now, stored))
         new = change(np.array(stored))
         self.put(layer.weight, (new if straight else new.T).astype(now.dtype))
 
