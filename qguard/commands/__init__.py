@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # name → what it does; each is a module here with add(parser) and run(args) → exit code
 COMMANDS = {
-    "models": "show which models and precisions are supported here, or how one model is",
     "init": "write a commented configuration and record the first golden",
+    "models": "show which models and precisions are supported here, or how one model is",
     "compare": "compare several precisions in one table: accuracy, size, speed and verdict",
     "quantize": "write the quantized model to a folder, ready to deploy",
     "selftest": "inject known real-world faults into your model and show which ones your gate catches",
