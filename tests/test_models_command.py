@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from benchmarks import models as script
 from qguard.cli import main
 from qguard.precisions import parse_precision, support
-from tests import families
+from tests import families, static
 from tests.conftest import ROOT
 
 
@@ -71,6 +72,14 @@ def test_a_type_that_is_not_tested_says_so(folder, tmp_path, capsys):
     assert (code, "does not know; install a version that does" in err) == (3, True)
 
 
+def test_a_static_model_has_the_precisions_of_tables(tmp_path, capsys):
+    static.write_model2vec(tmp_path / "table")
+    code, out, _ = told(capsys, tmp_path / "table")
+    assert (code, "a static model" in out.splitlines()[0]) == (0, True)
+    assert "int4" not in out.splitlines()[1]
+    assert re.search(r"^  int8-dynamic, .*int4.*: it is made of multiplications", out, re.MULTILINE)
+
+
 def test_a_refused_model_is_told_why(folder, tmp_path, capsys):
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
@@ -80,9 +89,9 @@ def test_a_refused_model_is_told_why(folder, tmp_path, capsys):
 
 def test_what_is_not_installed_is_named_with_the_command_that_mends_it(folder, capsys, monkeypatch):
     monkeypatch.setattr(support, "installed", lambda *names: {n: "absent" if n == "openvino" else "1" for n in names})
-    words = "int8@openvino: openvino is not installed; run: pip install 'qguard[openvino]'"
-    assert words in told(capsys)[1]
-    assert words in told(capsys, folder)[1]
+    words = r"^  .*int8@openvino: openvino is not installed; run: pip install 'qguard\[openvino\]'$"
+    assert re.search(words, told(capsys)[1], re.MULTILINE)
+    assert re.search(words, told(capsys, folder)[1], re.MULTILINE)
 
 
 def test_the_nav_has_the_page():

@@ -51,7 +51,7 @@ def _of_all() -> dict[str, Any]:
         lines.append(f"  {a.name} ({a.model_type}): {', '.join(here) or 'none'}")
         lines += [f"    {p}: {why}" for p, why in refused.items()]
     if blocked:
-        lines += ["not here:", *(f"  {p}: {why}" for p, why in blocked.items())]
+        lines += ["not here:", *_grouped(blocked)]
     versions = _versions()
     lines += [*versions.pop("lines"), "another architecture: qguard models MODEL   (also: folder, package:NAME/PATH)"]
     return {"lines": lines, "architectures": rows, "not_here": blocked, **versions}
@@ -70,7 +70,9 @@ def _of_one(model: Model) -> dict[str, Any]:
 
     kind = str(read_optional(model.root / "config.json").get("model_type", ""))
     rows = support.of_type(kind)
-    if model.onnx is not None:
+    if model.static:
+        first = f"{model.name}: a static model, one embedding table without a transformer"
+    elif model.onnx is not None:
         first = f"{model.name}: an ONNX file ({model.onnx.name}), which is judged as it is"
     elif rows:
         first = f"{model.name}: {rows[0].name} ({kind}), a tested architecture"
@@ -80,7 +82,7 @@ def _of_one(model: Model) -> dict[str, Any]:
             f"{model.name}: type {kind!r}, which is not among the tested architectures. The installed transformers has it; "
             "qguard compares each export with torch before it judges anything, and says so if they differ"
         )
-    cells = rows[0].cells if rows and model.onnx is None else {}
+    cells = rows[0].cells if rows and model.onnx is None and not model.static else {}
     lines, precisions = [first], {}
     for precision in _precisions():
         try:
@@ -89,12 +91,21 @@ def _of_one(model: Model) -> dict[str, Any]:
             why = support.obstacle(precision) or (cell.words if cell and cell.status == support.REFUSED else "")
         except QguardError as e:
             why = str(e)
-        precisions[str(precision)] = why
+        precisions[str(precision)] = why.replace(precision.recipe.name, "it")
     works = [p for p, why in precisions.items() if not why]
     lines.append(f"  precisions: {', '.join(works)}")
-    lines += [f"  {p}: {why}" for p, why in precisions.items() if why]
+    lines += _grouped(precisions)
     lines.append(f"next: qguard init {model.ref}")
     return {"lines": lines, "model": model.name, "model_type": kind, "tested": bool(rows), "precisions": precisions}
+
+
+def _grouped(reasons: dict[str, str]) -> list[str]:
+    """A line for each reason, after the precisions that it keeps from working."""
+    groups: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        if why:
+            groups.setdefault(why, []).append(name)
+    return [f"  {', '.join(names)}: {why}" for why, names in groups.items()]
 
 
 def _precisions() -> list[Precision]:
