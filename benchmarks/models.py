@@ -37,8 +37,8 @@ from tests import families
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "supported-models.md"
 EQUAL = 0.99999  # the least cosine to torch of fp32 in another runtime, of any text
-# bits of a weight → the least mean cosine of vectors less their mean that rounding explains
-LEAST = {32: 0.9999, 16: 0.99, 8: 0.9, 4: 0.7}
+# element type of weights → the least mean cosine of vectors less their mean that rounding explains
+LEAST = {"F32": 0.9999, "F16": 0.99, "BF16": 0.9, "I8": 0.9, "I4": 0.7}
 PRECISIONS = (
     "fp32", "fp32@openvino", "fp16", "bf16", "int8", "int8-dynamic", "int8-weight", "int4", "int8@openvino", "int8@torch",
 )  # fmt: skip
@@ -131,12 +131,12 @@ def cosines(session: Session, target: Target) -> tuple[Any, Any]:
 
 def judged(session: Session, target: Target) -> dict[str, Any]:
     """One precision against the golden: fp32 equal to torch, others no further off than rounding explains."""
-    (cosine, centered), bits = cosines(session, target), target.precision.recipe.width.bits
+    (cosine, centered), kind = cosines(session, target), target.precision.recipe.weights
     found = {"cosine": round(float(cosine.mean()), 5), "centered": round(float(centered.mean()), 5)}
-    if bits == 32 and not cosine.min() >= EQUAL:
+    if kind == "F32" and not cosine.min() >= EQUAL:
         return found | {"status": WRONG, "words": f"cosine {cosine.min():.6f}, expected at least {EQUAL}"}
-    if not centered.mean() >= LEAST[bits]:
-        words = f"centered cosine {centered.mean():.4f}, expected at least {LEAST[bits]}"
+    if not centered.mean() >= LEAST[kind]:
+        words = f"centered cosine {centered.mean():.4f}, expected at least {LEAST[kind]}"
         return found | {"status": WRONG, "words": words}
     return found
 
@@ -237,7 +237,7 @@ def shown(name: str, found: dict[str, Any] | None) -> str:
 def page(matrix: dict[str, Any]) -> str:
     """docs/supported-models.md."""
     columns = ["golden", *PRECISIONS, "proof", "diagnosis", "selftest"]
-    least = ", ".join(f"{least} for {bits} bits" for bits, least in LEAST.items())
+    least = ", ".join(f"{least} for {kind}" for kind, least in LEAST.items())
     lines = [INTRODUCTION.format(least=least)]
     head = ["architecture", "`model_type`", *(f"`{c}`" if c in PRECISIONS else c for c in columns)]
     rows = []
