@@ -131,7 +131,7 @@ _MADE: dict[str, tuple[Any, ...]] = {
         _common(embedding_size=32, intra_bottleneck_size=32, intermediate_size=64, num_feedforward_networks=2),
         wordpiece, "mean",
     ),
-    "electra": ("ElectraConfig", _common(embedding_size=32), wordpiece, "cls"),
+    "electra": ("ElectraConfig", _common(embedding_size=32), wordpiece, "mean"),
     "modernbert": (
         "ModernBertConfig",
         _common(global_attn_every_n_layers=2, local_attention=16, cls_token_id=0, sep_token_id=2, **_SPECIAL), _bytes, "mean",
