@@ -22,6 +22,7 @@ from qguard.vectors.cosine import of_sums
 
 Array = NDArray[Any]
 BATCH = 8
+HELD = 2**29  # bytes of one graph's inner tensors that are held at once, where a single text has no more
 PADDING = 8  # tokens of padding in every batch: a dropped mask must show
 WORST = 1e6  # relative error of a layer whose values are not finite
 FEW = 0.6  # share of channels up to which an error sits in some of them
@@ -167,15 +168,19 @@ def layer_errors(
     """
     theirs = Runner(candidate, [s.candidate for s in sites], exact=exact)
     mine = _kept(fp32, sites, fed=False)
-    usable = _usable(theirs, mine, sites, ids[0], pad_id)
+    usable, size = _usable(theirs, mine, sites, ids[0], pad_id)
     if not usable:
         raise ArtifactProblem("no tensor of the artifact has the type and shape of its counterpart in the fp32 export")
     fed = _kept(fp32, usable, fed=True)
     total: dict[str, _Sums] = {}
     own: dict[str, _Sums] = {}
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    for start in range(0, len(order), BATCH):
-        inputs, mask = behind([ids[i] for i in order[start : start + BATCH]], pad_id, PADDING, room)
+    start = 0
+    while start < len(order):
+        fits = int(HELD / (size * (len(ids[order[start]]) + PADDING)))
+        # batches of small models stay as they are
+        count = min(max(1, fits), BATCH - start % BATCH)
+        inputs, mask = behind([ids[i] for i in order[start : start + count]], pad_id, PADDING, room)
         y = theirs(inputs, mask)
         x = mine(inputs, mask)
         values = {s.fp32: y[s.candidate].astype(np.float32).reshape(x[s.fp32].shape) for s in usable}
@@ -184,7 +189,9 @@ def layer_errors(
             for sums, reference in ((total, x), (own, alone)):
                 found = _Sums.of(_tokens(reference[s.fp32], mask), _tokens(values[s.fp32], mask))
                 sums[s.fp32] = sums[s.fp32] + found if s.fp32 in sums else found
-        advance()
+        start += count
+        if not start % BATCH or start == len(order):
+            advance()
     heads = _heads(fp32)
     return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
 
@@ -211,11 +218,14 @@ def _tokens(values: Array, mask: Array) -> Array:
     return values[mask.astype(bool)] if values.shape[:2] == mask.shape else values
 
 
-def _usable(theirs: Runner, mine: Runner, sites: Sequence[AlignedTensor], ids: Sequence[int], pad_id: int) -> list[AlignedTensor]:
-    """Sites whose tensors are floats of equal size."""
+def _usable(
+    theirs: Runner, mine: Runner, sites: Sequence[AlignedTensor], ids: Sequence[int], pad_id: int
+) -> tuple[list[AlignedTensor], float]:
+    """Sites whose tensors are floats of equal size, and how many bytes all of them have for one token."""
     row, mask = np.asarray([ids, ids], np.int64), np.ones((2, len(ids)), np.int64)
     y, x = theirs(row, mask), mine(row, mask)
-    return [s for s in sites if y[s.candidate].dtype.kind == "f" and y[s.candidate].size == x[s.fp32].size]
+    usable = [s for s in sites if y[s.candidate].dtype.kind == "f" and y[s.candidate].size == x[s.fp32].size]
+    return usable, sum(x[s.fp32].nbytes for s in usable) / row.size
 
 
 def _heads(net: Net) -> int:
