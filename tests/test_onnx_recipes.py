@@ -105,7 +105,7 @@ class Known(Observer):
     def __init__(self, seen):
         self.seen = seen
 
-    def __call__(self, names):
+    def __call__(self, names, channels=1):
         return {name: self.seen[name] for name in names}
 
 

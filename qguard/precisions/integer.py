@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 BATCH = 8
 SHARE = 0.25  # of an input's channels that may be multiplied in float
+OUTPUTS = 2**30  # bytes of inputs that a batch gives at once, where a single text has no more
 WIDE = 2048  # channels above which second moments are summed in float32, whose rounding is far below GPTQ's damping
 MOMENTS = 2**30  # bytes of second moments that are held at once; for more, the texts are run again
 
@@ -294,17 +295,24 @@ class Observer:
         self._session = graph.session(options)
         self._feeds = Feeds({i.name: i.type for i in self._session.get_inputs()}, file)
 
-    def __call__(self, names: Collection[str]) -> dict[str, Statistics]:
-        """Of some of the tensors; the texts are run up to the last of them."""
-        import onnxruntime as ort
-
+    def _batches(self, channels: int) -> Iterator[tuple[Array, Array]]:
+        """Padded token ids and masks of all texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short."""
         from qguard.encoders import padded
+
+        for start in range(0, len(self.ids), BATCH):
+            inputs, mask = padded(self.ids[start : start + BATCH])
+            rows = max(1, OUTPUTS // (4 * channels * inputs.shape[1]))
+            for first in range(0, len(inputs), rows):
+                yield inputs[first : first + rows], mask[first : first + rows]
+
+    def __call__(self, names: Collection[str], channels: int = 1) -> dict[str, Statistics]:
+        """Of some of the tensors, which have so many channels together; the texts are run up to the last of them."""
+        import onnxruntime as ort
 
         names, found = sorted(set(names)), dict[str, Statistics]()
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
-        for start in range(0, len(self.ids), BATCH):
-            inputs, mask = padded(self.ids[start : start + BATCH])
+        for inputs, mask in self._batches(channels):
             for name, value in zip(names, self._session.run(names, self._feeds(inputs, mask), options), strict=True):
                 # what has no row for each token, such as relative positions, has no padding either
                 tokens = value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
@@ -317,12 +325,15 @@ class Observer:
         Args:
             wanted: Names of one or more tensors, and how many channels each has.
         """
-        entries = [(names, len(set(names)) * channels**2 * np.dtype(_moments(channels)).itemsize) for names, channels in wanted]
+        entries = [
+            (names, len(set(names)) * channels, len(set(names)) * channels**2 * np.dtype(_moments(channels)).itemsize)
+            for names, channels in wanted
+        ]
         while entries:
-            sizes = np.cumsum([size for _, size in entries])
+            sizes = np.cumsum([size for *_, size in entries])
             count = max(1, int(np.searchsorted(sizes, MOMENTS, side="right")))
-            seen = self([name for names, _ in entries[:count] for name in names])
-            for names, _ in entries[:count]:
+            seen = self([name for names, *_ in entries[:count] for name in names], sum(c for _, c, _ in entries[:count]))
+            for names, *_ in entries[:count]:
                 yield {name: seen[name] for name in names}
             del seen, entries[:count]
 
