@@ -142,7 +142,7 @@ def main(folder: Path, size: str, names: list[str], root: Path) -> None:
     print(f"{size}: {weights / 4e6:.0f} M parameters, {weights / 1e9:.2f} GB; {os.cpu_count()} cores", flush=True)
     for name in names:
         what, _, precision = name.partition("-") if name.split("-")[0] in ("gate", "diagnose") else (name, "", name)
-        qguard = [sys.executable, "-m", "qguard.cli"]
+        qguard = [sys.executable, "-c", "from qguard.cli import main; raise SystemExit(main())"]
         command = {
             "golden": [*qguard, "golden", "update", "--reason", "measured"],
             "gate": [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from qguard.artifacts.artifact import open_artifact
 from qguard.diagnosis.activations import layer_errors
@@ -16,7 +18,7 @@ from qguard.judging.artifact import measure_artifact
 from qguard.models.model import resolve
 from qguard.onnx import edit
 from qguard.onnx.read import external_files
-from qguard.precisions import parse_precision
+from qguard.precisions import integer, parse_precision
 from tests import families
 
 DATA = "model.onnx_data"
@@ -91,3 +93,43 @@ def test_layers_of_a_model_in_two_files_are_compared(build):
     assert len(found[0]) == len(found[1]) > 10
     assert [x.layer for x in found[0]] == [x.layer for x in found[1]]
     assert np.allclose([x.error for x in found[0]], [x.error for x in found[1]], rtol=1e-3)
+
+
+class Noise(integer.Observer):
+    """Inputs that no model was run for."""
+
+    def __init__(self):
+        self.random = np.random.default_rng(0)
+
+    def __call__(self, names, channels=1):
+        found = {name: integer.Statistics.empty(channels // len(names)) for name in names}
+        for seen in found.values():
+            seen.add(self.random.normal(size=(64, len(seen.low))).astype(np.float32))
+        return found
+
+
+def test_a_recipe_holds_the_weights_and_moments_of_one_layer_at_a_time(tmp_path, monkeypatch):
+    count, wide = 24, 256
+    for limit in ("WHOLE", "KEPT"):
+        monkeypatch.setattr(edit, limit, 0)
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"], f"layer{i}") for i in range(count)]
+    ends = [[helper.make_tensor_value_info(name, 1, ["n", wide])] for name in ("x0", f"x{count}")]
+    made = edit.Graph(helper.make_model(helper.make_graph(nodes, "g", *ends)))
+    random = np.random.default_rng(1)
+    for i in range(count):
+        made.put(f"w{i}", random.normal(size=(wide, wide)).astype(np.float32))
+    made.save(tmp_path / "m.onnx")
+    assert external_files(tmp_path / "m.onnx") == ["m.onnx_data"]
+    del made
+    monkeypatch.setattr(integer, "MOMENTS", 1)
+    one, stored = 8 * wide**2, count * wide**2  # a matrix of float64, and all weights in 8 bits
+    integer.quantize(warm := edit.Graph.read(tmp_path / "m.onnx"), integer.find_sites(warm)[:1], Noise())  # imports count too
+    graph = edit.Graph.read(tmp_path / "m.onnx")
+    tracemalloc.start()
+    try:
+        integer.quantize(graph, integer.find_sites(graph), Noise())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [n.op_type for n in graph.nodes].count("MatMulIntegerToFloat") == count
+    assert peak < stored + 12 * one < count * one
