@@ -1,11 +1,12 @@
 """Memory and minutes of the commands on a model of XLM-RoBERTa's architecture with random weights. Run in the project's root.
 
-usage: python benchmarks/large_model.py FOLDER [SIZE] [COMMAND,…] [--rev REV]
+usage: python benchmarks/large_model.py FOLDER [SIZE] [COMMAND,…] [--rev REV] [--beside]
 
 SIZE is one of `small` (190 M parameters), `large` (560 M, XLM-RoBERTa-large's configuration; the default) and `huge` (1.2 B).
 COMMAND are `int8`, `int8-weight`, … (quantize, the fp32 export included where FOLDER holds none yet), `golden`,
 `gate-PRECISION` and `diagnose-PRECISION`; by default int8,golden,gate-int8,diagnose-int8. FOLDER keeps the model, the cache
-and the results. With --rev the commands are those of another commit, with the packages of this environment.
+and the results. With --rev the commands are those of another commit, with the packages of this environment. With --beside
+ONNX files above 1/10 of the weights keep them beside them, as those above 2 GB always do.
 
 Each command is a process of its own. Printed are its minutes, the largest resident memory of one of its processes (what
 the kernel reports at its end) and of all of them at once (proportional set sizes, sampled), beside the fp32 weights.
@@ -132,7 +133,7 @@ def measured(command: list[str], folder: Path, root: Path) -> tuple[int, float, 
     return os.waitstatus_to_exitcode(status), time.perf_counter() - start, 1024 * usage.ru_maxrss, together
 
 
-def main(folder: Path, size: str, names: list[str], root: Path) -> None:
+def main(folder: Path, size: str, names: list[str], root: Path, beside: bool) -> None:
     """Run the commands in turn and print what each took."""
     if not (folder / "model").exists():
         write(folder / "model", size)
@@ -142,7 +143,8 @@ def main(folder: Path, size: str, names: list[str], root: Path) -> None:
     print(f"{size}: {weights / 4e6:.0f} M parameters, {weights / 1e9:.2f} GB; {os.cpu_count()} cores", flush=True)
     for name in names:
         what, _, precision = name.partition("-") if name.split("-")[0] in ("gate", "diagnose") else (name, "", name)
-        qguard = [sys.executable, "-c", "from qguard.cli import main; raise SystemExit(main())"]
+        limit = f"from qguard.onnx import edit; edit.WHOLE = {weights // 10}; " if beside else ""
+        qguard = [sys.executable, "-c", f"{limit}from qguard.cli import main; raise SystemExit(main())"]
         command = {
             "golden": [*qguard, "golden", "update", "--reason", "measured"],
             "gate": [
@@ -170,6 +172,8 @@ def main(folder: Path, size: str, names: list[str], root: Path) -> None:
 if __name__ == "__main__":
     given = sys.argv[1:]
     root = Path().resolve()
+    split = "--beside" in given
+    given = [a for a in given if a != "--beside"]
     where = Path(given[0]).resolve()
     if "--rev" in given:
         at = given.index("--rev")
@@ -184,4 +188,4 @@ if __name__ == "__main__":
     where.mkdir(parents=True, exist_ok=True)
     chosen = given[1] if len(given) > 1 else "large"
     commands = given[2].split(",") if len(given) > 2 else ["int8", "golden", "gate-int8", "diagnose-int8"]
-    main(where, chosen, commands, root)
+    main(where, chosen, commands, root, split)
