@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from qguard.cli import main
 from qguard.encoders import open_encoder
@@ -107,6 +108,13 @@ REFUSED = {
         ),
         "has no weight_map",
     ),
+    "masked language model": (
+        lambda f: ((f / "modules.json").unlink(), config(architectures=["BertForMaskedLM"])(f)),
+        r"is a BertForMaskedLM, and no modules.json says how it embeds texts; if .*SentenceTransformer\(FOLDER\).save\(COPY\)",
+    ),
+    "language model": (
+        lambda f: ((f / "modules.json").unlink(), config(architectures=["BertLMHeadModel"])(f)), "is a BertLMHeadModel, and no"
+    ),
     "two halves": (config(is_encoder_decoder=True), "an encoder with a decoder"),
     "T5 with its decoder": (
         lambda f: (config(model_type="t5", is_encoder_decoder=True)(f), tensor(f, "decoder.block.0.weight")),
@@ -148,11 +156,55 @@ def test_what_is_not_judged_is_refused_in_words(folder, name, monkeypatch, capsy
         config(architectures=["BertForMaskedLM"]),
         config(auto_map={"AutoModel": "modeling.Own"}),  # its weights decide, when Transformers opens it
         modules("sentence_transformers.base.modules.transformer.Transformer"),
+        lambda folder: (folder / "modules.json").unlink(),  # a plain encoder of Transformers
+        lambda folder: edit(folder / "sentence_bert_config.json", transformer_task="feature-extraction"),
     ],
 )
 def test_what_says_the_same_in_another_way_is_judged(folder, change):
     change(folder)
     resolve("m", str(folder))
+
+
+def test_the_layout_of_release_1_is_judged(folder):
+    (folder / "0_BERT").mkdir()
+    for path in [p for p in folder.iterdir() if p.name not in ("modules.json", "1_Pooling", "0_BERT")]:
+        path.rename(folder / "0_BERT" / path.name)
+    entries = json.loads((folder / "modules.json").read_text())
+    entries[0] |= {"path": "0_BERT"}
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "config.json").write_text(json.dumps({"__version__": "1.0.4"}))  # of the whole model, as releases 1 and 2 wrote it
+    model = resolve("m", str(folder))
+    assert (model.root.name, model.pipeline.max_seq_length) == ("0_BERT", 128)
+    texts = ["one text", "another one"]
+    want = open_fp32(model).encode(texts)
+    found = open_encoder("torch", model.folder, model.pipeline, "fp32").encode(texts)
+    assert abs(found - want).max() < 1e-5
+
+
+def test_shards_in_a_hub_cache_are_links(folder, tmp_path):
+    """The hub's cache keeps files under their hashes and gives a snapshot links to them."""
+    whole = resolve("m", str(folder))
+    want = whole.weight_sha256
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    names = sorted(tensors)
+    parts = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for name, some in parts.items():
+        save_file({n: tensors[n] for n in some}, folder / name, metadata={"format": "pt"})
+    file.unlink()
+    index = {"metadata": {}, "weight_map": {n: name for name, some in parts.items() for n in some}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for i, path in enumerate([p for p in folder.rglob("*") if p.is_file()]):
+        path.rename(blobs / str(i))
+        path.symlink_to(blobs / str(i))
+    model = resolve("m", str(folder))
+    assert model.weight_sha256 == want
+    artifact = parse_precision("bf16").build(model)
+    assert sorted(p.name for p in artifact.weight_files) == sorted(parts)
+    found = open_encoder("torch", artifact.folder, artifact.pipeline, "bf16").encode(["a text"])
+    assert abs(found - open_fp32(model).encode(["a text"])).max() < 0.05
 
 
 def test_positions_of_roberta_begin_behind_the_padding_token(roberta, tmp_path):

@@ -12,7 +12,7 @@ from qguard.errors import MeasurementProblem, ModelProblem, QguardError
 from qguard.files import read_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.admission import ENCODERS
-from qguard.models.table import is_table
+from qguard.models.table import OURS, THEIRS, is_table
 
 # int8 layers say so in their files; what surrounds them is computed in float32
 DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
@@ -159,6 +159,8 @@ def lookup_tables(root: Path) -> set[str]:
     """
     import torch
 
+    if is_table(root):
+        return {OURS, THEIRS}
     kind = network_class(root)
     from transformers import AutoConfig
 

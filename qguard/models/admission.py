@@ -6,6 +6,7 @@ Nothing here imports a heavy library, but :func:`refuse_unknown_type`, which is 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,11 +90,24 @@ _TEXT_TOWER = (
 )
 
 
+# a head beyond the encoder, by the names of Transformers' classes
+_HEAD = re.compile(r"For[A-Z]|LMHead")
+
+
 def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> None:
     declared = config.get("architectures")
-    architectures = [str(a) for a in (declared if isinstance(declared, list) else ()) if str(a).endswith(_CLASSIFIER)]
-    if architectures:
-        raise ModelProblem(_refusal(model, f"is a {architectures[0]}: it {_KINDS['CrossEncoder']}"))
+    architectures = [str(a) for a in declared] if isinstance(declared, list) else []
+    for name in architectures:
+        if name.endswith(_CLASSIFIER):
+            raise ModelProblem(_refusal(model, f"is a {name}: it {_KINDS['CrossEncoder']}"))
+        if _HEAD.search(name) and not (model.folder / "modules.json").exists():
+            raise ModelProblem(
+                _refusal(
+                    model,
+                    f"is a {name}, and no modules.json says how it embeds texts",
+                    "if it is the mean of its tokens, declare that with SentenceTransformer(FOLDER).save(COPY) and give the copy",
+                )
+            )
     kind = str(config.get("model_type", ""))
     if kind in _TWO_HALVES or (config.get("is_encoder_decoder") and kind not in ENCODERS):
         raise ModelProblem(_refusal(model, f"is of type {kind!r}, an encoder with a decoder"))

@@ -138,7 +138,8 @@ def weight_files(root: Path) -> list[Path]:
         shards = read_json(index, ModelProblem).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
             raise ModelProblem(f"{index} has no weight_map from tensors to files; fetch or copy it again")
-        return [inside(root, name) for name in sorted(set(shards.values()))]
+        # shards lie beside their index; in a hub cache these names are links to files elsewhere in it
+        return [root / name if Path(name).name == name else inside(root, name) for name in sorted(set(shards.values()))]
     if (root / "pytorch_model.bin").exists():
         raise ModelProblem(
             f"{root} has only pytorch_model.bin; pickled weights are never read. Convert it once with "

@@ -305,7 +305,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
         raise ModelProblem(f"{path} cannot be read as JSON ({e})") from e
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
         raise ModelProblem(f"{path}: expected a list of modules")
-    found = [(str(m.get("type", "")).rpartition(".")[2], str(m.get("path", ""))) for m in modules]
+    found = [(str(m.get("type", "")).rpartition(".")[2], str(m.get("path") or "")) for m in modules]
     if not found:
         raise ModelProblem(f"{path} names no module; expected a Transformer first")
     return found
