@@ -18,6 +18,7 @@ from qguard.gates import gates_for
 from qguard.judging.compare import swept
 from qguard.judging.session import Session, Target
 from qguard.models.model import resolve
+from qguard.plugin.state import as_json
 from qguard.precisions import parse_precision
 from tests import families
 
@@ -255,3 +256,24 @@ def test_compare_says_what_cannot_be_swept(options, words):
     args = dict(zip(options[::2], options[1::2], strict=True))
     with pytest.raises(UsageProblem, match=words):
         swept([parse_precision(args.get("--precision", "fp32"))], args.get("--dims"), args.get("--vectors"))
+
+
+def test_the_summary_tells_both_losses_and_the_advice_measures_them_apart(made):
+    from qguard.judging.facts import facts
+    from qguard.report.advice import Case, steps
+    from qguard.report.terminal import summary_lines
+
+    target = Target(parse_precision("fp32:24+binary"), "whole", "own")
+    checks = [c for f in ("ranking", "truncation") for c in made.checks(target, f)]
+    run = {
+        **as_json(target), "verdict": "pass", "checks": [c.to_json() for c in checks], "latency": [], "errors": [], "missing": [],
+        **facts(made, target),
+    }  # fmt: skip
+    whole = {c.name: c.value for c in checks if c.slice is None}
+    alone, both = whole["truncation.overlap@10"], whole["truncation.total_overlap@10"]
+    out = "\n".join(summary_lines({"schema": 2, "runs": [run]}))
+    assert "3 bytes per vector, float32 256" in out
+    assert f"overlap@10 with whole fp32: {alone:.4f} by fewer dimensions alone, {both:.4f} in all" in out
+    failed = [c for c in checks if c.name == "ranking.top1" and c.slice is None]
+    case = Case("int8:24", "int8:24", "binary", "own", failed)
+    assert "pytest --precision int8:24,fp32:24+binary --qguard-suite own" in [s.command for s in steps(case)]

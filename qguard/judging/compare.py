@@ -16,13 +16,14 @@ from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
 from qguard.latency.trial import plan
+from qguard.metrics.truncation import OVERLAP
 from qguard.precisions import Precision, dimensions
 from qguard.vectors.quantized import FLOAT, KINDS
 
 BUCKETS = (Bucket(64, 1), Bucket(64, 32))
 SHOWN = ("ranking.overlap@10", "ranking.top1", "embedding.cosine_p01", "embedding.cosine_min", "similarity.p99_error")
 # of a precision with fewer dimensions: fp32's loss by them, and both losses
-ALONE, TOTAL = "truncation.overlap@10", "truncation.total_overlap@10"
+ALONE, TOTAL = OVERLAP
 SECONDS = 2.0  # of timing for one bucket, beyond the fewest rounds
 ROUNDS = (3, 25)
 LEVEL = 1.03  # speeds nearer than this are one speed: the trial is short

@@ -17,6 +17,7 @@ from qguard.vectors.quantized import FLOAT, KINDS
 
 _Parts = list[tuple[Items, tuple[Metric, ...]]]
 ALONE, TOTAL = "truncation.", "truncation.total_"
+OVERLAP = (f"{ALONE}overlap@10", f"{TOTAL}overlap@10")  # by fewer dimensions alone, and in all
 # of each family the metrics that say what users notice, and that vectors of two lengths have
 _CHOSEN = (
     "ranking.overlap@10", "ranking.top1", "ranking.rescored_overlap@10", "similarity.spearman", "similarity.p99_error",

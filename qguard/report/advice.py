@@ -90,7 +90,8 @@ def _look(case: Case) -> list[Step]:
     """Where accuracy is lost, and which precision loses less."""
     found = []
     if case.vectors != FLOAT:
-        both = f"pytest --precision {case.typed},fp32+{case.vectors} --qguard-suite {case.suite}"
+        _, colon, dims = case.name.partition(":")
+        both = f"pytest --precision {case.typed},fp32{colon}{dims}+{case.vectors} --qguard-suite {case.suite}"
         found.append(Step("Measure both losses separately", both))
     elif case.diagnose:
         found.append(Step("See where accuracy is lost", case.diagnose))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
+from qguard.metrics.truncation import OVERLAP
 from qguard.report.advice import Case, Step, calibrate, left_out, moved_gates, steps, told, why
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors.quantized import FLOAT
@@ -167,8 +168,13 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         if stored := run.get("stored"):
             lines.append(
                 f"       {stored['bytes']} bytes per vector, float32 {stored['float32_bytes']}; "
-                f"latency is measured for {stored['latency_of']}: vectors are quantized after the model ran"
+                f"latency is measured for {stored['latency_of']}: vectors are quantized or cut after the model ran"
             )
+            whole = {c["name"]: c["value"] for c in run["checks"] if c["slice"] is None}
+            if all(name in whole for name in OVERLAP):
+                alone, both = (whole[name] for name in OVERLAP)
+                words = f"{alone:.4f} by fewer dimensions alone, {both:.4f} in all; other values compare with fp32 cut alike"
+                lines.append(f"       overlap@10 with whole fp32: {words}")
             if ranges := stored["calibration"]:
                 lines.append(f"       ranges from {ranges['texts']} {ranges['part']} of {ranges['suite']} in fp32")
         if cause := cause_of(run):
