@@ -8,9 +8,14 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper, parser
 
+from qguard.artifacts.layers import OUTLIERS
+from qguard.artifacts.layers.onnx import read
 from qguard.onnx.edit import Graph
 from qguard.onnx.structure import ATTENTION, NORM, SUM, made_by, rows_of
 from qguard.precisions.dynamic import quantize
+from qguard.precisions.integer import MASSIVE_PLANS, PLANS, Observer, find_sites, massive
+from qguard.precisions.integer import quantize as quantize_sites
+from qguard.precisions.norms import axes_as_inputs
 
 WIDE = 16
 LAYER_NORM = "m = ReduceMean <axes = [-1]> (s)  c = Sub(s, m)  q = Pow(c, two)  v = ReduceMean <axes = [-1]> (q)  e = Add(v, eps)"
@@ -104,3 +109,83 @@ def test_int8_dynamic_of_onnxs_own_attention_loads(domain, tmp_path):
     assert 0 < np.abs(found - want).max() < 0.1 * np.abs(want).max()
     kinds = [n.op_type for n in onnx.load(str(tmp_path / "int8.onnx")).graph.node]
     assert (kinds.count("MatMulInteger"), kinds.count("Attention"), kinds.count("QAttention")) == (4, 1, 0)
+
+
+def written(tmp_path, body, opset=20, **stored):
+    """A file that looks ids up in ``words`` and computes on."""
+    head = f'<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]> g (int64[b,n] input_ids)'
+    model = parser.parse_model(f"{head} => (float[b,n,m] last_hidden_state) {{ {body} }}")
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in stored.items())
+    onnx.save(model, str(tmp_path / "fp32.onnx"))
+    return tmp_path / "fp32.onnx"
+
+
+def integers(file, ids, plans=None):
+    """Its integer form, as ``int8`` makes it, and whether the model counts as one with massive activations."""
+    graph = Graph.read(file)
+    sites = find_sites(graph)
+    observer = Observer(file, (s.x for s in sites), ids)
+    found = massive(sites, observer)
+    quantize_sites(graph, sites, observer, plans or (MASSIVE_PLANS if found else PLANS))
+    axes_as_inputs(graph)
+    graph.import_domain("com.microsoft")
+    return ort.InferenceSession(graph.model.SerializeToString()), graph, found
+
+
+def relative(session, file, ids):
+    """Root of the squared error of each token's outputs over that of the outputs."""
+    feed = {"input_ids": np.array(ids)}
+    found, want = session.run(None, feed)[0], ort.InferenceSession(str(file)).run(None, feed)[0]
+    return np.sqrt(((found - want) ** 2).sum(-1) / (want**2).sum(-1))
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.parametrize("both_signs", [False, True])
+def test_a_model_with_massive_activations_has_a_scale_for_each_token(both_signs, opset, tmp_path):
+    """The last id is wider than anything that calibrated: a fixed range cuts it off."""
+    rng, wide = np.random.default_rng(0), 400
+    words = rng.normal(size=(40, wide))
+    words[7, 3], words[39] = 150, 2 * words[39]
+    act = "a = Identity(x)" if both_signs else "a = Relu(x)"
+    stored = {"words": words, "w": rng.normal(size=(wide, 32)), "bias": rng.normal(size=32)}
+    body = f"x = Gather(words, input_ids)  {act}  p = MatMul(a, w)  last_hidden_state = Add(p, bias)"
+    file = written(tmp_path, body, opset, **stored)
+    calibration = [[i, 7] for i in range(39)]
+    session, graph, found = integers(file, calibration)
+    assert found
+    assert relative(session, file, [[1, 2, 30, 7]]).max() < 0.02
+    assert relative(session, file, [[39]]).max() < 0.02
+    fixed, _, _ = integers(file, calibration, PLANS)
+    assert relative(fixed, file, [[39]]).max() > 2 * relative(session, file, [[39]]).max()
+    alone, among = (session.run(None, {"input_ids": np.array(ids)})[0] for ids in ([[1, 2]], [[7, 39], [1, 2], [39, 7]]))
+    assert np.array_equal(alone[0], among[1])
+    onnx.save(graph.model, str(tmp_path / "int8.onnx"))
+    (layer,) = (x for x in read(tmp_path / "int8.onnx").layers if x.computes == "integer")
+    assert layer.activations == "dynamic"
+    assert [x.part for x in read(tmp_path / "int8.onnx").layers if x.computes == "float"] == [OUTLIERS]
+
+
+def test_a_channel_of_a_norm_far_beyond_the_others_is_multiplied_in_float(tmp_path):
+    rng, wide = np.random.default_rng(0), 64
+    gain, weight = np.ones(wide), rng.normal(size=(wide, 48))
+    gain[5] = 60
+    words, beta = rng.normal(size=(40, wide)) + 2 * (np.arange(wide) == 5), rng.normal(size=wide)
+    body = "x = Gather(words, input_ids)  y = LayerNormalization <axis = -1> (x, gain, beta)  last_hidden_state = MatMul(y, w)"
+    file = written(tmp_path, body, words=words, gain=gain, beta=beta, w=weight)
+    ids = [[i, i + 1] for i in range(39)]
+    with_float, graph, _ = integers(file, ids, MASSIVE_PLANS)
+    without, _, _ = integers(file, ids, PLANS)
+    assert "Gather" in [n.op_type for n in graph.nodes if n.name.endswith("/Gather")]
+    few, many = (relative(s, file, ids).mean() for s in (with_float, without))
+    assert few < 0.7 * many
+
+
+def test_a_model_without_massive_activations_keeps_fixed_ranges(tmp_path):
+    rng, wide = np.random.default_rng(0), 400
+    file = written(
+        tmp_path, "x = Gather(words, input_ids)  a = Relu(x)  last_hidden_state = MatMul(a, w)",
+        words=rng.normal(size=(40, wide)), w=rng.normal(size=(wide, 32)),
+    )  # fmt: skip
+    _, graph, found = integers(file, [[i] for i in range(40)])
+    assert not found
+    assert "Div" not in [n.op_type for n in graph.nodes]

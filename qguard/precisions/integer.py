@@ -11,14 +11,15 @@ vectors close, all of them decided by calibration texts and all free or nearly f
 - weights are rounded one after the other so that later ones make up for the errors of earlier ones on the calibration
   texts (GPTQ, Frantar et al. 2023).
 
-Ranges are fixed, so a text's vector does not depend on its neighbors in the batch.
+Ranges are fixed, so a text's vector does not depend on its neighbors in the batch. A model with massive activations
+(:func:`massive`) has a scale for each token instead, where fixed ranges do not last; it depends on that token alone.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,21 +66,29 @@ class Plan:
     token: bool = False
 
 
-# by what made the input, cheapest first; benchmarks/recipes.py found the first of each on two models
+# by what made the input; benchmarks/recipes.py found them on two models
 _NORMED = Plan(shift=True, smooth=0.8)
 PLANS: dict[str, tuple[Plan, ...]] = {
-    # a channel far beyond the others widens its weights so much that the others' lose their bits: MPNet has one of 65 beside 1.5
     NORM: (_NORMED,),
-    # means of values: narrow in MiniLM; in MPNet a token that looks at one other alone is ten times as wide as the mean
-    ATTENTION: (Plan(),),
-    # after GELU or a gate a few channels are ten times as wide as the rest
-    "": (Plan(outliers=64),),
+    ATTENTION: (Plan(),),  # means of values: narrow already
+    "": (Plan(outliers=64),),  # after GELU or a gate a few channels are ten times as wide as the rest
 }
-PLANS[SUM] = PLANS[NORM]
+# the same of a model with massive activations, cheapest first
+MASSIVE_PLANS: dict[str, tuple[Plan, ...]] = {
+    # a channel of 65 beside 1.5 widens its weights so much that those of the others lose their bits
+    NORM: (_NORMED, replace(_NORMED, outliers=4)),
+    # a token that looks at one other alone is ten times as wide as the others
+    ATTENTION: (Plan(token=True),),
+    "": (Plan(outliers=8, token=True),),
+}
+for _plans in (PLANS, MASSIVE_PLANS):
+    _plans[SUM] = _plans[NORM]
+GAIN = 0.5  # a dearer plan is taken where the error that is expected of it is at most this much of the cheaper one's
+MASSIVE = 10.0  # times as wide as the widest channel that is multiplied in integers
 MIDDLE = 128  # the zero point of values of both signs
 ONE_SIDED = 0.25  # of the greatest value: what is less negative counts as hardly ever negative
 HEADROOM = 2.0  # how far a token may go beyond the calibration texts' range
-GAIN = 0.5  # a dearer plan is taken where the error that is expected of it is at most this much of the cheaper one's
+FEW = 16  # texts that show whether a model has massive activations
 
 
 @dataclass
@@ -151,7 +160,13 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     sites = find_sites(graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
-    quantize(graph, sites, Observer(source.file, (s.x for s in sites), token_ids(model, sample)))
+    observer = Observer(source.file, (s.x for s in sites), token_ids(model, sample))
+    plans = PLANS
+    if massive(sites, observer):
+        plans = MASSIVE_PLANS
+        observer.ids.extend(filter(None, token_ids(model, replace(sample, texts=("",), roles=(None,)))))
+    quantize(graph, sites, observer, plans)
+    del observer
     release()  # the session
     quantize_embeddings(graph)
     axes_as_inputs(graph)
@@ -211,7 +226,7 @@ class QuantizedInput:
 
     products: tuple[Product, ...]
     x: str
-    plans: tuple[Plan, ...]
+    made_by: str
     graph: Graph = field(repr=False)
 
     @property
@@ -268,7 +283,7 @@ def find_sites(graph: Graph) -> list[QuantizedInput]:
     sites = []
     for x, products in found.items():
         kind = NORM if products[0].packed else made_by(graph, x)
-        sites.append(QuantizedInput(tuple(products), x, PLANS[kind], graph))
+        sites.append(QuantizedInput(tuple(products), x, kind, graph))
     return sites
 
 
@@ -295,29 +310,42 @@ class Observer:
         self._session = graph.session(options)
         self._feeds = Feeds({i.name: i.type for i in self._session.get_inputs()}, file)
 
-    def _batches(self, channels: int) -> Iterator[tuple[Array, Array]]:
-        """Padded token ids and masks of all texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short."""
+    def _batches(self, ids: list[list[int]], channels: int) -> Iterator[tuple[Array, Array]]:
+        """Padded token ids and masks of texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short."""
         from qguard.encoders import padded
 
-        for start in range(0, len(self.ids), BATCH):
-            inputs, mask = padded(self.ids[start : start + BATCH])
+        for start in range(0, len(ids), BATCH):
+            inputs, mask = padded(ids[start : start + BATCH])
             rows = max(1, OUTPUTS // (4 * channels * inputs.shape[1]))
             for first in range(0, len(inputs), rows):
                 yield inputs[first : first + rows], mask[first : first + rows]
 
     def __call__(self, names: Collection[str], channels: int = 1) -> dict[str, Statistics]:
         """Of some of the tensors, which have so many channels together; the texts are run up to the last of them."""
+        found = dict[str, Statistics]()
+        for name, tokens in self._tokens(names, self.ids, channels):
+            found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
+        return found
+
+    def reaches(self, names: Collection[str], channels: int, texts: int) -> dict[str, Array]:
+        """The greatest absolute value of each channel of some of the tensors, on about so many texts of all lengths."""
+        found = dict[str, Array]()
+        for name, tokens in self._tokens(names, self.ids[:: max(1, len(self.ids) // texts)], channels):
+            reach = np.abs(tokens).max(0)
+            found[name] = np.maximum(found.get(name, reach), reach)
+        return found
+
+    def _tokens(self, names: Collection[str], ids: list[list[int]], channels: int) -> Iterator[tuple[str, Array]]:
+        """Name and values (tokens, channels) of each tensor, a batch of texts at a time."""
         import onnxruntime as ort
 
-        names, found = sorted(set(names)), dict[str, Statistics]()
+        names = sorted(set(names))
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
-        for inputs, mask in self._batches(channels):
+        for inputs, mask in self._batches(ids, channels):
             for name, value in zip(names, self._session.run(names, self._feeds(inputs, mask), options), strict=True):
                 # what has no row for each token, such as relative positions, has no padding either
-                tokens = value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
-                found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
-        return found
+                yield name, value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
 
     def in_groups(self, wanted: Iterable[tuple[Collection[str], int]]) -> Iterator[dict[str, Statistics]]:
         """What is known of the tensors of each entry in turn; second moments of at most :data:`MOMENTS` bytes are held at once.
@@ -338,14 +366,30 @@ class Observer:
             del seen, entries[:count]
 
 
-def quantize(graph: Graph, sites: list[QuantizedInput], observer: Observer) -> None:
-    """Replace each site by its integer form, in place."""
+def massive(sites: Iterable[QuantizedInput], observer: Observer) -> bool:
+    """Whether a model has massive activations (Sun et al. 2024): in some layers one channel holds almost all there is.
+
+    In such a model a few tokens serve as places to look at when there is nothing to see, and what they hold has little to do
+    with what other tokens hold, or with what they hold in another text: ranges taken from calibration texts do not last.
+    """
+    plan = PLANS[""][0]
+    names = {s.x: s.channels for s in sites if s.made_by == ""}
+    if not names:
+        return False
+    found = observer.reaches(names, sum(names.values()), FEW)
+    return any(np.max(r) > MASSIVE * np.sort(r)[-1 - in_float(plan, len(r))] for r in found.values())
+
+
+def quantize(
+    graph: Graph, sites: list[QuantizedInput], observer: Observer, plans: Mapping[str, tuple[Plan, ...]] = PLANS
+) -> None:
+    """Replace each site by its integer form, in place, by what made its input: one of ``plans``."""
     alike: dict[tuple[tuple[str, str], ...], list[QuantizedInput]] = defaultdict(list)
     for site in sites:
         alike[site.stored].append(site)
     seen = observer.in_groups(([s.x for s in some], some[0].channels) for some in alike.values())
     treated = {
-        key: _treated(graph, some[0], Statistics.sum(found[s.x] for s in some), shared=len(some) > 1)
+        key: _treated(graph, some[0], Statistics.sum(found[s.x] for s in some), plans[some[0].made_by], shared=len(some) > 1)
         for (key, some), found in zip(alike.items(), seen, strict=True)
     }
     first = {site.products[0].node.output[0]: site for site in sites}
@@ -379,14 +423,14 @@ class _Treated:
     tokens: tuple[str, ...]
 
 
-def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, *, shared: bool) -> _Treated:
+def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequence[Plan], *, shared: bool) -> _Treated:
     """Store a site's tensors in integers.
 
     Weights that several operators read are stored unsigned: with the session option of :func:`declare_exact_products`, ONNX
     Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
     """
     home, weight = site.home, site.weight
-    plan = chosen(weight, seen, site.plans)
+    plan = chosen(weight, seen, plans)
     middle, width, outliers = treatment(weight, seen, plan)
     low, high = (seen.low - middle) / width, (seen.high - middle) / width
     inner = np.setdiff1d(np.arange(len(width)), outliers)
@@ -462,13 +506,12 @@ def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
         whole = f"{name}/product" if wide else product.out
         inputs = [f"{home}/x", weight, scales[0], scale, scales[1], zero]
         if treated.tokens:
-            steps = [("MatMulIntegerToFloat", inputs), ("Mul", [f"{name}/divided", f"{home}/token_scale"])]
-            steps += [("Add", [f"{name}/scaled", bias])] if bias else []
-            outs = [f"{name}/divided", *([f"{name}/scaled"] if bias else []), whole]
-            titles = [name, f"{name}/Scale", f"{name}/Bias"]
-            for (kind, read), out, title in zip(steps, outs, titles, strict=False):
-                domain = "com.microsoft" if kind == "MatMulIntegerToFloat" else ""
-                nodes.append(helper.make_node(kind, read, [out], title, domain=domain))
+            units, scaled = f"{name}/units", f"{name}/scaled" if bias else whole
+            nodes += [
+                helper.make_node("MatMulIntegerToFloat", inputs, [units], name, domain="com.microsoft"),
+                helper.make_node("Mul", [units, f"{home}/token_scale"], [scaled], f"{name}/Scale"),
+            ]
+            nodes += [helper.make_node("Add", [scaled, bias], [whole], f"{name}/Bias")] if bias else []
         else:
             inputs += [bias] if bias else []
             nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [whole], name, domain="com.microsoft"))
@@ -546,8 +589,14 @@ def treatment(weight: Array, seen: Statistics, plan: Plan) -> tuple[Array, Array
     if plan.smooth is not None:
         width = reach**plan.smooth / np.abs(weight).max(1).clip(1e-5) ** (1 - plan.smooth)
         width /= np.exp(np.log(width).mean())
-    wide = np.argsort(-reach, kind="stable")[: min(plan.outliers, int(SHARE * len(width)))]
+    wide = np.argsort(-reach, kind="stable")[: in_float(plan, len(width))]
+    middle[wide] = 0.0  # they are multiplied as they are
     return middle, width, np.sort(wide)
+
+
+def in_float(plan: Plan, channels: int) -> int:
+    """How many of an input's channels are multiplied in float."""
+    return min(plan.outliers, int(SHARE * channels))
 
 
 def activation_range(low: float, high: float) -> tuple[float, int]:

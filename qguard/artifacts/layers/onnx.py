@@ -172,7 +172,10 @@ class _Reader(Graph):
         few = self.constants.get(product.input[1])
         for sum_ in self.consumers(product.output[0]):
             others = [self.producers.get(i) for i in sum_.input if sum_.op_type == "Add" and i != product.output[0]]
-            for other in others:
+            for beside in others:
+                other = beside
+                while other is not None and other.op_type in ("Mul", "Add"):  # by the token's scale, and the bias
+                    other = self.producers.get(other.input[0])
                 if other is None or other.op_type not in INTEGER:
                     continue
                 whole = self.constants.get(other.input[INTEGER[other.op_type].weight])
@@ -245,11 +248,19 @@ class _Reader(Graph):
         if node.op_type == "DynamicQuantizeMatMul":
             return "dynamic per-tensor"
         if scale is not None:
-            return "static" if node.input[scale] in self.constants else self._dynamic(node.input[scale])
+            if node.input[scale] not in self.constants:
+                return self._dynamic(node.input[scale])
+            return "dynamic" if self._divided_by_computed(node.input[0]) else "static"
         source = self.producers.get(node.input[0])
         if source is not None and source.op_type == "QuantizeLinear" and source.input[1] in self.constants:
             return "static"
         return self._dynamic(node.input[0])
+
+    def _divided_by_computed(self, name: str) -> bool:
+        """Whether what is quantized with a stored scale was divided by one that is found at run time, such as its token's."""
+        step = self.producers.get(name)
+        source = self.producers.get(step.input[0]) if step is not None and step.op_type == "QuantizeLinear" else None
+        return source is not None and source.op_type == "Div" and source.input[1] not in self.constants
 
     def _dynamic(self, name: str) -> str:
         source = self.producers.get(name)
