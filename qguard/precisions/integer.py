@@ -46,7 +46,7 @@ BATCH = 8
 SHARE = 0.25  # of an input's channels that may be multiplied in float
 OUTPUTS = 2**30  # bytes of inputs that a batch gives at once, where a single text has no more
 WIDE = 2048  # channels above which second moments are summed in float32, whose rounding is far below GPTQ's damping
-MOMENTS = 2**30  # bytes of second moments that are held at once; for more, the texts are run again
+MOMENTS = 5 * 2**29  # bytes of second moments that are held at once; for more, the texts are run again
 
 
 @dataclass(frozen=True)
