@@ -16,7 +16,7 @@ from qguard.precisions import export, parse_precision
 from qguard.precisions.fusion import attention_fused, fuse
 from tests import families
 
-FUSED = ("mpnet", "modernbert", "gemma3", "qwen3", "t5")  # the others in tests/test_families.py
+FUSED = ("mpnet", "modernbert", "gemma3", "qwen3", "t5", "deberta-v2")  # the others in tests/test_families.py
 ROTARY = ("modernbert", "qwen3", "gemma3")
 LAYERS = families.LAYERS
 
@@ -66,6 +66,44 @@ def test_padding_on_either_side_changes_nothing(fused, family):
     assert np.abs(plain - ours)[mask.astype(bool)].max() < 1e-5
     one = np.ones((1, 1), np.int64)
     assert np.abs(outputs(fused(family) / "plain.onnx", one) - outputs(fused(family) / "fused.onnx", one)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"share_att_key": False, "position_buckets": -1, "pos_att_type": ["c2p"]},
+        {"share_att_key": False, "pos_att_type": ["p2c"]},
+        {"relative_attention": False, "position_biased_input": True},
+    ],
+)
+def test_every_kind_of_disentangled_attention_is_fused(config, tmp_path):
+    folder = families.write("deberta-v2", tmp_path, **config)
+    export.export_plain(folder, tmp_path / "plain.onnx")
+    graph = Graph.read(tmp_path / "plain.onnx")
+    fuse(graph)
+    graph.save(tmp_path / "fused.onnx")
+    assert attention_fused(graph) == (LAYERS, LAYERS)
+    for length in (1, 5, 50):  # within the first buckets, and far beyond
+        mask = np.ones((2, length), np.int64)
+        mask[1, : length // 2] = 0
+        plain, ours = (outputs(tmp_path / f"{kind}.onnx", mask) for kind in ("plain", "fused"))
+        assert np.abs(plain - ours)[mask.astype(bool)].max() < 1e-5
+
+
+def test_relative_positions_beyond_a_texts_length_are_not_multiplied(fused):
+    """Of 32 rows of the table, texts of 4 tokens reach 7."""
+    import onnxruntime as ort
+
+    graph = Graph.read(fused("deberta-v2") / "fused.onnx")
+    gathers = [n for n in graph.nodes if n.op_type == "GatherElements"]
+    assert len(gathers) == 2 * LAYERS
+    assert "Tile" not in {n.op_type for n in graph.nodes}  # a copy of the table for each text
+    products = [n.input[0] for n in gathers]
+    graph.add_outputs(products)
+    session = graph.session(ort.SessionOptions())
+    ids = np.full((3, 4), 7)
+    found = session.run(products, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    assert {f.shape for f in found} == {(3, families.HEADS, 4, 7)}
 
 
 def test_dynamic_quantization_leaves_onnxs_own_attention_alone(fused, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qguard.onnx.edit import STANDARD, Graph, attribute, attributes
+from qguard.precisions.merged import take_apart
 from qguard.precisions.norms import axes_as_inputs, layer_norm
 
 OPSET = 23  # the first with an Attention and a RotaryEmbedding of ONNX's own
@@ -29,6 +30,8 @@ def fuse(graph: Graph) -> None:
     raise_opset(graph)
     drop_moves(graph)
     known = shapes(graph)
+    if take_apart(Reader(graph, known)):
+        known = shapes(graph)
     for step in (_norms, _activations, _rotary, _attention):
         graph.rewrite_by_output(step(graph, known))
         graph.drop_unread()
@@ -90,7 +93,7 @@ def shapes(graph: Graph) -> dict[str, Shaped]:
 
     known = infer()
     # onnx gives up on a -1 beside a dimension that it doesn't know, such as the length of texts; so it does on all that follows
-    reader = _Reader(graph, known)
+    reader = Reader(graph, known)
     more = {n.output[0]: dims for n in graph.nodes if n.op_type == "Reshape" and (dims := _filled(reader, n))}
     bare.value_info.extend(helper.make_tensor_value_info(name, known[name].kind, dims) for name, dims in more.items())
     return infer() if more else known
@@ -100,7 +103,7 @@ def _shaped(kind: Any) -> Shaped:
     return Shaped(kind.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim))
 
 
-def _filled(reader: _Reader, reshape: Any) -> list[int | None] | None:
+def _filled(reader: Reader, reshape: Any) -> list[int | None] | None:
     """The dimensions after a Reshape whose -1 follows from those that are known, if the others stay as they are."""
     source, target = reader.dims(reshape.input[0]), reader.constant(reshape.input[1])
     if target is None or reshape.output[0] not in reader.known:
@@ -342,7 +345,7 @@ class Heads:
     nodes: tuple[Any, ...] = ()
 
 
-class _Reader:
+class Reader:
     """What the tensors of a graph are made of.
 
     Args:
@@ -486,6 +489,15 @@ def _cast(node: Any, x: Any) -> Any:
     return x if x.dtype == object else x.astype(helper.tensor_dtype_to_np_dtype(attribute(node, "to", 1)))
 
 
+def _filling(node: Any) -> Any:
+    value = attributes(node).get("value")
+    if value is None:
+        return np.float32(0)
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(value).reshape(-1)[0]
+
+
 def _divided(_: Any, a: Any, b: Any) -> Any:
     return a // b if np.issubdtype(np.asarray(b).dtype, np.integer) else a / b
 
@@ -494,6 +506,7 @@ _EVALUATED: dict[str, Callable[..., Any]] = {
     "Add": lambda _, a, b: a + b,
     "Cast": _cast,
     "Concat": lambda _, *parts: np.concatenate(parts),
+    "ConstantOfShape": lambda node, shape: np.full([int(d) for d in shape], _filling(node)),
     "Div": _divided,
     "Gather": _gathered,
     "Identity": lambda _, a: a,
@@ -513,7 +526,7 @@ def _rotary(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
     """x * cos + rotate_half(x) * sin of heads: of tokens instead, and then put into heads."""
     from onnx import helper
 
-    reader = _Reader(graph, known)
+    reader = Reader(graph, known)
     by: dict[str, list[Any]] = {}
     tables: dict[tuple[str, int], str] = {}
 
@@ -562,7 +575,7 @@ def _rotary(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
     return by
 
 
-def _rotation(reader: _Reader, total: Any) -> tuple[str, str, str] | None:
+def _rotation(reader: Reader, total: Any) -> tuple[str, str, str] | None:
     """x, cos and sin (batch, length, width) of x * cos + rotate_half(x) * sin."""
     graph = reader.graph
     for first, second in (total.input, reversed(total.input)):
@@ -639,7 +652,7 @@ def _attention(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
     """softmax(q · k + biases) · v of heads: one operator on tokens."""
     from onnx import helper
 
-    reader = _Reader(graph, known)
+    reader = Reader(graph, known)
     by: dict[str, list[Any]] = {}
     made: dict[Any, str] = {}
     for node in graph.nodes:
@@ -676,7 +689,7 @@ def _attention(graph: Graph, known: dict[str, Shaped]) -> dict[str, list[Any]]:
     return by
 
 
-def _taken_apart(reader: _Reader, node: Any) -> tuple[_Scores, str] | None:
+def _taken_apart(reader: Reader, node: Any) -> tuple[_Scores, str] | None:
     """An attention, and the tensor (batch, heads, length, width) that it gives; ``None`` where the node is none."""
     graph = reader.graph
     if node.op_type == "Softmax" and attribute(node, "axis", -1) in (-1, 3):
@@ -714,7 +727,7 @@ def _weighted(graph: Graph, softmax: Any) -> Any:
     return product if product is not None and product.input[0] == name else None
 
 
-def _scores(reader: _Reader, name: str, depth: int = 8) -> _Scores | None:
+def _scores(reader: Reader, name: str, depth: int = 8) -> _Scores | None:
     """What a softmax is taken of, taken apart; ``None`` where no product of two computed tensors is behind it."""
     graph = reader.graph
     node = graph.producers.get(name)
@@ -742,7 +755,7 @@ def _scores(reader: _Reader, name: str, depth: int = 8) -> _Scores | None:
     return None
 
 
-def _bias(reader: _Reader, scores: _Scores, tokens: str, made: dict[Any, str]) -> tuple[str, list[Any]]:
+def _bias(reader: Reader, scores: _Scores, tokens: str, made: dict[Any, str]) -> tuple[str, list[Any]]:
     """What is added to scores as one tensor with a row for each query, and the nodes for it: once for all layers alike."""
     from onnx import helper
 

@@ -31,6 +31,7 @@ from qguard.machine.memory import release
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attributes
 from qguard.onnx.structure import ATTENTION, NORM, SUM, made_by
+from qguard.precisions import folded
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
@@ -160,7 +161,12 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     sites = find_sites(graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
-    observer = Observer(source.file, (s.x for s in sites), token_ids(model, sample))
+    by_text = folded.reached(graph)
+    fixed = {p.out for s in sites if s.x not in by_text for p in s.products}
+    sites = [s for s in sites if s.x in by_text]
+    observer = Observer(source.file, {*(s.x for s in sites), *fixed}, token_ids(model, sample))
+    if fixed:
+        folded.store(graph, observer.values(fixed))
     plans = PLANS
     if massive(sites, observer):
         plans = MASSIVE_PLANS
@@ -326,6 +332,11 @@ class Observer:
         for name, tokens in self._tokens(names, self.ids, channels):
             found.setdefault(name, Statistics.empty(tokens.shape[1])).add(tokens)
         return found
+
+    def values(self, names: Collection[str]) -> dict[str, Array]:
+        """What some of the tensors hold, which no text changes."""
+        inputs, mask = next(self._batches(self.ids[-1:], 1))
+        return dict(zip(names, self._session.run(list(names), self._feeds(inputs, mask)), strict=True))
 
     def reaches(self, names: Collection[str], channels: int, texts: int) -> dict[str, Array]:
         """The greatest absolute value of each channel of some of the tensors, on about so many texts of all lengths."""
