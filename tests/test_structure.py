@@ -180,6 +180,22 @@ def test_a_channel_of_a_norm_far_beyond_the_others_is_multiplied_in_float(tmp_pa
     assert few < 0.7 * many
 
 
+@pytest.mark.parametrize(("widest", "kept"), [(1, 0), (60, 4)])
+def test_a_narrow_input_has_channels_in_float_only_where_they_pay(widest, kept, tmp_path):
+    rng, wide = np.random.default_rng(0), 400
+    words = rng.normal(size=(40, wide))
+    words[:, [3, 7, 90]] *= widest
+    file = written(
+        tmp_path, "x = Gather(words, input_ids)  a = Relu(x)  last_hidden_state = MatMul(a, w)",
+        words=words, w=rng.normal(size=(wide, 32)),
+    )  # fmt: skip
+    session, graph, _ = integers(file, ids := [[i] for i in range(40)], PLANS)
+    chosen = [graph.array(n.input[1]).tolist() for n in graph.nodes if n.name.endswith("/Gather")]
+    assert [len(c) for c in chosen] == ([kept] if kept else [])
+    assert not kept or {3, 7, 90} <= set(chosen[0])
+    assert relative(session, file, ids).mean() < 0.02
+
+
 def test_a_model_without_massive_activations_keeps_fixed_ranges(tmp_path):
     rng, wide = np.random.default_rng(0), 400
     file = written(

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 BATCH = 8
 SHARE = 0.25  # of an input's channels that may be multiplied in float
+NARROW = 1024  # channels below which an input has but FEWER of them in float
+FEWER = (0, 4)
 OUTPUTS = 2**30  # bytes of inputs that a batch gives at once, where a single text has no more
 WIDE = 2048  # channels above which second moments are summed in float32, whose rounding is far below GPTQ's damping
 MOMENTS = 5 * 2**29  # bytes of second moments that are held at once; for more, the texts are run again
@@ -57,7 +59,7 @@ class Plan:
     Attributes:
         shift: Subtract each channel's middle.
         smooth: SmoothQuant's alpha: how much of a channel's width goes over to its weights; ``None`` for none.
-        outliers: How many channels are multiplied in float; of a narrow input :data:`SHARE` at the most.
+        outliers: How many channels are multiplied in float; of a narrow input :data:`FEWER`.
         token: Each token has a scale of its own, by its widest channel, found when the model runs.
     """
 
@@ -441,7 +443,7 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequen
     Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
     """
     home, weight = site.home, site.weight
-    plan = chosen(weight, seen, plans)
+    plan = chosen(weight, seen, for_width(plans, len(weight)))
     middle, width, outliers = treatment(weight, seen, plan)
     low, high = (seen.low - middle) / width, (seen.high - middle) / width
     inner = np.setdiff1d(np.arange(len(width)), outliers)
@@ -553,6 +555,19 @@ def _by_token(x: str, home: str, share: str, least: str, most: str, low: str = "
         helper.make_node("Clip", [f"{home}/token_shared", least, most], [f"{home}/token_scale"], f"{home}/Limit"),
         helper.make_node("Div", [x, f"{home}/token_scale"], [f"{home}/divided"], f"{home}/Divide"),
     ]
+
+
+def for_width(plans: Sequence[Plan], channels: int) -> list[Plan]:
+    """The plans for an input of so many channels, cheapest first.
+
+    Channels in float cost a narrow input more than a wide one: with 64 of 512, MobileBERT takes 1.4 times as long as with none.
+    A narrow input has :data:`FEWER`, and more than none only where they pay (:data:`GAIN`). Where some channels are far wider
+    than the others, the first four take away most of the error: in the first four of MiniLM's six layers 82 % to 94 %.
+    """
+    if channels >= NARROW:
+        return list(plans)
+    few = ([replace(p, outliers=n) for n in FEWER] if p.outliers > max(FEWER) else [p] for p in plans)
+    return [plan for some in few for plan in some]
 
 
 def chosen(weight: Array, seen: Statistics, plans: Sequence[Plan]) -> Plan:
