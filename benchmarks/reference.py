@@ -1,13 +1,16 @@
 """fp32 through qguard's readers and metrics against published figures, trec_eval and sentence-transformers' evaluators.
 
-usage: python benchmarks/reference.py DATA [--precision fp32@onnx] [--skip-evaluators]
-DATA holds stsb_en/pairs.jsonl and scifact/ in BEIR's layout. The precision is fp32 in some runtime. The evaluators of
-sentence-transformers encode pairs and queries by themselves; documents, which take minutes, they get as qguard encoded them.
+usage: python benchmarks/reference.py DATA [--model minilm] [--precision fp32@onnx] [--skip-evaluators]
+DATA holds stsb_en/pairs.jsonl, scifact/ in BEIR's layout, and reference_mteb.json with the published figures. The model is a name
+of the configuration, or a reference whose last part names the published model. The precision is fp32 in some runtime. The
+evaluators of sentence-transformers encode pairs and queries by themselves; documents, which take minutes, they get as qguard
+encoded them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,24 @@ from qguard.suites import Suite
 from qguard.suites.reader import read_suite
 from qguard.suites.source import Source
 
-# github.com/embeddings-benchmark/results, all-MiniLM-L6-v2 at 8b3219a9
-PUBLISHED = {"task.spearman": 0.8203247, "task.pearson": 0.8274064, "task.ndcg@10": 0.64508}
+NAMES = {"minilm": "all-MiniLM-L6-v2"}
 
 
-def comparison(harness: Session, suite: Suite, precision: str) -> Comparison:
+def published(file: Path, model: str) -> dict[str, float]:
+    """Figures of github.com/embeddings-benchmark/results for one model: metric → value."""
+    rows = [row for row in json.loads(file.read_text(encoding="utf-8")) if row["model"].endswith(f"/{NAMES.get(model, model)}")]
+    found = {}
+    for row in rows:
+        if row["task"] == "STSBenchmark":
+            found |= {"task.spearman": row["value"], "task.pearson": row["cosine_pearson"]}
+        elif row["task"] == "SciFact":
+            found["task.ndcg@10"] = row["value"]
+    return found
+
+
+def comparison(harness: Session, suite: Suite, precision: str, model: str) -> Comparison:
     """The suite's vectors, as golden and candidate both."""
-    encoder = harness.encoder(parse_precision(precision), "minilm")
+    encoder = harness.encoder(parse_precision(precision), model)
     vectors = encoder.encode_ids(encoder.tokenizer(suite.texts, suite.roles))
     return Comparison.of(suite, vectors, vectors)
 
@@ -84,29 +98,32 @@ def main() -> None:
     """Print one line a metric."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="minilm")
     parser.add_argument("--precision", default="fp32@onnx")
     parser.add_argument("--skip-evaluators", action="store_true")
     args = parser.parse_args()
-    harness = Session(load_config(Path()))
+    harness = Session(load_config(Path()).select([args.model], []))
+    (name,) = harness.config.models
+    known = published(args.data / "reference_mteb.json", name)
     pairs = Source(str(args.data / "stsb_en" / "pairs.jsonl"), scores=(0.0, 5.0), split="test", duplicates="keep")
     model = None
     if not args.skip_evaluators:
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(str(harness.model("minilm").folder), device="cpu", local_files_only=True)
+        model = SentenceTransformer(str(harness.model(name).folder), device="cpu", local_files_only=True)
     print("| data | metric | qguard | published | trec_eval | sentence-transformers |\n|---|---|---|---|---|---|", flush=True)
-    for name, source in (("STS-B test", pairs), ("SciFact test", Source(str(args.data / "scifact")))):
-        suite = read_suite(name, source)
-        c = comparison(harness, suite, args.precision)
+    for data, source in (("STS-B test", pairs), ("SciFact test", Source(str(args.data / "scifact")))):
+        suite = read_suite(data, source)
+        c = comparison(harness, suite, args.precision, name)
         found = {m.name: m.value for m in measure(c, "task") if m.slice is None}
         direct = trec_eval(c) if suite.qrels else {}
         evaluate = retrieval_evaluator if suite.qrels else similarity_evaluator
         theirs = evaluate(c, model) if model else {}
         for metric, value in found.items():
             if not metric.endswith(("_fp32", "_retention")):
-                cells = [f"{PUBLISHED[metric]:.5f} ({value - PUBLISHED[metric]:+.0e})" if metric in PUBLISHED else ""]
+                cells = [f"{known[metric]:.5f} ({value - known[metric]:+.0e})" if metric in known else ""]
                 cells += [f"{x[metric]:.7f} ({value - x[metric]:+.0e})" if metric in x else "" for x in (direct, theirs)]
-                print(f"| {name} | {metric.removeprefix('task.')} | {value:.7f} | {' | '.join(cells)} |", flush=True)
+                print(f"| {data} | {metric.removeprefix('task.')} | {value:.7f} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
