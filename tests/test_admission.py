@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from qguard.cli import main
 from qguard.encoders import open_encoder
-from qguard.encoders.torch import open_network
+from qguard.encoders.network import open_network
 from qguard.errors import ModelProblem, QguardError, first_line
 from qguard.goldens.reference import open_fp32
 from qguard.models.model import resolve

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qguard.encoders.torch import open_network
+from qguard.encoders.network import open_network
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
 from qguard.machine.memory import release

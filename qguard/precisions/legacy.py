@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from qguard.encoders.legacy import FILE, SCALE
-from qguard.encoders.torch import open_network
+from qguard.encoders.network import open_network
 from qguard.models.model import Model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qguard.encoders.torch import open_network
+from qguard.encoders.network import open_network
 from qguard.errors import ModelProblem, UsageProblem
 from qguard.files import dump_json, read_json
 from qguard.machine.quiet import quiet_transformers

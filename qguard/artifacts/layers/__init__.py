@@ -103,7 +103,7 @@ def read_layers(artifact: Artifact) -> Contents:
     """
     if artifact.file is None:
         from qguard.artifacts.layers.safetensors import read
-        from qguard.encoders.torch import lookup_tables
+        from qguard.encoders.network import lookup_tables
 
         return Contents(read(artifact.weight_files, lookup_tables(artifact.runs)))
     from qguard.artifacts.layers import onnx

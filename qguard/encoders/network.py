@@ -1,0 +1,96 @@
+"""A transformer folder as a torch network, opened by Transformers: what is exported, quantized in torch or run there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qguard.errors import ModelProblem, QguardError
+from qguard.files import read_json
+from qguard.machine.quiet import quiet_transformers
+from qguard.models.admission import ENCODERS
+from qguard.models.table import OURS, THEIRS, is_table
+
+
+def network_class(root: Path) -> Any:
+    """What opens a transformer folder: ``AutoModel``, or for an encoder with a decoder the class of the encoder alone."""
+    quiet_transformers()
+    import transformers
+
+    name = ENCODERS.get(str(read_json(root / "config.json", ModelProblem).get("model_type")), "AutoModel")
+    return getattr(transformers, name)
+
+
+def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[Any, set[str]]:
+    """A transformer folder as sentence-transformers opens it, with no code but Transformers' own.
+
+    Args:
+        root: The folder of the transformer module.
+        dtype: Name of a torch dtype.
+        options: More of ``from_pretrained``.
+
+    Returns:
+        The network, for inference, and the names of its parameters that the folder lacks: those of a pooler, which no
+        embedding reads.
+
+    Raises:
+        ModelProblem: when Transformers cannot load the folder, or the folder's weights are not those that Transformers computes
+            with: it would fill in noise, or leave out what the code that comes with the model uses.
+    """
+    import torch
+
+    try:
+        network, info = network_class(root).from_pretrained(
+            str(root), dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False, local_files_only=True,
+            **options,
+        )  # fmt: skip
+    except QguardError:
+        raise
+    except Exception as e:  # Transformers raises many kinds for a damaged folder
+        raise ModelProblem(f"Transformers cannot load {root.name}: {str(e).strip()[:300]}") from e
+    _refuse_other_weights(root, network, info)
+    return network.eval(), set(info["missing_keys"])
+
+
+def _refuse_other_weights(root: Path, network: Any, info: Mapping[str, Any]) -> None:
+    """Transformers computes with the folder's weights, all of them."""
+    kind = network.config.model_type
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelProblem(
+            f"{root.name} lacks {len(missing)} of the weights of a model of type {kind!r}, such as {missing[0]}: Transformers "
+            "would fill them with noise. Expected the weights of that type (model_type in config.json); save the model again"
+        )
+    if not read_json(root / "config.json", ModelProblem).get("auto_map"):
+        return  # what else lies there, Transformers does not use, and neither does anybody
+    known = {name for name, _ in network.named_children()}
+    surplus = sorted(name for name in info["unexpected_keys"] if name.partition(".")[0] in known)
+    if surplus:
+        raise ModelProblem(
+            f"{root.name} comes with code of its own (auto_map in config.json), which is never run, and Transformers' type "
+            f"{kind!r} leaves out {len(surplus)} of its weights, such as {surplus[0]}: they compute different vectors. Give a "
+            "copy of the model in a type that Transformers has, or its fp32 ONNX file"
+        )
+
+
+def lookup_tables(root: Path) -> set[str]:
+    """Names of the tensors of a transformer folder whose rows are looked up, by the network that its configuration describes.
+
+    Raises:
+        ModelProblem: when Transformers cannot build that network.
+    """
+    import torch
+
+    if is_table(root):
+        return {OURS, THEIRS}
+    kind = network_class(root)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            network = (getattr(kind, "from_config", None) or kind._from_config)(config)
+    except Exception as e:  # Transformers raises many kinds for a damaged folder
+        raise ModelProblem(f"Transformers cannot read {root.name}: {str(e).strip()[:300]}") from e
+    return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}
