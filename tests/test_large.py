@@ -169,7 +169,7 @@ def test_every_check_is_measured_and_quantized_vectors_are_refused(large):
     names = {c.name for f in ("embedding", "similarity", "ranking", "task", "invariance") for c in large.checks(target(), f)}
     assert names >= {"embedding.cosine_mean", "similarity.spearman", "ranking.overlap@10", "task.ndcg@10_retention"}
     assert large.golden("minilm", "large").retrieved.rows.shape == (127, 100)
-    with pytest.raises(MeasurementProblem, match=r"quantized vectors are not measured on suite 'large'"):
+    with pytest.raises(MeasurementProblem, match=r"quantized or cut are not measured on suite 'large'"):
         large.comparison(target("int8+binary"))
 
 

@@ -31,6 +31,7 @@ COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )?(?:qguard|pytest|python|pip|cosign|mkdoc
 
 # words that stand for the reader's own; in the small project they are these
 MEANT = {
+    r"\bmodels MODEL\b": f"models {MINILM}",
     r"--out DIR\b": "--out made",
     r"--artifact[= ](?:PATH|DIR)\b": "--artifact=model",
     r"--baseline-artifact=PATH\b": "--baseline-artifact=model",
