@@ -28,7 +28,8 @@ def open_legacy(root: Path, network_class: Any) -> Any:
 
     tensors = load_file(root / FILE)
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
-    network = getattr(network_class, "from_config", network_class._from_config)(config, dtype=torch.float32)
+    make = getattr(network_class, "from_config", None) or network_class._from_config  # of AutoModel, of a class of its own
+    network = make(config, dtype=torch.float32)
     layers = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has deprecated these tensors
