@@ -154,7 +154,7 @@ def test_quantize_calibrates_on_a_file_of_ones_own(small, tmp_path, monkeypatch,
     assert main(["quantize", *args, "--out", "out", "--config", str(small)]) == 0
     out, error = capfd.readouterr()
     assert "calibrated on 8 of 30 texts of legal.jsonl, seed 2, SHA-256 " in out
-    assert (len(out.splitlines()), error) == (4, "")  # of what was written, its share, its texts, and how to judge it
+    assert (len(out.splitlines()), error) == (5, "")  # what was written, its share, its attention, its texts, and how to judge it
     assert logging.getLoggerClass() is logging.Logger
     assert logging.root.manager.disable == 0
     record = json.loads((tmp_path / "out" / "qguard.json").read_text())["key"]["calibration"]
@@ -191,7 +191,7 @@ def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, ca
 
 
 def row(name: str, overlap: float, size: int, speed: float) -> Row:
-    return Row(name, "onnx", "m", "s", {"ranking.overlap@10": overlap}, size, {"a": speed}, "pass")
+    return Row(name, "onnx", "m", "s", {"ranking.overlap@10": overlap}, size, 1536, {"a": speed}, "pass")
 
 
 def test_the_front_is_what_no_other_beats():
@@ -199,6 +199,7 @@ def test_the_front_is_what_no_other_beats():
     rows.append(row("as fast", 0.9, 23, 1.97))  # within what a short trial tells apart
     rows.append(replace(row("broken", 1.0, 1, 9.0), error="no golden", verdict="unmeasured"))
     assert {r.precision for r in mark_best(rows) if r.best} == {"exact", "fast", "as fast"}
+    assert mark_best([*rows, replace(row("short", 0.9, 23, 2.0), vector_bytes=384)])[-1].best
     elsewhere = replace(row("other suite", 0.5, 99, 0.1), suite="t")
     assert mark_best([*rows, elsewhere])[-1].best
 

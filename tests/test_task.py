@@ -213,7 +213,7 @@ def test_scores_that_do_not_exist_are_said_to(graded, change, message):
 
 def test_a_candidate_without_order_is_no_score(graded):
     same = np.ones((40, 8))
-    with pytest.raises(MeasurementProblem, match="the candidate's cosines of all 20 labeled pairs are 1"):
+    with pytest.raises(MeasurementProblem, match="the candidate's similarities of all 20 labeled pairs are 1"):
         measure(Comparison.of(graded, vectors_for(graded, 1)[:, :8], same), "task")
 
 
