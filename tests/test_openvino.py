@@ -15,8 +15,8 @@ from qguard.artifacts.artifact import open_artifact
 from qguard.config import load_config
 from qguard.encoders import open_encoder, open_runtime
 from qguard.errors import ArtifactProblem, UsageProblem
-from qguard.families import sampled
 from qguard.judging.artifact import measure_artifact
+from qguard.judging.families import families_of
 from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, same_outputs
@@ -73,7 +73,8 @@ def test_fp32_vectors_are_those_of_torch(encoders, some):
 @needs_openvino
 def test_int8_passes_its_gate_on_core(harness):
     (target,) = harness.targets([parse_precision("int8@openvino")])
-    checks = [c for f in ("artifact", *sampled(harness.suite("core"))) for c in harness.checks(target, f)]
+    names = ["artifact", *(f.name for f in families_of(harness, target) if f.sampled)]
+    checks = [c for name in names for c in harness.checks(target, name)]
     assert [f"{c.label} {c.value:.4f} {c.bound}" for c in checks if c.outcome == "fail"] == []
     judged = {c.label for c in checks if c.bound}
     binary = {"task.average_precision_retention"}  # of pairs with two labels: core has grades
