@@ -15,6 +15,7 @@ from qguard.cli import main
 from qguard.config import load_config
 from qguard.errors import UsageProblem
 from qguard.families import sampled
+from qguard.judging.families import families_of
 from qguard.judging.session import Session
 from qguard.precisions import parse_precision
 from qguard.report import CURRENT, as_html, assemble
@@ -86,7 +87,7 @@ def core(harness):
     """A report of core in four precisions, with the checks, details and trials that a run would have."""
     own = Perturbed(harness.config, intervals=True)
     (target,) = own.targets([parse_precision("int8")])
-    families = sampled(own.suite("core"))
+    families = [f.name for f in families_of(own, target) if f.sampled]
     asked = {"model": "minilm", "runtime": "onnx", "vectors": "float32", "suite": "core"}
     parts, shown = merged([details(own, target, f) for f in families])
     record = {
