@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from qguard import parts
@@ -17,17 +18,23 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 holds, 1 regression, 2 usage or configuration, 3 could not be measured.
+        0 holds, 1 regression, 2 usage or configuration, 3 could not be measured. As in a shell, 130 after Ctrl-C and 141 where
+        nobody reads the output to its end.
     """
     try:
         parts.check()
         args = parser().parse_args(argv)
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except QguardError as e:
         say(f"qguard: {e}", sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as of: qguard models | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 141
 
 
 def parser() -> argparse.ArgumentParser:

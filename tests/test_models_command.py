@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -96,3 +98,13 @@ def test_what_is_not_installed_is_named_with_the_command_that_mends_it(folder, c
 
 def test_the_nav_has_the_page():
     assert "supported-models.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+def test_nobody_reads_to_the_end():
+    """As with ``qguard models | head``: no traceback, and no exit code of a verdict."""
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from qguard.cli import main; sys.exit(main(['models']))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
