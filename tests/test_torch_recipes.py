@@ -144,7 +144,6 @@ def test_a_legacy_file_that_lacks_a_layer_is_named(project, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     from qguard.encoders.legacy import open_legacy
-    from qguard.encoders.network import network_class
     from qguard.errors import ArtifactProblem
 
     folder = project.artifact(parse_precision("int8-legacy"), "minilm").folder
@@ -153,7 +152,7 @@ def test_a_legacy_file_that_lacks_a_layer_is_named(project, tmp_path):
     layer = next(n.removesuffix(SCALE) for n in tensors if n.endswith(SCALE))
     save_file({n: t for n, t in tensors.items() if not n.startswith(f"{layer}.")}, tmp_path / FILE)
     with pytest.raises(ArtifactProblem, match=r"does not fit config\.json: 2 tensors missing"):
-        open_legacy(tmp_path, network_class(tmp_path))
+        open_legacy(tmp_path)
 
 
 def test_stock_transformers_refuses_a_legacy_artifact(project):

@@ -6,16 +6,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from qguard.encoders.network import without_weights
 from qguard.errors import ArtifactProblem
-from qguard.machine.quiet import quiet_transformers
 
 # Not model.safetensors: Transformers would load int8 weights of that name as floats, without their scales and without an error.
 FILE = "quantize_dynamic.safetensors"
 SCALE = ".weight_scale"
 
 
-def open_legacy(root: Path, network_class: Any) -> Any:
-    """The Transformers model of :data:`FILE`, of this class, with its Linear layers in int8.
+def open_legacy(root: Path) -> Any:
+    """The Transformers model of :data:`FILE` with its Linear layers in int8.
 
     Raises:
         ArtifactProblem: when the tensors are not those of the configuration beside them.
@@ -23,13 +23,8 @@ def open_legacy(root: Path, network_class: Any) -> Any:
     import torch
     from safetensors.torch import load_file
 
-    quiet_transformers()
-    from transformers import AutoConfig
-
     tensors = load_file(root / FILE)
-    config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
-    make = getattr(network_class, "from_config", None) or network_class._from_config  # of AutoModel, of a class of its own
-    network = make(config, dtype=torch.float32)
+    network = without_weights(root)
     layers = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has deprecated these tensors

@@ -22,6 +22,18 @@ def network_class(root: Path) -> Any:
     return getattr(transformers, name)
 
 
+def without_weights(root: Path) -> Any:
+    """The network that the configuration of a transformer folder describes, in float32, with weights that nobody has trained."""
+    import torch
+
+    kind = network_class(root)
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
+    make = getattr(kind, "from_config", None) or kind._from_config  # of AutoModel, of a class of its own
+    return make(config, dtype=torch.float32)
+
+
 def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[Any, set[str]]:
     """A transformer folder as sentence-transformers opens it, with no code but Transformers' own.
 
@@ -84,13 +96,11 @@ def lookup_tables(root: Path) -> set[str]:
 
     if is_table(root):
         return {OURS, THEIRS}
-    kind = network_class(root)
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
-            network = (getattr(kind, "from_config", None) or kind._from_config)(config)
+            network = without_weights(root)
+    except QguardError:
+        raise
     except Exception as e:  # Transformers raises many kinds for a damaged folder
         raise ModelProblem(f"Transformers cannot read {root.name}: {str(e).strip()[:300]}") from e
     return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}

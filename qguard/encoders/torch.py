@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.encoders.legacy import FILE, open_legacy
-from qguard.encoders.network import network_class, open_network
+from qguard.encoders.network import open_network
 from qguard.encoders.table import open_table
 from qguard.errors import MeasurementProblem, ModelProblem, QguardError
 from qguard.models.table import is_table
@@ -32,7 +32,7 @@ def require_cuda() -> None:
 
 def _open_legacy(root: Path) -> Any:
     try:
-        return open_legacy(root, network_class(root)).eval()
+        return open_legacy(root).eval()
     except QguardError:
         raise
     except Exception as e:  # torch raises many kinds for tensors that do not fit

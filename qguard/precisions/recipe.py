@@ -158,8 +158,6 @@ class Recipe:
             yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
         elif self.make != NOT_BUILT and file_of(self.module) is None:
             yield f"make: there is no module {self.module}"
-        elif self.runtime in RUNTIMES and RUNTIMES[self.runtime].files == NO_FILES and self.make != NOT_BUILT:
-            yield f'make: expected "{NOT_BUILT}", since runtime {self.runtime} reads no files, found {self.make!r}'
         if self.of_table and (not is_function(self.of_table) or file_of(self.of_table.partition(":")[0]) is None):
             yield f'of_table: expected "module:function", or nothing, found {self.of_table!r}'
         if not self.description.strip():
