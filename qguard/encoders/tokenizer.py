@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.errors import ModelProblem
-from qguard.models.pipeline import Pipeline
+from qguard.models.pipeline import Pipeline, tokenizer_file
 
 
 class Tokens(list[int]):
@@ -53,12 +53,7 @@ class TextTokenizer:
         Raises:
             ModelProblem: when it is missing or damaged.
         """
-        path = root / "tokenizer.json"
-        if not path.exists():
-            raise ModelProblem(
-                f"{root} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(folder).save_pretrained(folder) and "
-                "run again"
-            )
+        path = tokenizer_file(root)
         return _read(path.read_bytes(), str(path))
 
     @classmethod

@@ -16,7 +16,7 @@ from qguard.files import inside, read_json, sha256_json
 from qguard.models import layout
 from qguard.models.admission import admit
 from qguard.models.location import locate
-from qguard.models.pipeline import Pipeline, read_pipeline
+from qguard.models.pipeline import Pipeline, read_pipeline, tokenizer_file
 from qguard.models.table import read_table
 from qguard.onnx.read import external_files, fp32_sha256
 
@@ -110,12 +110,7 @@ class Model:
 
 def tokenizer_sha256(root: Path, *leaving_out: str) -> str:
     """Hash of a tokenizer folder without its padding and other settings; see :attr:`Model.tokenizer_sha256`."""
-    path = root / "tokenizer.json"
-    if not path.exists():
-        raise ModelProblem(
-            f"{root} has no tokenizer.json; make one with "
-            f"AutoTokenizer.from_pretrained(folder).save_pretrained(folder) and run again"
-        )
+    path = tokenizer_file(root)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:

@@ -398,6 +398,21 @@ def declared_length(root: Path) -> int | None:
     return min((int(n) for n in limits if isinstance(n, int | float) and 1 <= n < 10**6), default=None)
 
 
+def tokenizer_file(root: Path) -> Path:
+    """``tokenizer.json`` of a transformer folder.
+
+    Raises:
+        ModelProblem: when it is missing.
+    """
+    path = root / "tokenizer.json"
+    if not path.exists():
+        raise ModelProblem(
+            f"{root} has no tokenizer.json; make one with AutoTokenizer.from_pretrained(folder).save_pretrained(folder) and "
+            "run again"
+        )
+    return path
+
+
 def read_optional(file: Path) -> dict[str, Any]:
     """The object of a JSON file, empty where there is no such file.
 
