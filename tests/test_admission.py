@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from qguard.artifacts.artifact import open_artifact
 from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.network import open_network
@@ -205,6 +207,54 @@ def test_shards_in_a_hub_cache_are_links(folder, tmp_path):
     assert sorted(p.name for p in artifact.weight_files) == sorted(parts)
     found = open_encoder("torch", artifact.folder, artifact.pipeline, "bf16").encode(["a text"])
     assert abs(found - open_fp32(model).encode(["a text"])).max() < 0.05
+
+
+class Pickled:
+    """What runs when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, (os.environ["QGUARD_RAN"], "w"))
+
+
+def pickled_beside(folder):
+    """Weights under a name that no library opens, and a pickle where each of them looks next."""
+    import torch
+
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    torch.save(Pickled(), folder / "pytorch_model.bin")
+
+
+def index_to_a_pickle(folder):
+    pickled_beside(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
+
+
+@pytest.mark.parametrize("plant", [pickled_beside, index_to_a_pickle])
+def test_pickles_are_never_opened(folder, tmp_path, plant, monkeypatch):
+    """Neither of a model, before sentence-transformers opens it, nor of an artifact."""
+    import torch
+
+    model = resolve("m", str(folder))
+    artifact = shutil.copytree(folder, tmp_path / "artifact")
+    monkeypatch.setenv("QGUARD_RAN", str(tmp_path / "ran"))
+    plant(artifact)
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail(f"torch.load of {a[0]}"))
+    with pytest.raises(ModelProblem, match="pickled weights are never read"):
+        resolve("m", str(artifact))
+    opened = open_artifact(artifact, model)
+    with pytest.raises(QguardError, match="pickled weights are never read"):
+        open_encoder("torch", opened.folder, opened.pipeline, "fp16")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_adapter_in_an_artifact_is_refused(folder, tmp_path):
+    """Transformers would put its weights over the artifact's own, and open them where they are pickled."""
+    model = resolve("m", str(folder))
+    artifact = shutil.copytree(folder, tmp_path / "artifact")
+    adapter(artifact)
+    opened = open_artifact(artifact, model)
+    with pytest.raises(ModelProblem, match="is a PEFT adapter"):
+        open_encoder("torch", opened.folder, opened.pipeline, "fp16")
 
 
 def test_positions_of_roberta_begin_behind_the_padding_token(roberta, tmp_path):

@@ -10,6 +10,7 @@ from qguard.errors import ModelProblem, QguardError
 from qguard.files import read_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.admission import ENCODERS
+from qguard.models.model import weight_files
 from qguard.models.table import OURS, THEIRS, is_table
 
 
@@ -52,10 +53,11 @@ def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[An
     """
     import torch
 
+    refuse_foreign_weights(root)
     try:
         network, info = network_class(root).from_pretrained(
             str(root), dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False, local_files_only=True,
-            **options,
+            use_safetensors=True, **options,
         )  # fmt: skip
     except QguardError:
         raise
@@ -63,6 +65,22 @@ def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[An
         raise ModelProblem(f"Transformers cannot load {root.name}: {str(e).strip()[:300]}") from e
     _refuse_other_weights(root, network, info)
     return network.eval(), set(info["missing_keys"])
+
+
+def refuse_foreign_weights(root: Path) -> None:
+    """A transformer folder's weights are safetensors of its own.
+
+    Without them Transformers would open pickled ones, and it puts an adapter's over them.
+
+    Raises:
+        ModelProblem: naming what is there instead.
+    """
+    if (root / "adapter_config.json").exists():
+        raise ModelProblem(
+            f"{root.name} is a PEFT adapter (adapter_config.json), whose weights are not its own; merge it and save the whole: "
+            "PeftModel.from_pretrained(base, adapter).merge_and_unload()"
+        )
+    weight_files(root)
 
 
 def _refuse_other_weights(root: Path, network: Any, info: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qguard.goldens.identity import check, compare_tokens, identity
-from qguard.goldens.stored import Golden, describe, golden_folder, locked, read, seal, store, update_command, words
+from qguard.goldens.stored import Golden, describe, golden_folder, locked, read, seal, store, update_command, was_folder, words
 
 if TYPE_CHECKING:
     from qguard.goldens.recording import record, refuse_in_ci
@@ -24,6 +24,7 @@ __all__ = [
     "seal",
     "store",
     "update_command",
+    "was_folder",
     "words",
 ]
 

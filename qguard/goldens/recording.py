@@ -22,9 +22,10 @@ from qguard.goldens.reference import Outputs, confirm, fp32_outputs, without_tok
 from qguard.goldens.reference import paths as sources
 from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
-from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, read, store, tokenizer_facts
+from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, public_ref, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
 from qguard.machine.versions import installed
+from qguard.models.location import is_local
 from qguard.models.model import Model
 from qguard.suites import Suite
 from qguard.vectors.similarity import COSINE, DOT, Similarity, similarity_of
@@ -82,7 +83,10 @@ def record(
     libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
     manifest = {
         "schema": SCHEMA,
-        "model": {"name": model.name, "ref": _public(model.ref), "revision": model.revision},
+        "model": {
+            "name": model.name, "ref": public_ref(model.ref), "revision": model.revision,
+            **({"folder": True} if is_local(model.ref) else {}),
+        },
         "suite": {"name": suite.name, "texts": len(suite.texts), **(retrieved.facts if retrieved else {})},
         "hashes": identity(model, suite),
         "pipeline": model.pipeline.declared(),
@@ -97,7 +101,7 @@ def record(
         **({"accepted_changes": sorted(set(accept_change))} if accept_change else {}),
         "reason": reason.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
+    }  # fmt: skip
     folder = golden_folder(root, model.name, suite.name)
 
     def reviewed() -> Review:
@@ -172,11 +176,6 @@ def _review(
     except GoldenProblem as e:
         return first_review(name, len(vectors), str(e))
     return review(name, old, model, suite, vectors, ids, manifest, retrieved)
-
-
-def _public(ref: str) -> str:
-    """A local folder is recorded by its last part only: absolute paths say where somebody lives."""
-    return Path(ref).name if Path(ref).is_absolute() else ref
 
 
 def _pack(

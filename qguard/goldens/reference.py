@@ -41,7 +41,10 @@ def open_fp32(model: Model) -> Any:
         if model.static and not (model.folder / "modules.json").exists():
             st = SentenceTransformer(modules=_of_model2vec(model), device="cpu")
         else:
-            st = SentenceTransformer(str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True)
+            st = SentenceTransformer(
+                str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True,
+                model_kwargs={"use_safetensors": True},
+            )  # fmt: skip
     except Exception as e:  # it and Transformers raise many kinds for what they do not expect in a folder
         raise ModelProblem(f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}") from e
     st.float()

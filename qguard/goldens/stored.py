@@ -82,6 +82,29 @@ def golden_folder(root: Path, model: str, suite: str) -> Path:
     return root / model / suite
 
 
+def public_ref(ref: str) -> str:
+    """A local folder is recorded by its last part only: absolute paths say where somebody lives."""
+    return Path(ref).name if Path(ref).is_absolute() else ref
+
+
+def was_folder(root: Path, model: str, ref: str) -> bool:
+    """Whether a golden of this model was recorded when its reference was a folder or file of the recording machine.
+
+    Args:
+        root: The golden folder of the project.
+        model: The model's name.
+        ref: Its reference today.
+    """
+    for file in sorted((root / model).glob(f"*/{MANIFEST}")):
+        try:
+            said = read_json(file, GoldenProblem).get("model")
+        except GoldenProblem:  # whoever needs this golden says what is wrong with it
+            continue
+        if isinstance(said, dict) and said.get("folder") is True and Path(str(said.get("ref"))).name == Path(ref).name:
+            return True
+    return False
+
+
 def read(folder: Path) -> Golden:
     """Read a golden and check that it is whole.
 

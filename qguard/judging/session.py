@@ -123,7 +123,9 @@ class Session:
     def model(self, name: str) -> Model:
         """The resolved fp32 model."""
         chosen = self.config.models[name]
-        return resolve(name, self.config.model_ref(name), chosen.revision, self.config.model_settings(name))
+        was_folder = goldens.was_folder(self.config.golden_root, name, chosen.ref)
+        settings = self.config.model_settings(name)
+        return resolve(name, self.config.model_ref(name), chosen.revision, settings, was_folder=was_folder)
 
     def suite(self, name: str, model: str | None = None) -> Suite:
         """The suite by name.

@@ -22,7 +22,9 @@ _FOLDERS = {
 _FILES = (".onnx", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".zip", ".tar", ".gz")
 
 
-def locate(name: str, ref: str, revision: str | None = None, files: tuple[str, ...] = HUB_FILES) -> Path:
+def locate(
+    name: str, ref: str, revision: str | None = None, files: tuple[str, ...] = HUB_FILES, *, was_folder: bool = False
+) -> Path:
     """The folder, or the ``.onnx`` file, that ``ref`` names.
 
     Args:
@@ -31,6 +33,7 @@ def locate(name: str, ref: str, revision: str | None = None, files: tuple[str, .
             ``hf:ORG/NAME`` is a hub id whatever lies in the working folder.
         revision: Branch, tag or commit; hub ids only.
         files: What to fetch from the hub.
+        was_folder: The reference was a folder before. One that is missing now is never looked up on the hub.
 
     Raises:
         ModelProblem: if nothing is there, or the hub cannot be reached and the model is not in its cache.
@@ -42,10 +45,18 @@ def locate(name: str, ref: str, revision: str | None = None, files: tuple[str, .
     path = Path(ref).expanduser()
     if _usable(path):
         return path.resolve()
-    if _looks_local(ref, path):
+    if was_folder or _looks_local(ref, path):
         hub = f"; for a hub id of that name: hf:{ref}" if ref.count("/") == 1 and not ref.startswith((".", "/", "~")) else ""
-        raise ModelProblem(f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout{hub}")
+        before = ", as when its golden was recorded" if was_folder else ""
+        raise ModelProblem(
+            f"model {name!r}: {ref} is not a folder; expected a folder in sentence-transformers layout{before}{hub}"
+        )
     return _in_hub(name, ref, revision, files)
+
+
+def is_local(ref: str) -> bool:
+    """Whether a reference leads to a folder or file of this machine as it stands now: neither to a package nor to the hub."""
+    return not ref.startswith(("package:", "hf:")) and _usable(Path(ref).expanduser())
 
 
 def _looks_local(ref: str, path: Path) -> bool:

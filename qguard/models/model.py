@@ -133,6 +133,8 @@ def weight_files(root: Path) -> list[Path]:
         shards = read_json(index, ModelProblem).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()) or not shards:
             raise ModelProblem(f"{index} has no weight_map from tensors to files; fetch or copy it again")
+        if others := sorted({name for name in shards.values() if not name.endswith(".safetensors")}):
+            raise ModelProblem(f"{index} names {others[0]!r}; expected safetensors files: pickled weights are never read")
         # shards lie beside their index; in a hub cache these names are links to files elsewhere in it
         return [root / name if Path(name).name == name else inside(root, name) for name in sorted(set(shards.values()))]
     if (root / "pytorch_model.bin").exists():
@@ -205,7 +207,14 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[str, Any] | None = None) -> Model:
+def resolve(
+    name: str,
+    ref: str,
+    revision: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    was_folder: bool = False,
+) -> Model:
     """Find the files behind a model reference.
 
     Args:
@@ -213,13 +222,14 @@ def resolve(name: str, ref: str, revision: str | None = None, settings: Mapping[
         ref: See :func:`qguard.models.location.locate`.
         revision: Branch, tag or commit; hub ids only.
         settings: See :class:`Model`; for a model that comes as ONNX alone, also those of :func:`qguard.models.layout.complete`.
+        was_folder: See :func:`qguard.models.location.locate`.
 
     Raises:
         ModelProblem: if nothing is there, the hub cannot be reached and the model is not in its cache, the folder of an
             ONNX file leaves something open that ``settings`` do not state, or it is no model that qguard judges; see
             :func:`qguard.models.admission.admit`.
     """
-    place, settings = locate(name, ref, revision), dict(settings or {})
+    place, settings = locate(name, ref, revision, was_folder=was_folder), dict(settings or {})
     onnx = layout.fp32_onnx(place)
     stated = [k for k in layout.STATED if k in settings]
     if onnx is None and stated:
