@@ -49,6 +49,8 @@ def read_json(path: Path, problem: type[QguardError]) -> dict[str, Any]:
 def inside(folder: Path, relative: str) -> Path:
     """``folder / relative``, refused when it would leave ``folder`` (``..``, absolute paths, links).
 
+    The hub's cache keeps the files of a snapshot beside it, in ``blobs``: links from a snapshot there do not leave it.
+
     Raises:
         ArtifactProblem: if the resolved path is outside the resolved folder.
     """
@@ -56,11 +58,21 @@ def inside(folder: Path, relative: str) -> Path:
         path = (folder / relative).resolve()
     except (ValueError, OSError) as e:  # a NUL, a lone surrogate, a name that is too long
         raise ArtifactProblem(f"{folder.name}: {relative[:80]!r} is no path ({e})") from e
-    if not path.is_relative_to(folder.resolve()):
+    if not path.is_relative_to(folder.resolve()) and not _is_blob(folder, relative, path):
         raise ArtifactProblem(
             f"{folder.name}: the path {relative!r} leaves the folder; files of a model or an artifact must lie inside it"
         )
     return path
+
+
+def _is_blob(folder: Path, relative: str, path: Path) -> bool:
+    """Whether ``folder / relative`` is a link of a snapshot in a hub cache, and ``path`` a file of the same repository."""
+    if Path(relative).is_absolute() or ".." in Path(relative).parts:
+        return False
+    whole = folder.absolute()
+    return any(
+        p.parent.name == "snapshots" and path.parent == (p.parents[1] / "blobs").resolve() for p in (whole, *whole.parents)
+    )
 
 
 def cache_folder() -> Path:

@@ -16,8 +16,9 @@ from qguard.artifacts.artifact import open_artifact
 from qguard.cli import main
 from qguard.encoders import open_encoder
 from qguard.encoders.network import open_network
+from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ModelProblem, QguardError, first_line
-from qguard.goldens.reference import open_fp32
+from qguard.goldens.reference import open_fp32, preprocess
 from qguard.models.model import resolve
 from qguard.precisions import parse_precision
 from tests import families
@@ -264,6 +265,40 @@ def test_positions_of_roberta_begin_behind_the_padding_token(roberta, tmp_path):
     with pytest.raises(ModelProblem, match="has positions for 128"):
         resolve("m", str(folder))
     assert resolve("m", str(folder), None, {"max_seq_length": 128}).pipeline.max_seq_length == 128
+
+
+def test_a_length_that_nobody_states_is_what_the_positions_allow(roberta, tmp_path):
+    """sentence-transformers takes all rows of the table for it, and fails on texts that need the last two."""
+    folder = shutil.copytree(roberta, tmp_path / "model")
+    (folder / "sentence_bert_config.json").unlink()
+    edit(folder / "tokenizer_config.json", model_max_length=10**30)
+    model = resolve("m", str(folder))
+    assert model.pipeline.max_seq_length == 128
+    texts = ["ferry " * 200]
+    st = open_fp32(model)
+    want = st.encode(texts)
+    artifact = parse_precision("fp32@torch").build(model)
+    assert np.abs(open_encoder("torch", artifact.folder, artifact.pipeline, "fp32").encode(texts) - want).max() < 1e-5
+    assert json.loads((artifact.folder / "sentence_bert_config.json").read_text()) == {"max_seq_length": 128}
+
+
+@pytest.mark.parametrize("where", ["tokenizer_config.json", "tokenizer.json"])
+def test_texts_are_cut_where_the_tokenizer_says(folder, tmp_path, where):
+    """As Transformers takes it: ``truncation_side`` of its own file, else the direction in ``tokenizer.json``."""
+    right = resolve("m", str(shutil.copytree(folder, tmp_path / "right")))
+    if where == "tokenizer.json":
+        edit(folder / where, truncation={"direction": "Left", "max_length": 64, "strategy": "LongestFirst", "stride": 0})
+    else:
+        edit(folder / where, truncation_side="left")
+    left, texts = resolve("m", str(folder)), ["first " * 100 + "last " * 100]
+    (found,), (other,) = (TextTokenizer.open(m.root, m.pipeline)(texts) for m in (left, right))
+    assert [found] == preprocess(open_fp32(left), texts)
+    assert [other] == preprocess(open_fp32(right), texts)
+    assert found != other
+    assert left.pipeline.sha256() != right.pipeline.sha256()
+    edit(folder / "tokenizer_config.json", truncation_side="middle")
+    with pytest.raises(ModelProblem, match="expected left or right, found 'middle'"):
+        resolve("m", str(folder))
 
 
 @pytest.mark.parametrize(

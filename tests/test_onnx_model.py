@@ -205,6 +205,18 @@ def test_the_size_is_compared_with_the_onnx_file(make, fp32_onnx):
     assert found["artifact.size_ratio"] == 1.0
 
 
+def test_the_size_is_compared_with_four_bytes_a_parameter(make, plain_onnx):
+    """Also of a file of doubles, which is fp32's size twice."""
+    usual = resolve("m", str(make(plain_onnx)))
+    want, graph = usual.fp32_bytes, onnx.load(str(usual.onnx))
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    onnx.save(graph, str(usual.onnx))
+    assert usual.onnx.stat().st_size > 1.9 * want
+    assert resolve("m", usual.ref).fp32_bytes == pytest.approx(want, rel=1e-3)
+
+
 def test_token_ids_given_back_are_no_embedding(fp32_onnx, minilm, tmp_path):
     """Exports of dictionaries return their inputs too, in a pooled file before the only output that is an embedding."""
     graph = onnx.load(str(fp32_onnx))

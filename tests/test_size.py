@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -13,12 +15,14 @@ from qguard.artifacts.artifact import open_artifact
 from qguard.diagnosis.activations import layer_errors
 from qguard.diagnosis.sites import Net, align
 from qguard.encoders import open_encoder
+from qguard.encoders.reference import reference
 from qguard.errors import ArtifactProblem
 from qguard.judging.artifact import measure_artifact
 from qguard.models.model import resolve
 from qguard.onnx import edit
 from qguard.onnx.read import external_files
-from qguard.precisions import integer, parse_precision
+from qguard.precisions import export, integer, parse_precision
+from qguard.suites import Suite
 from tests import families
 
 DATA = "model.onnx_data"
@@ -80,6 +84,56 @@ def test_the_data_beside_a_file_is_covered_by_its_hashes(build):
             open_artifact(artifact.folder, model)
     finally:
         file.write_bytes(data)
+
+
+def snapshot(source, repository):
+    """A folder as the hub's cache has it: every file a link into ``blobs``."""
+    folder, blobs = repository / "snapshots" / "c0ffee", repository / "blobs"
+    blobs.mkdir(parents=True)
+    for i, file in enumerate(sorted(p for p in source.rglob("*") if p.is_file())):
+        link = folder / file.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, blobs / str(i))
+        link.symlink_to(os.path.relpath(blobs / str(i), link.parent))
+    return folder
+
+
+def test_data_beside_a_file_in_a_hub_cache_is_a_link(build, tmp_path):
+    artifact, model = build("fp32", large=True)
+    folder = snapshot(artifact.folder, tmp_path / "models--acme--tiny")
+    found = open_artifact(folder, model)
+    assert [p.name for p in found.weight_files] == ["model.onnx", DATA]
+    assert np.array_equal(vectors("fp32", found, model), vectors("fp32", artifact, model))
+    with pytest.raises(ArtifactProblem, match=r"refuses the external data of model\.onnx, which is a link.*cp -rL"):
+        open_encoder("openvino", found.folder, found.pipeline, "fp32", found.file)  # OpenVINO's own rule
+
+
+def test_a_golden_of_a_model_whose_data_is_a_link(tiny, tmp_path, monkeypatch):
+    """onnx's own reader of external data refuses links; its reference evaluator is one of the paths that confirm a golden."""
+    source = shutil.copytree(tiny, tmp_path / "source", ignore=shutil.ignore_patterns("*.safetensors"))
+    (source / "onnx").mkdir()
+    export.export_plain(tiny, source / "onnx" / "model.onnx")
+    graph = edit.Graph.read(source / "onnx" / "model.onnx")
+    for limit in ("WHOLE", "KEPT"):
+        monkeypatch.setattr(edit, limit, 0)
+    graph.save(source / "onnx" / "model.onnx")
+    model = resolve("tiny", str(snapshot(source, tmp_path / "models--acme--tiny")))
+    assert external_files(model.onnx) == [DATA]
+    _, _, paths = reference(model, Suite("t", tuple(TEXTS), (None,) * 3))
+    assert "onnx's reference evaluator on" in paths["confirmed"]
+
+
+def test_a_link_out_of_a_snapshot_is_refused(build, tmp_path):
+    artifact, model = build("fp32", large=True)
+    folder = snapshot(artifact.folder, tmp_path / "models--acme--tiny")
+    data = folder / "onnx" / DATA
+    for elsewhere in (tmp_path / "models--acme--other" / "blobs" / "0", tmp_path / "secret"):
+        elsewhere.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data, elsewhere)
+        data.unlink()
+        data.symlink_to(elsewhere)
+        with pytest.raises(ArtifactProblem, match="leaves the folder"):
+            open_artifact(folder, model)
 
 
 def test_layers_of_a_model_in_two_files_are_compared(build):

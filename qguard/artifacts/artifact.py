@@ -16,7 +16,15 @@ from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
 from qguard.models.model import Model
-from qguard.models.pipeline import STATIC, Pipeline, read_optional, read_pipeline, transformer_path, transformer_settings
+from qguard.models.pipeline import (
+    STATIC,
+    Pipeline,
+    overstated,
+    read_optional,
+    read_pipeline,
+    transformer_path,
+    transformer_settings,
+)
 from qguard.onnx.read import external_files, read_graph
 
 PROVENANCE = "qguard.json"
@@ -218,10 +226,13 @@ def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]
 
 
 def _declare(base: Model, folder: Path) -> None:
-    """Write the project's own settings into the artifact: it must behave the same wherever it is deployed."""
+    """Write the project's own settings into the artifact, and a length that its model leaves to guesses: it must behave the same
+    wherever it is deployed.
+    """
     names = {"max_seq_length": Path(base.pipeline.transformer) / "sentence_bert_config.json"}
     names["prompts"] = Path("config_sentence_transformers.json")
-    for key, value in base.settings.items():
+    usable = {"max_seq_length": base.pipeline.max_seq_length} if not base.static and overstated(base.root) else {}
+    for key, value in (usable | dict(base.settings)).items():
         file = folder / names[key]
         old = read_optional(file) or (transformer_settings(file.parent) if key == "max_seq_length" else {})
         file.write_bytes(dump_json({**old, key: value}))

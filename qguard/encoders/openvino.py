@@ -13,6 +13,7 @@ from qguard.encoders.ports import Feeds, embedding_output
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import read_json
+from qguard.onnx.read import external_files
 
 PROPERTIES_FILE = "openvino.json"
 PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
@@ -83,7 +84,13 @@ class OpenvinoRuntime:
             core = ov.Core()
             self.compiled = core.compile_model(core.read_model(str(file)), "CPU", {**properties, **layout})
         except RuntimeError as e:
-            raise ArtifactProblem(f"OpenVINO {ov.__version__.split('-')[0]} cannot load {file.name}: {_words(e)}") from e
+            version = ov.__version__.split("-")[0]
+            if any((file.parent / name).is_symlink() for name in external_files(file)):
+                raise ArtifactProblem(
+                    f"OpenVINO {version} refuses the external data of {file.name}, which is a link as in every hub cache; give a "
+                    "copy with the files themselves: cp -rL FOLDER COPY"
+                ) from e
+            raise ArtifactProblem(f"OpenVINO {version} cannot load {file.name}: {_words(e)}") from e
         hint = self.compiled.get_property(PRECISION).get_type_name()
         if hint != properties[PRECISION]:  # OpenVINO falls back without a word
             raise ArtifactProblem(

@@ -32,7 +32,7 @@ class TextTokenizer:
         if pipeline.do_lower_case:
             _lower_case(tokenizer)
         if not pipeline.static:  # whose tokenizer sentence-transformers takes as it is, without special tokens
-            tokenizer.enable_truncation(pipeline.max_seq_length)
+            tokenizer.enable_truncation(pipeline.max_seq_length, direction=pipeline.truncation_side)
         tokenizer.no_padding()
         self._tokenizer, self._pipeline, self.pad_id = tokenizer, pipeline, pad_id
         self._prompts: dict[str, int] = {"": 0}  # tokens of each prompt

@@ -48,8 +48,8 @@ def open_fp32(model: Model) -> Any:
     except Exception as e:  # it and Transformers raise many kinds for what they do not expect in a folder
         raise ModelProblem(f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}") from e
     st.float()
-    if "max_seq_length" in model.settings:
-        st.max_seq_length = model.pipeline.max_seq_length
+    if not model.static:
+        st.max_seq_length = model.pipeline.max_seq_length  # its own may count positions that no text uses
     st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
     return st
 

@@ -26,12 +26,13 @@ PADDING = 16  # tokens of padding that a text alone gets beyond its own
 _COLUMNS = ("batch", "order", "padding", "equal_length")
 
 
-def sample(suite: Suite, ids: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+def sample(suite: Suite, ids: Sequence[Sequence[int]], longest: int = LONGEST) -> tuple[list[int], list[list[int]]]:
     """Texts spread over lengths and slices, in groups of :data:`GROUPS` neighbors in length, cut to equal length.
 
     Args:
         suite: For the slices.
         ids: Token ids of its texts, special tokens included.
+        longest: Tokens beyond which a text is cut.
 
     Returns:
         Indices into the suite, group by group, and their token ids; each group's have one length. A suite of fewer texts
@@ -49,7 +50,7 @@ def sample(suite: Suite, ids: Sequence[Sequence[int]]) -> tuple[list[int], list[
         for i in map(int, half if len(half) >= GROUPS else part):
             turn[i] = seen[suite.slices[i]] = seen.get(suite.slices[i], -1) + 1
         chosen = sorted(sorted(turn, key=lambda i: (turn[i], i))[:GROUPS], key=lambda i: (len(ids[i]), i))
-        length = min(len(ids[chosen[0]]), LONGEST)
+        length = min(len(ids[chosen[0]]), longest)
         texts += chosen
         rows += [[*ids[i][: length - 1], ids[i][-1]] if len(ids[i]) > length else list(ids[i]) for i in chosen]
     return texts, rows
@@ -72,7 +73,9 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     """
     if len(ids) < 2:
         raise MeasurementProblem(f"invariance needs at least two texts, found {len(ids)}")
-    texts, cut = sample(suite, ids)
+    # padding needs positions too
+    room = LONGEST if encoder.takes == TEXTS else encoder.head.pipeline.max_seq_length - PADDING
+    texts, cut = sample(suite, ids, max(SHORTEST, min(LONGEST, room)))
     n = len(cut)
     if encoder.takes == TEXTS:
         rows = encoder.rows([suite.texts[i] for i in texts], [suite.roles[i] for i in texts])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
-from qguard.models.pipeline import ROUTERS, read_optional
+from qguard.models.pipeline import ROUTERS, SHIFTED, first_position, read_optional
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
@@ -30,11 +30,6 @@ ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5Encod
 _TWO_HALVES = ("longt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
 # several towers in one: the text tower alone is a model that can be judged
 _TOWERS = ("clip", "siglip", "siglip2", "chinese_clip", "align", "altclip", "blip", "clipseg")
-# these count positions from the padding token's id on, so that the first rows of their table are not used
-_SHIFTED = (
-    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm", "xmod", "ibert",
-    "longformer", "luke",
-)  # fmt: skip
 # names of the table of learned positions
 _TABLES = ("position_embeddings.weight", "position_embedding.weight", "wpe.weight")
 
@@ -136,13 +131,11 @@ def positions(model: Model) -> int | None:
     kind = str(config.get("model_type", ""))
     if model.onnx is not None:
         stated = config.get("max_position_embeddings")
-        rows = stated if isinstance(stated, int) and kind in (*_SHIFTED, "bert", "distilbert", "electra", "albert") else None
+        rows = stated if isinstance(stated, int) and kind in (*SHIFTED, "bert", "distilbert", "electra", "albert") else None
     else:
         tables = (t["shape"] for n, t in model.tensors.items() if n.endswith(_TABLES))
         rows = next((shape[0] for shape in tables if len(shape) == 2), None)
-    padding = config.get("pad_token_id")
-    # 1 is the id of the padding token where these types state none
-    return rows if rows is None or kind not in _SHIFTED else rows - (padding if isinstance(padding, int) else 1) - 1
+    return rows if rows is None else rows - first_position(config)
 
 
 def refuse_unknown_type(root: Path) -> None:

@@ -18,7 +18,10 @@ from qguard.models.admission import admit
 from qguard.models.location import locate
 from qguard.models.pipeline import Pipeline, read_pipeline, tokenizer_file
 from qguard.models.table import read_table
-from qguard.onnx.read import external_files, fp32_sha256
+from qguard.onnx.read import external_files, fp32_sha256, stored_shapes
+
+# bytes of floats that do not have four, by the names of safetensors and of ONNX
+_WIDTH = {"F64": 8, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "DOUBLE": 8, "FLOAT16": 2, "BFLOAT16": 2}
 
 
 @dataclass(frozen=True)
@@ -80,15 +83,16 @@ class Model:
     def fp32_bytes(self) -> int:
         """Size of the transformer's weight files, were all their floats of four bytes: what a smaller one is held to.
 
-        Of a static model, the table that sentence-transformers makes of it: one row a token.
+        Checkpoints are often stored in fp16 or bf16, and some in fp8 or fp64.
+
+        For a static model it is the table that sentence-transformers makes of it: one row a token.
         """
         if self.static and self.onnx is None:
             table = read_table(self.root)
             return 4 * int(table.tokens * table.rows.shape[1])
         size = sum(p.stat().st_size for p in self.weight_files)
-        if self.onnx is not None:
-            return size
-        return size + sum(2 * int(prod(t["shape"])) for t in self.tensors.values() if t["dtype"] in ("F16", "BF16"))
+        found = [(t["dtype"], t["shape"]) for t in self.tensors.values()] if self.onnx is None else stored_shapes(self.onnx)
+        return size + sum((4 - _WIDTH[kind]) * int(prod(shape)) for kind, shape in found if kind in _WIDTH)
 
     @cached_property
     def weight_sha256(self) -> str:

@@ -44,6 +44,7 @@ class Pipeline:
         head: The modules behind the first one, in order.
         max_seq_length: Longest input in tokens, special tokens included; :data:`UNLIMITED` for a static model.
         do_lower_case: Whether the text is lower-cased before the tokenizer sees it.
+        truncation_side: Where a text that is too long is cut: ``right``, or ``left`` where its start is dropped.
         prompts: Named prefixes. Those named in :data:`ROLES` are put before queries and documents, that of
             ``default_prompt`` (or ``None``) before every other text.
         transformer: Folder of the first module, inside the model's.
@@ -63,6 +64,7 @@ class Pipeline:
     first: str = "Transformer"
     similarity: str = "cosine"
     truncate_dim: int | None = None
+    truncation_side: str = "right"
 
     @property
     def unit_length(self) -> bool:
@@ -178,6 +180,8 @@ class Pipeline:
             plain["similarity"] = self.similarity
         if self.truncate_dim is not None:
             plain["truncate_dim"] = self.truncate_dim
+        if self.truncation_side != "right":
+            plain["truncation_side"] = self.truncation_side
         return plain if self.first == "Transformer" else {**plain, "first": self.first}
 
     def sha256(self) -> str:
@@ -318,7 +322,22 @@ def _lengths(root: Path) -> dict[str, Any]:
     if length is None:
         raise ModelProblem(f"{root} declares no maximum length; add max_seq_length to sentence_bert_config.json")
     _check_settings(root, settings)
-    return {"max_seq_length": length, "do_lower_case": bool(settings.get("do_lower_case", False))}
+    return {
+        "max_seq_length": length,
+        "do_lower_case": bool(settings.get("do_lower_case", False)),
+        "truncation_side": _truncation_side(root),
+    }
+
+
+def _truncation_side(root: Path) -> str:
+    """What Transformers makes of a folder: ``tokenizer_config.json`` first, then ``tokenizer.json``."""
+    found = read_optional(root / "tokenizer_config.json").get("truncation_side")
+    if found is None:
+        written = read_optional(root / "tokenizer.json").get("truncation")
+        found = str(written.get("direction", "right")).lower() if isinstance(written, dict) else "right"
+    if found not in ("left", "right"):
+        raise ModelProblem(f"truncation_side of the tokenizer in {root.name}: expected left or right, found {found!r}")
+    return str(found)
 
 
 def _table(root: Path) -> dict[str, Any]:
@@ -387,15 +406,47 @@ FIRST: dict[str, First] = {"Transformer": First(TOKENS, _lengths), STATIC: First
 ROUTERS = ("Router", "Asym")
 
 
+# these count positions from the padding token's id on, so that the first rows of their table are not used
+SHIFTED = (
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text", "roberta-prelayernorm", "xmod", "ibert",
+    "longformer", "luke",
+)  # fmt: skip
+
+
+def first_position(config: Mapping[str, Any]) -> int:
+    """The position of a text's first token, by ``config.json``: 0, or for RoBERTa and its kin the padding token's id + 1."""
+    if str(config.get("model_type", "")) not in SHIFTED:
+        return 0
+    padding = config.get("pad_token_id")
+    # 1 is the id of the padding token where these types state none
+    return (padding if isinstance(padding, int) else 1) + 1
+
+
 def declared_length(root: Path) -> int | None:
-    """The longest input in tokens that a transformer folder declares, or ``None``."""
-    limits = [transformer_settings(root).get("max_seq_length")]
-    if limits[0] is None:
-        limits = [
-            read_optional(root / "tokenizer_config.json").get("model_max_length"),
-            read_optional(root / "config.json").get("max_position_embeddings"),
-        ]
-    return min((int(n) for n in limits if isinstance(n, int | float) and 1 <= n < 10**6), default=None)
+    """The longest input in tokens that a transformer folder declares, or ``None``.
+
+    Without a length of its own, it is what both the tokenizer and the positions allow.
+    """
+    stated = _numbers(transformer_settings(root).get("max_seq_length"))
+    return min(stated or _allowed(root, first_position(read_optional(root / "config.json"))), default=None)
+
+
+def overstated(root: Path) -> bool:
+    """Whether sentence-transformers takes longer texts than the model has positions for: with no length stated, it counts the
+    rows of the table that no text uses.
+    """
+    return declared_length(root) != min(
+        _numbers(transformer_settings(root).get("max_seq_length")) or _allowed(root), default=None
+    )
+
+
+def _allowed(root: Path, unused: int = 0) -> list[int]:
+    rows = _numbers(read_optional(root / "config.json").get("max_position_embeddings"))
+    return _numbers(read_optional(root / "tokenizer_config.json").get("model_max_length"), *(n - unused for n in rows))
+
+
+def _numbers(*found: Any) -> list[int]:
+    return [int(n) for n in found if isinstance(n, int | float) and 1 <= n < 10**6]
 
 
 def tokenizer_file(root: Path) -> Path:

@@ -120,6 +120,13 @@ def tensors(model: Any) -> Iterator[Any]:
         yield from _of_nodes(function.node)
 
 
+def stored_shapes(file: Path) -> list[tuple[str, list[int]]]:
+    """Element type (onnx.TensorProto's name) and shape of every tensor that an ONNX file stores."""
+    from onnx import TensorProto
+
+    return [(TensorProto.DataType.Name(t.data_type), list(t.dims)) for t in tensors(read_graph(file))]
+
+
 def _of_graph(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
