@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 
 from qguard import parts
 from qguard.commands import add_commands
 from qguard.commands.completion import SHELLS, PrintCompletion
 from qguard.console.visible import say
-from qguard.errors import QguardError
+from qguard.errors import QguardError, UsageProblem
 from qguard.version import __version__
 
 
@@ -23,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         parts.check()
+        _refuse_empty(sys.argv[1:] if argv is None else argv)
         args = parser().parse_args(argv)
         code = int(args.run(args))
         sys.stdout.flush()
@@ -35,6 +37,16 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # as of: qguard models | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
         return 141
+
+
+def _refuse_empty(argv: list[str]) -> None:
+    """An empty value, of a variable that is not set, must not stand for this folder or for a default."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        if not word.strip() or re.fullmatch(r"--[a-z-]+=\s*", word):
+            name = word.strip().rstrip("=") or before or "an argument"
+            raise UsageProblem(
+                f"{name}: expected a value, found an empty one; set the variable that it comes from, or leave it out"
+            )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -25,6 +26,15 @@ FIXTURES = (
 )  # fmt: skip
 
 
+def _given(text: str) -> str:
+    """An option's value: an empty one, of a variable that is not set, must not turn into a run without the option."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "expected a value, found an empty one; set the variable that it comes from, or leave it out"
+        )
+    return text
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option but ``--precision``, which another plugin may own."""
     group = parser.getgroup("qguard", "quantized embedding models (qguard)")
@@ -36,26 +46,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add(
         "--artifact",
+        type=_given,
         metavar="PATH",
         dest="qguard_artifact",
         help="judge this artifact folder or .onnx file instead of quantizing the model",
     )
     add(
         "--qguard-model",
+        type=_given,
         metavar="NAME",
         action="append",
         default=[],
         help="use only this model, by name or reference; repeatable",
     )
-    add("--qguard-suite", metavar="NAME", action="append", default=[], help="use only this suite; repeatable")
+    add("--qguard-suite", type=_given, metavar="NAME", action="append", default=[], help="use only this suite; repeatable")
     add(
         "--qguard-report",
+        type=_given,
         metavar="PATH",
         action="append",
         default=[],
         help="write the report to PATH, whose suffix is .json, .html, .md or .codequality.json; repeatable",
     )
-    add("--qguard-attest", metavar="PATH", help="write the verdict as an in-toto statement that is bound to the artifact's bytes")
+    add(
+        "--qguard-attest",
+        type=_given,
+        metavar="PATH",
+        help="write the verdict as an in-toto statement that is bound to the artifact's bytes",
+    )
     add(
         "--qguard-latency",
         choices=("gate", "report", "off"),
@@ -68,18 +86,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     add(
         "--baseline-artifact",
+        type=_given,
         metavar="PATH",
         dest="qguard_baseline",
         help="artifact deployed now; latency.regression compares with it",
     )
     add(
         "--baseline-python",
+        type=_given,
         metavar="PATH",
         dest="qguard_baseline_python",
         help="Python interpreter of another environment; latency.regression compares with it",
     )
     add("--qguard-device", choices=("cpu", "cuda"), help="device that torch precisions run on (default cpu)")
-    add("--qguard-config", metavar="PATH", help="read this file instead of pyproject.toml")
+    add("--qguard-config", type=_given, metavar="PATH", help="read this file instead of pyproject.toml")
     add(
         "--qguard-strict",
         action="store_true",
@@ -96,6 +116,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded, for reviewers")
     add(
         "--golden-accept-change",
+        type=_given,
         metavar="PART",
         action="append",
         default=[],
@@ -271,21 +292,33 @@ def _project(config: pytest.Config) -> Path:
 
 
 def _add_gate(config: pytest.Config, state: State) -> None:
-    """Without path arguments the shipped gate joins the run."""
+    """The shipped gate joins the run, unless its arguments name files or tests: then those alone run.
+
+    A folder says where tests lie, and not that they are all: ``pytest tests`` must not turn the gate off.
+    """
     gate = str(GATE)
-    state.gated = config.args_source != pytest.Config.ArgsSource.ARGS
     worker = getattr(config, "workerinput", None)
     if worker is not None:  # an xdist worker is always given arguments; the controller knows what the user typed
-        state.gated = worker["qguard_gated"]
+        state.gated, state.alone = worker["qguard_gated"], worker["qguard_alone"]
+    else:
+        state.alone = config.args_source != pytest.Config.ArgsSource.ARGS
+        folders = [p for a in config.args if (p := config.invocation_params.dir / a).is_dir()]
+        state.gated = state.alone or bool(folders)
+        if any(GATE.is_relative_to(p.resolve()) for p in folders) or (config.option.pyargs and _GATE_PACKAGE in config.args):
+            return
     if state.gated and gate not in config.args:
         config.args = [*config.args, gate]
 
 
+_GATE_PACKAGE = "qguard.gate"
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker whether the shipped gate joined the run."""
+    """Tell an xdist worker whether the shipped gate joined the run, and whether it runs alone."""
     state = node.config.stash.get(STATE, None)
     node.workerinput["qguard_gated"] = bool(state and state.gated)
+    node.workerinput["qguard_alone"] = bool(state and state.alone)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -343,14 +376,14 @@ def _about_quantization(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect, visibly, what is not about quantization; with explicit paths nothing is touched."""
+    """Deselect, visibly, what is not about quantization; with arguments that name tests nothing is touched."""
     state = config.stash.get(STATE, None)
     if state is None:
         return
     # where no latency is promised, or no suite labeled, pytest leaves an empty parameter set behind: not a skipped test
     items[:] = [i for i in items if not ("qguard_target" in getattr(i, "fixturenames", ()) and "NOTSET" in i.nodeid)]
     update = config.getoption("golden_update")
-    if not state.gated and not update:
+    if not state.alone and not update:
         return
     keep = [i for i in items if not update and _about_quantization(i)]
     drop = [i for i in items if i not in keep]

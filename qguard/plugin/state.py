@@ -14,13 +14,18 @@ GATE = Path(__file__).parent.parent / "gate" / "test_quantization.py"
 
 
 class State:
-    """What one pytest session asked for, and what its gate tests recorded."""
+    """What one pytest session asked for, and what its gate tests recorded.
+
+    Attributes:
+        gated: The shipped gate is part of the run, so all of its tests must have judged.
+        alone: The run was given neither files nor folders: what is not about quantization is left out.
+    """
 
     def __init__(self, session: Session, targets: list[Target], strict: bool) -> None:
         self.session, self.targets, self.strict = session, targets, strict
         self.records: list[dict[str, Any]] = []
         self.report: dict[str, Any] | None = None
-        self.gated = False
+        self.gated = self.alone = False
 
     @property
     def expected(self) -> list[dict[str, Any]]:

@@ -249,10 +249,12 @@ def parse_precisions(text: str, configured: Iterable[str], own: Mapping[str, Pre
     """A comma-separated list; ``all`` stands for every configured precision.
 
     Raises:
-        UsageProblem: for an empty list or an unknown name.
+        UsageProblem: for an empty list, an empty place in it or an unknown name.
     """
-    parts = [p.strip() for p in text.split(",") if p.strip()]
+    parts = [p.strip() for p in text.split(",")]
     names = [n for p in parts for n in (configured if p == "all" else (p,))]
-    if not names:
+    if not any(names):
         raise UsageProblem("no precision given; expected for example --precision int8")
+    if not all(parts):  # of a variable that is not set: what it should name would not be judged
+        raise UsageProblem(f"{text!r}: expected a precision before and after each comma, found none; leave the comma out")
     return list(dict.fromkeys(parse_precision(n, own) for n in names))
