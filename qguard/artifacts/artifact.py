@@ -28,6 +28,7 @@ from qguard.models.pipeline import (
 from qguard.onnx.read import external_files, read_graph
 
 PROVENANCE = "qguard.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Artifact:
         pipeline: The pipeline that these files declare.
         provenance: How it was made; empty for an artifact of another tool.
         has_files: That there are files to be judged; what needs them is an error without.
+        tokens: Folder of a ``tokenizer.json`` of its own, where that is not ``folder``'s: beside an ONNX file without modules.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Artifact:
     pipeline: Pipeline
     provenance: dict[str, Any]
     has_files: bool = True
+    tokens: Path | None = None
 
     @classmethod
     def without_files(cls, base: Model) -> Artifact:
@@ -66,6 +69,11 @@ class Artifact:
         """
         if not self.has_files:
             raise ArtifactProblem("its runtime keeps the model: there are no files that could be read, hashed, copied or timed")
+
+    @property
+    def tokenizer_root(self) -> Path:
+        """The folder of its tokenizer's files."""
+        return self.tokens or inside(self.folder, self.pipeline.transformer)
 
     @property
     def runs(self) -> Path:
@@ -112,13 +120,12 @@ class Artifact:
         """One hash for what decides the vectors: weights, those of the modules behind the first one too, tokenizer, pipeline, and
         OpenVINO's properties where declared.
         """
-        root = inside(self.folder, self.pipeline.transformer)
         heads = [inside(self.folder, m.path) / "model.safetensors" for m in self.pipeline.weighted]
         parts = [sha256_file(p) for p in (*self.weight_files, *heads)]
         beside = self.file.with_name("openvino.json") if self.file else None
         if beside and beside.exists():  # how OpenVINO is told to compute decides its vectors
             parts.append(sha256_file(beside))
-        return sha256_json([*parts, sha256_file(root / "tokenizer.json"), self.pipeline.sha256()])
+        return sha256_json([*parts, sha256_file(self.tokenizer_root / "tokenizer.json"), self.pipeline.sha256()])
 
 
 def open_artifact(path: Path, base: Model) -> Artifact:
@@ -141,7 +148,7 @@ def open_artifact(path: Path, base: Model) -> Artifact:
         for home in path.parents[:3]:
             if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
                 return Artifact(home, path, base.configured(read_pipeline(home)), _provenance(home))
-        return Artifact(base.folder, path, base.pipeline, {})
+        return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path))
     try:
         pipeline = base.configured(read_pipeline(path)) if (path / "modules.json").exists() else base.pipeline
     except ModelProblem as e:
@@ -157,10 +164,16 @@ def open_artifact(path: Path, base: Model) -> Artifact:
     folder = path if whole else base.folder
     if files:
         read_graph(files[0])
-        return Artifact(folder, files[0], pipeline, provenance)
+        return Artifact(folder, files[0], pipeline, provenance, tokens=None if whole else tokens_beside(files[0]))
     if not list((path / pipeline.transformer).glob("*.safetensors")):
         raise ArtifactProblem(f"{path.name} holds neither an ONNX file nor safetensors weights")
     return Artifact(path, None, pipeline, provenance)
+
+
+def tokens_beside(file: Path) -> Path | None:
+    """The folder of the ``tokenizer.json`` beside an ONNX file, or beside the folder ``onnx`` that it lies in."""
+    places = [file.parent, *([file.parent.parent] if file.parent.name == "onnx" else [])]
+    return next((place for place in places if (place / TOKENIZER_FILES[0]).exists()), None)
 
 
 def _provenance(folder: Path) -> dict[str, Any]:

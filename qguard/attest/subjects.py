@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qguard.artifacts.artifact import TOKENIZER_FILES, tokens_beside
 from qguard.console.progress import progress
 from qguard.errors import ArtifactProblem
 from qguard.files import inside, sha256_file
@@ -24,7 +25,7 @@ def digests(path: Path) -> dict[str, str]:
 
     Args:
         path: A folder: every file in it, hidden ones too. An ``.onnx`` file: those of the model folder that it lies in; alone,
-            the file and the external data that it names.
+            the file, the external data that it names, and the tokenizer's files beside it.
 
     Returns:
         Relative POSIX path → 64 hexadecimal digits, sorted.
@@ -36,7 +37,9 @@ def digests(path: Path) -> dict[str, str]:
         raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
     folder = path if path.is_dir() else home(path)
     if folder is None:
-        folder, names = path.parent, sorted([path.name, *external_files(path)])
+        folder = tokens_beside(path) or path.parent
+        files = [path, *(path.parent / name for name in external_files(path)), *(folder / name for name in TOKENIZER_FILES)]
+        names = sorted(f.relative_to(folder).as_posix() for f in files if f.exists() or f.suffix != ".json")
     else:
         names = list(_names(folder))
     if not names:

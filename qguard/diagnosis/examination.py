@@ -86,7 +86,7 @@ class Examination:
     @cached_property
     def pad_id(self) -> int:
         """What fills short rows."""
-        return TextTokenizer.open(self.artifact.folder / self.artifact.pipeline.transformer, self.artifact.pipeline).pad_id
+        return TextTokenizer.open(self.artifact.tokenizer_root, self.artifact.pipeline).pad_id
 
     @cached_property
     def room(self) -> int | None:

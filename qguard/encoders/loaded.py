@@ -7,10 +7,9 @@ reference, so its tokenizer is recorded with the golden and goes into every arti
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+from qguard.encoders.consumers import decides
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ModelProblem, first_line
 from qguard.models.model import Model
@@ -45,20 +44,11 @@ def loaded_tokenizer(model: Model) -> bytes | None:
             "tokenizers library (tokenizer.json); qguard does not judge that yet. Give a model with a fast tokenizer"
         )
     own = TextTokenizer.tokenizer(model.root)
-    if _decides(own) == _decides(backend):
+    if decides(own) == decides(backend):
         return None
     backend.no_padding()
     backend.no_truncation()
     return bytes(backend.to_str(pretty=True).encode())
-
-
-def _decides(tokenizer: Any) -> Any:
-    """What decides token ids of one text, comparable: neither decoder, padding and pairs nor how a setting is spelled."""
-    value = json.loads(tokenizer.to_str())
-    with_frame, bare = (tokenizer.encode("a", add_special_tokens=on).ids for on in (True, False))
-    added = {t["content"]: {k: v for k, v in t.items() if k not in ("content", "special")} for t in value["added_tokens"]}
-    model = {k: v for k, v in value["model"].items() if v not in (None, "")}
-    return with_frame, bare, added, model, value["normalizer"], value["pre_tokenizer"]
 
 
 def carry_tokenizer(model: Model, folder: Path) -> None:

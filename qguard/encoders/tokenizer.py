@@ -54,7 +54,7 @@ class TextTokenizer:
             ModelProblem: when it is missing or damaged.
         """
         path = tokenizer_file(root)
-        return _read(path.read_bytes(), str(path))
+        return parsed(path.read_bytes(), str(path))
 
     @classmethod
     def read(cls, content: bytes, pipeline: Pipeline, where: str) -> TextTokenizer:
@@ -68,7 +68,7 @@ class TextTokenizer:
         Raises:
             ModelProblem: when it is damaged.
         """
-        return cls._of(_read(content, where), pipeline)
+        return cls._of(parsed(content, where), pipeline)
 
     @classmethod
     def _of(cls, tokenizer: Any, pipeline: Pipeline) -> TextTokenizer:
@@ -109,7 +109,12 @@ class TextTokenizer:
         return self._prompts[prompt]
 
 
-def _read(content: bytes, where: str) -> Any:
+def parsed(content: bytes, where: str) -> Any:
+    """The tokenizer of the tokenizers library that the content of a ``tokenizer.json`` describes.
+
+    Raises:
+        ModelProblem: when it is damaged.
+    """
     from tokenizers import Tokenizer
 
     try:

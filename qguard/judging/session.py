@@ -22,6 +22,7 @@ from qguard.gates.check import Check
 from qguard.gates.derived import SUITE, Standing
 from qguard.goldens import Golden
 from qguard.judging.once import once
+from qguard.judging.surroundings import prove
 from qguard.judging.target import Target
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
@@ -201,11 +202,11 @@ class Session:
 
     @once
     def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:
-        """The artifact's own; that of the goldens where it has no files, or is one file without a folder of its own."""
+        """The artifact's own; that of the goldens where it has no files, or is one file without a tokenizer beside it."""
         a = self.artifact(precision, model)
-        if a.folder == self.model(model).folder:
+        if a.tokenizer_root == self.model(model).root:
             return self.reference_tokenizer(model)
-        return TextTokenizer.open(a.folder / a.pipeline.transformer, a.pipeline)
+        return TextTokenizer.open(a.tokenizer_root, a.pipeline)
 
     @once
     def reference_tokenizer(self, model: str) -> TextTokenizer:
@@ -228,6 +229,7 @@ class Session:
         """As :meth:`token_ids`, of a precision with float32 vectors."""
         golden, suite = self.golden(target.model, target.suite), self.suite(target.suite, target.model)
         self.refuse_overlap(target.precision, target.model, target.suite)
+        prove(self.artifact(target.precision, target.model), self.model(target.model), golden)
         ids = self.tokenizer(target.precision, target.model)(suite.texts, suite.roles)
         goldens.compare_tokens(golden, suite, ids, self.model(target.model))
         return ids

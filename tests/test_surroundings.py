@@ -1,0 +1,165 @@
+"""What surrounds an artifact's weights is the model's, whether or not a suite's texts show it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from qguard.artifacts.artifact import PROVENANCE, open_artifact
+from qguard.attest.subjects import digests
+from qguard.config import load_config
+from qguard.encoders.consumers import TokenizerFiles, differences
+from qguard.errors import GoldenProblem
+from qguard.judging.session import Session
+from qguard.precisions import parse_precision
+
+PYTHON = "Transformers and sentence-transformers"
+A_WORD = {"id": 5000, "content": "qu"} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+
+
+def linked(source, target):
+    """A copy of a folder whose ONNX files are links: nothing is written into them."""
+    return shutil.copytree(
+        source, target, copy_function=lambda a, b: os.link(a, b) if a.endswith(".onnx") else shutil.copyfile(a, b)
+    )
+
+
+def edited(file, change):
+    value = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    change(value)
+    file.write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.fixture
+def artifact(int8, tmp_path):
+    """The sound artifact as another tool would have written it, without provenance."""
+    folder = linked(int8.folder, tmp_path / "a")
+    (folder / PROVENANCE).unlink()
+    return folder
+
+
+@pytest.fixture
+def judged(small):
+    """Token ids of an artifact, or the words with which the gate refuses it."""
+
+    def judge(path):
+        session = Session(load_config(small), path)
+        (target,) = session.targets([parse_precision("int8")])
+        try:
+            session.token_ids(target)
+        except GoldenProblem as e:
+            return str(e)
+        return ""
+
+    return judge
+
+
+def _swap(value):
+    words = value["model"]["vocab"]
+    words["paris"], words["zoology"] = words["zoology"], words["paris"]
+
+
+CASES = {
+    "case": ("tokenizer_config.json", lambda v: v.update(do_lower_case=False),
+             f"do_lower_case in tokenizer_config.json is false, the model's true; in {PYTHON}, 'Paris is the capital of France' "
+             "becomes '[CLS] [UNK] is the capital of [UNK] [SEP]'"),
+    "accents": ("tokenizer_config.json", lambda v: v.update(strip_accents=False),
+                "'café' becomes '[CLS] [UNK] [SEP]' instead of"),
+    "ideographs": ("tokenizer_config.json", lambda v: v.update(tokenize_chinese_chars=False),
+                   "'中文字' becomes '[CLS] [UNK] [SEP]'"),
+    "start dropped, stored": ("tokenizer.json", lambda v: v["truncation"].update(direction="Left"),
+                              "truncation.direction in tokenizer.json is left, the model's right; in tokenizers, the start of "
+                              "long texts is dropped"),
+    "start dropped, stated": ("tokenizer_config.json", lambda v: v.update(truncation_side="left"),
+                              f"truncation_side in tokenizer_config.json is \"left\", the model's right; in {PYTHON}, the start"),
+    "padded left, stored": ("tokenizer.json", lambda v: v["padding"].update(direction="Left"), "texts are padded on the left"),
+    "padded left, stated": ("tokenizer_config.json", lambda v: v.update(padding_side="left"), "texts are padded on the left"),
+    "cut, stored": ("tokenizer.json", lambda v: v["truncation"].update(max_length=64),
+                    "truncation.max_length in tokenizer.json is 64, the model's 128; in tokenizers, texts are cut to 64 tokens, "
+                    "and the model takes 256"),
+    "cut, stated": ("tokenizer_config.json", lambda v: v.update(model_max_length=64),
+                    "in Transformers and Transformers.js, texts are cut to 64 tokens"),
+    "padded": ("tokenizer.json", lambda v: v["padding"].update(strategy={"Fixed": 200}), "every text is padded to 200 tokens"),
+    "other frame": ("tokenizer_config.json", lambda v: v.update(cls_token="[MASK]"),
+                    'cls_token in tokenizer_config.json is "[MASK]"'),
+    "two words": ("tokenizer.json", _swap, "model.vocab of 'paris', 'zoology' in tokenizer.json is"),
+    "control characters": ("tokenizer.json", lambda v: v["normalizer"].update(clean_text=False),
+                           "normalizer.clean_text in tokenizer.json is false, the model's true"),
+    "a word of its own": ("tokenizer.json", lambda v: v["added_tokens"].append(A_WORD), "added_tokens in tokenizer.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_setting_that_some_library_obeys_is_the_models(artifact, judged, case):
+    name, change, words = CASES[case]
+    edited(artifact / name, change)
+    found = judged(artifact)
+    assert "the artifact's tokenizer is not the model's: " in found
+    assert words in found
+    assert "Copy tokenizer.json, tokenizer_config.json" in found
+
+
+def _newer(value):
+    """What Transformers 5 writes where version 4 wrote less."""
+    value.update(backend="tokenizers", is_local=True, padding_side="right", truncation_side="right", add_prefix_space=False)
+
+
+HARMLESS = {
+    "as it is": ("tokenizer.json", lambda v: None),
+    "neither truncated nor padded": ("tokenizer.json", lambda v: v.update(truncation=None, padding=None)),
+    "cut where the model cuts": ("tokenizer.json", lambda v: v["truncation"].update(max_length=256)),
+    "padded to the longest": ("tokenizer.json", lambda v: v["padding"].update(strategy="BatchLongest")),
+    "accents spelled out": ("tokenizer.json", lambda v: v["normalizer"].update(strip_accents=True)),
+    "more is stated": ("tokenizer_config.json", _newer),
+    "less is stated": ("tokenizer_config.json", lambda v: [v.pop(k) for k in list(v)]),
+    "the class that reads the file": ("tokenizer_config.json", lambda v: v.update(tokenizer_class="PreTrainedTokenizerFast")),
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_a_setting_without_effect_is_no_difference(artifact, judged, case):
+    name, change = HARMLESS[case]
+    edited(artifact / name, change)
+    assert judged(artifact) == ""
+
+
+@pytest.mark.parametrize("place", ["beside", "onnx"])
+def test_a_tokenizer_beside_a_bare_file_is_the_artifacts(int8, minilm, judged, tmp_path, place):
+    file = tmp_path / ("onnx/model.onnx" if place == "onnx" else "model.onnx")
+    file.parent.mkdir(exist_ok=True)
+    os.link(int8.file, file)
+    assert judged(file) == ""  # the model's, which is all that there is
+    assert list(digests(file)) == ["model.onnx"]
+    shutil.copyfile(minilm.root / "tokenizer.json", tmp_path / "tokenizer.json")
+    assert judged(file) == ""
+    edited(tmp_path / "tokenizer.json", lambda v: v["normalizer"].update(lowercase=False))
+    assert "normalizer.lowercase in tokenizer.json is false" in judged(file)
+    assert "normalizer.lowercase in tokenizer.json is false" in judged(tmp_path)
+    assert open_artifact(file, minilm).sha256 != int8.sha256
+    assert list(digests(file)) == [file.relative_to(tmp_path).as_posix(), "tokenizer.json"]
+
+
+def test_the_tokenizer_that_transformers_builds_is_known_without_it(minilm, tmp_path):
+    """What is said of Transformers is what it does."""
+    from transformers import AutoTokenizer
+
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(minilm.root / name, tmp_path / name)
+    for change in ({"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}):
+        edited(tmp_path / "tokenizer_config.json", lambda v, change=change: v.update(change))
+        loaded = AutoTokenizer.from_pretrained(str(tmp_path))
+        ours = TokenizerFiles.read(tmp_path).as_loaded
+        for text in ("Paris, Café 中文字", "plain words", "ÜBER"):
+            assert loaded(text)["input_ids"] == ours.encode(text).ids
+
+
+def test_a_static_model_is_cut_by_its_own_file(minilm):
+    own = TokenizerFiles.read(minilm.root)
+    value = json.loads(own.content)
+    value["truncation"]["max_length"] = 500
+    cut = TokenizerFiles(json.dumps(value).encode(), own.config)
+    assert list(differences(own, cut, 2**31 - 1)) == []
+    assert [d.setting for d in differences(own, cut, 2**31 - 1, exact=True)] == ["truncation.max_length"]
