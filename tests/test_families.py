@@ -7,6 +7,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from qguard.artifacts.artifact import open_artifact
+from qguard.artifacts.tables import read_tables
+from qguard.artifacts.tables.compare import wrong_rows
 from qguard.cli import main
 from qguard.diagnosis.activations import layer_errors
 from qguard.diagnosis.sites import Net, align
@@ -71,6 +74,10 @@ def test_quantize_writes_a_file_that_computes_what_fp32_computes(model, texts, f
     assert (cosine >= 0.99, error < 0.2) == (True, True), (cosine, error)
     kinds = [n.op_type for n in onnx.load(str(tmp_path / "out" / "onnx" / "model.onnx")).graph.node]
     assert "GatherBlockQuantized" in kinds
+    for made in (fp32, open_artifact(tmp_path / "out", base)):
+        compared = wrong_rows(read_tables(made), base)
+        assert [line for w in compared for line in w.lines(str)] == []
+        assert [w.of for w in compared if w.table.by_token] == [families.VOCABULARY]
 
 
 @pytest.mark.parametrize("precision", ["int8-weight", "int4"])
@@ -80,6 +87,7 @@ def test_weight_only_files_hold_what_they_promise(model, texts, family, precisio
     artifact = chosen.build(base)
     held = {m.name: m for m in measure_artifact(artifact, base, chosen.recipe)}
     assert held["artifact.quantized_ops"].value == held["artifact.quantized_bytes"].value == 1
+    assert held["artifact.wrong_rows"].value == held["artifact.nonfinite"].value == 0
     want = open_encoder("torch", base.folder, base.pipeline, "fp32").encode(texts)
     found = open_encoder("onnx", artifact.folder, artifact.pipeline, precision, artifact.file).encode(texts)
     assert loss(found, want)[0] >= (0.99 if precision == "int8-weight" else 0.95)

@@ -29,6 +29,8 @@ ARTIFACT = (
     _artifact("quantized_ops", True, "share in [0, 1]", "multiplications with weights that are in the promised precision"),
     _artifact("quantized_bytes", True, "share in [0, 1]", "bytes of weight matrices that are in the promised element type"),
     _artifact("granularity", True, "share in [0, 1]", "quantized multiplications whose scales are as fine as promised"),
+    _artifact("nonfinite", False, "values, 0 or more", "stored numbers that are NaN or infinite"),
+    _artifact("wrong_rows", False, "rows, 0 or more", "rows of embedding tables that are not the model's"),
     _artifact("weight_error", False, "relative error, 0 or more", "the largest error of a weight matrix against fp32's"),
     _artifact("activation_range", False, "width, 0 or more", "the widest stored range of an activation"),
     _artifact("opset", True, "version", "the version of ONNX's operators that the file declares"),

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
 
 from qguard.artifacts.artifact import Artifact
 from qguard.artifacts.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
@@ -15,6 +17,7 @@ from qguard.machine.cpu import saturates
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.models.model import Model
+from qguard.models.pipeline import tokenizer_file
 from qguard.precisions import Recipe
 from qguard.precisions.recipe import WIDTHS
 
@@ -23,6 +26,8 @@ BOUNDS = {
     "artifact.quantized_ops": Bound(">=", 1),  # with one layer left in float, the file does not have the promised precision
     "artifact.quantized_bytes": Bound(">=", 0.99),  # a small table that no quantizer knows may stay float
     "artifact.granularity": Bound(">=", 1),  # per-channel that became per-tensor costs MiniLM one neighbor in ten
+    "artifact.nonfinite": Bound("<=", 0),
+    "artifact.wrong_rows": Bound("<=", 0),  # one row is one word, which no text of a suite may hold
 }
 # Largest relative error of a weight matrix of other bits than the recipe's, and of one scale a tensor
 ERROR_BOUND = {width.bits: width.weight_error for width in WIDTHS.values()}
@@ -45,7 +50,9 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
 
     ``artifact.quantized_ops``: weight multiplications in the promised precision. ``artifact.quantized_bytes``: bytes of
     matrices in the promised element type, embedding tables counted. ``artifact.granularity``: quantized multiplications
-    with scales as fine as promised. ``artifact.weight_error``: the largest relative error of a matrix.
+    with scales as fine as promised. ``artifact.nonfinite``: stored numbers that are NaN or infinite.
+    ``artifact.wrong_rows``: rows of embedding tables that are not the model's. ``artifact.weight_error``: the largest relative
+    error of a matrix.
     ``artifact.activation_range``: the widest stored range of an activation; a mask's sentinel in it leaves no step for values.
     ``artifact.opset``: the declared version of ONNX's operators. ``artifact.saturation``: output channels whose products
     can overflow on x86 without VNNI, gated only on such a CPU, and only where the artifact does not declare the session option
@@ -81,6 +88,7 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
             return f"{x.name}: {x.granularity or 'no scale found'}, not {scheme}"
 
         found.append(_share("artifact.granularity", quantized, coarse, words))
+    found += [_numbers(artifact), _rows(artifact, model, recipe)]
     found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied, artifact)]
     return [*found, Measured("artifact.size_ratio", None, artifact.bytes / model.fp32_bytes, 1, False)]
 
@@ -165,6 +173,48 @@ def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int) -> Measured:
     shown += [f"{excluded} layers are excluded by the recipe: {', '.join(recipe.excluded)}"] if excluded else []
     name = "artifact.quantized_bytes"
     return Measured(name, None, 1 - sum(x.bytes for x in wrong) / total, len(sizes), True, tuple(shown), BOUNDS[name])
+
+
+def _numbers(artifact: Artifact) -> Measured:
+    from qguard.artifacts.finite import unsound
+
+    found, tensors = unsound(artifact)
+    shown = [
+        f"{x.name}: {x.values} values are NaN or infinite; the first is {x.what}, at {list(x.first)}; build the file again"
+        for x in found[:_SHOWN]
+    ]
+    name = "artifact.nonfinite"
+    return Measured(name, None, sum(x.values for x in found), tensors, False, _and_more(shown, len(found)), BOUNDS[name])
+
+
+def _rows(artifact: Artifact, model: Model, recipe: Recipe) -> Measured:
+    from qguard.artifacts.tables import read_tables
+    from qguard.artifacts.tables.compare import wrong_rows
+
+    tables = read_tables(artifact)
+    compared = wrong_rows(tables, model, recipe.width.weight_error if recipe.stores_integers else 0.0)
+    name, token = "artifact.wrong_rows", _token_of(model)
+    shown = [line for w in compared for line in w.lines(token)]
+    wrong = sum(len(w.rows) for w in compared)
+    if not any(w.table.by_token for w in compared):
+        wrong, shown = wrong + 1, [*shown, "no embedding table was found in the file, so that its rows could not be compared"]
+    return Measured(name, None, wrong, sum(w.of for w in compared), False, _and_more(shown[:_SHOWN], wrong), BOUNDS[name])
+
+
+def _token_of(model: Model) -> Callable[[int], str]:
+    """The token of an id; empty where the model has none."""
+
+    @cache
+    def tokenizer() -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(tokenizer_file(model.root)))
+
+    return lambda row: tokenizer().id_to_token(row) or ""
+
+
+def _and_more(shown: Sequence[str], of: int) -> tuple[str, ...]:
+    return (*shown, f"and {of - len(shown)} more") if of > len(shown) else tuple(shown)
 
 
 def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measured]:

@@ -30,7 +30,7 @@ from qguard.onnx.edit import INTEGER, Graph, attribute
 from qguard.onnx.read import read_graph
 
 _FLOAT = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention")
-_LOOKUP = {
+LOOKUPS = {
     "Gather": (0,),
     "GatherBlockQuantized": (0,),
     "EmbedLayerNormalization": (2, 3, 4),
@@ -42,7 +42,7 @@ _MIDDLE = {2: 128, 21: 8}  # of unsigned integers in GatherBlockQuantized
 _COUNTS = ("Shape", "Size", "Equal", "Not", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 CHANNELS_IN_FLOAT = 0.25  # of an integer product's input channels at the most; more would be a float layer by another name
 # onnx.TensorProto.DataType → safetensors' names
-_ELEMENT = {
+ELEMENT = {
     1: "F32", 2: "U8", 3: "I8", 10: "F16", 11: "F64", 16: "BF16", 17: "F8_E4M3", 19: "F8_E5M2",
     21: "U4", 22: "I4", 25: "U2", 26: "I2",
 }  # fmt: skip
@@ -52,7 +52,7 @@ _NUMBERED = re.compile(r"^(onnx::|val_|/|const)|_output_\d|^\d+$")
 
 
 @dataclass(frozen=True)
-class _Weight:
+class Weight:
     """A constant found behind an operator's input, with what stands between the two.
 
     Attributes:
@@ -84,34 +84,37 @@ def read(file: Path) -> Contents:
     Raises:
         ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
     """
-    return _Reader(read_graph(file), file.parent).contents()
+    return Reader(read_graph(file), file.parent).contents()
 
 
-class _Reader(Graph):
+class Reader(Graph):
+    """A graph whose stored weights are found behind the operators that use them."""
+
     needs_opset = 0
 
     def contents(self) -> Contents:
+        """Every layer, in the order of the graph."""
         layers = [layer for node in self.nodes for layer in self._layers(node)]
         return Contents(tuple(layers), self.opset, self.needs_opset, tuple(self._ranges()))
 
     def _ranges(self) -> Iterator[tuple[str, float]]:
         for node in self.nodes:
-            if node.op_type == "QuantizeLinear" and node.input[1] in self.constants and self._constant(node.input[0], -1) is None:
+            if node.op_type == "QuantizeLinear" and node.input[1] in self.constants and self.constant(node.input[0], -1) is None:
                 zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
                 steps = 65535 if zero is not None and zero.data_type in (4, 5) else 255
-                yield node.input[0], steps * float(self._array(node.input[1]).astype("float64").max())
+                yield node.input[0], steps * float(self.stored(node.input[1]).astype("float64").max())
 
     def _layers(self, node: Any) -> list[Layer]:
-        if node.op_type in _LOOKUP:
-            tables = [(i, self._table(node, i)) for i in _LOOKUP[node.op_type] if i < len(node.input)]
+        if node.op_type in LOOKUPS:
+            tables = [(i, self.table(node, i)) for i in LOOKUPS[node.op_type] if i < len(node.input)]
             return [
-                replace(self._layer(node, t, LOOKUP, ""), part="" if self._by_token(node, i) else PLACES)
+                replace(self._layer(node, t, LOOKUP, ""), part="" if self.by_token(node, i) else PLACES)
                 for i, t in tables
                 if t is not None and _is_matrix(t.tensor)
             ]
         if node.op_type in INTEGER:
             places = INTEGER[node.op_type]
-            weight = self._constant(node.input[places.weight], -1 if not attribute(node, "transB", 0) else -2)
+            weight = self.constant(node.input[places.weight], -1 if not attribute(node, "transB", 0) else -2)
             if weight is None or not _is_matrix(weight.tensor):
                 return []  # the product of two activations
             name = self._scale_after(node.output[0]) if places.scale is None else node.input[places.scale]
@@ -124,7 +127,7 @@ class _Reader(Graph):
             return []
         outputs = -2 if attribute(node, "transB", 0) else -1
         for at, axis in ((1, outputs), (0, -2)):
-            weight = self._constant(node.input[at], axis)
+            weight = self.constant(node.input[at], axis)
             if weight is None or not _is_matrix(weight.tensor):
                 continue
             if weight.scale:
@@ -135,20 +138,20 @@ class _Reader(Graph):
             return [replace(self._layer(node, weight, "integer" if how else "float", how), part=part)]
         return []
 
-    def _table(self, node: Any, i: int) -> _Weight | None:
+    def table(self, node: Any, i: int) -> Weight | None:
         """The table behind an input; its rows are the output channels."""
-        found = self._constant(node.input[i], 0)
+        found = self.constant(node.input[i], 0)
         if found is None or node.op_type != "GatherBlockQuantized":
             return found
         zero = node.input[3] if len(node.input) > 3 else ""
-        middle = 0 if zero else _MIDDLE.get(found.tensor.data_type, 0)
         packed = found.tensor.data_type == 2 and attribute(node, "bits", 4) != 8
+        middle = 0 if zero else 8 if packed else _MIDDLE.get(found.tensor.data_type, 0)
         return replace(
             found, axis=None if packed else 0, scale=node.input[2], zero=zero, middle=middle,
             along=attribute(node, "quantize_axis", 1), block=attribute(node, "block_size", 128),
         )  # fmt: skip
 
-    def _by_token(self, lookup: Any, table: int) -> bool:
+    def by_token(self, lookup: Any, table: int) -> bool:
         """Whether a text's tokens choose the rows of a table. Where tokens are, and how many there are, is no choice by them."""
         if lookup.op_type in ("EmbedLayerNormalization", "QEmbedLayerNormalization"):
             return table == 2
@@ -183,14 +186,14 @@ class _Reader(Graph):
                     return True
         return False
 
-    def _constant(self, name: str, axis: int) -> _Weight | None:
+    def constant(self, name: str, axis: int) -> Weight | None:
         """The constant behind an input, through what moves, casts or dequantizes it.
 
         Args:
             name: The input.
             axis: Its axis of output channels.
         """
-        found = _Weight(None, axis)
+        found = Weight(None, axis)
         while name not in self.constants:
             node = self.producers.get(name)
             if node is None:
@@ -199,7 +202,7 @@ class _Reader(Graph):
                 perm = attribute(node, "perm", [1, 0])
                 found = replace(found, axis=None if found.axis is None else perm[found.axis])
             elif node.op_type == "Reshape":
-                shape = self._array(node.input[1])
+                shape = self.stored(node.input[1])
                 found = replace(found, axis=None, shape=found.shape or (() if shape is None else tuple(shape.tolist())))
             elif node.op_type == "DequantizeLinear":
                 zero = node.input[2] if len(node.input) > 2 else ""
@@ -208,7 +211,7 @@ class _Reader(Graph):
             elif node.op_type == "QuantizeLinear" and found.scale:
                 zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
                 element = zero.data_type if zero is not None else attribute(node, "output_dtype", 2)
-                found = replace(found, bits=INTEGER_BITS.get(_ELEMENT.get(element, ""), 8))
+                found = replace(found, bits=INTEGER_BITS.get(ELEMENT.get(element, ""), 8))
             elif node.op_type not in _SAME_VALUES:
                 return None
             name = node.input[0]
@@ -266,8 +269,8 @@ class _Reader(Graph):
         source = self.producers.get(name)
         return "dynamic per-tensor" if source is not None and source.op_type == "DynamicQuantizeLinear" else "dynamic"
 
-    def _layer(self, node: Any, weight: _Weight, computes: str, activations: str) -> Layer:
-        tensor, element = weight.tensor, _ELEMENT[weight.tensor.data_type]
+    def _layer(self, node: Any, weight: Weight, computes: str, activations: str) -> Layer:
+        tensor, element = weight.tensor, ELEMENT[weight.tensor.data_type]
         bits = weight.bits or {**FLOAT_BITS, **INTEGER_BITS}[element]
         lookup = computes == LOOKUP
         granularity = self._granularity(weight, lookup=lookup) if bits <= 8 else ""
@@ -284,7 +287,7 @@ class _Reader(Graph):
             read if readable else None, weight.scale, weight.zero,
         )  # fmt: skip
 
-    def _granularity(self, weight: _Weight, *, lookup: bool = False) -> str:
+    def _granularity(self, weight: Weight, *, lookup: bool = False) -> str:
         if not weight.scale or weight.scale not in self.constants:
             return ""
         if weight.block:
@@ -297,14 +300,14 @@ class _Reader(Graph):
         outputs = weight.axis == weight.along and weight.tensor.dims[weight.axis] == scales
         return PER_CHANNEL if outputs else f"axis {weight.along}"
 
-    def _values(self, weight: _Weight) -> tuple[Any, Any]:
+    def _values(self, weight: Weight) -> tuple[Any, Any]:
         import numpy as np
 
         from qguard.artifacts.layers.dequantize import dequantized
 
-        stored = self._array(weight.name)
+        stored = self.stored(weight.name)
         # a float tensor that is quantized at load is read as it is stored
-        scale, zero = (None if weight.bits else self._array(n) for n in (weight.scale, weight.zero))
+        scale, zero = (None if weight.bits else self.stored(n) for n in (weight.scale, weight.zero))
         if weight.middle:
             zero = np.full_like(scale, weight.middle)
         values = dequantized(stored, scale, zero, weight.along, weight.block)
@@ -322,7 +325,7 @@ class _Reader(Graph):
         def read() -> tuple[Any, Any]:
             from qguard.artifacts.layers.dequantize import unpacked
 
-            arrays = [self._array(n) for n in [*node.input[1:4], ""][:3]]
+            arrays = [self.stored(n) for n in [*node.input[1:4], ""][:3]]
             shape = {"inputs": attribute(node, "K", 0), "outputs": attribute(node, "N", 0)}
             return unpacked(*arrays, bits=bits, block=block, **shape)
 
@@ -332,13 +335,13 @@ class _Reader(Graph):
             read if bits in (4, 8) else None, *[*node.input[2:4], ""][:2],
         )  # fmt: skip
 
-    def _array(self, name: str) -> Any:
+    def stored(self, name: str) -> Any:
         """A stored tensor, ``None`` where there is none of that name."""
         return self.array(name) if name in self.constants else None
 
 
 def _is_matrix(tensor: Any) -> bool:
-    return len(tensor.dims) >= 2 and tensor.data_type in _ELEMENT
+    return len(tensor.dims) >= 2 and tensor.data_type in ELEMENT
 
 
 def _readable(node: Any, weight: str) -> str:

@@ -1,0 +1,102 @@
+"""Stored numbers that are no numbers: NaN and infinity, wherever a file keeps them, whether or not a text reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qguard.artifacts.artifact import Artifact
+from qguard.files import inside
+from qguard.models.model import safetensors_header
+from qguard.onnx.read import read_graph, stored_array, stored_bytes, tensors
+
+AT_ONCE = 2**24  # values that are looked at together
+# of safetensors, as NumPy has them; bfloat16 is the upper half of float32
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class Unsound(NamedTuple):
+    """One tensor with values that are NaN or infinite: its name, how many of them, and the index of the first and what it is."""
+
+    name: str
+    values: int
+    first: tuple[int, ...]
+    what: str
+
+
+def unsound(artifact: Artifact) -> tuple[list[Unsound], int]:
+    """Every tensor with NaN or infinite values, and how many tensors of floats were looked at.
+
+    Heads behind the transformer and external data count. Infinity is let pass in a tensor that holds nothing else but one other
+    value, as masks do, and as a single number, such as the end of a range.
+
+    Raises:
+        ArtifactProblem: when a file cannot be read.
+    """
+    files = [p for p in artifact.weight_files if p.suffix == ".safetensors"]
+    files += [inside(artifact.folder, m.path) / "model.safetensors" for m in artifact.pipeline.weighted]
+    arrays = [a for f in dict.fromkeys(files) if f.is_file() for a in _of_safetensors(f)]
+    if artifact.file is not None:
+        arrays += list(_of_onnx(artifact.file))
+    return [found for name, values in arrays if (found := _looked_at(name, values)) is not None], len(arrays)
+
+
+def _of_onnx(file: Path) -> Iterator[tuple[str, Any]]:
+    from onnx import TensorProto, helper
+
+    for i, tensor in enumerate(tensors(read_graph(file))):
+        kind = TensorProto.DataType.Name(tensor.data_type)
+        if not (kind.startswith(("FLOAT", "BFLOAT")) or kind == "DOUBLE") or kind == "FLOAT4E2M1" or not stored_bytes(tensor):
+            continue
+        values = stored_array(tensor, file.parent)
+        # types that NumPy lacks have ml_dtypes' functions, all but the widest of which are slower than a cast
+        wide = helper.tensor_dtype_to_np_dtype(tensor.data_type).kind == "f"
+        yield tensor.name or f"constant {i}", values if wide else _Narrow(values)
+
+
+class _Narrow:
+    """Floats of another package's type, widened where they are read."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw, self.shape, self.size = raw.reshape(-1), raw.shape, raw.size
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.raw[index].astype(np.float32)
+
+
+class _Bfloat16(_Narrow):
+    def __getitem__(self, index: Any) -> Any:
+        return (self.raw[index].astype(np.uint32) << 16).view(np.float32)
+
+
+def _of_safetensors(file: Path) -> Iterator[tuple[str, Any]]:
+    header, start = safetensors_header(file)
+    for name, info in sorted(header.items()):
+        if info["dtype"] not in _FLOATS or 0 in info["shape"]:
+            continue
+        raw = np.memmap(file, _FLOATS[info["dtype"]], "r", start + info["data_offsets"][0], tuple(info["shape"]) or (1,))
+        yield name, _Bfloat16(raw) if info["dtype"] == "BF16" else raw
+
+
+def _looked_at(name: str, values: Any) -> Unsound | None:
+    flat = values if isinstance(values, _Narrow) else np.asarray(values).reshape(-1)
+    count, first, nan, finite = 0, -1, False, set[float]()
+    for start in range(0, flat.size, AT_ONCE):
+        part = flat[start : start + AT_ONCE]
+        sound = np.isfinite(part)
+        if sound.all():
+            if len(finite) < 2:
+                finite |= {float(part.min()), float(part.max())}
+            continue
+        at = np.flatnonzero(~sound)
+        first = first if count else start + int(at[0])
+        count += len(at)
+        nan = nan or bool(np.isnan(part[at]).any())
+        others = part[sound]
+        finite |= {float(others.min()), float(others.max())} if len(others) else set()
+    if not count or (not nan and (flat.size == 1 or len(finite) < 2)):
+        return None
+    return Unsound(name, count, tuple(int(i) for i in np.unravel_index(first, values.shape)), "NaN" if nan else "infinity")

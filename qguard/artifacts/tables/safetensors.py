@@ -1,0 +1,70 @@
+"""Embedding tables of safetensors files: of torch artifacts, and of the models that artifacts are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qguard.artifacts.artifact import Artifact
+from qguard.artifacts.tables import Table
+from qguard.models.model import safetensors_header
+from qguard.models.table import FILE, is_table, read_table
+from qguard.models.table import Table as Static
+
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def read(artifact: Artifact) -> list[Table]:
+    """The tables of a torch artifact, by what its network looks up."""
+    if is_table(artifact.runs):
+        table = read_table(artifact.runs)
+        element = safetensors_header(artifact.runs / FILE)[0][table.name]["dtype"]
+        return [replace(of_array(folded_name(table), table.folded(), by_token=True), element=element)]
+    from qguard.encoders.network import lookup_tables
+
+    names = lookup_tables(artifact.runs)
+    stored = {name for file in artifact.weight_files for name in safetensors_header(file)[0]}
+    # a checkpoint may have names with a prefix more or less, and one name for tables that are tied
+    found = of_files(artifact.weight_files, {s for s in stored if any(s.endswith(n) or n.endswith(s) for n in names)})
+    have = {t.name for t in found}
+    parts = [n for n in sorted(names) if n not in have and any(s.startswith(n) for s in stored)]  # as quantizers store a tensor
+    unknown = "it is stored in a form that qguard does not know"
+    return [*found, *(Table(n, True, 1, 1, "", lambda _a, _b: (0, 0), unknown) for n in parts)]
+
+
+def of_files(files: Iterable[Path], names: Collection[str] | None = None) -> list[Table]:
+    """Every float matrix of safetensors files, or those of these names."""
+    found = []
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        header, start = safetensors_header(file)
+        for name, info in sorted(header.items()):
+            if len(info["shape"]) == 2 and info["dtype"] in _FLOATS and all(info["shape"]) and (names is None or name in names):
+                kind, at = _FLOATS[info["dtype"]], start + info["data_offsets"][0]
+                raw = np.memmap(file, kind, "r", at, tuple(info["shape"]))
+                found.append(_mapped(name, raw, info["dtype"]))
+    return found
+
+
+def _mapped(name: str, raw: Any, element: str) -> Table:
+    def rows(start: int, stop: int) -> tuple[Any, Any]:
+        part = np.asarray(raw[start:stop])
+        return ((part.astype(np.uint32) << 16).view(np.float32) if element == "BF16" else part.astype(np.float32)), 0.0
+
+    return Table(name, True, raw.shape[0], raw.shape[1], element, rows)
+
+
+def of_array(name: str, values: Any, *, by_token: bool) -> Table:
+    """A table that is in memory."""
+    rows, width = values.shape
+    return Table(name, by_token, rows, width, "F32", lambda a, b: (np.asarray(values[a:b]).astype(np.float32), 0.0))
+
+
+def folded_name(table: Static) -> str:
+    """The name of a static model's table with one row a token, where tokens share its rows or have factors of their own."""
+    return table.name if table.mapping is None and table.weights is None else f"{table.name} by token"
