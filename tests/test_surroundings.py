@@ -14,8 +14,11 @@ from qguard.config import load_config
 from qguard.encoders.consumers import TokenizerFiles, differences
 from qguard.errors import GoldenProblem
 from qguard.judging.session import Session
+from qguard.judging.surroundings import prove
+from qguard.models.model import resolve
 from qguard.precisions import parse_precision
 
+CONFIG = "config_sentence_transformers.json"
 PYTHON = "Transformers and sentence-transformers"
 A_WORD = {"id": 5000, "content": "qu"} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 
@@ -163,3 +166,82 @@ def test_a_static_model_is_cut_by_its_own_file(minilm):
     cut = TokenizerFiles(json.dumps(value).encode(), own.config)
     assert list(differences(own, cut, 2**31 - 1)) == []
     assert [d.setting for d in differences(own, cut, 2**31 - 1, exact=True)] == ["truncation.max_length"]
+
+
+PROMPTS = {"query": "search: ", "document": "text: ", "classification": "label: "}
+
+
+@pytest.fixture
+def prompted(minilm, tmp_path):
+    """MiniLM with prompts, its weights linked."""
+
+    def put(a, b):
+        (os.link if a.endswith(".safetensors") else shutil.copyfile)(a, b)
+
+    folder = shutil.copytree(minilm.folder, tmp_path / "model", copy_function=put)
+    edited(folder / "config_sentence_transformers.json", lambda v: v.update(prompts=PROMPTS))
+    return folder
+
+
+def refusal(folder, model):
+    try:
+        prove(open_artifact(folder, model), model)
+    except GoldenProblem as e:
+        return str(e)
+    return ""
+
+
+LOST = {
+    "emptied": (lambda v: v.update(prompts={}),
+        "prompt 'classification' in config_sentence_transformers.json is missing, the model's 'label: '"),
+    "an empty text": (lambda v: v["prompts"].update(query=""),
+        "prompt 'query' in config_sentence_transformers.json is missing, the model's 'search: '"),
+    "another text": (lambda v: v["prompts"].update(document="text:"),
+        "prompt 'document' in config_sentence_transformers.json is 'text:', the model's 'text: '"),
+    "a default": (lambda v: v.update(default_prompt_name="query"), "default_prompt_name in config_sentence_transformers.json is"),
+    "another for documents": (lambda v: v["prompts"].update(passage="x: ") or v["prompts"].pop("document"),
+        "prompt 'document' in"),
+    "another ranking": (lambda v: v.update(similarity_fn_name="manhattan"),
+        "similarity_fn_name in config_sentence_transformers.json is manhattan, the model's cosine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_prompts_are_the_models_though_no_text_of_the_suite_has_a_role(artifact, prompted, case):
+    model = resolve("m", str(prompted))
+    change, words = LOST[case]
+    edited(artifact / CONFIG, lambda v: v.update(prompts={**PROMPTS, "another": "unused: "}))
+    assert refusal(artifact, model) == ""
+    edited(artifact / CONFIG, change)
+    found = refusal(artifact, model)
+    assert "the artifact declares other settings than the model: " in found
+    assert words in found
+
+
+def test_prompts_are_lost_with_their_file(artifact, prompted):
+    (artifact / CONFIG).unlink()
+    assert "prompt 'classification'" in refusal(artifact, resolve("m", str(prompted)))
+
+
+def test_prompts_beside_a_bare_file_are_the_artifacts(int8, prompted, tmp_path):
+    model, folder = resolve("m", str(prompted)), tmp_path / "bare"
+    folder.mkdir()
+    os.link(int8.file, folder / "model.onnx")
+    assert refusal(folder, model) == ""  # it declares none: the model's are put in front
+    (folder / CONFIG).write_text('{"prompts": {}}')
+    assert "prompt 'query' in config_sentence_transformers.json is missing" in refusal(folder, model)
+
+
+def test_prompts_that_the_project_states_are_no_artifacts(artifact, prompted):
+    assert refusal(artifact, resolve("m", str(prompted), settings={"prompts": {"query": "q: "}})) == ""
+
+
+@pytest.mark.parametrize("length", [64, 512, None])
+def test_a_length_is_the_models_though_no_text_is_so_long(artifact, judged, length):
+    edited(artifact / "sentence_bert_config.json", lambda v: v.update(max_seq_length=length))
+    assert f"max_seq_length in sentence_bert_config.json is {length or 512}, the model's 256" in judged(artifact)
+
+
+def test_lower_case_of_an_uncased_model_changes_nothing(artifact, judged):
+    edited(artifact / "sentence_bert_config.json", lambda v: v.update(do_lower_case=True))
+    assert judged(artifact) == ""

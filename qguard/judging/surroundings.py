@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from qguard.artifacts.artifact import TOKENIZER_FILES, Artifact
 from qguard.encoders.consumers import TokenizerFiles, differences
+from qguard.encoders.probes import PROBES
+from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import GoldenProblem
 from qguard.goldens import Golden
 from qguard.models.model import Model
+from qguard.models.pipeline import ST_CONFIG, Pipeline, declared_prompts
 
 _SHOWN = 3
+_LENGTH = "sentence_bert_config.json"
 
 
 def prove(artifact: Artifact, model: Model, golden: Golden | None = None) -> None:
-    """Every library that reads the artifact's tokenizer gives the model's token ids.
+    """Every library that reads the artifact's files prepares texts as it does with the model's.
 
     Args:
-        artifact: What is judged. One without a tokenizer of its own takes the model's.
+        artifact: What is judged. Where it declares nothing itself, the model's files serve.
         model: The fp32 model.
         golden: Its tokenizer is right as well, where it stores one.
 
@@ -25,19 +30,75 @@ def prove(artifact: Artifact, model: Model, golden: Golden | None = None) -> Non
         GoldenProblem: with each setting that differs, and who obeys it.
         ModelProblem: when a file is missing or damaged.
     """
-    found = list(_tokenizer(artifact, model, golden))
-    if found:
-        shown = "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+    if not artifact.has_files:
+        return
+    if found := list(_tokenizer(artifact, model, golden)):
+        files = ", ".join(TOKENIZER_FILES)
         raise GoldenProblem(
-            f"the artifact's tokenizer is not the model's: {shown}. Copy {', '.join(TOKENIZER_FILES)} of the model into the "
-            "artifact"
+            f"the artifact's tokenizer is not the model's: {_listed(found)}. Copy {files} of the model into the artifact"
+        )
+    if found := list(_declared(artifact, model)):
+        raise GoldenProblem(
+            f"the artifact declares other settings than the model: {_listed(found)}. Copy the model's file into the artifact; "
+            "prompts and max_seq_length can also be stated in [tool.qguard.models], for the model and every artifact"
         )
 
 
+def _listed(found: list[str]) -> str:
+    return "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
 def _tokenizer(artifact: Artifact, model: Model, golden: Golden | None) -> Iterator[str]:
-    if not artifact.has_files or artifact.tokenizer_root == model.root:
+    if artifact.tokenizer_root == model.root:
         return
     other = golden.tokenizer if golden else None
     own, found = TokenizerFiles.read(model.root), TokenizerFiles.read(artifact.tokenizer_root)
     length = model.pipeline.max_seq_length
     yield from map(str, differences(own, found, length, exact=model.static, other=other))
+
+
+def _declared(artifact: Artifact, model: Model) -> Iterator[str]:
+    """Prompts, lengths and what else a pipeline says of texts and their ranking; its modules show in the vectors."""
+    ours, theirs = model.pipeline, _own(artifact, model)
+    yield from _prompts(ours, theirs)
+    for name, file in (("max_seq_length", _LENGTH), ("truncation_side", TOKENIZER_FILES[1]), ("similarity", ST_CONFIG)):
+        a, b = getattr(ours, name), getattr(theirs, name)
+        if a != b:
+            yield f"{'similarity_fn_name' if name == 'similarity' else name} in {file} is {b}, the model's {a}"
+    if ours.do_lower_case != theirs.do_lower_case:
+        # of an uncased vocabulary it changes nothing
+        a, b = (
+            TextTokenizer.open(artifact.tokenizer_root, replace(theirs, do_lower_case=p.do_lower_case))(PROBES)
+            for p in (ours, theirs)
+        )
+        if a != b:
+            yield f"do_lower_case in {_LENGTH} is {theirs.do_lower_case}, the model's {ours.do_lower_case}"
+
+
+def _own(artifact: Artifact, model: Model) -> Pipeline:
+    """What the artifact's own files declare: also the prompts that lie beside an ONNX file without modules."""
+    if artifact.folder != model.folder or artifact.file is None or "prompts" in model.settings:
+        return artifact.pipeline
+    places = (artifact.tokens, artifact.file.parent)
+    place = next((p for p in places if p and p != model.folder and (p / ST_CONFIG).exists()), None)
+    return replace(artifact.pipeline, **declared_prompts(place)) if place else artifact.pipeline
+
+
+def _prompts(ours: Pipeline, theirs: Pipeline) -> Iterator[str]:
+    for name in sorted({**ours.prompts, **_used(theirs)}):
+        a, b = ours.prompts.get(name, ""), theirs.prompts.get(name, "")
+        if a != b:
+            yield f"prompt {name!r} in {ST_CONFIG} is {_quoted(b)}, the model's {_quoted(a)}"
+    if ours.prefix() != theirs.prefix() and ours.default_prompt != theirs.default_prompt:
+        found, wanted = _quoted(theirs.default_prompt), _quoted(ours.default_prompt)
+        yield f"default_prompt_name in {ST_CONFIG} is {found}, the model's {wanted}"
+
+
+def _used(pipeline: Pipeline) -> Mapping[str, str]:
+    """The prompts that some text is given; of others the model knows nothing."""
+    used = {pipeline.prefix(role) for role in (None, "query", "document")} - {""}
+    return {name: text for name, text in pipeline.prompts.items() if text in used}
+
+
+def _quoted(text: str | None) -> str:
+    return repr(text) if text else "missing"

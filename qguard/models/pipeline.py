@@ -27,6 +27,7 @@ from qguard.models.table import THEIRS, is_table, read_table
 __all__ = ["POOLING_MODES", "ROLES", "Pipeline", "read_pipeline"]
 
 STATIC = "StaticEmbedding"
+ST_CONFIG = "config_sentence_transformers.json"
 UNLIMITED = 2**31 - 1  # tokens that a model reads which has no positions
 
 # Names of prompts by role, as sentence-transformers' encode_query and encode_document look for them.
@@ -206,7 +207,7 @@ def read_pipeline(folder: Path) -> Pipeline:
         there = module.after(there)
     if SENTENCE not in there:
         raise ModelProblem("no module of modules.json gives a sentence embedding; expected a Pooling module")
-    settings = {**FIRST[kind].read(inside(folder, path)), **_prompts(folder), "truncate_dim": _truncation(folder)}
+    settings = {**FIRST[kind].read(inside(folder, path)), **declared_prompts(folder), "truncate_dim": _truncation(folder)}
     pipeline = Pipeline(head, transformer=path, first=kind, **settings)
     similarity = _similarity(folder)
     if pipeline.unit_length and similarity in ("dot", "euclidean"):
@@ -247,7 +248,7 @@ def _shared(folder: Path, declared: Routes) -> tuple[str, str]:
 
 
 def _similarity(folder: Path) -> str:
-    found = read_optional(folder / "config_sentence_transformers.json").get("similarity_fn_name") or "cosine"
+    found = read_optional(folder / ST_CONFIG).get("similarity_fn_name") or "cosine"
     if not isinstance(found, str) or found not in SIMILARITIES:
         raise ModelProblem(
             f"similarity_fn_name of config_sentence_transformers.json: expected one of {', '.join(SIMILARITIES)}, found {found!r}"
@@ -256,14 +257,19 @@ def _similarity(folder: Path) -> str:
 
 
 def _truncation(folder: Path) -> int | None:
-    found = read_optional(folder / "config_sentence_transformers.json").get("truncate_dim")
+    found = read_optional(folder / ST_CONFIG).get("truncate_dim")
     if found is not None and (not isinstance(found, int) or isinstance(found, bool) or found < 1):
         raise ModelProblem(f"truncate_dim of config_sentence_transformers.json: expected a number from 1 on, found {found!r}")
     return found
 
 
-def _prompts(folder: Path) -> dict[str, Any]:
-    config = read_optional(folder / "config_sentence_transformers.json")
+def declared_prompts(folder: Path) -> dict[str, Any]:
+    """``prompts`` and ``default_prompt`` of a :class:`Pipeline` as a folder declares them.
+
+    Raises:
+        ModelProblem: for anything but names and texts, or a default that is none of them.
+    """
+    config = read_optional(folder / ST_CONFIG)
     prompts, default = config.get("prompts") or {}, config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise ModelProblem(f"prompts of config_sentence_transformers.json: expected names and texts, found {prompts!r}")
