@@ -16,9 +16,17 @@ from pathlib import Path
 import pytest
 
 from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
+from qguard.attest.settings import EXAMPLES, changed, settings_in_force
 from qguard.cli import main
+from qguard.config import Config, load_config
+from qguard.config.tables import LatencyConfig, ModelConfig, PrecisionConfig, RobustnessConfig, SuiteConfig, VectorsConfig
 from qguard.files import sha256_json
+from qguard.gates import parse_gate
+from qguard.gates.check import Check, judge
+from qguard.judging.session import Session
+from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
+from qguard.precisions import parse_precision
 from tests.processes import gate
 
 LAX = Bound(">=", 0.1).to_json()
@@ -41,7 +49,7 @@ class Case:
     def __init__(self, folder: Path, statement: dict) -> None:
         self.folder, self.statement = folder, statement
         self.artifact, self.verdict, self.project = folder / "model", folder / "verdict.json", folder / "project"
-        self.require, self.options = "int8 pass", list[str]()
+        self.require, self.options, self.signature = "int8 pass", list[str](), ["--unsigned"]
 
     def part(self, name: str) -> dict:
         """The annotations of one resource of the configuration."""
@@ -65,7 +73,8 @@ class Case:
         if not self.verdict.exists():
             self.verdict.write_text(json.dumps(self.statement))
         command = ["verify", str(self.verdict), "--artifact", str(self.artifact), "--require", self.require]
-        return main([*command, "--config", str(self.project), *self.options])
+        signature = [] if "--key" in self.options else self.signature
+        return main([*command, "--config", str(self.project), *signature, *self.options])
 
 
 @pytest.fixture
@@ -182,6 +191,63 @@ def slices_unjudged(c):
     for x in c.part("suite/own")["checks"]:
         if x["name"] == "ranking.overlap@10" and x["slice"]:
             x |= {"bound": None, "outcome": "reported"}
+
+
+def slice_checks_removed(c):
+    """All of one metric, though ``[*]`` bounds each slice."""
+    c.part("suite/own")["checks"] = [
+        x for x in c.part("suite/own")["checks"] if x["name"] != "ranking.overlap@10" or x["slice"] is None
+    ]
+
+
+def all_slice_checks_removed(c):
+    c.part("suite/own")["checks"] = [x for x in c.part("suite/own")["checks"] if x["slice"] is None]
+
+
+def one_slice_check_removed(c):
+    checks = c.part("suite/own")["checks"]
+    checks.remove(next(x for x in checks if x["name"] == "ranking.overlap@10" and x["slice"] == "legal"))
+
+
+def fewer_items(c):
+    c.check("ranking.overlap@10")["items"] = 3
+
+
+def a_familys_values_removed(c):
+    c.part("suite/own")["checks"] = [x for x in c.part("suite/own")["checks"] if not x["name"].startswith("invariance.")]
+
+
+def judged_under_a_loosened_gate_on_the_artifact(c):
+    """As a project writes it that has this gate; the one that deploys has not."""
+    check, loose = c.check("artifact.weight_error"), Bound("<=", 9).to_json()
+    c.part("gates")["gates"]["artifact.weight_error"] = {"bound": loose, "on": "value"}
+    check |= {"bound": loose, "promised": check["bound"], "value": 0.9}
+    c.sealed_gates()
+
+
+def settings_removed(c):
+    c.statement["predicate"]["configuration"].remove(c.resource("settings"))
+
+
+def settings_edited_without_their_hash(c):
+    c.part("settings")["settings"]["device"] = "cuda"
+
+
+def judged_on(key, value):
+    """The verdict of a run with another setting."""
+
+    def tamper(c):
+        c.part("settings")["settings"][key] = value
+        c.resource("settings")["digest"]["sha256"] = sha256_json(c.part("settings")["settings"])
+
+    tamper.__name__ = f"judged_with_{key}"
+    return tamper
+
+
+def robustness_gated_since(c):
+    c.configure("\n")
+    file = c.project / "pyproject.toml"
+    file.write_text(file.read_text().replace('robustness]\nmode = "off"', "robustness]\nexamples = 50"))
 
 
 def bound_without_a_direction(c):
@@ -316,6 +382,19 @@ TAMPERINGS = {
     gate_removed: "gates: expected ranking.top1 >= 0.92, in force now, found no such gate",
     slice_gate_slipped_in: r"own/ranking.overlap@10\[.*\]: expected ranking.overlap@10\[\*\] >= 0.88, in force now, found >= 0.1",
     bound_that_is_none: r"suites\.own\.checks\..*expected a bound such as '>= 0.9' or '<= 0.05', found '0.5'",
+    slice_checks_removed: r"suite own: expected a value of ranking.overlap@10\[",
+    all_slice_checks_removed: r"suite own: expected a value of \S+\[.* and \d+ more, found none",
+    one_slice_check_removed: r"suite own: expected a value of ranking.overlap@10\[legal\], found none",
+    fewer_items: r"own/ranking.overlap@10: expected \d+ items, as the suite has, found 3",
+    a_familys_values_removed: "suite own: expected a value of invariance.*, found none",
+    judged_under_a_loosened_gate_on_the_artifact: "weight_error: expected artifact.weight_error <= 0.*, by the recipe",
+    settings_removed: "settings: expected the settings that it was judged with, found none: an older qguard wrote it",
+    settings_edited_without_their_hash: "settings: expected settings with the SHA-256 .*, found others",
+    judged_on("device", "cuda"): "settings: expected device = cpu, in force now, found cuda when it was judged",
+    judged_on("precision.overlap", "allow"): "settings: expected precision.overlap = refuse, in force now, found allow",
+    judged_on("model", {"max_seq_length": 64}): "settings: expected model = .*max_seq_length.*None.*, found .*64",
+    judged_on("recipe", {"weights": "F32"}): "settings: expected recipe = .*I8.*, found .*F32",
+    robustness_gated_since: "settings: expected robustness.examples = 50, in force now, found None when it was judged",
     bound_without_a_direction: 'suites.own.checks.*bound: .*expected a bound such as .*, found .*op',
     laxer_by_less_than_is_printed: "gates: expected ranking.top1 >= 0.92000004, in force now, found >= 0.92 when",
     value_below_its_bound_by_less_than_is_printed: "expected a value that holds >= 0.96, found 0.9599999, pass",
@@ -421,6 +500,7 @@ def test_the_gate_of_a_deployment_is_light(case):
         str(case.artifact),
         "--require",
         "int8 pass",
+        "--unsigned",
         "--config",
         str(case.project),
     ]
@@ -579,3 +659,73 @@ def test_a_key_that_cannot_be_used_is_a_usage_error(case, keys, tmp_path, capsys
     case.options = ["--key", str(file)]
     assert case() == 2
     assert "expected a public key in PEM" in capsys.readouterr().err
+
+
+def test_a_verdict_without_a_checked_signature_is_refused_unless_that_is_asked_for(case, keys, capsys):
+    case.signature = []
+    assert case() == 1
+    said = capsys.readouterr().err
+    assert "it is not signed, so nothing proves who wrote it, or that its values, counts, versions and host are those of" in said
+    assert "--unsigned" in said
+    case.verdict.write_text(json.dumps(signed(case.statement, keys["ed25519"][0])))
+    assert case() == 1
+    assert "its signature was not checked" in capsys.readouterr().err
+    case.signature = ["--unsigned"]
+    assert case() == 0
+    assert "--unsigned: nothing proves who wrote it" in capsys.readouterr().out
+
+
+def test_a_key_and_unsigned_exclude_each_other(case):
+    case.options = ["--unsigned", "--key", "a.pem"]
+    with pytest.raises(SystemExit) as e:
+        case()
+    assert e.value.code == 2
+
+
+@pytest.mark.parametrize(("judged", "now", "codes"), [(2, 100, 1), (100, 100, 0), (200, 100, 0)])
+def test_the_number_of_robustness_examples_is_compared(judged, now, codes):
+    assert len(list(changed({EXAMPLES: judged}, {EXAMPLES: now}))) == codes
+
+
+def test_a_gate_that_replaces_a_recipes_bound_leaves_that_in_the_check():
+    value = Measured("artifact.weight_error", None, 0.5, 1, False, bound=Bound("<=", 0.02))
+    gate = parse_gate("artifact.weight_error", "<= 9")
+    (own,), (replaced,) = judge([value], [], "own"), judge([value], [gate], "own")
+    assert (own.promised, own.outcome, replaced.promised, replaced.outcome) == (None, "fail", Bound("<=", 0.02), "pass")
+    assert Check.from_json(replaced.to_json()) == replaced
+
+
+# how each setting is bound to a verdict, or why it need not be: a new one has to be thought of
+BOUND = {
+    "gates": "gates", "latency.mode": "gates", "latency.speedup": "gates", "latency.trend": "gates", "latency.tokens": "gates",
+    "latency.batches": "gates", "latency.threads": "settings", "latency.regression": "no verdict is of a baseline",
+    "latency.budget": "what ends too early is undecided, and did not pass", "robustness.mode": "tests",
+    "robustness.examples": "settings", "robustness.seed": "settings", "robustness.replay": "settings",
+    "vectors.calibration": "settings", "device": "settings", "precision.overlap": "settings", "precision.recipe": "settings",
+    "precision.calibration": "the artifact's bytes", "precision.samples": "the artifact's bytes",
+    "precision.seed": "the artifact's bytes", "models.ref": "the golden's hashes", "models.revision": "the golden's hashes",
+    "models.tokenizer": "the golden's hashes", "models.max_seq_length": "settings", "models.prompts": "settings",
+    "models.pooling": "settings", "models.normalize": "settings", "suites": "suites", "suite.path": "the suite's hash",
+    "suite.format": "the suite's hash", "suite.columns": "the suite's hash", "suite.scores": "the suite's hash",
+    "suite.split": "the suite's hash", "suite.duplicates": "the suite's hash", "precisions": "--require", "golden": "golden",
+    "strict": "what was not measured did not pass", "folder": "no key",
+}  # fmt: skip
+
+
+def test_every_setting_is_bound_or_has_a_reason_not_to_be():
+    tables = {
+        "latency": LatencyConfig, "robustness": RobustnessConfig, "vectors": VectorsConfig, "precision": PrecisionConfig,
+        "models": ModelConfig, "suite": SuiteConfig,
+    }  # fmt: skip
+    keys = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
+    assert keys | (set(Config.model_fields) - set(tables)) == set(BOUND)
+
+
+def test_the_settings_of_a_verdict_are_those_of_the_table(case):
+    config = load_config(case.project)
+    update = {"robustness": RobustnessConfig(), "latency": LatencyConfig()}
+    found = settings_in_force(Session(config.model_copy(update=update)), parse_precision("int8+int8"), "minilm")
+    timed = settings_in_force(Session(config.model_copy(update=update)), parse_precision("int8"), "minilm")
+    named = {"recipe": "precision.recipe"}
+    keys = {named.get(k, k) for k in {*found, *timed} - {"model"}} | {f"models.{k}" for k in timed["model"]}
+    assert keys == {k for k, how in BOUND.items() if how == "settings"}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from qguard.attest.policy import gate_of, laxer, must_judge
+from qguard.attest.policy import gate_of, laxer, required
 from qguard.attest.refusal import Refusal, listed
 from qguard.attest.shape import GateFacts, SuiteFacts, Verdict
 from qguard.errors import GoldenProblem
 from qguard.gates import Asked as AskedGate
-from qguard.judging import latency
-from qguard.judging.robustness import tried
+from qguard.judging.target import Target
 
 if TYPE_CHECKING:
     from qguard.attest.verification import Asked
@@ -40,6 +39,11 @@ def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFact
             yield Refusal(part, f"a value that holds {c.bound.exact}", f"{found}, {c.outcome}", asked.again)
         if c.accepted or c.name.startswith("latency.regression"):
             continue
+        if c.promised and not c.promised.holds(c.value) and gate_of(asked.gates, c.name, c.slice) is None:
+            # the gate that let it pass is no longer, or was never, one of this project
+            yield Refusal(
+                part, f"{c.name} {c.promised.exact}, by the recipe, which no gate replaces now", f"{c.value:.6g}", asked.again
+            )
         then = None if c.bound is None else GateFacts(bound=c.bound, on=c.on)
         sides: tuple[tuple[Mapping[str, AskedGate], str], ...] = ((recorded, "as it was judged by"), (now, "in force now"))
         for gates, whose in sides:
@@ -54,22 +58,17 @@ def _contradictions(verdict: Verdict, asked: Asked, suite: str, facts: SuiteFact
 
 
 def _missing(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:
-    suite = asked.session.suite(name)
-    session = asked.session
-    generated = tried(session, asked.precision) and session.config.robustness.mode == "gate"
-    also = [
-        *(["memory"] if latency.buckets(session, asked.precision, asked.model) else []),
-        *(["robustness"] if generated else []),
-    ]
-    judged = {c.label for c in facts.checks if c.bound is not None and not c.accepted}
-    both = [k for k in verdict.gates if k in asked.gates]
-    if lost := [k for k in must_judge(both, suite, also) if k not in judged]:
+    target = Target(asked.precision, asked.model, name)
+    try:
+        wanted = required(asked.session, target, [k for k in verdict.gates if k in asked.gates])
+    except GoldenProblem:
+        return  # which is refused as such
+    found = {c.label: c for c in facts.checks if c.bound is not None and not c.accepted}
+    if lost := [label for label in wanted if label not in found]:
         yield Refusal(f"suite {name}", f"a value of {listed(lost)}", "none", asked.again)
-    if slices := [k for k in both if k.endswith("[*]") and not k.startswith(("latency.", "task."))]:
-        present = {c.name for c in facts.checks if c.slice is not None and c.bound is not None}
-        whole = {c.name for c in facts.checks if c.slice is not None}
-        if lost := [k for k in slices if k[:-3] in whole and k[:-3] not in present]:
-            yield Refusal(f"suite {name}", f"slices judged by {listed(lost)}", "none", asked.again)
+    for label, items in wanted.items():
+        if items is not None and label in found and found[label].items != items:
+            yield Refusal(f"{name}/{label}", f"{items} items, as the suite has", f"{found[label].items}", asked.again)
 
 
 def _accepted(verdict: Verdict, asked: Asked, name: str, facts: SuiteFacts) -> Iterator[Refusal]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.attest.policy import gates_in_force
+from qguard.attest.settings import settings_in_force
 from qguard.attest.subjects import digests
 from qguard.encoders.runtimes import NO_FILES
 from qguard.errors import UsageProblem
@@ -79,5 +80,6 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
         "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},
         "scope": scope(session, target).to_json(),
         "gates": {key: {"bound": g.bound.to_json(), "on": g.on} for key, g in in_force.items()},
+        "settings": settings_in_force(session, precision, target.model),
         "host": host(),
     }  # fmt: skip

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from qguard.families import FAMILIES, TASK
+import numpy as np
+
+from qguard import goldens
+from qguard.families import TASK, TIMED, family_of, measure
 from qguard.gates import Asked, Gate
 from qguard.judging import latency
 from qguard.judging.artifact import BOUNDS
+from qguard.metrics import Comparison
 from qguard.suites import Suite
+from qguard.vectors.quantized import FLOAT, ranges_of
 
 if TYPE_CHECKING:
+    from qguard.encoders import Floats
     from qguard.judging.session import Session
+    from qguard.judging.target import Target
     from qguard.precisions import Precision
 
 
@@ -47,29 +55,61 @@ def split(key: str) -> tuple[str, str | None]:
     return metric, part.removesuffix("]") or None
 
 
-def must_judge(keys: Iterable[str], suite: Suite, also: Collection[str]) -> list[str]:
-    """The keys of which a complete verdict holds a check: task quality needs labels, a slice must occur.
+def _key(metric: str, part: str | None) -> str:
+    return metric + (f"[{part}]" if part else "")
+
+
+def required(session: Session, target: Target, keys: Collection[str]) -> dict[str, int | None]:
+    """The checks that a complete verdict of a target holds, by the families that judge it.
 
     Args:
+        session: Its configuration and goldens are asked, nothing is measured.
+        target: What was judged.
         keys: Of the gates in force.
-        suite: What was judged.
-        also: Families that this precision is judged in beyond those of all: ``memory`` needs a timed run.
+
+    Returns:
+        ``METRIC`` or ``METRIC[SLICE]`` → number of its items; ``None`` where only a measurement tells. Nothing where the golden
+        is of other texts, for which a verdict is refused anyway.
+
+    Raises:
+        GoldenProblem: when the golden cannot be read.
     """
     from qguard.metrics.task import names
 
-    task, slices = set(names(suite)), set(suite.slice_names)
-    families = {f.name for f in FAMILIES.values() if not {"labels", "generated", "process"} & set(f.needs)} | {*also}
-    found = []
-    for key in keys:
-        metric, part = split(key)
-        family = metric.partition(".")[0]
-        known = family in families or (family == TASK and metric in task) or metric == "latency.speedup"
-        if known and (part is None or part in slices or metric == "latency.speedup"):
-            found.append(key)
+    golden = goldens.read(goldens.golden_folder(session.config.golden_root, target.model, target.suite))
+    if golden.manifest["hashes"]["suite"] != session.suite(target.suite).sha256:
+        return {}
+    suite = golden.judged(session.suite(target.suite))
+    found: dict[str, int | None] = {}
+    for family in session.families(target):
+        mine = [k for k in keys if family_of(k) == family.name]
+        if family.switch and getattr(session.config, family.switch).mode != "gate":
+            continue
+        if family.sampled and suite.corpus is None:
+            itself = _golden_itself(session, target, suite, golden.vectors)
+            for m in measure(itself, family.name, worst=0):
+                if gate_of(dict.fromkeys(mine), m.name, m.slice):
+                    found[_key(m.name, m.slice)] = m.items
+            continue
+        # of others a measurement alone tells in which slices there is a value
+        for metric, part in map(split, mine):
+            named = part is None or (part != "*" and (family.test == TIMED or part in suite.slice_names))
+            if named and (family.name != TASK or metric in names(suite)):
+                found[_key(metric, part)] = None
     return found
 
 
-def gate_of(gates: Mapping[str, Asked], name: str, part: str | None) -> str | None:
+def _golden_itself(session: Session, target: Target, suite: Suite, vectors: Floats) -> Comparison:
+    """The golden in the candidate's place: it has the candidate's items, slices and labels."""
+    precision = target.precision
+    kept = vectors[:, : precision.dims or None]
+    found = Comparison.of(suite, kept, kept, session.similarity(target.model))
+    if precision.dims:
+        found = replace(found, whole=vectors.astype(np.float64))
+    return found if precision.vectors == FLOAT else found.quantize(precision.vectors, ranges_of(kept))
+
+
+def gate_of(gates: Mapping[str, object], name: str, part: str | None) -> str | None:
     """The key of the gate that bounds a value, the nearest one first; ``None`` where none does."""
     keys = (name,) if part is None else (f"{name}[{part}]", f"{name}[*]")
     return next((k for k in keys if k in gates), None)

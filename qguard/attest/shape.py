@@ -103,6 +103,7 @@ class CheckFacts(Part):
     """A value, and the gate that judged it; see :class:`qguard.gates.check.Check`.
 
     Attributes:
+        promised: The recipe's own bound, which a gate of the project replaced.
         rounding: How far the bound may be from the one that judged; 0 but in older statements.
     """
 
@@ -115,6 +116,7 @@ class CheckFacts(Part):
     items: int
     judged: float | None = None
     accepted: bool = False
+    promised: BoundValue | None = None
     rounding: float = Field(0.0, exclude=True)
 
     @model_validator(mode="before")
@@ -195,6 +197,7 @@ class Verdict(Part):
     """A statement of qguard's with its parts by what they are.
 
     Attributes:
+        settings: Those that decide a verdict and are no gates; ``None`` in an older one.
         printed: An older one, whose bounds are text of six digits.
     """
 
@@ -203,6 +206,8 @@ class Verdict(Part):
     tool: ToolFacts
     gates: dict[str, GateFacts]
     gates_sha256: str
+    settings: dict[str, Any] | None
+    settings_sha256: str
     model: str
     weights: str
     model_facts: ModelFacts
@@ -245,19 +250,22 @@ def verdict_of(statement: Mapping[str, Any]) -> Verdict:
         ) from None
 
 
+_SINGLE = ("qguard", "gates", "settings")  # resources of which there is one
+
+
 def _parts(whole: Statement) -> Verdict:
     found: dict[str, dict[str, Any]] = {"suite": {}, "golden": {}, "model": {}, "": {}}
     digests: dict[str, str] = {}
     for r in whole.predicate.configuration:
         kind, slash, name = r.name.partition("/")
-        if KEY in r.annotations and kind in (found if slash else ("qguard", "gates")):
+        if KEY in r.annotations and kind in (found if slash else _SINGLE):
             if r.name in digests:
                 raise RefusedProblem(
                     f"the statement's configuration names {printable(r.name)} twice; give the file as it was written"
                 )
             digests[r.name] = (r.digest or {}).get("sha256", "")
             found[kind if slash else ""][name if slash else kind] = r.annotations[KEY]
-    if set(found[""]) != {"qguard", "gates"} or len(found["model"]) != 1 or not found["suite"]:
+    if not {"qguard", "gates"} <= set(found[""]) or len(found["model"]) != 1 or not found["suite"]:
         raise RefusedProblem(
             "expected a configuration of qguard, gates, one model and at least one suite, found "
             f"{printable(listed(r.name or '(unnamed)' for r in whole.predicate.configuration)) or 'none'}; "
@@ -266,8 +274,11 @@ def _parts(whole: Statement) -> Verdict:
     (model,) = found["model"]
     golden = {suite.removeprefix(f"{model}/"): facts for suite, facts in found["golden"].items()}
     gates = found[""]["gates"].get("gates") if isinstance(found[""]["gates"], dict) else None
+    settings = found[""].get("settings")
     return Verdict.model_validate(
         {
+            "settings": settings.get("settings") if isinstance(settings, dict) else settings,
+            "settings_sha256": digests.get("settings", ""),
             "subjects": whole.subject, "predicate": whole.predicate, "tool": found[""]["qguard"], "gates": gates,
             "gates_sha256": digests["gates"], "model": model, "weights": digests[f"model/{model}"],
             "model_facts": found["model"][model], "suites": found["suite"],

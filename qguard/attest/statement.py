@@ -68,7 +68,7 @@ def statement(
 def _configuration(
     report: Mapping[str, Any], by_suite: Mapping[str, Mapping[str, Any]], moment: datetime.datetime
 ) -> list[dict[str, Any]]:
-    """The resources: qguard itself, the gates, the model, and each suite with its golden."""
+    """The resources: qguard itself, the gates, other settings, the model, and each suite with its golden."""
     date = moment.isoformat(timespec="seconds").replace("+00:00", "Z")
     first = next(iter(by_suite.values()), {})
     tool = {"version": __version__, "date": date, "host": first.get("host"), "precision": first.get("precision")}
@@ -78,6 +78,7 @@ def _configuration(
     model = dict(first["model"])
     out += [
         _resource("gates", sha256_json(first["gates"]), {"gates": first["gates"]}),
+        _resource("settings", sha256_json(first["settings"]), {"settings": first["settings"]}),
         _resource(f"model/{model['name']}", model.pop("weights"), model),
     ]
     runs = {run["suite"]: run for run in report["runs"]}
@@ -96,8 +97,10 @@ def _resource(name: str, sha256: str, facts: Mapping[str, Any]) -> dict[str, Any
 
 
 def _judged(check: Mapping[str, Any]) -> dict[str, Any]:
-    """What the gate judged, where that is not the value, and whether it is a gate of accepted scores."""
+    """What the gate judged, where that is not the value; the recipe's bound that it replaces; that it is of accepted scores."""
     more: dict[str, Any] = {"accepted": True} if check.get("accepted") else {}
+    if check["promised"]:
+        more["promised"] = check["promised"]
     if check["on"] != "value" and check["interval"]:
         more["judged"] = check["interval"][0 if check["on"] == "lower" else 1]
     return more

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from qguard.attest.checks import refuse_checks
 from qguard.attest.policy import gates_in_force, laxer
 from qguard.attest.refusal import Refusal, listed
+from qguard.attest.settings import changed, settings_in_force
 from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
 from qguard.attest.subjects import digests
@@ -73,6 +74,7 @@ def verify(verdict: Verdict, asked: Asked) -> list[Refusal]:
     return [
         *found,
         *_gates(verdict, asked),
+        *_settings(verdict, asked),
         *_suites(verdict, asked),
         *refuse_checks(verdict, asked),
     ]
@@ -137,6 +139,18 @@ def _gates(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
         if laxer(then, now):
             found = "no such gate" if then is None else f"{_gate(then)} when it was judged"
             yield Refusal("gates", f"{key} {_gate(now)}, in force now", found, asked.again)
+
+
+def _settings(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    then = verdict.settings
+    if then is None:
+        yield Refusal("settings", "the settings that it was judged with", "none: an older qguard wrote it", asked.again)
+        return
+    if sha256_json(then) != verdict.settings_sha256:
+        found = f"settings with the SHA-256 {verdict.settings_sha256[:12]}…"
+        yield Refusal("settings", found, "others", f"it was edited: {asked.again}")
+    for key, now, was in changed(then, settings_in_force(asked.session, asked.precision, asked.model)):
+        yield Refusal("settings", f"{key} = {now}, in force now", f"{was} when it was judged", asked.again)
 
 
 def _gate(g: AskedGate) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from qguard.commands import add_config, add_json
 from qguard.console.visible import say
-from qguard.errors import UsageProblem
+from qguard.errors import RefusedProblem, UsageProblem
 
 if TYPE_CHECKING:
     from qguard.config import Config
     from qguard.precisions import Precision
 
+_UNPROVED = "nothing proves who wrote it, or that its values, counts, versions and host are those of a run"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -38,11 +39,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--golden", type=Path, metavar="DIR", help="folder of the goldens (default: the project's)")
     add_config(parser)
     add("--model", metavar="NAME", help="model to verify; needed only where several are configured")
-    add(
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
         "--key",
         type=Path,
         metavar="PUBLIC.pem",
         help="refuse a verdict that this key did not sign (needs pip install 'qguard[sign]')",
+    )
+    who.add_argument(
+        "--unsigned",
+        action="store_true",
+        help="check a verdict without its signature, which does not prove who wrote it, nor that anything was measured",
     )
     add_json(parser)
 
@@ -62,6 +69,12 @@ def run(args: argparse.Namespace) -> int:
     model, precision = _model(config, args.model), _required(args.require, config)
     age = None if args.max_age is None else _age(args.max_age)
     found = read(args.verdict, args.key)
+    if not (found.authentic or args.unsigned):
+        what = "its signature was not checked" if found.enveloped else "it is not signed"
+        raise RefusedProblem(
+            f"{args.verdict}: {what}, so {_UNPROVED}. Give the signer's key: --key PUBLIC.pem (docs/deploy.md says how to sign); "
+            "or say that you know, as where another tool has checked it: --unsigned"
+        )
     verdict = verdict_of(found.statement)
     session = Session(config.select([model], []))
     asked = Asked(session, model, precision, args.artifact, age, datetime.datetime.now(datetime.UTC))
@@ -78,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         say("\n".join([*(f"REFUSED {r}" for r in refusals if r.mend == mend), f"  to fix it: {mend}"]))
     if refusals:
         return 1
-    signed = "signed by the given key" if found.authentic else "not authenticated: --key PUBLIC.pem checks a signature"
+    signed = "signed by the given key" if found.authentic else f"--unsigned: {_UNPROVED}"
     print(
         f"holds: {len(verdict.subjects)} files of {model} passed {precision} on {', '.join(session.config.suites)}, "
         f"{verdict.tool.date:%Y-%m-%d %H:%M} UTC ({signed})"

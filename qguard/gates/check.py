@@ -28,6 +28,7 @@ class Check:
         detectable: The smallest drop that so many items can detect; see :class:`qguard.metrics.bootstrap.Uncertainty`.
         unresolved: Words, where the bound is nearer to the value than that; else empty.
         origin: Why the bound is another than the default of MiniLM; see :class:`qguard.gates.Gate`.
+        promised: The bound that the value brought with it, where a gate of the project replaced it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Check:
     unresolved: str = ""
     accepted: str | None = None
     origin: str = ""
+    promised: Bound | None = None
 
     @property
     def judged(self) -> float:
@@ -61,15 +63,16 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of the JSON report, schema 2."""
-        bound, interval = self.bound and self.bound.to_json(), self.interval and list(self.interval)
-        return {**vars(self), "bound": bound, "worst": list(self.worst), "interval": interval}
+        bounds = {"bound": self.bound and self.bound.to_json(), "promised": self.promised and self.promised.to_json()}
+        return {**vars(self), **bounds, "worst": list(self.worst), "interval": self.interval and list(self.interval)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Check:
         """The check of :meth:`to_json`; what an older version did not write has its default."""
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
-        bound, interval = value["bound"], value.get("interval")
-        known |= {"bound": bound and Bound.from_json(bound), "worst": tuple(value.get("worst", ()))}
+        interval, bounds = value.get("interval"), {key: value.get(key) for key in ("bound", "promised")}
+        known |= {key: bound and Bound.from_json(bound) for key, bound in bounds.items()}
+        known |= {"worst": tuple(value.get("worst", ()))}
         return cls(**known | {"interval": interval and tuple(interval)})
 
 
@@ -89,6 +92,7 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
     checks = []
     for m in measured:
         own = [g for g in gates if g.applies(m)]
+        promised = m.bound if own else None
         if not own and m.bound:
             own = [Gate(m.name, m.slice, m.bound)]
         own = [g for g in own if g.slice == m.slice] or own
@@ -100,7 +104,7 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
             value = gate.judged(m, spread)
             bound = gate.bound
             outcome, margin = "pass" if bound.holds(value) else "fail", bound.margin(value)
-            facts = {**_facts(m, spread, gate), "on": gate.on, "origin": gate.origin}
+            facts = {**_facts(m, spread, gate), "on": gate.on, "origin": gate.origin, "promised": promised}
             checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, **facts))
     return checks
 

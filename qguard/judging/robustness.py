@@ -65,7 +65,7 @@ def measure_robustness(session: Session, precision: Precision, model: str) -> li
     probe = probe_of(session, precision, model)
     settings, base = session.config.robustness, session.model(model)
     file = kept_file(base.weight_sha256, base.tokenizer_sha256, f"{precision.name}@{precision.runtime}")
-    known = list(dict.fromkeys([*read_kept(file), *_replayed(session)]))
+    known = list(dict.fromkeys([*read_kept(file), *replayed(session)]))
     gates = gated(session, precision, model)
     found = search(probe, gates, settings.examples, settings.seed, known)
     _keep_worst(file, found)
@@ -74,7 +74,8 @@ def measure_robustness(session: Session, precision: Precision, model: str) -> li
     return [replace(v, worst=(*v.worst, _told(found))) if v.name in failed else v for v in values]
 
 
-def _replayed(session: Session) -> list[str]:
+def replayed(session: Session) -> list[str]:
+    """The texts that the project has tried first."""
     source = session.config.robustness.replay
     if source is None:
         return []

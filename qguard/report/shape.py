@@ -61,6 +61,7 @@ class CheckShape(Part):
         unresolved: A sentence, if the value is closer to the bound than ``detectable``; otherwise empty.
         accepted: The accepted score that replaces a gate here, and its noise.
         origin: A sentence, if the bound is a default that the model's golden moved; otherwise empty.
+        promised: The bound of the recipe that a gate of the project replaces; otherwise ``null``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class CheckShape(Part):
     unresolved: str = ""
     accepted: str | None = None
     origin: str = ""
+    promised: BoundShape | None = None
 
 
 class TrialShape(Part):
