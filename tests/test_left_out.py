@@ -228,7 +228,7 @@ def test_settings_of_the_tokenizer_are_those_that_sentence_transformers_obeys(fo
     assert len(found.token_ids[0]) == 30
     assert found.tokenizer is not None
     assert TextTokenizer.open(model.root, model.pipeline)(["DUE"]) == TextTokenizer.open(model.root, model.pipeline)(["due"])
-    reference = TextTokenizer.read(found.tokenizer, model.pipeline, "stored")
+    reference = TextTokenizer.read(found.tokenizer, model.pipeline, "stored", model.root)
     assert reference(["DUE"]) == preprocess(open_fp32(model), ["DUE"], 1) != reference(["due"])
 
 

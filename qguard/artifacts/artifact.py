@@ -6,12 +6,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from qguard.console.progress import progress
+from qguard.encoders.feeding import Feeding
 from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
@@ -42,6 +43,7 @@ class Artifact:
         provenance: How it was made; empty for an artifact of another tool.
         has_files: That there are files to be judged; what needs them is an error without.
         tokens: Folder of a ``tokenizer.json`` of its own, where that is not ``folder``'s: beside an ONNX file without modules.
+        feeding: What its ONNX file does not say of its inputs and outputs.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class Artifact:
     provenance: dict[str, Any]
     has_files: bool = True
     tokens: Path | None = None
+    feeding: Feeding = field(default_factory=Feeding)
 
     @classmethod
     def without_files(cls, base: Model) -> Artifact:
@@ -147,8 +150,9 @@ def open_artifact(path: Path, base: Model) -> Artifact:
         # a file inside a whole model folder is judged with that folder's own tokenizer and heads
         for home in path.parents[:3]:
             if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
-                return Artifact(home, path, base.configured(read_pipeline(home)), _provenance(home))
-        return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path))
+                pipeline, provenance = base.configured(read_pipeline(home)), _provenance(home)
+                return Artifact(home, path, pipeline, provenance, feeding=_feeding(home, pipeline, provenance, base))
+        return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path), feeding=Feeding.of(base))
     try:
         pipeline = base.configured(read_pipeline(path)) if (path / "modules.json").exists() else base.pipeline
     except ModelProblem as e:
@@ -164,7 +168,8 @@ def open_artifact(path: Path, base: Model) -> Artifact:
     folder = path if whole else base.folder
     if files:
         read_graph(files[0])
-        return Artifact(folder, files[0], pipeline, provenance, tokens=None if whole else tokens_beside(files[0]))
+        tokens = None if whole else tokens_beside(files[0])
+        return Artifact(folder, files[0], pipeline, provenance, True, tokens, _feeding(folder, pipeline, provenance, base))
     if not list((path / pipeline.transformer).glob("*.safetensors")):
         raise ArtifactProblem(f"{path.name} holds neither an ONNX file nor safetensors weights")
     return Artifact(path, None, pipeline, provenance)
@@ -174,6 +179,17 @@ def tokens_beside(file: Path) -> Path | None:
     """The folder of the ``tokenizer.json`` beside an ONNX file, or beside the folder ``onnx`` that it lies in."""
     places = [file.parent, *([file.parent.parent] if file.parent.name == "onnx" else [])]
     return next((place for place in places if (place / TOKENIZER_FILES[0]).exists()), None)
+
+
+def _feeding(folder: Path, pipeline: Pipeline, provenance: dict[str, Any], base: Model) -> Feeding:
+    """By the artifact's own configuration, the model's where it has none.
+
+    What the project says of inputs and outputs is not of files that are exported here, whose inputs and outputs are known.
+    """
+    root = inside(folder, pipeline.transformer)
+    root = root if (root / "config.json").exists() else base.root
+    exported = bool(provenance) and base.onnx is None
+    return Feeding.read(root) if exported else Feeding.read(root, base.inputs, base.output)
 
 
 def _provenance(folder: Path) -> dict[str, Any]:

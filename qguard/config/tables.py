@@ -54,6 +54,8 @@ class ModelConfig(_Table):
         pooling: How token embeddings become one vector: ``cls``, ``max``, ``mean``, ``mean_sqrt_len_tokens``, ``weightedmean``
             or ``lasttoken``.
         normalize: Whether vectors are scaled to unit length.
+        inputs: Name → value of further inputs of the ONNX file, such as ``{task_id = 0}``: a number, or nested lists of numbers.
+        output: Name of the output that holds the embedding, for an ONNX file with several.
     """
 
     ref: str = Field(min_length=1)
@@ -63,6 +65,8 @@ class ModelConfig(_Table):
     tokenizer: str | None = None
     pooling: str | None = None
     normalize: bool | None = None
+    inputs: dict[str, float | list[Any]] | None = None
+    output: str | None = Field(None, min_length=1)
 
     @field_validator("pooling")
     @classmethod

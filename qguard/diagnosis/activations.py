@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qguard.diagnosis.sites import LINEAR, AlignedTensor, Net
+from qguard.encoders.feeding import RIGHT
+from qguard.encoders.feeds import Feeds
+from qguard.encoders.ports import of_session
 from qguard.errors import ArtifactProblem
 from qguard.machine.cpu import saturates
 from qguard.onnx.unsigned import unsigned_weights
@@ -127,17 +131,19 @@ class Runner:
             self.session = graph.session(options)
         except Exception as e:
             raise ArtifactProblem(f"ONNX Runtime cannot run the opened graph: {str(e).strip()[:300]}") from e
-        self.inputs = {i.name: i.type for i in self.session.get_inputs()}
+        ports = of_session(self.session.get_inputs())
+        self._fed = [p.name for p in ports if p.name.endswith("/given")]
+        self._feeds = Feeds([p for p in ports if p.name not in self._fed], Path("the opened graph"), net.feeding)
+        if self._feeds.batch is not None or self._feeds.length is not None:
+            raise ArtifactProblem(
+                f"its layers cannot be compared: the file fixes its inputs at {self._feeds.batch or 'any'} texts of "
+                f"{self._feeds.length or 'any'} tokens; export it with dynamic axes"
+            )
 
     def __call__(self, ids: Array, mask: Array, given: dict[str, Array] | None = None) -> dict[str, Array]:
         """The tensors by name, float32, for padded token ids and their mask (batch, length)."""
-        from pathlib import Path
-
-        from qguard.encoders.ports import Feeds
-
-        own = {n: t for n, t in self.inputs.items() if not n.endswith("/given")}
-        feeds = Feeds(own, Path("graph"))(ids, mask)
-        feeds |= {n: given[n.removesuffix("/given")] for n in self.inputs if given is not None and n.endswith("/given")}
+        feeds = self._feeds(ids, mask)
+        feeds |= {n: given[n.removesuffix("/given")] for n in self._fed if given is not None}
         return dict(zip(self.names, self.session.run(self.names, feeds), strict=True))
 
 
@@ -150,6 +156,7 @@ def layer_errors(
     exact: bool = False,
     advance: Callable[[], None] = lambda: None,
     room: int | None = None,
+    side: str = RIGHT,
 ) -> list[LayerError]:
     """The error of every site, in the order of the graph.
 
@@ -162,6 +169,7 @@ def layer_errors(
         exact: The artifact is to be run with :data:`qguard.encoders.onnx.EXACT`.
         advance: Called after each batch.
         room: Tokens that the model has positions for; padding goes no further.
+        side: Where padding goes.
 
     Raises:
         ArtifactProblem: when one of the graphs does not run, or nothing could be compared.
@@ -180,7 +188,7 @@ def layer_errors(
         fits = int(HELD / (size * (len(ids[order[start]]) + PADDING)))
         # batches of small models stay as they are
         count = min(max(1, fits), BATCH - start % BATCH)
-        inputs, mask = behind([ids[i] for i in order[start : start + count]], pad_id, PADDING, room)
+        inputs, mask = behind([ids[i] for i in order[start : start + count]], pad_id, PADDING, room, side)
         y = theirs(inputs, mask)
         x = mine(inputs, mask)
         values = {s.fp32: y[s.candidate].astype(np.float32).reshape(x[s.fp32].shape) for s in usable}
@@ -196,11 +204,11 @@ def layer_errors(
     return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
 
 
-def behind(rows: Sequence[Sequence[int]], pad_id: int, padding: int, room: int | None) -> tuple[Any, Any]:
+def behind(rows: Sequence[Sequence[int]], pad_id: int, padding: int, room: int | None, side: str = RIGHT) -> tuple[Any, Any]:
     """Token ids and mask of a batch, with ``padding`` tokens more than its longest text, or as many as the model has room for."""
     from qguard.encoders import padded
 
-    return padded(rows, pad_id, padding if room is None else max(0, min(padding, room - max(map(len, rows)))))
+    return padded(rows, pad_id, padding if room is None else max(0, min(padding, room - max(map(len, rows)))), side)
 
 
 def _kept(fp32: Net, sites: Sequence[AlignedTensor], *, fed: bool) -> Runner:

@@ -84,9 +84,10 @@ class Examination:
         return TextTokenizer.open(base.root, base.pipeline).told(golden.token_ids, suite.roles)
 
     @cached_property
-    def pad_id(self) -> int:
-        """What fills short rows."""
-        return TextTokenizer.open(self.artifact.tokenizer_root, self.artifact.pipeline).pad_id
+    def filling(self) -> tuple[int, str]:
+        """What fills short rows, and on which side."""
+        own = TextTokenizer.open(self.artifact.tokenizer_root, self.artifact.pipeline)
+        return own.pad_id, own.side
 
     @cached_property
     def room(self) -> int | None:
@@ -96,9 +97,9 @@ class Examination:
     @cached_property
     def nets(self) -> tuple[Net, Net, list[AlignedTensor]]:
         """fp32 export and artifact with fused operators taken apart, and what both compute."""
-        fp32 = self.session.fp32(self.target.model, "onnx").file
-        assert fp32 is not None
-        mine, theirs = Net.read(fp32), Net.read(self.file)
+        fp32 = self.session.fp32(self.target.model, "onnx")
+        assert fp32.file is not None
+        mine, theirs = Net.read(fp32.file, fp32.feeding), Net.read(self.file, self.artifact.feeding)
         return mine, theirs, align(mine, theirs)
 
     def run(self, *, layers_only: bool = False) -> Diagnosis:
@@ -173,22 +174,25 @@ class Examination:
             raise ArtifactProblem("a static model has no layers to compare: it is one embedding table, whose rows are averaged")
         fp32, candidate, sites = self.nets
         with progress("errors of layers", -(-len(ids) // BATCH)) as advance:
-            return layer_errors(fp32, candidate, sites, ids, self.pad_id, exact_products(self.file), advance, self.room)
+            pad_id, side = self.filling
+            return layer_errors(fp32, candidate, sites, ids, pad_id, exact_products(self.file), advance, self.room, side)
 
     def stages(self, ids: Sequence[Sequence[int]], layers: Sequence[LayerError]) -> list[Stage]:
         """Every stage of the pipeline."""
         model, artifact = self.session.model(self.target.model), self.artifact
         found = [stages.tokens(self.ids, self.own_ids, artifact, model)]
-        runtime = OnnxRuntime(self.file)
-        fp32 = self.session.fp32(self.target.model, "onnx").file
-        assert fp32 is not None
-        reference = OnnxRuntime(fp32)
+        pad_id, side = self.filling
+        feeding = replace(artifact.feeding, pad_id=pad_id, side=side)
+        runtime = OnnxRuntime(self.file, feeding=feeding)
+        fp32 = self.session.fp32(self.target.model, "onnx")
+        assert fp32.file is not None
+        reference = OnnxRuntime(fp32.file, feeding=fp32.feeding)
         inside = self._hidden(runtime)
         seen = []
         ids = list(ids)[:: max(1, len(ids) // SEEN)][:SEEN]
         for start in range(0, len(ids), BATCH):
             rows = ids[start : start + BATCH]
-            batch = behind(rows, self.pad_id, PADDING, self.room)
+            batch = behind(rows, pad_id, PADDING, self.room, side)
             out = runtime(*batch)
             states = out if out.ndim == 3 else inside(*batch) if inside else None
             if states is None:
@@ -197,8 +201,8 @@ class Examination:
             seen.append(Seen(batch[1], reference(*batch), states, out, out.ndim == 2, rows))
         longest = None if self.room is None else max(1, self.room - 2 * PADDING)
         some = [row for row in ids if longest is None or len(row) <= longest] or [row[:longest] for row in ids]
-        short = [padded([row], self.pad_id) for row in some[: stages.FIRST]]
-        long = [padded([row], self.pad_id, 2 * PADDING) for row in some[: stages.FIRST]]
+        short = [padded([row], pad_id, 0, side) for row in some[: stages.FIRST]]
+        long = [padded([row], pad_id, 2 * PADDING, side) for row in some[: stages.FIRST]]
         alone, filled = ([self._states(runtime, inside, b) for b in batches] for batches in (short, long))
         cores = [x.own for x in layers if x.kind == ATTENTION]
         found.append(stages.padding(alone, filled, cores))
@@ -268,7 +272,8 @@ class Examination:
     def _encoder(self, file: Path) -> Encoder:
         model = self.session.model(self.target.model)
         tokenizer = TextTokenizer.open(model.root, model.pipeline)
-        return Encoder(tokenizer, OnnxRuntime(file), Head.open(model.folder, model.pipeline))
+        runtime = OnnxRuntime(file, feeding=self.artifact.feeding.padded_by(tokenizer))
+        return Encoder(tokenizer, runtime, Head.open(model.folder, model.pipeline))
 
     def _speed(self, fp32: Artifact, mended: Artifact) -> tuple[float, float]:
         """fp32's time over the artifact's, before and after, at 64 tokens: medians of runs in turn."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from qguard.diagnosis.names import home, key, layer
 from qguard.diagnosis.opened import opened
+from qguard.encoders.feeding import Feeding
 from qguard.errors import ArtifactProblem
 from qguard.onnx.edit import INTEGER, Graph
 from qguard.onnx.read import read_graph
@@ -51,20 +52,22 @@ class Net(Graph):
 
     Attributes:
         loaded: What was made to run it, for the next time.
+        feeding: What the file does not say of its inputs.
     """
 
-    def __init__(self, model: Any, folder: Path | None = None) -> None:
+    def __init__(self, model: Any, folder: Path | None = None, feeding: Feeding | None = None) -> None:
         super().__init__(model, folder)
+        self.feeding = feeding
         self.loaded = dict[Any, Any]()
 
     @classmethod
-    def read(cls, file: Path, *, whole: bool = False) -> Net:
+    def read(cls, file: Path, feeding: Feeding | None = None, *, whole: bool = False) -> Net:
         """The file, its fused operators taken apart unless it is wanted ``whole``.
 
         Raises:
             ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
         """
-        net = cls(read_graph(file), file.parent)
+        net = cls(read_graph(file), file.parent, feeding)
         if not whole:
             opened(net)
         return net

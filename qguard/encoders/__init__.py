@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.console.progress import progress
+from qguard.encoders.feeding import LEFT, RIGHT, Feeding
 from qguard.encoders.pooling import Head
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, RuntimeRecord
 from qguard.encoders.tokenizer import TextTokenizer, Tokens
@@ -33,7 +34,8 @@ class Runtime(Protocol):
         batch_tokens: Padded tokens of a batch that suit it.
         workers: Batches that it computes side by side.
 
-    Both are those of its record, unless the class sets them itself.
+    Both are those of its record, unless the class sets them itself. It may also have ``room``: the tokens that its file takes
+    at most, or ``None``.
     """
 
     batch_tokens: int
@@ -67,19 +69,21 @@ def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         start += size
 
 
-def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0) -> tuple[Ints, Ints]:
+def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side: str = RIGHT) -> tuple[Ints, Ints]:
     """Token ids (n, length) of n texts and their mask (n, length), 1 at tokens and 0 at padding.
 
     Args:
         ids: Token ids of at least one text.
         pad_id: What fills short rows.
         padding: Tokens of padding beyond the longest text.
+        side: Where padding goes, ``right`` or ``left``.
     """
     length = max(1, max(map(len, ids))) + padding
     input_ids, mask = np.full((len(ids), length), pad_id, np.int64), np.zeros((len(ids), length), np.int64)
     for k, row in enumerate(ids):
-        input_ids[k, : len(row)] = row
-        mask[k, : len(row)] = 1
+        at = slice(length - len(row), length) if side == LEFT else slice(len(row))
+        input_ids[k, at] = row
+        mask[k, at] = 1
     return input_ids, mask
 
 
@@ -89,10 +93,9 @@ class Encoder:
     What it encodes are rows: token ids here, texts with their roles in :class:`TextEncoder`.
 
     Args:
-        tokenizer: Texts to token ids.
+        tokenizer: Texts to token ids; short rows are filled with its padding token on its side.
         runtime: Token ids to token embeddings.
         head: Pooling, dense layers and normalization.
-        pad_id: Token id that fills short rows; masked, so it never changes a result.
     """
 
     takes = TOKEN_IDS
@@ -149,7 +152,7 @@ class Encoder:
         Args:
             ids: Token ids of n texts, or their rows.
             batches: Indices into ``ids``, in the order of the rows; each text in exactly one batch.
-            padding: Tokens that every batch is padded with beyond its longest text.
+            padding: Tokens that every batch is padded with beyond its longest text, or as many as its file has room for.
 
         Raises:
             MeasurementProblem: when the batches do not hold each text once.
@@ -183,7 +186,10 @@ class Encoder:
         return self.runtime.workers
 
     def _batch(self, ids: Sequence[Any], padding: int = 0) -> Floats:
-        input_ids, mask = padded(ids, self.tokenizer.pad_id, padding)
+        room = getattr(self.runtime, "room", None)
+        if room is not None:
+            padding = max(0, min(padding, room - max(map(len, ids))))
+        input_ids, mask = padded(ids, self.tokenizer.pad_id, padding, self.tokenizer.side)
         if self.head.pipeline.by_role and not all(isinstance(row, Tokens) for row in ids):
             raise MeasurementProblem("this model's head depends on the role of a text; expected token ids with their roles")
         vectors: Floats = self.head(self.runtime(input_ids, mask), mask, ids if self.head.pipeline.by_role else None)
@@ -263,7 +269,13 @@ class TextEncoder(Encoder):
 
 
 def open_runtime(
-    name: str, source: Path | Model, precision: str, threads: int | None = None, device: str = "cpu", **options: Any
+    name: str,
+    source: Path | Model,
+    precision: str,
+    threads: int | None = None,
+    device: str = "cpu",
+    feeding: Feeding | None = None,
+    **options: Any,
 ) -> Any:
     """A runtime on a transformer.
 
@@ -273,6 +285,7 @@ def open_runtime(
         precision: What torch computes in, and OpenVINO unless the artifact says it; an ONNX file in ONNX Runtime says it itself.
         threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
         device: Where a runtime computes that has several devices; one that has not ignores it.
+        feeding: What an ONNX file does not say of its inputs and outputs; a runtime that feeds none ignores it.
         options: Of the runtime's own.
 
     Returns:
@@ -283,7 +296,9 @@ def open_runtime(
         MeasurementProblem: when a runtime of another package cannot be opened.
     """
     record = RUNTIMES.find(name)
-    where = {"device": record.device(device)} if len(record.devices) > 1 else {}
+    where: dict[str, Any] = {"device": record.device(device)} if len(record.devices) > 1 else {}
+    if record.feeds:
+        where["feeding"] = feeding
     try:
         opened = record.opener()(source, precision, threads, **where, **options)
     except QguardError:
@@ -306,6 +321,7 @@ def open_encoder(
     device: str = "cpu",
     tokenizer: TextTokenizer | None = None,
     model: Model | None = None,
+    feeding: Feeding | None = None,
 ) -> Encoder:
     """An encoder on the files of ``folder``, or on a runtime without files.
 
@@ -318,13 +334,16 @@ def open_encoder(
         device: See :func:`open_runtime`.
         tokenizer: That of ``folder``, where it is open already.
         model: The fp32 model, for a runtime without files.
+        feeding: What the ONNX file does not say of its inputs and outputs; by default what ``folder`` declares.
     """
     root, record = folder / pipeline.transformer, RUNTIMES.find(runtime)
     tokenizer = tokenizer or TextTokenizer.open(root, pipeline)
     source: Path | Model | None = model if record.files == NO_FILES else file or root
     if source is None:
         raise MeasurementProblem(f"runtime {runtime!r} has no files, and is opened with the fp32 model; none is given")
-    opened = open_runtime(runtime, source, precision, None, device)
+    if record.feeds:
+        feeding = (feeding or Feeding.read(root)).padded_by(tokenizer)
+    opened = open_runtime(runtime, source, precision, None, device, feeding)
     if record.takes == TEXTS:
         return TextEncoder(tokenizer, opened, record, pipeline)
     return Encoder(tokenizer, opened, Head.open(folder, pipeline))

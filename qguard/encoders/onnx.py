@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qguard.encoders.ports import Feeds, embedding_output
+from qguard.encoders.feeding import Feeding
+from qguard.encoders.interface import Interface
+from qguard.encoders.ports import of_session
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem
 from qguard.files import read_json
@@ -48,46 +48,67 @@ class OnnxRuntime:
             better than one batch on several threads (benchmarks/throughput.py), and give the same vectors on every
             number of cores. Left out, memory is not kept between calls either.
         optimise: Fuse operators when the file is loaded; without, the same sums come from other kernels, and slower.
+        feeding: What the file's inputs and outputs do not say themselves.
+
+    Attributes:
+        session: ONNX Runtime's.
+        interface: How it is fed and read.
 
     Raises:
         ArtifactProblem: when the file does not load or has no usable input or output.
     """
 
-    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None, optimise: bool = True) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 1
-        # kept blocks pay from the second pass on, and an encoder makes one; what is timed keeps ONNX Runtime's own setting
-        options.enable_cpu_mem_arena = threads is not None
-        options.log_severity_level = 3
-        graph: Graph | None = None
-        if not optimise:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        if saturates() and exact_products(file):
-            if optimise:
-                options.add_session_config_entry(EXACT, "1")
-            else:
-                graph = Graph.read(file)
-                unsigned_weights(graph)
-        try:
-            self.session = (
-                ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-                if graph is None
-                else graph.session(options)
-            )
-        except Exception as e:  # ONNX Runtime's own exception types differ by build
-            raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
-        self.feeds = Feeds({i.name: i.type for i in self.session.get_inputs()}, file)
+    def __init__(
+        self,
+        file: Path,
+        precision: str = "fp32",
+        threads: int | None = None,
+        optimise: bool = True,
+        feeding: Feeding | None = None,
+    ) -> None:
+        self.session = open_session(file, threads, optimise)
+        inputs, outputs = of_session(self.session.get_inputs()), of_session(self.session.get_outputs())
+        self.interface = Interface(inputs, outputs, file, feeding)
         self.batch_tokens, self.workers = RUNTIMES["onnx"].batch, RUNTIMES["onnx"].parallel
-        # exports of dictionaries may give the token ids back as outputs: only floats can be embeddings
-        ranks = [(o.name, 0 if "int" in o.type else len(o.shape or ())) for o in self.session.get_outputs()]
-        self._output = embedding_output(ranks, file)
+        self.room = self.interface.room
 
     def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
         """See :class:`qguard.encoders.Runtime`."""
+        return self.interface(self._run, input_ids, attention_mask)
+
+    def _run(self, feeds: dict[str, Any]) -> Any:
         try:
-            (out,) = self.session.run([self._output], self.feeds(input_ids, attention_mask))
+            return self.session.run([self.interface.output.port.name], feeds)[0]
         except Exception as e:
-            raise ArtifactProblem(f"ONNX Runtime failed on a batch {input_ids.shape}: {str(e).strip()[:300]}") from e
-        return np.asarray(out, np.float32)
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in list(feeds.items())[:3])
+            raise ArtifactProblem(f"ONNX Runtime failed on a batch ({shapes}): {str(e).strip()[:300]}") from e
+
+
+def open_session(file: Path, threads: int | None = None, optimise: bool = True) -> Any:
+    """A session on a file; see :class:`OnnxRuntime`.
+
+    Raises:
+        ArtifactProblem: when the file does not load.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 1
+    # kept blocks pay from the second pass on, and an encoder makes one; what is timed keeps ONNX Runtime's own setting
+    options.enable_cpu_mem_arena = threads is not None
+    options.log_severity_level = 3
+    graph: Graph | None = None
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if saturates() and exact_products(file):
+        if optimise:
+            options.add_session_config_entry(EXACT, "1")
+        else:
+            graph = Graph.read(file)
+            unsigned_weights(graph)
+    try:
+        if graph is not None:
+            return graph.session(options)
+        return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # ONNX Runtime's own exception types differ by build
+        raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from qguard.encoders.ports import Feeds, embedding_output
+from qguard.encoders.feeding import Feeding
+from qguard.encoders.interface import Interface
+from qguard.encoders.ports import of_compiled
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import read_json
@@ -68,6 +70,10 @@ class OpenvinoRuntime:
         precision: See :func:`properties_of`.
         threads: Threads of one call; ``None`` for one thread and as many requests side by side as there are cores, as in
             ONNX Runtime, and the same vectors on every number of cores.
+        feeding: What the file's inputs and outputs do not say themselves.
+
+    Attributes:
+        interface: How it is fed and read.
 
     Raises:
         UsageProblem: where OpenVINO is not installed.
@@ -75,7 +81,7 @@ class OpenvinoRuntime:
             CPU lacks.
     """
 
-    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None) -> None:
+    def __init__(self, file: Path, precision: str = "fp32", threads: int | None = None, feeding: Feeding | None = None) -> None:
         ov = import_openvino()
         properties = properties_of(file, precision)
         self.batch_tokens, self.workers = RUNTIMES["openvino"].batch, 1 if threads else RUNTIMES["openvino"].parallel
@@ -96,25 +102,24 @@ class OpenvinoRuntime:
             raise ArtifactProblem(
                 f"{file.name} is to be computed in {properties[PRECISION]}, which this CPU has not; found {hint}"
             )
-        inputs = {i.get_any_name(): i.get_element_type().to_dtype().name for i in self.compiled.inputs}
-        self._feeds = Feeds(inputs, file)
-        outputs = [
-            (o.get_any_name(), o.get_partial_shape().rank.get_length() if o.get_element_type().is_real() else 0)
-            for o in self.compiled.outputs
-        ]
-        self._output = embedding_output(outputs, file)
+        self.interface = Interface(of_compiled(self.compiled.inputs), of_compiled(self.compiled.outputs), file, feeding)
+        self.room = self.interface.room
         self._requests: LifoQueue[Any] = LifoQueue()
         for _ in range(self.workers):
             self._requests.put(self.compiled.create_infer_request())
 
     def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
         """See :class:`qguard.encoders.Runtime`."""
+        return self.interface(self._run, input_ids, attention_mask)
+
+    def _run(self, feeds: dict[str, Any]) -> Any:
         request = self._requests.get()
         try:
-            request.infer(self._feeds(input_ids, attention_mask), share_inputs=True)
-            return np.array(request.get_tensor(self._output).data, np.float32)  # a copy: the request is used again
+            request.infer(feeds, share_inputs=True)
+            return np.array(request.get_tensor(self.interface.output.port.name).data)  # a copy: the request is used again
         except RuntimeError as e:
-            raise ArtifactProblem(f"OpenVINO failed on a batch {input_ids.shape}: {_words(e)}") from e
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in list(feeds.items())[:3])
+            raise ArtifactProblem(f"OpenVINO failed on a batch ({shapes}): {_words(e)}") from e
         finally:
             self._requests.put(request)
 

@@ -1,78 +1,103 @@
-"""Inputs and outputs of an ONNX transformer, ours or another tool's: found out by their names, the same in every runtime."""
+"""Inputs and outputs of an ONNX file, ours or another tool's, as any runtime declares them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+INPUT_IDS, MASK, TYPES, POSITIONS, PAST = "input_ids", "attention_mask", "token_type_ids", "position_ids", "past"
 
-from qguard.errors import ArtifactProblem
+# Whole names in the field: Transformers', TensorFlow Hub's, and those of smaller exporters
+_NAMES = {
+    INPUT_IDS: (
+        "input_ids", "ids", "token_ids", "tokens", "input_tokens", "input_word_ids", "word_ids", "input", "inputs", "src_tokens",
+    ),
+    MASK: ("attention_mask", "mask", "input_mask", "attn_mask", "masks"),
+    TYPES: ("token_type_ids", "token_types", "type_ids", "input_type_ids", "segment_ids", "segments", "segment"),
+    POSITIONS: ("position_ids", "positions", "pos_ids", "input_position_ids"),
+}  # fmt: skip
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
+# what a decoder is given of the tokens before: none, of a text that starts here
+_PAST = re.compile(r"past_key_values\.\d+\.(?:\w+\.)?(?:key|value)|past_key_values_\d+_(?:key|value)")
+_KINDS = {"float": "float32", "double": "float64"}
 
-_ROLES = (
-    ("mask", "attention_mask"), ("type", "token_type_ids"), ("segment", "token_type_ids"),
-    ("position", "position_ids"), ("id", "input_ids"), ("token", "input_ids"),
-)  # fmt: skip
-_OUTPUTS = ("last_hidden_state", "token_embeddings", "sentence_embedding")
 
+@dataclass(frozen=True)
+class Port:
+    """One input or output.
 
-class Feeds:
-    """Fills the inputs of one file.
-
-    Args:
-        inputs: Name and element type of each input; what has ``int32`` in its type is fed int32, everything else int64.
-        file: For messages.
-
-    Raises:
-        ArtifactProblem: for an input whose role its name does not tell, or when none takes token ids.
+    Attributes:
+        name: Its name in the file.
+        kind: NumPy's name of its element type, such as ``int64``, or the runtime's own word where NumPy has none.
+        shape: Of each axis its size, ``None`` where any size is taken; ``None`` as a whole where the file does not say it.
     """
 
-    def __init__(self, inputs: Mapping[str, str], file: Path) -> None:
-        self._roles = {name: (_role(name, file), "int32" in kind) for name, kind in inputs.items()}
-        if "input_ids" not in {role for role, _ in self._roles.values()}:
-            raise ArtifactProblem(f"{file.name} has no token id input; found {sorted(self._roles)}")
+    name: str
+    kind: str
+    shape: tuple[int | None, ...] | None = None
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
-        """The inputs by name, each (batch, length), in the dtypes that the file wants."""
-        values = {"input_ids": input_ids, "attention_mask": attention_mask}
-        feeds = {}
-        for name, (role, narrow) in self._roles.items():
-            if role == "token_type_ids":
-                value = np.zeros_like(input_ids)
-            elif role == "position_ids":
-                value = np.broadcast_to(np.arange(input_ids.shape[1]), input_ids.shape)
-            else:
-                value = values[role]
-            feeds[name] = value.astype(np.int32) if narrow else np.ascontiguousarray(value)
-        return feeds
+    @property
+    def rank(self) -> int:
+        """Number of axes; 0 where it is not said."""
+        return len(self.shape or ())
+
+    def __str__(self) -> str:
+        axes = "?" if self.shape is None else ", ".join("any" if n is None else str(n) for n in self.shape)
+        return f"{self.name} {self.kind} ({axes})"
+
+
+def of_session(values: Iterable[Any]) -> list[Port]:
+    """The ports that ONNX Runtime tells of a session, which gives a scalar and an unknown shape alike."""
+    found = []
+    for value in values:
+        kind = str(value.type).removeprefix("tensor(").removesuffix(")")
+        found.append(Port(value.name, _KINDS.get(kind, kind), _shape(value.shape) or None))
+    return found
+
+
+def of_compiled(values: Iterable[Any]) -> list[Port]:
+    """The ports of a model that OpenVINO compiled."""
+    found = []
+    for value in values:
+        element, partial = value.get_element_type(), value.get_partial_shape()
+        try:
+            kind = element.to_dtype().name
+        except (RuntimeError, TypeError):  # what NumPy has no type for
+            kind = element.get_type_name()
+        shape = None
+        if partial.rank.is_static:
+            shape = _shape([d.get_length() if d.is_static else None for d in partial])
+        found.append(Port(value.get_any_name(), "bfloat16" if element.get_type_name() == "bf16" else kind, shape))
+    return found
+
+
+def of_graph(values: Iterable[Any]) -> list[Port]:
+    """The ports of an ONNX graph: its ``input`` or ``output``."""
+    from onnx import TensorProto, helper
+
+    found = []
+    for value in values:
+        tensor = value.type.tensor_type
+        kind = "bfloat16" if tensor.elem_type == TensorProto.BFLOAT16 else ""
+        if not kind:
+            kind = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "undefined"
+        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        found.append(Port(value.name, kind, _shape(dims) if tensor.HasField("shape") else None))
+    return found
+
+
+def _shape(dims: Iterable[Any] | None) -> tuple[int | None, ...]:
+    return tuple(d if isinstance(d, int) and d > 0 else None for d in dims or ())
+
+
+def plain(name: str) -> str:
+    """A port's name in lower case, with words joined by ``_``, without what TensorFlow puts around it."""
+    name = name.removeprefix("serving_default_").partition(":")[0]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|-", "_", name).lower()
 
 
 def role_of(name: str) -> str | None:
-    """What an input takes: ``input_ids attention_mask token_type_ids position_ids``; ``None`` where its name does not say."""
-    low = name.lower()
-    return next((role for key, role in _ROLES if key in low), None)
-
-
-def _role(name: str, file: Path) -> str:
-    if role := role_of(name):
-        return role
-    raise ArtifactProblem(f"{file.name} has an input {name!r} that is none of token ids, attention mask, token types, positions")
-
-
-def embedding_output(outputs: Sequence[tuple[str, int]], file: Path) -> str:
-    """The name of the output to read: one of a known name, else the first of token embeddings' rank, else the first usable.
-
-    Args:
-        outputs: Name and rank of each output, in the file's order.
-        file: For messages.
-
-    Raises:
-        ArtifactProblem: when no output has 2 or 3 dimensions.
-    """
-    usable = [(name, rank) for name, rank in outputs if rank in (2, 3)]
-    if not usable:
-        raise ArtifactProblem(f"{file.name} has no output with 2 or 3 dimensions; found {[name for name, _ in outputs]}")
-    named = [name for want in _OUTPUTS for name, _ in usable if name == want]
-    deep = [name for name, rank in usable if rank == 3]
-    return (named or deep or [usable[0][0]])[0]
+    """What an input takes, by its whole name: ``input_ids attention_mask token_type_ids position_ids past``, or ``None``."""
+    return _ROLES.get(plain(name)) or (PAST if _PAST.fullmatch(name) else None)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.encoders import Encoder
+from qguard.encoders.feeding import Feeding
 from qguard.errors import ArtifactProblem, GoldenProblem
 from qguard.models.model import Model
 from qguard.onnx.read import fill, is_external, read_graph, stored_array, tensors
@@ -42,7 +43,7 @@ def reference(model: Model, suite: Suite) -> tuple[Floats, list[list[int]], dict
     from qguard.encoders import open_encoder
 
     assert model.onnx is not None
-    encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx)
+    encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx, feeding=Feeding.of(model))
     ids = encoder.tokenizer(suite.texts, suite.roles)
     vectors = encoder.encode_ids(ids)
     if not np.isfinite(vectors).all():

@@ -38,6 +38,8 @@ class RuntimeRecord:
         timed: Whether its latency and memory may be measured in this process. This needs token ids and files.
         prompts: Whether a runtime that takes texts adds the prompts itself. If not, qguard puts the prompt in front of each
             text.
+        feeds: Whether ``open`` also gets ``feeding``, a :class:`qguard.encoders.feeding.Feeding` or ``None``: what an ONNX file
+            does not say of its inputs and outputs.
     """
 
     name: str
@@ -50,6 +52,7 @@ class RuntimeRecord:
     workers: int = 1
     timed: bool | None = None
     prompts: bool = False
+    feeds: bool = False
 
     def lacks(self) -> Iterable[str]:
         """See :class:`qguard.registry.Record`."""
@@ -134,12 +137,13 @@ def _whole(value: object, least: int) -> bool:
 def _own() -> Iterator[RuntimeRecord]:
     # 256 a thread: what a batch leaves behind between two layers still fits the second-level cache
     yield RuntimeRecord(
-        "onnx", "qguard.encoders.onnx:OnnxRuntime", TOKEN_IDS, ONNX, _CPU, ("onnxruntime",), batch=256, workers=0, timed=True
-    )
+        "onnx", "qguard.encoders.onnx:OnnxRuntime", TOKEN_IDS, ONNX, _CPU, ("onnxruntime",), batch=256, workers=0, timed=True,
+        feeds=True,
+    )  # fmt: skip
     # 512 of one request; 2,048 take a fifth more CPU time, 4,096 half more
     yield RuntimeRecord(
         "openvino", "qguard.encoders.openvino:OpenvinoRuntime", TOKEN_IDS, ONNX, _CPU, ("openvino",), batch=512, workers=0,
-        timed=True,
+        timed=True, feeds=True,
     )  # fmt: skip
     # torch itself spreads a batch over the cores
     yield RuntimeRecord(

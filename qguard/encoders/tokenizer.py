@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from qguard.encoders.feeding import RIGHT, declared_side
 from qguard.errors import ModelProblem
-from qguard.models.pipeline import Pipeline, tokenizer_file
+from qguard.models.pipeline import Pipeline, read_optional, tokenizer_file
 
 
 class Tokens(list[int]):
@@ -26,25 +27,30 @@ class Tokens(list[int]):
 
 
 class TextTokenizer:
-    """Token ids of texts as the pipeline declares: prompt, lower-casing, special tokens, truncation; never padding."""
+    """Token ids of texts as the pipeline declares: prompt, lower-casing, special tokens, truncation; never padding.
 
-    def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int) -> None:
+    Attributes:
+        pad_id: The token id that fills short rows of a batch.
+        side: The side that it does so on, ``right`` or ``left``.
+    """
+
+    def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int, side: str = RIGHT) -> None:
         if pipeline.do_lower_case:
             _lower_case(tokenizer)
         if not pipeline.static:  # whose tokenizer sentence-transformers takes as it is, without special tokens
             tokenizer.enable_truncation(pipeline.max_seq_length, direction=pipeline.truncation_side)
         tokenizer.no_padding()
-        self._tokenizer, self._pipeline, self.pad_id = tokenizer, pipeline, pad_id
+        self._tokenizer, self._pipeline, self.pad_id, self.side = tokenizer, pipeline, pad_id, side
         self._prompts: dict[str, int] = {"": 0}  # tokens of each prompt
 
     @classmethod
     def open(cls, root: Path, pipeline: Pipeline) -> TextTokenizer:
-        """Read ``root/tokenizer.json``.
+        """Read ``root/tokenizer.json``, and how ``tokenizer_config.json`` beside it pads.
 
         Raises:
             ModelProblem: when it is missing or damaged.
         """
-        return cls._of(cls.tokenizer(root), pipeline)
+        return cls._of(cls.tokenizer(root), pipeline, root)
 
     @staticmethod
     def tokenizer(root: Path) -> Any:
@@ -57,23 +63,30 @@ class TextTokenizer:
         return parsed(path.read_bytes(), str(path))
 
     @classmethod
-    def read(cls, content: bytes, pipeline: Pipeline, where: str) -> TextTokenizer:
+    def read(cls, content: bytes, pipeline: Pipeline, where: str, root: Path) -> TextTokenizer:
         """The tokenizer that the content of a ``tokenizer.json`` describes.
 
         Args:
             content: Of the file.
             pipeline: Whose prompts, lengths and lower-casing it follows.
             where: The file, for messages.
+            root: The folder whose ``tokenizer_config.json`` says how it pads.
 
         Raises:
             ModelProblem: when it is damaged.
         """
-        return cls._of(parsed(content, where), pipeline)
+        return cls._of(parsed(content, where), pipeline, root)
 
     @classmethod
-    def _of(cls, tokenizer: Any, pipeline: Pipeline) -> TextTokenizer:
-        pad = tokenizer.padding["pad_id"] if tokenizer.padding else tokenizer.token_to_id("[PAD]")
-        return cls(tokenizer, pipeline, pad if pad is not None else tokenizer.token_to_id("<pad>") or 0)
+    def _of(cls, tokenizer: Any, pipeline: Pipeline, root: Path) -> TextTokenizer:
+        """As Transformers reads it: what ``tokenizer_config.json`` says of padding wins over ``tokenizer.json``."""
+        config, own = read_optional(root / "tokenizer_config.json"), tokenizer.padding or {}
+        token = config.get("pad_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        named = tokenizer.token_to_id(token) if isinstance(token, str) else None
+        found = (named, own.get("pad_id"), tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("<pad>"), 0)
+        side = declared_side(config) or own.get("direction") or RIGHT
+        return cls(tokenizer, pipeline, next(i for i in found if i is not None), side)
 
     @property
     def unknown_id(self) -> int | None:

@@ -121,7 +121,8 @@ def judge_under(sound: Session, precision: Precision, model: str, condition: Con
         if not artifact.has_files:
             return Shuffled(encoder, condition)
         name = artifact.runtime(precision.runtime)
-        runtime = open_runtime(name, artifact.runs, precision.base, condition.threads, sound.config.device)
+        feeding = artifact.feeding.padded_by(encoder.tokenizer)
+        runtime = open_runtime(name, artifact.runs, precision.base, condition.threads, sound.config.device, feeding)
         runtime.workers = 1
         return Shuffled(Encoder(encoder.tokenizer, runtime, encoder.head), condition)
 

@@ -111,11 +111,10 @@ class ArtifactGraph(Graph):
 
     def output(self) -> str:
         """The name of the output that holds embeddings, as the runtime chooses it."""
-        from qguard.encoders.ports import embedding_output
+        from qguard.encoders.outputs import choose
+        from qguard.encoders.ports import of_graph
 
-        outputs = [(o.name, o.type.tensor_type) for o in self.model.graph.output]
-        ranks = [(name, len(t.shape.dim) if t.elem_type in (1, 10, 11) else 0) for name, t in outputs]
-        return str(embedding_output(ranks, self.file))
+        return choose(of_graph(self.model.graph.output), self.file).port.name
 
     def before_output(self, name: str) -> str:
         """The graph's output is made under another name, so that something may follow; that name."""

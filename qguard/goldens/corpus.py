@@ -31,10 +31,11 @@ def fp32_coder(model: Model) -> Coder:
     opened: list[Any] = []
     if model.onnx:
         from qguard.encoders import open_encoder
+        from qguard.encoders.feeding import Feeding
 
         def encoder() -> Any:
             if not opened:
-                opened.append(open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx))
+                opened.append(open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx, feeding=Feeding.of(model)))
             return opened[0]
 
         def tokenize(texts: list[str]) -> Ids:

@@ -139,9 +139,10 @@ def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[
         found = fp32_outputs(model, suite)
         return found, sources(model), confirm(model, found.suite, found.vectors, found.token_ids)
     from qguard.encoders import open_encoder
+    from qguard.encoders.feeding import Feeding
     from qguard.encoders.reference import reference
 
-    encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx)
+    encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx, feeding=Feeding.of(model))
     ids = encoder.tokenizer(suite.texts, suite.roles)
     left_out = without_tokens(suite, ids)
     judged = suite.without(left_out)

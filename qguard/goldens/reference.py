@@ -116,7 +116,7 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     tokenizer = (
         TextTokenizer.open(model.root, model.pipeline)
         if loaded is None
-        else TextTokenizer.read(loaded, model.pipeline, "the tokenizer that sentence-transformers loads")
+        else TextTokenizer.read(loaded, model.pipeline, "the tokenizer that sentence-transformers loads", model.root)
     )
     own = tokenizer(whole.texts, whole.roles)
     prefixes = [model.pipeline.prefix(role) for role in whole.roles]

@@ -22,7 +22,7 @@ def reference_tokenizer(model: Model, golden: Golden | None) -> TextTokenizer:
 
     if golden is None or golden.tokenizer is None:
         return TextTokenizer.open(model.root, model.pipeline)
-    return TextTokenizer.read(golden.tokenizer, model.pipeline, str(golden.manifest["tokenizer_file"]))
+    return TextTokenizer.read(golden.tokenizer, model.pipeline, str(golden.manifest["tokenizer_file"]), model.root)
 
 
 def live_token_ids(model: Model, suite: Suite, golden: Golden) -> list[list[int]]:

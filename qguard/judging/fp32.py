@@ -47,4 +47,4 @@ def fp32_encoder(session: Session, model: str, runtime: str) -> Encoder:
         QguardError: when fp32 cannot be made or run here.
     """
     fp32 = session.fp32(model, runtime)
-    return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, session.config.device)
+    return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, session.config.device, feeding=fp32.feeding)

@@ -198,7 +198,7 @@ class Session:
         a, base = self.artifact(precision, model), self.model(model)
         tokenizer = self.tokenizer(precision, model)
         runtime = a.runtime(precision.runtime)
-        return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base)
+        return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding)
 
     @once
     def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:

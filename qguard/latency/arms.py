@@ -6,11 +6,12 @@ import json
 import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qguard.encoders.feeding import Feeding
 from qguard.errors import MeasurementProblem
 from qguard.latency.fresh import last_words
 
@@ -28,6 +29,7 @@ class ArmSpec:
         threads: Threads of one run.
         python: Another environment's interpreter (ONNX Runtime only), or ``None`` for this process.
         device: Where it computes, ``cpu`` or ``cuda``.
+        feeding: What an ONNX file does not say of its inputs and outputs.
     """
 
     runtime: str
@@ -36,16 +38,22 @@ class ArmSpec:
     threads: int = 1
     python: str | None = None
     device: str = "cpu"
+    feeding: Feeding = field(default_factory=Feeding)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ArmSpec:
+        """What :meth:`to_json` gave."""
+        return cls(**{**values, "feeding": Feeding(**values["feeding"])})
+
     def open_runtime(self) -> Any:
         """The runtime of :mod:`qguard.encoders`, on ``threads`` threads."""
         from qguard.encoders import open_runtime
 
-        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads, self.device)
+        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads, self.device, self.feeding)
 
     def arm(self, batch: Batch) -> LocalArm | WorkerArm:
         """The arm itself."""
@@ -98,11 +106,12 @@ class WorkerArm:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     @cached_property
-    def _feeds(self) -> dict[str, Any]:
-        """The session's inputs, found out once and not for every session."""
+    def _run(self) -> tuple[dict[str, Any], str]:
+        """The session's inputs and the name of its output, found out once and not for every session."""
         from qguard.encoders.onnx import OnnxRuntime
 
-        return OnnxRuntime(Path(self._spec.path)).feeds(*self._batch)
+        interface = OnnxRuntime(Path(self._spec.path), feeding=self._spec.feeding).interface
+        return interface.feeds(*self._batch), interface.output.port.name
 
     def open(self) -> None:
         """Start the worker and wait until it has loaded the model."""
@@ -110,8 +119,10 @@ class WorkerArm:
 
         self._folder = tempfile.TemporaryDirectory()
         feeds = Path(self._folder.name, "feeds.npz")
-        np.savez(feeds, **self._feeds)
-        command = [self._python, str(Path(__file__).with_name("worker.py")), self._spec.path, str(feeds), str(self._spec.threads)]
+        values, output = self._run
+        np.savez(feeds, **values)
+        worker = str(Path(__file__).with_name("worker.py"))
+        command = [self._python, worker, self._spec.path, str(feeds), str(self._spec.threads), output]
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -91,7 +91,8 @@ def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str 
     record = RUNTIMES.find(artifact.runtime(precision.runtime))
     if why := record.cannot_measure("latency"):
         raise MeasurementProblem(f"{precision}: {why}")
-    return ArmSpec(record.name, str(artifact.runs), precision.base, threads, python, record.device(device))
+    where = threads, python, record.device(device)
+    return ArmSpec(record.name, str(artifact.runs), precision.base, *where, artifact.feeding)
 
 
 def compare(

@@ -55,7 +55,7 @@ def main() -> None:
     import numpy as np
 
     spec = json.load(sys.stdin)
-    a, b = (ArmSpec(**s) for s in spec["arms"])
+    a, b = (ArmSpec.from_json(s) for s in spec["arms"])
     ids, mask = (np.asarray(x, np.int64) for x in spec["batch"])
     batch = ids, mask
     rule = Rule(**{**spec["rule"], "sessions": tuple(spec["rule"]["sessions"])})

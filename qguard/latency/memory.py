@@ -31,7 +31,7 @@ def main() -> None:
 
     spec = json.load(sys.stdin)
     ids, mask = (np.asarray(x, np.int64) for x in spec["batch"])
-    ArmSpec(**spec["arm"]).open_runtime()(ids, mask)
+    ArmSpec.from_json(spec["arm"]).open_runtime()(ids, mask)
     status = Path("/proc/self/status")
     if spec["arm"]["device"] == "cuda":
         import torch

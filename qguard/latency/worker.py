@@ -1,6 +1,7 @@
 """Times one ONNX file in a process of its own, on request. Needs onnxruntime and numpy only, so that any interpreter can run it.
 
-usage: python worker.py MODEL.onnx FEEDS.npz THREADS    then lines "DISCARD TIMED" on standard input, a JSON list back for each
+usage: python worker.py MODEL.onnx FEEDS.npz THREADS OUTPUT
+then lines "DISCARD TIMED" on standard input, a JSON list back for each
 """
 
 import json
@@ -19,7 +20,7 @@ def main() -> None:
     session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
     with np.load(sys.argv[2], allow_pickle=False) as data:
         feeds = {i.name: data[i.name] for i in session.get_inputs()}
-    outputs = [session.get_outputs()[0].name]
+    outputs = [sys.argv[4]]
     print(json.dumps({"onnxruntime": ort.__version__}), flush=True)
     for line in sys.stdin:
         discard, timed = map(int, line.split())

@@ -35,6 +35,8 @@ class Model:
         folder: Where its files are.
         settings: ``max_seq_length`` and ``prompts`` where the project sets them itself; they win over the folder's.
         onnx: The fp32 ONNX file of a model that comes without safetensors.
+        inputs: Values that the project gives for further inputs of its ONNX files, other tools' ones among them.
+        output: The output that the project names as the embedding; empty for a rule.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Model:
     folder: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
     onnx: Path | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    output: str = ""
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -225,7 +229,8 @@ def resolve(
         name: The configuration's name for the model.
         ref: See :func:`qguard.models.location.locate`.
         revision: Branch, tag or commit; hub ids only.
-        settings: See :class:`Model`; for a model that comes as ONNX alone, also those of :func:`qguard.models.layout.complete`.
+        settings: See :class:`Model`, ``inputs`` and ``output`` too; for a model that comes as ONNX alone, also those of
+            :func:`qguard.models.layout.complete`.
         was_folder: See :func:`qguard.models.location.locate`.
 
     Raises:
@@ -234,6 +239,7 @@ def resolve(
             :func:`qguard.models.admission.admit`.
     """
     place, settings = locate(name, ref, revision, was_folder=was_folder), dict(settings or {})
+    inputs, output = settings.pop("inputs", {}), settings.pop("output", "")
     onnx = layout.fp32_onnx(place)
     stated = [k for k in layout.STATED if k in settings]
     if onnx is None and stated:
@@ -241,6 +247,6 @@ def resolve(
             f"model {name!r}: {', '.join(stated)} can be set only for a model that comes as ONNX alone; this one's files say it"
         )
     folder = layout.complete(name, ref, onnx, settings) if onnx else place
-    model = Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx)
+    model = Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx, inputs, output)
     admit(model)
     return model

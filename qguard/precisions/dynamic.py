@@ -34,7 +34,7 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
-    from qguard.encoders.onnx import OnnxRuntime
+    from qguard.encoders.onnx import open_session
     from qguard.onnx.edit import STANDARD, Graph, remove
     from qguard.onnx.read import external_files
 
@@ -60,4 +60,4 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
             shutil.move(work, target)
     finally:
         logging.disable(before)
-    OnnxRuntime(target)
+    open_session(target)

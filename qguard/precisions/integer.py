@@ -40,6 +40,7 @@ from qguard.precisions.products import MOVES, plain_products
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
+    from qguard.encoders.feeding import Feeding
     from qguard.precisions.calibration import Sample
 
 Array = NDArray[Any]
@@ -166,7 +167,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     by_text = folded.reached(graph)
     fixed = {p.out for s in sites if s.x not in by_text for p in s.products}
     sites = [s for s in sites if s.x in by_text]
-    observer = Observer(source.file, {*(s.x for s in sites), *fixed}, token_ids(model, sample))
+    observer = Observer(source.file, {*(s.x for s in sites), *fixed}, token_ids(model, sample), source.feeding)
     if fixed:
         folded.store(graph, observer.values(fixed))
     plans = PLANS
@@ -302,12 +303,14 @@ class Observer:
         file: fp32.
         names: Inner tensors, float with the channels on their last axis.
         ids: Token ids of the texts.
+        feeding: What the file does not say of its inputs.
     """
 
-    def __init__(self, file: Path, names: Iterable[str], ids: list[list[int]]) -> None:
+    def __init__(self, file: Path, names: Iterable[str], ids: list[list[int]], feeding: Feeding | None = None) -> None:
         import onnxruntime as ort
 
-        from qguard.encoders.ports import Feeds
+        from qguard.encoders.feeds import Feeds
+        from qguard.encoders.ports import of_session
 
         self.ids = ids
         graph = Graph.read(file)
@@ -316,7 +319,7 @@ class Observer:
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False
         self._session = graph.session(options)
-        self._feeds = Feeds({i.name: i.type for i in self._session.get_inputs()}, file)
+        self._feeds = Feeds(of_session(self._session.get_inputs()), file, feeding)
 
     def _batches(self, ids: list[list[int]], channels: int) -> Iterator[tuple[Array, Array]]:
         """Padded token ids and masks of texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short."""

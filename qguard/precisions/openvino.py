@@ -85,7 +85,7 @@ def _rewrite(model: Model, folder: Path, source: Artifact, sample: Sample, encod
             found.setdefault(rows, (name, transposed, "" if node.op_type == "Gather" else node.input[0]))
             graph.set_input(node, i, f"{rows}/T" if transposed else rows)
     products = [(name, transposed, x) for name, transposed, x in found.values() if x]
-    seen = Observer(source.file, (x for _, _, x in products), token_ids(model, sample)).in_groups(
+    seen = Observer(source.file, (x for _, _, x in products), token_ids(model, sample), source.feeding).in_groups(
         ([x], int(graph.initializers[name].dims[0 if transposed else 1])) for name, transposed, x in products
     )
     made = list[Any]()

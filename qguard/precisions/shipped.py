@@ -23,6 +23,7 @@ def fp32(model: Model, folder: Path) -> None:
     decides (cosine of at least :data:`qguard.precisions.export.MIN_COSINE` on every text).
     """
     from qguard.encoders import open_encoder
+    from qguard.encoders.feeding import Feeding
 
     assert model.onnx is not None
     target = onnx_file(model, folder)
@@ -31,7 +32,8 @@ def fp32(model: Model, folder: Path) -> None:
             continue
         files = (target, model.onnx)
         try:
-            if agreement(open_encoder("onnx", folder, model.pipeline, "fp32", f) for f in files) >= MIN_COSINE:
+            feeding = Feeding.of(model)
+            if agreement(open_encoder("onnx", folder, model.pipeline, "fp32", f, feeding=feeding) for f in files) >= MIN_COSINE:
                 return
         except ArtifactProblem:  # one of them does not run; of the shipped one the gate tells
             continue

@@ -78,11 +78,11 @@ def _encoders(session: Session, target: Target, encoder: Encoder) -> Iterator[tu
     runtime = artifact.runtime(precision.runtime)
     if not artifact.has_files or isinstance(encoder, TextEncoder):
         return
-    path = artifact.runs
+    path, feeding = artifact.runs, artifact.feeding.padded_by(encoder.tokenizer)
     for threads in (1, 2):
         if not (runtime == "onnx" and threads == 1):  # which is the gate's
-            opened = open_runtime(runtime, path, precision.base, threads, session.config.device)
+            opened = open_runtime(runtime, path, precision.base, threads, session.config.device, feeding)
             yield f"{threads} thread{'s' * (threads > 1)} a batch", Encoder(encoder.tokenizer, opened, encoder.head)
     if runtime == "onnx":
-        opened = open_runtime(runtime, path, precision.base, optimise=False)
+        opened = open_runtime(runtime, path, precision.base, feeding=feeding, optimise=False)
         yield "kernels not fused", Encoder(encoder.tokenizer, opened, encoder.head)
