@@ -35,6 +35,7 @@ ARTIFACT = (
     _artifact("activation_range", False, "width, 0 or more", "the widest stored range of an activation"),
     _artifact("opset", True, "version", "the version of ONNX's operators that the file declares"),
     _artifact("saturation", False, "share in [0, 1]", "output channels whose products can overflow on x86 without VNNI"),
+    _artifact("overflow", False, "ratio, 0 or more", "the largest activation over the largest number of its 16-bit type"),
     _artifact("size_ratio", False, "ratio of bytes", "bytes of the weights over those of fp32"),
 )
 

@@ -39,10 +39,15 @@ _SHOWN = 5
 
 def of_target(session: Session, target: Target) -> list[Measured]:
     """The values of a target's artifact, whose calibration texts are not those that judge it."""
+    from qguard.judging.overflow import of_target as overflow
+
     session.refuse_overlap(target.precision, target.model, target.suite)
     artifact = session.artifact(target.precision, target.model)
     runtime = artifact.runtime(target.precision.runtime)
-    return measure_artifact(artifact, session.model(target.model), target.precision.recipe, runtime)
+    return [
+        *measure_artifact(artifact, session.model(target.model), target.precision.recipe, runtime),
+        *overflow(session, target),
+    ]
 
 
 def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: str = "onnx") -> list[Measured]:
