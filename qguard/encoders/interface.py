@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ class Interface:
         self._file, self._left = file, feeding is not None and feeding.side == LEFT
         self.feeds: Feeds = Feeds(inputs, file, feeding)
         self.output: Output = choose(outputs, file, feeding.output if feeding else "")
+
+    def reading(self, port: Port) -> Interface:
+        """The same that reads another output of the file."""
+        other = copy.copy(self)
+        other.output = choose([self.output.port, *self.output.others], self._file, port.name)
+        return other
 
     @property
     def room(self) -> int | None:

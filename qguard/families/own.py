@@ -36,6 +36,9 @@ ARTIFACT = (
     _artifact("opset", True, "version", "the version of ONNX's operators that the file declares"),
     _artifact("saturation", False, "share in [0, 1]", "output channels whose products can overflow on x86 without VNNI"),
     _artifact("overflow", False, "ratio, 0 or more", "the largest activation over the largest number of its 16-bit type"),
+    _artifact("unit_length", False, "distance, 0 or more", "distance of the length of a vector that the file has pooled from 1"),
+    _artifact("output_agreement", True, "cosine in [-1, 1]", "the file's own pooled output to its token embeddings, pooled here"),
+    _artifact("head", True, "0 or 1", "whether the vectors are those of the model's own pooling and Dense modules"),
     _artifact("size_ratio", False, "ratio of bytes", "bytes of the weights over those of fp32"),
 )
 

@@ -12,6 +12,7 @@ from typing import Any
 from qguard.artifacts.artifact import Artifact
 from qguard.artifacts.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
 from qguard.errors import ArtifactProblem
+from qguard.judging import outputs
 from qguard.judging.session import Session, Target
 from qguard.machine.cpu import saturates
 from qguard.metrics import Measured
@@ -38,7 +39,9 @@ _SHOWN = 5
 
 
 def of_target(session: Session, target: Target) -> list[Measured]:
-    """The values of a target's artifact, whose calibration texts are not those that judge it."""
+    """The values of a target's artifact, whose calibration texts are not those that judge it; see :func:`measure_artifact`,
+    :func:`qguard.judging.overflow.of_target` and :func:`qguard.judging.outputs.of_target`.
+    """
     from qguard.judging.overflow import of_target as overflow
 
     session.refuse_overlap(target.precision, target.model, target.suite)
@@ -47,6 +50,7 @@ def of_target(session: Session, target: Target) -> list[Measured]:
     return [
         *measure_artifact(artifact, session.model(target.model), target.precision.recipe, runtime),
         *overflow(session, target),
+        *outputs.of_target(session, target),
     ]
 
 
