@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from qguard.artifacts.artifact import open_artifact
+from qguard.cache import built_once, lock_of
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.models.model import safetensors_header
 from qguard.onnx.read import read_graph
@@ -69,7 +72,7 @@ def test_an_int8_file_holds_nothing_that_no_node_reads(int8):
     assert {t.name for t in graph.initializer} <= {name for node in graph.node for name in node.input}
 
 
-@pytest.mark.parametrize("damage", ["none", "missing", "of another", "without files"])
+@pytest.mark.parametrize("damage", ["none", "missing", "of another", "without files", "no list", "one more file"])
 def test_a_cache_entry_is_what_its_record_says_or_is_built_again(minilm, tmp_path, monkeypatch, damage):
     import json
 
@@ -91,6 +94,72 @@ def test_a_cache_entry_is_what_its_record_says_or_is_built_again(minilm, tmp_pat
         record.write_text(json.dumps({**found, "key": {"model": "other"}}))
     elif damage == "without files":
         record.write_text(json.dumps({**found, "files": {}}))
+    elif damage == "no list":
+        record.write_text(json.dumps({**found, "files": 5}))
+    elif damage == "one more file":
+        record.with_name("model.onnx").write_text("")
     again = build_cached(key, minilm, build)
     assert len(built) == (1 if damage == "none" else 2)
     assert again.provenance == found
+
+
+def fill(folder):
+    (folder / "file").write_text("whole")
+
+
+def whole(folder):
+    return lambda: folder if (folder / "file").exists() else None
+
+
+def test_a_killed_builds_folder_is_swept_and_a_running_ones_is_not(tmp_path):
+    """Also of builds that nobody will ask for again."""
+    from filelock import FileLock
+
+    for name in ("a", "b", "c"):
+        (tmp_path / f".{name}.01234567").mkdir()
+        (tmp_path / f".{name}.01234567" / "half").write_text("")
+        lock_of(tmp_path / name).touch()
+    (tmp_path / ".somebodys.own").mkdir()
+    with FileLock(lock_of(tmp_path / "c")):
+        built_once(tmp_path / "a", whole(tmp_path / "a"), fill)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [".c.01234567", ".somebodys.own", "a"]
+
+
+def test_a_folder_that_was_built_before_is_used_without_writing(tmp_path):
+    """A lock that cannot be had stands for a read-only file system: these tests may run as root, whom rights do not stop."""
+    folder = tmp_path / "a"
+    built_once(folder, whole(folder), fill)
+    lock_of(folder).unlink()
+    lock_of(folder).mkdir()
+    assert built_once(folder, whole(folder), fill) == folder
+    (folder / "file").unlink()
+    with pytest.raises(OSError, match="Is a directory"):
+        built_once(folder, whole(folder), fill)
+
+
+def test_a_pre_built_artifact_in_a_read_only_cache_is_judged_and_another_is_an_error(minilm, tmp_path, monkeypatch):
+    from qguard.artifacts import artifact
+
+    def build(folder):
+        (folder / "model.safetensors").write_bytes((minilm.folder / "model.safetensors").read_bytes())
+
+    def read_only(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setenv("QGUARD_CACHE", str(tmp_path))
+    key = {"model": "m", "precision": "fp32-torch"}
+    made = artifact.build_cached(key, minilm, build)
+    monkeypatch.setattr("filelock.FileLock", read_only)
+    assert artifact.build_cached(key, minilm, build).folder == made.folder
+    with pytest.raises(ArtifactProblem, match=r"cannot read or write the artifact cache .Permission denied.; .* QGUARD_CACHE"):
+        artifact.build_cached(key | {"precision": "fp16-torch"}, minilm, build)
+
+
+def test_what_is_built_has_the_rights_that_the_umask_leaves(tmp_path):
+    """A cache that one user filled is read by another."""
+    before = os.umask(0o022)
+    try:
+        built_once(tmp_path / "a", whole(tmp_path / "a"), fill)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755

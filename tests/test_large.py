@@ -254,6 +254,18 @@ def test_a_damaged_block_is_encoded_again(large, coder):
     shutil.rmtree(folder_of(large, coder))
 
 
+def test_vectors_that_were_encoded_before_are_used_in_a_read_only_cache(large, coder, monkeypatch):
+    def read_only(path):
+        raise OSError(30, "Read-only file system", str(path))
+
+    documents = large.suite("large").corpus
+    want = encode_corpus(documents, coder, BLOCK)
+    monkeypatch.setattr("filelock.FileLock", read_only)
+    assert encode_corpus(documents, replace(coder, encode=None), BLOCK) == want
+    with pytest.raises(MeasurementProblem, match="cannot be kept in the cache: Read-only file system"):
+        encode_corpus(documents, replace(coder, key={**coder.key, "test": "another"}), BLOCK)
+
+
 def test_vectors_that_are_not_finite_name_the_document(large, coder):
     def encode(texts, ids):
         out = np.ones((len(texts), 4), np.float32)

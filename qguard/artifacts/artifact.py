@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qguard.cache import built_once
 from qguard.console.progress import progress
 from qguard.encoders.feeding import Feeding
 from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
@@ -197,7 +197,10 @@ def _provenance(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     provenance = read_json(path, ArtifactProblem)
-    for name, want in provenance.get("files", {}).items():
+    files = provenance.get("files", {})
+    if not isinstance(files, dict):
+        raise ArtifactProblem(f"artifact {folder.name}: {PROVENANCE} does not list its files; copy or build it again")
+    for name, want in files.items():
         file = inside(folder, name)
         if not file.is_file():
             raise ArtifactProblem(f"artifact {folder.name}: {name} is missing; build it again")
@@ -220,38 +223,36 @@ def build_cached(key: dict[str, Any], base: Model, build: Callable[[Path], None]
     Raises:
         ArtifactProblem: when the cache cannot be written.
     """
-    from filelock import FileLock
-
     digest = sha256_json(key)
     folder = cache_folder() / f"{key['model']}-{key['precision']}-{digest[:16]}"
+
+    def fill(work: Path) -> None:
+        copy_layout(base, work)
+        _declare(base, work)
+        with progress(f"making {key['precision']} of {key['model']}", None):
+            build(work)
+        record = {"schema": 1, "key": key, "files": tree_hashes(work)}
+        (work / PROVENANCE).write_bytes(dump_json(record))
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if folder.exists():
-                try:
-                    kept = open_artifact(folder, base)
-                except ArtifactProblem:  # a damaged cache entry is ours to mend
-                    kept = None
-                # without the record of what it was made from and of every file's hash, an entry may be anything
-                if kept is not None and kept.provenance.get("files") and sha256_json(kept.provenance.get("key")) == digest:
-                    return kept
-                shutil.rmtree(folder)
-            work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-            try:
-                copy_layout(base, work)
-                _declare(base, work)
-                with progress(f"making {key['precision']} of {key['model']}", None):
-                    build(work)
-                record = {"schema": 1, "key": key, "files": tree_hashes(work)}
-                (work / PROVENANCE).write_bytes(dump_json(record))
-                work.rename(folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-            return open_artifact(folder, base)
+        return built_once(folder, lambda: _kept(folder, base, digest), fill)
     except OSError as e:
         raise ArtifactProblem(
-            f"cannot write the artifact cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
+            f"cannot read or write the artifact cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
         ) from e
+
+
+def _kept(folder: Path, base: Model, digest: str) -> Artifact | None:
+    """The artifact in a folder of the cache, if its record proves what it was made from, and every file in it."""
+    if not folder.exists():
+        return None
+    try:
+        kept = open_artifact(folder, base)
+    except ArtifactProblem:  # a damaged cache entry is ours to mend
+        return None
+    names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    proved = names == {*kept.provenance.get("files", {}), PROVENANCE}  # without the record it may be anything
+    return kept if proved and len(names) > 1 and sha256_json(kept.provenance.get("key")) == digest else None
 
 
 def _declare(base: Model, folder: Path) -> None:

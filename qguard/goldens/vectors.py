@@ -132,6 +132,8 @@ def encode_corpus(
         with FileLock(folder.with_suffix(".lock")):  # whoever waits finds everything encoded
             return _Encoding(folder, corpus, coder, block, check).run()
     except OSError as e:
+        if (whole := _Encoding(folder, corpus, coder, block, check).kept()) is not None:  # a cache that was filled before
+            return whole
         raise MeasurementProblem(
             f"the vectors of suite {corpus.name!r} cannot be kept in the cache: {e.strerror or e}; QGUARD_CACHE names another "
             "folder for it"
@@ -165,10 +167,32 @@ class _Encoding:
                 self.check(number, b.tokens)
             if self.done < self.corpus.rows:
                 self._continue(file)
-        return VectorFile(path, self.corpus.rows, self.dim), [b.tokens for b in self.blocks]
+        return self._found()
+
+    def kept(self) -> tuple[VectorFile, list[str]] | None:
+        """What an earlier run encoded to the end; nothing is written."""
+        try:
+            with (self.folder / VECTORS).open("rb") as file:
+                self._read(file)
+        except OSError:
+            return None
+        if self.done != self.corpus.rows:
+            return None
+        for number, b in enumerate(self.blocks):
+            self.check(number, b.tokens)
+        return self._found()
+
+    def _found(self) -> tuple[VectorFile, list[str]]:
+        return VectorFile(self.folder / VECTORS, self.corpus.rows, self.dim), [b.tokens for b in self.blocks]
 
     def _resume(self, file: BinaryIO) -> None:
         """Keep the blocks that are whole, and cut off what follows them."""
+        self._read(file)
+        file.truncate(self.done * self.dim * 4)
+        file.seek(0, os.SEEK_END)
+
+    def _read(self, file: BinaryIO) -> None:
+        """The blocks that are whole, up to the first that is not."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             state = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
             self.dim = int(state["dim"])
@@ -176,8 +200,6 @@ class _Encoding:
                 if hashlib.sha256(file.read(b.rows * self.dim * 4)).hexdigest() != b.vectors:
                     break
                 self.blocks.append(b)
-        file.truncate(self.done * self.dim * 4)
-        file.seek(0, os.SEEK_END)
 
     def _continue(self, file: BinaryIO) -> None:
         left = self.corpus.rows - self.done

@@ -7,12 +7,11 @@ the weights, is kept in the cache, so that nothing behind it has to tell the two
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qguard.cache import built_once
 from qguard.errors import ModelProblem
 from qguard.files import cache_folder, dump_json, inside, sha256_json, tree_hashes
 from qguard.models.location import locate
@@ -123,23 +122,17 @@ def _tokenizer(name: str, ref: str) -> bytes:
 
 def _kept(name: str, files: dict[str, bytes]) -> Path:
     """The folder of ``files`` in the cache, written anew where it is missing or not what was written."""
-    from filelock import FileLock
-
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
     folder = cache_folder() / "layouts" / f"{name}-{sha256_json(hashes)[:16]}"
+
+    def fill(work: Path) -> None:
+        for path, data in files.items():
+            (work / path).parent.mkdir(parents=True, exist_ok=True)
+            (work / path).write_bytes(data)
+
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if folder.exists() and tree_hashes(folder) == hashes:
-                return folder
-            shutil.rmtree(folder, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-            for path, data in files.items():
-                (work / path).parent.mkdir(parents=True, exist_ok=True)
-                (work / path).write_bytes(data)
-            work.rename(folder)
-            return folder
+        return built_once(folder, lambda: folder if folder.exists() and tree_hashes(folder) == hashes else None, fill)
     except OSError as e:
         raise ModelProblem(
-            f"model {name!r}: cannot write the cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
+            f"model {name!r}: no cache ({e.strerror or e}); free space or set QGUARD_CACHE to a writable folder"
         ) from e
