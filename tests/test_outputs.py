@@ -100,6 +100,15 @@ def test_a_long_text_leaves_room_for_what_to_do_within_ten_lines(precision):
     assert f"    {worst}" in lines  # whole, below
 
 
+def test_every_report_says_what_is_judged_and_where_it_comes_from(run_in_ci):
+    project, out = run_in_ci
+    parts = {p["name"]: p for p in json.loads((project / "r.json").read_text())["runs"][0]["judged"]}
+    assert (parts["file"]["value"], parts["file"]["source"]) == ("pt.onnx", "the file that was given")
+    assert (parts["output"]["source"], parts["tokenizer"]["source"]) == ("the name last_hidden_state", "model")
+    assert "judged: file pt.onnx (the file that was given)" in out
+    assert re.search(r"- Judged: file pt.onnx \(the file that was given\)", (project / "r.md").read_text().replace("\\", ""))
+
+
 def test_annotations_lie_on_the_gates_line_and_on_the_users_test(run_in_ci):
     project, out = run_in_ci
     found = [x for x in out.splitlines() if x.startswith("::error ")]
@@ -197,12 +206,12 @@ TESTS = ("test_artifact_is_quantized", "test_embeddings", "test_similarity", "te
 GATES = (CURRENT, *TESTS)
 CHECK = {
     "name": "ranking.top1", "suite": "s", "slice": None, "value": 0.9, "bound": Bound(">=", 0.8).to_json(), "outcome": "pass",
-    "margin": 0.1, "items": 9, "worst": [], "on": "value", "interval": None, "accepted": None,
+    "margin": 0.1, "items": 9, "worst": [], "on": "value", "interval": None, "accepted": None, "promised": None,
 }  # fmt: skip
 FILES = {"m.onnx": "a" * 64}
 EVIDENCE = {
     "files": FILES, "model": {"name": "m", "weights": "b" * 64, "tokenizer": "t", "pipeline": "p"}, "precision": {}, "host": {},
-    "suite": {"name": "s", "sha256": "c" * 64, "texts": 9, "slices": []}, "scope": {}, "gates": {},
+    "suite": {"name": "s", "sha256": "c" * 64, "texts": 9, "slices": []}, "scope": {}, "gates": {}, "settings": {},
     "golden": {"manifest": "d" * 64, "data": "e" * 64, "date": "2026-01-01"},
 }  # fmt: skip
 

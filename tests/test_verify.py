@@ -705,6 +705,7 @@ BOUND = {
     "precision.calibration": "the artifact's bytes", "precision.samples": "the artifact's bytes",
     "precision.seed": "the artifact's bytes", "models.ref": "the golden's hashes", "models.revision": "the golden's hashes",
     "models.tokenizer": "the golden's hashes", "models.max_seq_length": "settings", "models.prompts": "settings",
+    "models.inputs": "settings", "models.output": "settings",
     "models.pooling": "settings", "models.normalize": "settings", "suites": "suites", "suite.path": "the suite's hash",
     "suite.format": "the suite's hash", "suite.columns": "the suite's hash", "suite.scores": "the suite's hash",
     "suite.split": "the suite's hash", "suite.duplicates": "the suite's hash", "precisions": "--require", "golden": "golden",

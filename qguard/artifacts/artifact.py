@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from qguard.artifacts.candidates import GIVEN, choose, place
 from qguard.cache import built_once
 from qguard.console.progress import progress
 from qguard.encoders.feeding import Feeding
@@ -44,6 +45,8 @@ class Artifact:
         has_files: That there are files to be judged; what needs them is an error without.
         tokens: Folder of a ``tokenizer.json`` of its own, where that is not ``folder``'s: beside an ONNX file without modules.
         feeding: What its ONNX file does not say of its inputs and outputs.
+        rule: Why these files are judged, in words; empty for what is built here.
+        others: Files beside them that could have been judged.
     """
 
     folder: Path
@@ -53,6 +56,8 @@ class Artifact:
     has_files: bool = True
     tokens: Path | None = None
     feeding: Feeding = field(default_factory=Feeding)
+    rule: str = ""
+    others: tuple[str, ...] = ()
 
     @classmethod
     def without_files(cls, base: Model) -> Artifact:
@@ -131,48 +136,50 @@ class Artifact:
         return sha256_json([*parts, sha256_file(self.tokenizer_root / "tokenizer.json"), self.pipeline.sha256()])
 
 
-def open_artifact(path: Path, base: Model) -> Artifact:
+def open_artifact(path: Path, base: Model, runtime: str = "onnx") -> Artifact:
     """Read a folder or a bare ``.onnx`` file.
 
     Args:
-        path: A folder in sentence-transformers layout, or one ONNX file.
+        path: A folder in sentence-transformers layout, with ``#`` and the name of a file in it where it holds several; or one
+            ONNX file.
         base: The fp32 model; its tokenizer and heads serve where the artifact has none of its own.
+        runtime: What the precision runs in; it decides between ONNX files and safetensors.
 
     Raises:
-        ArtifactProblem: when nothing usable is there, or a file differs from the artifact's own provenance.
+        ArtifactProblem: when nothing usable is there, or several files are; or a file differs from the artifact's own provenance.
     """
+    path, named = place(path)
     if not path.exists():
         raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
     if path.is_file():
-        if path.suffix != ".onnx":
-            raise ArtifactProblem(f"{path.name}: expected an .onnx file or a folder, found {path.suffix or 'no suffix'}")
-        read_graph(path)
-        # a file inside a whole model folder is judged with that folder's own tokenizer and heads
-        for home in path.parents[:3]:
-            if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
-                pipeline, provenance = base.configured(read_pipeline(home)), _provenance(home)
-                return Artifact(home, path, pipeline, provenance, feeding=_feeding(home, pipeline, provenance, base))
-        return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path), feeding=Feeding.of(base))
+        return _alone(path, base)
     try:
         pipeline = base.configured(read_pipeline(path)) if (path / "modules.json").exists() else base.pipeline
     except ModelProblem as e:
         raise ArtifactProblem(f"artifact {path.name}: {e}") from e
     provenance = _provenance(path)
-    root = inside(path, pipeline.transformer)
-    files = next(filter(None, (sorted(place.glob(name)) for place in (root, path) for name in ("onnx/*.onnx", "*.onnx"))), [])
-    if len(files) > 1:
-        files = [f for f in files if f.name == "model.onnx"] or files
-    if len(files) > 1:
-        raise ArtifactProblem(f"{path.name} holds several ONNX files ({', '.join(f.name for f in files)}); give one of them")
+    choice = choose(path, inside(path, pipeline.transformer), runtime, named)
+    rule = "" if provenance and not choice.others else choice.rule
+    if choice.file is None:
+        return Artifact(path, None, pipeline, provenance, rule=rule, others=choice.others)
+    read_graph(choice.file)
     whole = (path / pipeline.transformer / "tokenizer.json").exists() and (path / "modules.json").exists()
-    folder = path if whole else base.folder
-    if files:
-        read_graph(files[0])
-        tokens = None if whole else tokens_beside(files[0])
-        return Artifact(folder, files[0], pipeline, provenance, True, tokens, _feeding(folder, pipeline, provenance, base))
-    if not list((path / pipeline.transformer).glob("*.safetensors")):
-        raise ArtifactProblem(f"{path.name} holds neither an ONNX file nor safetensors weights")
-    return Artifact(path, None, pipeline, provenance)
+    folder, tokens = path if whole else base.folder, None if whole else tokens_beside(choice.file)
+    feeding = _feeding(folder, pipeline, provenance, base)
+    return Artifact(folder, choice.file, pipeline, provenance, True, tokens, feeding, rule, choice.others)
+
+
+def _alone(path: Path, base: Model) -> Artifact:
+    if path.suffix != ".onnx":
+        raise ArtifactProblem(f"{path.name}: expected an .onnx file or a folder, found {path.suffix or 'no suffix'}")
+    read_graph(path)
+    # a file inside a whole model folder is judged with that folder's own tokenizer and heads
+    for home in path.parents[:3]:
+        if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
+            pipeline, provenance = base.configured(read_pipeline(home)), _provenance(home)
+            feeding = _feeding(home, pipeline, provenance, base)
+            return Artifact(home, path, pipeline, provenance, feeding=feeding, rule=GIVEN)
+    return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path), feeding=Feeding.of(base), rule=GIVEN)
 
 
 def tokens_beside(file: Path) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qguard.artifacts.artifact import TOKENIZER_FILES, tokens_beside
+from qguard.artifacts.candidates import place
 from qguard.console.progress import progress
 from qguard.errors import ArtifactProblem
 from qguard.files import inside, sha256_file
@@ -24,8 +25,8 @@ def digests(path: Path) -> dict[str, str]:
     """SHA-256 of every file of an artifact.
 
     Args:
-        path: A folder: every file in it, hidden ones too. An ``.onnx`` file: those of the model folder that it lies in; alone,
-            the file, the external data that it names, and the tokenizer's files beside it.
+        path: A folder: every file in it, hidden ones too, whichever is named after ``#``. An ``.onnx`` file: those of the
+            model folder that it lies in; alone, the file, the external data that it names, and the tokenizer's files beside it.
 
     Returns:
         Relative POSIX path → 64 hexadecimal digits, sorted.
@@ -33,6 +34,7 @@ def digests(path: Path) -> dict[str, str]:
     Raises:
         ArtifactProblem: when there is nothing to hash, a path leaves the folder, or something in it is no plain file.
     """
+    path, _ = place(path)
     if not path.exists():
         raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
     folder = path if path.is_dir() else home(path)

@@ -63,7 +63,7 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = None, s
 
 def add_artifact(parser: argparse.ArgumentParser) -> None:
     """``--artifact``, what is examined instead of an artifact that is built."""
-    text = "artifact folder or .onnx file from any tool (default: the one that qguard builds)"
+    text = "artifact folder, .onnx file, or file of a folder (DIR#FILE), from any tool (default: the one that qguard builds)"
     parser.add_argument("--artifact", type=Path, metavar="PATH", help=text)
 
 

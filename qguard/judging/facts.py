@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qguard.accepted.scores import Scope
+from qguard.judging.judged import judged
 from qguard.judging.session import Session, Target
 from qguard.machine.versions import installed
 from qguard.vectors.quantized import FLOAT, quantize
@@ -14,6 +15,7 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
     """What the report says about an artifact besides its checks."""
     artifact = session.artifact(target.precision, target.model)
     facts: dict[str, Any] = {"device": session.device(target), "changed": changed(session, target)}
+    facts["judged"] = parts(session, target)
     if artifact.has_files:
         facts["artifact"] = {"sha256": artifact.sha256, "bytes": artifact.bytes}
     facts["scope"] = scope(session, target).to_json()
@@ -29,6 +31,11 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
             "latency_of": str(target.precision.plain),
         }
     return facts
+
+
+def parts(session: Session, target: Target) -> list[dict[str, Any]]:
+    """What is judged; see :func:`qguard.judging.judged.judged`."""
+    return [part.to_json() for part in judged(session, target)]
 
 
 def stored_bytes(session: Session, target: Target) -> int:

@@ -176,7 +176,7 @@ class Session:
     def plain_artifact(self, precision: Precision, model: str) -> Artifact:
         """As :meth:`artifact`, of a precision with float32 vectors."""
         path, base = self.artifact_path, self.model(model)
-        return open_artifact(path, base) if path else precision.build(base)
+        return open_artifact(path, base, precision.runtime) if path else precision.build(base)
 
     @once
     def deployed(self, model: str) -> Artifact | None:

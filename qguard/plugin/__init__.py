@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_given,
         metavar="PATH",
         dest="qguard_artifact",
-        help="judge this artifact folder or .onnx file instead of quantizing the model",
+        help="judge this artifact folder, .onnx file or file of a folder (DIR#FILE) instead of quantizing the model",
     )
     add(
         "--qguard-model",

@@ -10,7 +10,7 @@ import pytest
 from qguard.console.visible import visible
 from qguard.judging import latency
 from qguard.judging.cause import find_cause
-from qguard.judging.facts import changed, facts, holds
+from qguard.judging.facts import changed, facts, holds, parts
 from qguard.judging.families import standard_errors
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
 
@@ -42,6 +42,8 @@ class GateKeeper:
         """The golden applies, and the artifact's token ids are the golden's."""
         record = self._record(target)
         with _spoken(record):
+            if self._session.artifact_path is not None:  # also of what may not be judged
+                record["facts"] = {"judged": parts(self._session, target)}
             self._session.token_ids(target)
             record["facts"] = facts(self._session, target)
             record["details"] = self._details(target, "golden")

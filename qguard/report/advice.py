@@ -168,3 +168,16 @@ def moved_gates(checks: Iterable[Mapping[str, Any]]) -> list[str]:
         if c.get("origin") and c["bound"]:
             reasons.setdefault(c["origin"], []).append(c["name"])
     return [f"{', '.join(dict.fromkeys(names))}: bounded {why}" for why, names in reasons.items()]
+
+
+def judged(run: Mapping[str, Any]) -> list[str]:
+    """What is judged of a run, in sentences: the file and how it is fed and read, then what surrounds it."""
+    parts = run.get("judged") or ()
+    files = [p for p in parts if p["name"] in ("file", "output") or p["name"].startswith("input ")]
+    lines = ["; ".join(_part(p) for p in group) for group in (files, [p for p in parts if p not in files])]
+    return [line for line in lines if line]
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    others = f", not {', '.join(part['others'])}" if part.get("others") else ""
+    return f"{part['name']} {part['value']} ({part['source']}{others})"

@@ -322,6 +322,23 @@ class CauseShape(Part):
     text: str
 
 
+class JudgedPart(Part):
+    """One part of what is judged.
+
+    Attributes:
+        name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
+            ``pooling`` or ``normalization``.
+        value: What it is.
+        source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
+        others: What could have been judged in its place.
+    """
+
+    name: str
+    value: str
+    source: str
+    others: list[str] = []
+
+
 class RunShape(Part):
     """One precision of a model on a suite.
 
@@ -342,6 +359,7 @@ class RunShape(Part):
         checks: Every check.
         latency: Every comparison of times.
         artifact: Files of the judged artifact.
+        judged: What is judged, part by part, each with its source. Empty in reports of older versions.
         device: Device that torch computed on.
         changed: Versions that differ from those that the golden was recorded with.
         stored: How quantized vectors are stored.
@@ -364,6 +382,7 @@ class RunShape(Part):
     checks: list[CheckShape]
     latency: list[TrialShape]
     artifact: Files | None = None
+    judged: list[JudgedPart] = []
     device: str | None = None
     changed: list[str] = []
     stored: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.metrics.truncation import OVERLAP
-from qguard.report.advice import Case, Step, calibrate, left_out, moved_gates, steps, told, why
+from qguard.report.advice import Case, Step, calibrate, judged, left_out, moved_gates, steps, told, why
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors.quantized import FLOAT
 
@@ -126,6 +126,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
     from qguard.latency.check import interval_text
 
     lines = []
+    before = None
     for run in report["runs"]:
         kind = "" if run["vectors"] == FLOAT else f"+{run['vectors']}"
         head = f"{run['precision']}@{run['runtime']}{kind}  {run['model']}  {run['suite']}"
@@ -180,6 +181,10 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         if cause := cause_of(run):
             lines.append(f"       {told(cause)}")
         lines += _effects(run["checks"])
+        said = judged(run) if run.get("judged") != before else []
+        before = run.get("judged")  # of several suites in turn it is said once
+        for text in said:
+            lines += textwrap.wrap(text, 120, initial_indent="  judged: ", subsequent_indent=" " * 8, break_on_hyphens=False)
         for text in moved_gates(run["checks"]):
             lines += textwrap.wrap(text, 120, initial_indent="  gates: ", subsequent_indent=" " * 7, break_on_hyphens=False)
         for text in left_out(run):

@@ -1,0 +1,123 @@
+"""What is judged of a target, part by part, each with where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from qguard.artifacts.artifact import Artifact
+from qguard.encoders.feeding import declared_side
+from qguard.encoders.interface import Interface
+from qguard.encoders.runtimes import TEXTS
+from qguard.errors import QguardError
+from qguard.judging.session import Session, Target
+from qguard.models.model import Model
+from qguard.models.modules import Pooling
+from qguard.models.pipeline import read_optional
+
+ONLY = "the only model file, as its record says"
+CONFIGURATION, ARTIFACT, MODEL = "configuration", "artifact", "model"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of what is judged.
+
+    Attributes:
+        name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
+            ``pooling`` or ``normalization``.
+        value: What it is.
+        source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
+        others: What could have been judged in its place.
+    """
+
+    name: str
+    value: str
+    source: str
+    others: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a report has it."""
+        return {"name": self.name, "value": self.value, "source": self.source, "others": list(self.others)}
+
+
+def judged(session: Session, target: Target) -> list[Part]:
+    """Every part, in the order in which a text meets them, after the file."""
+    artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
+    if not artifact.has_files:
+        return [Part("runtime", target.precision.runtime, "it keeps the model, so that there are no files to name")]
+    found = [_file(session, artifact), _runtime(target, artifact)]
+    found += _text(session, target, artifact, model)
+    pooled = False
+    try:
+        interface = getattr(_runtime_of(session, target), "interface", None)
+    except QguardError as e:  # which the gate tells too
+        return [*found, Part("output", "cannot be opened", str(e))]
+    if isinstance(interface, Interface):
+        output = interface.output
+        pooled = output.finished or output.port.rank == 2
+        found += [Part(f"input {name}", *_fed(name, words, artifact)) for name, words in interface.feeds.described().items()]
+        found.append(Part("output", str(output.port), output.rule, [str(p) for p in output.others]))
+    return [*found, *_head(artifact, model, pooled)]
+
+
+def _runtime_of(session: Session, target: Target) -> Any:
+    encoder = session.encoder(target.precision, target.model)
+    return None if encoder.takes == TEXTS else encoder.runtime
+
+
+def _file(session: Session, artifact: Artifact) -> Part:
+    place = artifact.file
+    if place is None:
+        names = ", ".join(f.relative_to(artifact.folder).as_posix() for f in artifact.weight_files)
+        return Part("file", names, artifact.rule or "built by qguard", list(artifact.others))
+    home = next((p for p in place.parents[:3] if p in (artifact.folder, artifact.tokens)), place.parent)
+    home = place.parent.parent if home == place.parent and home.name == "onnx" else home
+    built = "built by qguard" if session.artifact_path is None else ONLY
+    return Part("file", place.relative_to(home).as_posix(), artifact.rule or built, list(artifact.others))
+
+
+def _runtime(target: Target, artifact: Artifact) -> Part:
+    wanted = target.precision.runtime
+    runs = artifact.runtime(wanted)
+    return Part("runtime", runs, "named by the precision" if runs == wanted else f"{wanted} does not read this file")
+
+
+def _origin(artifact: Artifact, model: Model) -> str:
+    """Whose modules and settings apply: the artifact's own, or the model's."""
+    return MODEL if artifact.folder == model.folder else ARTIFACT
+
+
+def _text(session: Session, target: Target, artifact: Artifact, model: Model) -> Iterator[Part]:
+    tokenizer, pipeline = session.tokenizer(target.precision, target.model), artifact.pipeline
+    own = artifact.tokenizer_root != model.root
+    where = "beside the file" if artifact.tokens else "of the artifact" if own else "of the model"
+    yield Part("tokenizer", f"tokenizer.json {where}", ARTIFACT if own else MODEL)
+    config = read_optional(artifact.tokenizer_root / "tokenizer_config.json")
+    said = "tokenizer_config.json" if declared_side(config) else "tokenizer.json, or the default"
+    yield Part("padding", f"{tokenizer.side}, token id {tokenizer.pad_id}", f"{ARTIFACT if own else MODEL}: {said}")
+    origin = _origin(artifact, model)
+    length = f"{pipeline.max_seq_length} tokens, cut on the {pipeline.truncation_side}"
+    unlimited = "without limit" if pipeline.static else length
+    yield Part("length", unlimited, CONFIGURATION if "max_seq_length" in model.settings else origin)
+    prompts = {role: pipeline.prefix(role) for role in ("query", "document", None) if pipeline.prefix(role)}
+    words = ", ".join(f"{role or 'other text'}: {text!r}" for role, text in prompts.items()) or "none"
+    yield Part("prompts", words, CONFIGURATION if "prompts" in model.settings else origin)
+
+
+def _fed(name: str, words: str, artifact: Artifact) -> tuple[str, str]:
+    if name in artifact.feeding.inputs:
+        return words, CONFIGURATION
+    return words, "its name, and config.json" if words.startswith("positions") else "its name"
+
+
+def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
+    pipeline, origin = artifact.pipeline, _origin(artifact, model)
+    modes = [m for m in pipeline.modules if isinstance(m, Pooling)]
+    words = ", ".join("+".join(m.modes) for m in modes) or "none: one row a token is averaged by the table"
+    if pooled and not pipeline.static:
+        yield Part("pooling", f"inside the file (declared: {words})", "its output is finished vectors")
+    else:
+        yield Part("pooling", words, origin)
+    yield Part("normalization", "to unit length" if pipeline.normalize else "none", origin)
