@@ -100,10 +100,14 @@ def test_the_sound_artifact_holds(sound):
         ("quantized-in-name-only", "artifact", "artifact.quantized_ops"),
         ("mask-sentinel-in-range", "artifact", "artifact.activation_range"),
         ("mask-dropped", "embedding", ""),
-        ("overflow", "embedding", ""),
+        ("overflow", "artifact", ""),
         ("pooling-wrong", "embedding", "embedding.cosine_mean"),
         ("normalize-missing", "embedding", "embedding.norm_error"),
         ("length-cut", "golden", ""),
+        ("normalize-missing-in-file", "artifact", "artifact.unit_length"),
+        ("pooled-otherwise-in-file", "artifact", "artifact.output_agreement"),
+        ("tokenizer-config-wrong", "golden", ""),
+        ("truncation-baked", "golden", ""),
         ("special-token-wrong", "golden", ""),
         ("vocabulary-swapped", "golden", ""),
         ("rows-mixed-up", "embedding", "embedding.cosine_mean"),
@@ -131,8 +135,26 @@ def test_the_mask_of_one_attention_layer_can_be_dropped(judged):
     assert result.status == CAUGHT, result.reason
 
 
+@pytest.mark.parametrize(
+    ("severity", "words"), [("accents", "strip_accents in tokenizer_config.json is false"), ("case", "do_lower_case in ")]
+)
+def test_a_setting_that_only_transformers_obeys_is_caught(judged, severity, words):
+    result = judged("tokenizer-config-wrong", severity)
+    assert result.status == CAUGHT, result.reason
+    assert words in result.failures[0].words
+
+
+@pytest.mark.parametrize("severity", FAULTS["truncation-baked"].severities)
+def test_a_baked_length_is_caught_though_no_text_is_so_long(judged, severity):
+    assert judged("truncation-baked", severity).status == CAUGHT
+
+
 def test_what_a_model_cannot_have_says_why(judged):
-    for name, why in (("dense-missing", "no Dense head"), ("prompt-missing", "no prompts"), ("slower", "latency is not gated")):
+    cannot = (
+        ("dense-missing", "no Dense head"), ("dense-missing-in-file", "no Dense head"), ("prompt-missing", "no prompts"),
+        ("slower", "latency is not gated"),
+    )  # fmt: skip
+    for name, why in cannot:
         result = judged(name)
         assert result.status == NOT_APPLICABLE
         assert why in result.reason

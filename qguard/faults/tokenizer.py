@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from qguard.encoders.consumers import TokenizerFiles
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 
 
@@ -53,6 +54,48 @@ def accents(site: FaultSite, _: None) -> Candidate:
                 n["strip_accents"] = not now
                 return
         raise NotApplicable("the tokenizer does not treat accents")
+
+    return _edit(site, change)
+
+
+def configured(site: FaultSite, key: str) -> Candidate:
+    """Turn a setting of ``tokenizer_config.json`` around, which Transformers obeys and ``tokenizer.json`` does not show.
+
+    Args:
+        site: Where.
+        key: ``do_lower_case``, ``strip_accents`` or ``truncation_side``.
+    """
+    if site.base.static:
+        raise NotApplicable("the tokenizer of a static model is not built by Transformers")
+    root = site.folder / site.base.pipeline.transformer
+    files = TokenizerFiles.read(root)
+    path, value = root / "tokenizer_config.json", dict(files.config or {})
+    if key == "truncation_side":
+        value[key] = "left" if site.base.pipeline.truncation_side == "right" else "right"
+    else:
+        name = {"do_lower_case": "lowercase", "strip_accents": "strip_accents"}[key]
+        if not files.kind or not any("strip_accents" in n for n in _normalizers(files.stored)):
+            raise NotApplicable("Transformers reads this tokenizer's case and accents from tokenizer.json")
+        now = files.normalizer[name]
+        value[key] = not (files.normalizer["lowercase"] if now is None else now)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    return site.sealed()
+
+
+def baked(site: FaultSite, share: float) -> Candidate:
+    """A length in ``tokenizer.json``, as a call with truncation leaves it there.
+
+    Args:
+        site: Where.
+        share: Of what the model takes, or of its own length there if that is less; 0 for one token less.
+    """
+    if site.base.static:
+        raise NotApplicable("a static model reads texts of any length")
+
+    def change(value: dict[str, Any]) -> None:
+        old = value.get("truncation") or {"strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+        length = min(site.base.pipeline.max_seq_length, old.get("max_length", site.base.pipeline.max_seq_length))
+        value["truncation"] = {**old, "max_length": int(length * share) if share else length - 1}
 
     return _edit(site, change)
 
