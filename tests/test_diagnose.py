@@ -168,6 +168,10 @@ def cased_tokenizer(folder):
     rewrite(folder / "tokenizer.json", lambda t: {**t, "normalizer": {**t["normalizer"], "lowercase": False}})
 
 
+def cased_by_transformers(folder):
+    rewrite(folder / "tokenizer_config.json", lambda t: {**t, "do_lower_case": False})
+
+
 def mask_dropped(folder):
     faults.mask_dropped(folder / "onnx" / "model.onnx", folder / "onnx" / "model.onnx")
 
@@ -188,7 +192,12 @@ def pooled_over_padding(folder):
         (cls_pooling, "pooling", "declare cls pooling, the model's mean"),
         (pooled_over_padding, "pooling", "mean over padding too"),
         (no_normalisation, "normalization", "do not normalize"),
-        (cased_tokenizer, "tokens", "tokenizer.json is another one"),
+        (cased_tokenizer, "tokens", "normalizer.lowercase in tokenizer.json is false, the model's true"),
+        (
+            cased_by_transformers,
+            "tokens",
+            "no text of the suite shows it, but the artifact's tokenizer is not the model's: do_",
+        ),
         (mask_dropped, "mask", "does not reach attention"),
     ],
 )

@@ -28,6 +28,7 @@ from qguard.families import FAMILIES, measure, sampled
 from qguard.gates.check import Check, judge
 from qguard.judging import cause as drift
 from qguard.judging.session import Session, Target
+from qguard.judging.surroundings import difference
 from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
 from qguard.models.admission import positions
@@ -180,7 +181,9 @@ class Examination:
     def stages(self, ids: Sequence[Sequence[int]], layers: Sequence[LayerError]) -> list[Stage]:
         """Every stage of the pipeline."""
         model, artifact = self.session.model(self.target.model), self.artifact
-        found = [stages.tokens(self.ids, self.own_ids, artifact, model)]
+        golden = self.session.golden(self.target.model, self.target.suite)
+        differs = difference(artifact, model, golden)
+        found = [stages.tokens(self.ids, self.own_ids, model, differs)]
         pad_id, side = self.filling
         feeding = replace(artifact.feeding, pad_id=pad_id, side=side)
         runtime = OnnxRuntime(self.file, feeding=feeding)

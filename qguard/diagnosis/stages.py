@@ -43,26 +43,24 @@ class Stage:
     value: float | None = None
 
 
-def tokens(golden: Sequence[Sequence[int]], own: Sequence[Sequence[int]], artifact: Artifact, model: Model) -> Stage:
-    """The artifact's token ids against those of the golden."""
+def tokens(golden: Sequence[Sequence[int]], own: Sequence[Sequence[int]], model: Model, differs: str = "") -> Stage:
+    """The artifact's token ids against those of the golden.
+
+    Args:
+        golden: Token ids of each text.
+        own: The artifact's own.
+        model: The fp32 model.
+        differs: See :func:`qguard.judging.surroundings.difference`.
+    """
     from qguard.goldens.tokens import differing, token_change
 
     changed = differing(golden, own)
     share = 1 - len(changed) / len(golden)
+    if not changed and differs:
+        return Stage(TOKENS, True, f"no text of the suite shows it, but {differs}", share)
     if not changed:
         return Stage(TOKENS, False, f"the artifact's tokenizer gives fp32's ids of all {len(golden)} texts", share)
-    ours, theirs = model.pipeline, artifact.pipeline
-    why = [
-        f"{what} is {b!r}, the model's {a!r}"
-        for what, a, b in (
-            ("max_seq_length", ours.max_seq_length, theirs.max_seq_length),
-            ("do_lower_case", ours.do_lower_case, theirs.do_lower_case),
-            ("prompts", dict(ours.prompts), dict(theirs.prompts)),
-            ("default_prompt", ours.default_prompt, theirs.default_prompt),
-        )
-        if a != b
-    ]
-    reason = "; ".join(why) or "its tokenizer.json is another one: copy the model's"
+    reason = differs or "its tokenizer.json is another one: copy the model's"
     return Stage(TOKENS, True, f"{token_change(golden, own, model)}: {reason}", share)
 
 

@@ -30,18 +30,27 @@ def prove(artifact: Artifact, model: Model, golden: Golden | None = None) -> Non
         GoldenProblem: with each setting that differs, and who obeys it.
         ModelProblem: when a file is missing or damaged.
     """
+    if words := difference(artifact, model, golden):
+        raise GoldenProblem(words)
+
+
+def difference(artifact: Artifact, model: Model, golden: Golden | None = None) -> str:
+    """What :func:`prove` says, in words; empty where nothing differs.
+
+    Raises:
+        ModelProblem: when a file is missing or damaged.
+    """
     if not artifact.has_files:
-        return
+        return ""
     if found := list(_tokenizer(artifact, model, golden)):
         files = ", ".join(TOKENIZER_FILES)
-        raise GoldenProblem(
-            f"the artifact's tokenizer is not the model's: {_listed(found)}. Copy {files} of the model into the artifact"
-        )
+        return f"the artifact's tokenizer is not the model's: {_listed(found)}. Copy {files} of the model into the artifact"
     if found := list(_declared(artifact, model)):
-        raise GoldenProblem(
+        return (
             f"the artifact declares other settings than the model: {_listed(found)}. Copy the model's file into the artifact; "
             "prompts and max_seq_length can also be stated in [tool.qguard.models], for the model and every artifact"
         )
+    return ""
 
 
 def _listed(found: list[str]) -> str:
