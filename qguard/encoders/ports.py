@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 INPUT_IDS, MASK, TYPES, POSITIONS, PAST = "input_ids", "attention_mask", "token_type_ids", "position_ids", "past"
+OFFSETS = "offsets"  # where each text begins in token ids without padding, one behind the other
 
 # Whole names in the field: Transformers', TensorFlow Hub's, and those of smaller exporters
 _NAMES = {
@@ -16,6 +17,7 @@ _NAMES = {
     ),
     MASK: ("attention_mask", "mask", "input_mask", "attn_mask", "masks"),
     TYPES: ("token_type_ids", "token_types", "type_ids", "input_type_ids", "segment_ids", "segments", "segment"),
+    OFFSETS: ("offsets",),
     POSITIONS: ("position_ids", "positions", "pos_ids", "input_position_ids"),
 }  # fmt: skip
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
@@ -57,10 +59,16 @@ def of_session(values: Iterable[Any]) -> list[Port]:
     return found
 
 
-def of_compiled(values: Iterable[Any]) -> list[Port]:
-    """The ports of a model that OpenVINO compiled."""
+def of_compiled(values: Iterable[Any], declared: Collection[str]) -> list[Port]:
+    """The ports of a model that OpenVINO compiled.
+
+    Args:
+        values: Its inputs or outputs, which may have the names of inner tensors as well.
+        declared: Their names in the file.
+    """
     found = []
     for value in values:
+        name = next((n for n in sorted(value.get_names()) if n in declared), value.get_any_name())
         element, partial = value.get_element_type(), value.get_partial_shape()
         try:
             kind = element.to_dtype().name
@@ -69,7 +77,7 @@ def of_compiled(values: Iterable[Any]) -> list[Port]:
         shape = None
         if partial.rank.is_static:
             shape = _shape([d.get_length() if d.is_static else None for d in partial])
-        found.append(Port(value.get_any_name(), "bfloat16" if element.get_type_name() == "bf16" else kind, shape))
+        found.append(Port(name, "bfloat16" if element.get_type_name() == "bf16" else kind, shape))
     return found
 
 
@@ -99,5 +107,7 @@ def plain(name: str) -> str:
 
 
 def role_of(name: str) -> str | None:
-    """What an input takes, by its whole name: ``input_ids attention_mask token_type_ids position_ids past``, or ``None``."""
+    """What an input takes, by its whole name: ``input_ids attention_mask token_type_ids position_ids offsets past``, or
+    ``None``.
+    """
     return _ROLES.get(plain(name)) or (PAST if _PAST.fullmatch(name) else None)

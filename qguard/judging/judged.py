@@ -9,8 +9,9 @@ from typing import Any
 from qguard.artifacts.artifact import Artifact
 from qguard.encoders.feeding import declared_side
 from qguard.encoders.interface import Interface
-from qguard.encoders.runtimes import TEXTS
+from qguard.encoders.runtimes import SAFETENSORS, TEXTS
 from qguard.errors import QguardError
+from qguard.files import inside
 from qguard.judging.session import Session, Target
 from qguard.models.model import Model
 from qguard.models.modules import Pooling
@@ -54,10 +55,14 @@ def judged(session: Session, target: Target) -> list[Part]:
         interface = getattr(_runtime_of(session, target), "interface", None)
     except QguardError as e:  # which the gate tells too
         return [*found, Part("output", "cannot be opened", str(e))]
+    if artifact.kind == SAFETENSORS and not model.static:
+        found.append(Part("output", "last_hidden_state", "what the network gives"))
     if isinstance(interface, Interface):
         output = interface.output
         pooled = output.finished or output.port.rank == 2
-        found += [Part(f"input {name}", *_fed(name, words, artifact)) for name, words in interface.feeds.described().items()]
+        found += [
+            Part(f"input {name}", *_fed(name, words, artifact, model)) for name, words in interface.feeds.described().items()
+        ]
         found.append(Part("output", str(output.port), output.rule, [str(p) for p in output.others]))
     return [*found, *_head(artifact, model, pooled)]
 
@@ -106,10 +111,14 @@ def _text(session: Session, target: Target, artifact: Artifact, model: Model) ->
     yield Part("prompts", words, CONFIGURATION if "prompts" in model.settings else origin)
 
 
-def _fed(name: str, words: str, artifact: Artifact) -> tuple[str, str]:
+def _fed(name: str, words: str, artifact: Artifact, model: Model) -> tuple[str, str]:
     if name in artifact.feeding.inputs:
         return words, CONFIGURATION
-    return words, "its name, and config.json" if words.startswith("positions") else "its name"
+    if not words.startswith("positions"):
+        return words, "its name"
+    own = inside(artifact.folder, artifact.pipeline.transformer)
+    said = any((root / "config.json").exists() for root in (own, model.root))
+    return words, "its name, and config.json" if said else "its name; no config.json says where positions start"
 
 
 def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:

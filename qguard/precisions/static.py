@@ -19,6 +19,7 @@ from qguard.onnx.read import external_files
 from qguard.precisions.export import declare_exact_products, export_split, onnx_file
 
 if TYPE_CHECKING:
+    from qguard.encoders.feeds import Feeds
     from qguard.precisions.calibration import Sample
 
 PASSES = 2  # SmoothQuant, then ranges and biases: each reads all texts once
@@ -34,6 +35,10 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     import onnx
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
+    from qguard.encoders.feeding import Feeding
+    from qguard.encoders.feeds import Feeds
+    from qguard.encoders.ports import of_graph
+
     target = onnx_file(model, folder)
     if model.onnx is None:
         export_split(model.root, target)
@@ -47,7 +52,9 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
     with progress(f"calibrating on {len(sample.texts)} texts", PASSES * len(sample.texts)) as advance, _silent():
         # NNCF sees only those edges whose shape is known, and onnx does not infer shapes of fused operators
         shaped = SymbolicShapeInference.infer_shapes(onnx.load(str(target)), auto_merge=True)
-        feeds = list(_feeds(model, sample, [i.name for i in shaped.graph.input]))
+        stored = {t.name for t in shaped.graph.initializer}
+        fed = Feeds(of_graph(i for i in shaped.graph.input if i.name not in stored), target, Feeding.of(model))
+        feeds = list(_feeds(model, sample, fed))
         quantized = quantize(nncf, shaped, feeds, advance)
     graph = Graph(quantized)
     _unsigned_activations(graph)
@@ -126,7 +133,7 @@ def _by_row(graph: Graph, names: Sequence[str]) -> bool:
     return list(graph.initializers[scale].dims) == list(rows) and not any(graph.array(z).any() for z in zero)
 
 
-def _feeds(model: Model, sample: Sample, inputs: list[str]) -> Iterator[dict[str, Any]]:
+def _feeds(model: Model, sample: Sample, feeds: Feeds) -> Iterator[dict[str, Any]]:
     """One text each, unpadded: a padding token's activations are never used, and must not widen a range."""
     import numpy as np
 
@@ -135,8 +142,7 @@ def _feeds(model: Model, sample: Sample, inputs: list[str]) -> Iterator[dict[str
     # in the sample's order, which NNCF's ranges depend on; a text without a token has no activation
     for row in filter(None, TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles)):
         ids = np.asarray([row], np.int64)
-        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        yield {name: feed[name] for name in inputs}
+        yield feeds(ids, np.ones_like(ids))
 
 
 def _import_nncf() -> Any:
