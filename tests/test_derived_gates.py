@@ -22,14 +22,19 @@ from qguard.gates.derived import (
     replaced,
     spread_of,
 )
+from qguard.goldens import read
+from qguard.goldens.fragile import losses, most_fragile
+from qguard.goldens.recording import record
 from qguard.judging.session import Session
 from qguard.metrics import Comparison, Measured
+from qguard.models.model import resolve
 from qguard.precisions import RECIPES, Precision, parse_precision
 from qguard.report import as_html, as_markdown, assemble
 from qguard.report.advice import moved_gates
 from qguard.report.terminal import failure_text, summary_lines
+from qguard.suites import load_suite
 from qguard.vectors.cosine import unit
-from tests import goldens
+from tests import families, goldens
 
 INT8 = parse_precision("int8")
 
@@ -73,6 +78,40 @@ def test_minilm_keeps_its_gates(harness, recipe):
 
 def test_equal_goldens_give_equal_gates(vectors):
     assert Standing.of(vectors) == Standing.of(vectors.copy()) == Standing(1.0, 1.0)
+
+
+def test_a_fragile_text_moves_the_bound_on_the_worst_text_alone():
+    """15.3 is near all-mpnet-base-v2's, which one text of core decides."""
+    found = Standing(1.0, 1.0, fragility=15.3)
+    now, then = bounds("int8", found), bounds("int8", None)
+    assert now.pop("embedding.cosine_min") == 0.97
+    then.pop("embedding.cosine_min")
+    assert now == then
+    gates = gates_for(INT8, {}, standing=found)
+    (origin,) = {g.origin for g in gates if g.metric == "embedding.cosine_min"}
+    assert origin.endswith("rounding to bfloat16 turns one text 15.3 times as far as the median text (5.1 with all-MiniLM-L6-v2)")
+
+
+def test_fragility_never_opens_the_gate():
+    assert bounds("int8", Standing(1.0, 1.0, fragility=1000))["embedding.cosine_min"] == 0.95
+    assert bounds("int8", Standing(1.0, 1.0, fragility=0.5)) == bounds("int8", None)
+
+
+def test_a_golden_of_core_names_its_most_fragile_text(tmp_path):
+    model, suite = resolve("tiny", str(families.write("bert", tmp_path / "bert"))), load_suite("core", {})
+    few = suite.without(dict.fromkeys(range(12, len(suite.texts)), "few are enough here"))
+    record(model, few, tmp_path / "golden", "a test")
+    found = read(tmp_path / "golden" / model.name / "core")
+    assert 0 <= found.manifest["fragile"]["text"] < 12
+    assert found.manifest["fragile"]["times"] >= 1
+
+
+def test_rounding_turns_what_has_no_direction_nowhere():
+    zero, one, turned = np.zeros(3), np.array([1.0, 0, 0]), np.array([1.0, 0.1, 0])
+    found = losses(np.array([zero, one, one]), np.array([one, turned, one]))
+    assert found == pytest.approx([0, 1 - 1 / np.sqrt(1.01), 0])
+    assert most_fragile(np.array([1e-5, 3e-5, 2e-5])) == {"text": 1, "times": 1.5}
+    assert most_fragile(np.zeros(3)) == {}
 
 
 def test_a_narrow_model_may_lose_less_cosine(vectors):

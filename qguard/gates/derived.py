@@ -1,6 +1,6 @@
 """Default gates for a model: those chosen on all-MiniLM-L6-v2, carried over by how the model's own golden lies.
 
-A recipe adds noise to vectors. What it costs depends on the model, in two ways that the golden of the built-in suite shows
+A recipe adds noise to vectors. What it costs depends on the model, in three ways that the golden of the built-in suite shows
 before anything is quantized:
 
 - *Spread*: how far two texts lie apart, the mean of 1 - cosine over all pairs. Integers divide the range that values take, so
@@ -8,6 +8,8 @@ before anything is quantized:
   them lie at .8 and above.
 - *Crowding*: how many of a text's ten nearest neighbors a fixed share of noise replaces, over how many it replaces of
   MiniLM's. The noise is seeded, so equal goldens give equal gates.
+- *Fragility*: how many times as far as the median text the most fragile one turns when weights are rounded to bfloat16; see
+  :mod:`qguard.goldens.fragile`. Only the bound on the worst text follows it.
 
 docs/tolerances.md states the rule and shows what it does; benchmarks/default_gates.py measures it on real models.
 """
@@ -31,11 +33,14 @@ MODEL = "all-MiniLM-L6-v2"
 NOISE = 1e-3  # mean of 1 - cosine: what int8 may cost MiniLM
 # Of golden/minilm/core; tests/test_derived_gates.py measures both again
 MINILM_SPREAD, MINILM_REPLACED = 0.954, 0.0289
+MINILM_FRAGILITY = 5.1  # of the texts of core, likewise
 LEAST_SPREAD = 0.1  # at most ten times stricter: int8's p01 then stops at .9997, ten times the noise of bf16 (.99997)
 MOST_CROWDED = 5.0  # at most five times as many neighbors: int8's overlap then stops at .82
+MOST_FRAGILE = 5.0  # at most five times as much: int8's worst text then stops at .95
 TIES = 1e-7  # mean of 1 - cosine: what rounding to float32 and another order of sums cost
 TOO_MANY_TIES = 0.05  # one neighbor in twenty, as the gate of bf16 has it
 _LEAST_TEXTS = 100  # fewer say nothing about a model
+_WORST = "embedding.cosine_min"  # what one text decides
 # differences of cosines: 1 - cosine to fp32, and changes of a pair's cosine
 _DISTANCES = (
     "embedding.cosine_mean", "embedding.cosine_p01", "embedding.cosine_min", "robustness.cosine_min", "similarity.max_error",
@@ -51,14 +56,16 @@ class Standing:
         spread: Mean distance (1 - cosine) of two texts, over MiniLM's; in [0, 2].
         crowding: Share of neighbors that noise of this spread replaces, over MiniLM's; 0 or more.
         tied: Share of neighbors that float32's rounding alone replaces; in [0, 1].
+        fragility: How far rounded weights turn the most fragile text, over the median text; 1 where the golden does not say.
     """
 
     spread: float
     crowding: float
     tied: float = 0.0
+    fragility: float = 1.0
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32], similarity: Similarity = COSINE) -> Standing | None:
+    def of(cls, vectors: NDArray[np.float32], similarity: Similarity = COSINE, fragility: float = 1.0) -> Standing | None:
         """Of a golden's vectors (texts, dim), whose neighbors are by ``similarity``; ``None`` for too few texts to tell."""
         if len(vectors) < _LEAST_TEXTS:
             return None
@@ -73,7 +80,7 @@ class Standing:
         # few digits, so that another order of float sums gives the same gates
         spread = round(spread_of(units) / MINILM_SPREAD, 2)
         crowding = round(share(NOISE * _limited(spread)) / MINILM_REPLACED, 1)
-        return cls(spread, crowding, share(TIES) if crowding > MOST_CROWDED else 0.0)
+        return cls(spread, crowding, share(TIES) if crowding > MOST_CROWDED else 0.0, fragility)
 
     def carry(self, bounds: Mapping[str, Bound], *, integers: bool) -> dict[str, Bound]:
         """Bounds that were chosen on MiniLM, for this model.
@@ -85,9 +92,9 @@ class Standing:
         return {key: self._carried(key.partition("[")[0], bound, integers) for key, bound in bounds.items()}
 
     def _carried(self, metric: str, bound: Bound, integers: bool) -> Bound:
-        spread = _limited(self.spread) if integers else 1.0
-        if metric in _DISTANCES and spread < 1:
-            return _of_loss(bound, lambda loss: loss * spread)
+        times = (_limited(self.spread) if integers else 1.0) * (self._fragile if metric == _WORST else 1.0)
+        if metric in _DISTANCES and times != 1:
+            return _of_loss(bound, lambda loss: loss * times)
         crowding = min(MOST_CROWDED, max(1.0, self.crowding))
         if metric.startswith("ranking.") and crowding > 1:
             # the odds, not the share: no bound reaches 0
@@ -96,12 +103,28 @@ class Standing:
 
     def why(self, key: str) -> str:
         """What of the golden moves the bound of a key, in words."""
-        return f"by the golden of {SUITE}: {self._neighbors if key.startswith('ranking.') else self._distance}"
+        if key.startswith("ranking."):
+            words = self._neighbors
+        else:
+            fragile = self._fragile > 1 and key.partition("[")[0] == _WORST
+            words = "; ".join([*([self._distance] if _limited(self.spread) < 1 else []), *([self._turned] if fragile else [])])
+        return f"by the golden of {SUITE}: {words}"
 
     @property
     def words(self) -> str:
-        """Both in words."""
-        return f"{self._distance}; {self._neighbors}"
+        """All in words."""
+        return "; ".join([self._distance, self._neighbors, *([self._turned] if self._fragile > 1 else [])])
+
+    @property
+    def _fragile(self) -> float:
+        return min(MOST_FRAGILE, max(1.0, self.fragility / MINILM_FRAGILITY))
+
+    @property
+    def _turned(self) -> str:
+        return (
+            f"rounding to bfloat16 turns one text {self.fragility:g} times as far as the median text "
+            f"({MINILM_FRAGILITY:g} with {MODEL})"
+        )
 
     @property
     def _distance(self) -> str:

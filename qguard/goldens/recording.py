@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qguard.errors import GoldenProblem
 from qguard.goldens.consent import check_named, refuse_unnamed
+from qguard.goldens.fragile import rounded_apart
 from qguard.goldens.identity import identity
 from qguard.goldens.pooling import by_pooling, contradiction, left_behind
 from qguard.goldens.reference import Outputs, confirm, fp32_outputs, without_tokens
@@ -27,7 +28,7 @@ from qguard.goldens.summary import summary
 from qguard.machine.versions import installed
 from qguard.models.location import is_local
 from qguard.models.model import Model
-from qguard.suites import Suite
+from qguard.suites import BUILTIN, Suite
 from qguard.vectors.similarity import COSINE, DOT, Similarity, similarity_of
 
 TOP_K = 10
@@ -70,6 +71,9 @@ def record(
     check_named(accept_change)
     (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
     similarity = similarity_of(model.pipeline)
+    fragile = {}
+    if suite.name in BUILTIN and model.onnx is None and not model.static:  # default gates follow no other golden
+        fragile = rounded_apart(model, token_ids, judged.roles, vectors)
     doubts = "; ".join(filter(None, (contradiction(judged, pooled, similarity), _lost(model))))
     retrieved = None
     if suite.corpus is not None:
@@ -98,6 +102,7 @@ def record(
         "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
         "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
         **({"left_out": list(left_out.items())} if left_out else {}),
+        **fragile,
         **({"accepted_changes": sorted(set(accept_change))} if accept_change else {}),
         "reason": reason.strip(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

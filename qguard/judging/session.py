@@ -21,6 +21,7 @@ from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check
 from qguard.gates.derived import SUITE, Standing
 from qguard.goldens import Golden
+from qguard.goldens.fragile import KEY as FRAGILE
 from qguard.judging.once import once
 from qguard.judging.surroundings import prove
 from qguard.judging.target import Target
@@ -397,7 +398,8 @@ class Session:
             golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, SUITE))
         except QguardError:
             return None
-        return Standing.of(golden.vectors[:, : dims or None], self.similarity(model))
+        fragility = float(golden.manifest.get(FRAGILE, {}).get("times", 1.0))
+        return Standing.of(golden.vectors[:, : dims or None], self.similarity(model), fragility)
 
     @once
     def static(self, model: str) -> bool:
