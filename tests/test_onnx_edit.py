@@ -254,6 +254,22 @@ def test_data_outside_of_the_folder_is_not_read(tmp_path):
             graph.array("two")
 
 
+def test_a_tensor_under_two_names_is_in_the_file_once(tmp_path):
+    """Small or large, read back and saved again; a name that is given another value has its own bytes."""
+    graph, file = shifted(), tmp_path / "m.onnx"
+    weight = np.arange(4096, dtype=np.float32)
+    graph.put("weight", weight)
+    assert graph.again("weight", "weight_1") == "weight_1"
+    graph.again("weight", "weight_2")
+    graph.put("weight_2", -weight)
+    graph.copy().save(file)
+    assert (tmp_path / "m.onnx_data").stat().st_size == 2 * weight.nbytes
+    held = Graph.read(file)
+    assert all(np.array_equal(held.array(name), weight) for name in ("weight", "weight_1"))
+    assert np.array_equal(held.array("weight_2"), -weight)
+    assert run(Graph(graph.whole())) == run(Graph(held.whole())) == [3.0] * 4
+
+
 @pytest.mark.parametrize("rows", [2, 64])
 def test_what_does_not_fit_one_file_lies_beside_it(tmp_path, monkeypatch, rows):
     """Saved whole and beside the file, read, changed by views of what was read, and saved over itself: the same values."""

@@ -19,8 +19,9 @@ from qguard.onnx.read import VALUES, external_files, fill, is_external, read_gra
 _Number = TypeVar("_Number", int, float, list[int])
 STANDARD = ("", "ai.onnx")  # both name ONNX's own operators
 KEPT = 2**20  # bytes of an array from which on a graph keeps it beside the model, as it is, instead of a copy in it
-# bytes of tensors up to which a model is saved in one file: protobuf counts them in 31 bits, and the graph needs some itself
-WHOLE = 2**31 - 2**24
+# Bytes of tensors up to which a model is saved in one file. protobuf counts up to 2 GB, but copies what it reads and writes:
+# int8 of 0.94 GB of weights took 7.2 GB of memory with them in the file, and 1.8 GB with them beside it.
+WHOLE = 2**29
 SMALL = 1024  # bytes of a tensor that stays in the file where the others lie beside it; the size that onnx takes
 PAGE = 4096  # tensors beside a file begin at multiples of it, so that runtimes can map them
 CHUNK = 2**26  # bytes of a tensor that are written at once
@@ -119,6 +120,7 @@ class Graph:
     def __init__(self, model: Any, folder: Path | None = None) -> None:
         self.model, self.folder = model, folder
         self._kept = dict[str, Any]()  # stored tensors that are in the model by type and shape alone
+        self._twins = dict[str, str]()  # second name of one of them → its first
 
     @classmethod
     def read(cls, file: Path) -> Graph:
@@ -136,15 +138,18 @@ class Graph:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         made = Graph(model, self.folder)
-        made._kept = dict(self._kept)
+        made._kept, made._twins = dict(self._kept), dict(self._twins)
         return made
 
     def save(self, file: Path) -> None:
-        """Write the model to one file; above :data:`WHOLE` bytes its tensors go to a second one beside it, ``NAME_data``."""
+        """Write the model to one file, or its tensors to a second one beside it, ``NAME_data``.
+
+        To the second one above :data:`WHOLE` bytes, and where :meth:`again` stored one under two names.
+        """
         import onnx
 
         stored = self.model.graph.initializer
-        if sum(map(stored_bytes, stored)) <= WHOLE:
+        if sum(map(stored_bytes, stored)) <= WHOLE and not any(map(self._twin, stored)):
             self.whole()
         else:
             self._save_beside(file.with_name(f"{file.name}_data"))
@@ -160,13 +165,16 @@ class Graph:
 
     def _save_beside(self, data: Path) -> None:
         """Write the tensors to a file, one after the other, and say in the model where each of them is."""
-        places = {}
+        places = dict[str, int]()
         work = data.with_name(f"{data.name}.tmp")  # the old file may be what is read
         with work.open("wb") as f:
             for tensor in self.model.graph.initializer:
                 if stored_bytes(tensor) < SMALL:
                     if is_external(tensor):
                         fill(tensor, self.array(tensor.name))
+                    continue
+                if twin := self._twin(tensor):
+                    places[tensor.name] = places[twin]
                     continue
                 array = self.array(tensor.name)
                 f.seek(-f.tell() % PAGE, 1)
@@ -181,6 +189,11 @@ class Graph:
                 point_to(tensor, data.name, places[tensor.name], stored_bytes(tensor))
         self._kept.clear()
         self.folder = data.parent
+
+    def _twin(self, tensor: Any) -> str:
+        """The first name of a tensor that is stored under two and still is the same; empty for any other."""
+        first = self._twins.get(tensor.name, "")
+        return first if first in self._kept and self._kept[first] is self._kept.get(tensor.name) else ""
 
     def session(self, options: Any) -> Any:
         """The graph as a session of ONNX Runtime on the CPU, which maps the tensors beside a file that was read.
@@ -270,18 +283,27 @@ class Graph:
 
     def put(self, name: str, value: Any) -> str:
         """Store an array: new ones behind the others, or in place of the one of that name. Gives the name."""
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import numpy_helper
 
         value = np.asarray(value)
         self._kept.pop(name, None)
-        if value.nbytes < KEPT:
-            tensor = numpy_helper.from_array(value, name)
-        else:
-            self._kept[name] = value
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            tensor = TensorProto(name=name, data_type=kind, dims=value.shape)
-            point_to(tensor, name, 0, value.nbytes)
+        return self._keep(name, value) if value.nbytes >= KEPT else self._store(numpy_helper.from_array(value, name))
+
+    def _keep(self, name: str, value: Any) -> str:
+        from onnx import TensorProto, helper
+
+        self._kept[name] = value
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), dims=value.shape)
+        point_to(tensor, name, 0, value.nbytes)
         return self._store(tensor)
+
+    def again(self, stored: str, name: str) -> str:
+        """Store a tensor under a second name, whose bytes a file beside the model holds once. Gives the name."""
+        array = self.array(stored)
+        for each in (stored, name):
+            self._keep(each, array)
+        self._twins[name] = stored
+        return name
 
     def store(self, tensor: Any) -> str:
         """Store a copy of an ``onnx.TensorProto``, as :meth:`put` does an array."""

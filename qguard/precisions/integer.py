@@ -405,15 +405,19 @@ def quantize(
         alike[site.stored].append(site)
     seen = observer.in_groups(([s.x for s in some], some[0].channels) for some in alike.values())
     treated = {
-        key: _treated(graph, some[0], Statistics.sum(found[s.x] for s in some), plans[some[0].made_by], shared=len(some) > 1)
+        key: _treated(graph, some[0], Statistics.sum(found[s.x] for s in some), plans[some[0].made_by])
         for (key, some), found in zip(alike.items(), seen, strict=True)
     }
-    first = {site.products[0].node.output[0]: site for site in sites}
+    first = {
+        site.products[0].node.output[0]: (site, treated[key].copied(graph, nth) if nth else treated[key])
+        for key, some in alike.items()
+        for nth, site in enumerate(some)
+    }
     replaced = {node.output[0] for site in sites for p in site.products for node in (p.node, p.after) if node is not None}
 
     def integer(node: Any) -> list[Any] | None:
         if found := first.get(node.output[0]):
-            return _integer(found, treated[found.stored])
+            return _integer(*found)
         return [] if node.output[0] in replaced else None
 
     graph.rewrite(integer)
@@ -438,13 +442,22 @@ class _Treated:
     products: tuple[tuple[str, str, str, str, str], ...]
     tokens: tuple[str, ...]
 
+    def copied(self, graph: Graph, nth: int) -> _Treated:
+        """The same for another layer that shares the weights, under a name of its own.
 
-def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequence[Plan], *, shared: bool) -> _Treated:
-    """Store a site's tensors in integers.
+        With the session option of :func:`declare_exact_products`, ONNX Runtime makes signed weights and zero points unsigned once
+        for each reader, and does not load a file in which several operators read one tensor (1.32, findings/). Unsigned ones
+        would load, and take twice as long on processors with VNNI.
+        """
+        products = tuple(
+            (graph.again(weight, f"{weight}_{nth}"), scale, graph.again(zero, f"{zero}_{nth}"), bias, wide)
+            for weight, scale, zero, bias, wide in self.products
+        )
+        return replace(self, products=products)
 
-    Weights that several operators read are stored unsigned: with the session option of :func:`declare_exact_products`, ONNX
-    Runtime makes signed ones unsigned itself, once for each reader, and does not load the file (1.32, findings/).
-    """
+
+def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequence[Plan]) -> _Treated:
+    """Store a site's tensors in integers."""
     home, weight = site.home, site.weight
     plan = chosen(weight, seen, for_width(plans, len(weight)))
     middle, width, outliers = treatment(weight, seen, plan)
@@ -453,9 +466,6 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequen
     span = float(low[inner].min()), float(high[inner].max())
     scale, zero = activation_range(*span)
     values, weight_scale = round_weights(weight * width[:, None], seen.hessian(middle, width), inner)
-    zero_point = 0
-    if shared:
-        values, zero_point = (values.astype(np.int16) + 128).astype(np.uint8), 128
     bias = (site.bias + middle @ weight).astype(np.float32)
     moved: tuple[str, ...] = ()
     if plan.shift or plan.smooth is not None:
@@ -484,7 +494,7 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequen
             (
                 graph.put(f"{name}/weight", values[:, at]),
                 graph.put(f"{name}/weight_scale", weight_scale[at]),
-                graph.put(f"{name}/weight_zero", np.full(product.width, zero_point, values.dtype)),
+                graph.put(f"{name}/weight_zero", np.zeros(product.width, values.dtype)),
                 graph.put(f"{name}/bias", bias[at]) if bias[at].any() or product.packed else "",
                 graph.put(f"{name}/outlier_weight", weight[outliers, at].astype(np.float32)) if index else "",
             )
