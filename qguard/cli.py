@@ -8,6 +8,7 @@ import re
 import sys
 
 from qguard import parts
+from qguard.boundary import shown, step
 from qguard.commands import add_commands
 from qguard.commands.completion import SHELLS, PrintCompletion
 from qguard.console.visible import say
@@ -23,14 +24,16 @@ def main(argv: list[str] | None = None) -> int:
         nobody reads the output to its end.
     """
     try:
-        parts.check()
-        _refuse_empty(sys.argv[1:] if argv is None else argv)
-        args = parser().parse_args(argv)
-        code = int(args.run(args))
+        with step("qguard"):
+            parts.check()
+            _refuse_empty(sys.argv[1:] if argv is None else argv)
+            args = parser().parse_args(argv)
+        with step(f"qguard {args.command}"):
+            code = int(args.run(args))
         sys.stdout.flush()
         return code
     except QguardError as e:
-        say(f"qguard: {e}", sys.stderr)
+        say(f"{shown(e)}qguard: {e}", sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         return 130

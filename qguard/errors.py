@@ -46,6 +46,10 @@ class MeasurementProblem(QguardError):
     """A measurement that could not be taken: no items, NaN, wrong shape."""
 
 
+class LibraryProblem(QguardError):
+    """An error of another library, in words; see :mod:`qguard.boundary`."""
+
+
 class RegressionProblem(QguardError):
     """A gate fails where a command needs it to pass."""
 

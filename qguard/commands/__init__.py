@@ -35,7 +35,7 @@ def add_commands(commands: Any) -> None:
     for name, text in COMMANDS.items():
         module = import_module(f"qguard.commands.{name}")
         parser = add_command(commands, name, text)
-        parser.set_defaults(run=getattr(module, "run", None))
+        parser.set_defaults(run=getattr(module, "run", None), command=name)
         module.add(parser)
 
 

@@ -18,7 +18,7 @@ from qguard.diagnosis.sites import LINEAR, AlignedTensor, Net
 from qguard.encoders.feeding import RIGHT
 from qguard.encoders.feeds import Feeds
 from qguard.encoders.ports import of_session
-from qguard.errors import ArtifactProblem
+from qguard.errors import ArtifactProblem, first_line
 from qguard.machine.cpu import saturates
 from qguard.onnx.unsigned import unsigned_weights
 from qguard.precisions.attention import PROJECTIONS
@@ -130,7 +130,7 @@ class Runner:
         try:
             self.session = graph.session(options)
         except Exception as e:
-            raise ArtifactProblem(f"ONNX Runtime cannot run the opened graph: {str(e).strip()[:300]}") from e
+            raise ArtifactProblem(f"ONNX Runtime cannot run the opened graph: {first_line(e)}") from e
         ports = of_session(self.session.get_inputs())
         self._fed = [p.name for p in ports if p.name.endswith("/given")]
         self._feeds = Feeds([p for p in ports if p.name not in self._fed], Path("the opened graph"), net.feeding)

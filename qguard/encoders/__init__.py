@@ -304,7 +304,9 @@ def open_runtime(
     except QguardError:
         raise
     except Exception as e:  # whatever another package does
-        raise MeasurementProblem(f"runtime {name!r} cannot be opened: {first_line(e)}") from e
+        raise MeasurementProblem(
+            f"runtime {name!r} cannot be opened: {first_line(e)}; check the files, or install another version of it"
+        ) from e
     if record.takes == TOKEN_IDS:
         for attribute, value in (("batch_tokens", record.batch), ("workers", record.parallel)):
             if not hasattr(opened, attribute):

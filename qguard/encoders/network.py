@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qguard.errors import ModelProblem, QguardError
+from qguard.errors import ModelProblem, QguardError, first_line
 from qguard.files import read_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.admission import ENCODERS
@@ -62,7 +62,9 @@ def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[An
     except QguardError:
         raise
     except Exception as e:  # Transformers raises many kinds for a damaged folder
-        raise ModelProblem(f"Transformers cannot load {root.name}: {str(e).strip()[:300]}") from e
+        raise ModelProblem(
+            f"Transformers cannot load {root.name}: {first_line(e)}; copy it again, or install the version that wrote it"
+        ) from e
     _refuse_other_weights(root, network, info)
     return network.eval(), set(info["missing_keys"])
 
@@ -120,5 +122,5 @@ def lookup_tables(root: Path) -> set[str]:
     except QguardError:
         raise
     except Exception as e:  # Transformers raises many kinds for a damaged folder
-        raise ModelProblem(f"Transformers cannot read {root.name}: {str(e).strip()[:300]}") from e
+        raise ModelProblem(f"Transformers cannot read {root.name}: {first_line(e)}") from e
     return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}

@@ -9,7 +9,7 @@ from qguard.encoders.feeding import Feeding
 from qguard.encoders.interface import Interface
 from qguard.encoders.ports import of_session
 from qguard.encoders.runtimes import RUNTIMES
-from qguard.errors import ArtifactProblem
+from qguard.errors import ArtifactProblem, first_line
 from qguard.files import read_json
 from qguard.machine.cpu import saturates
 from qguard.onnx.edit import Graph
@@ -81,7 +81,7 @@ class OnnxRuntime:
             return self.session.run([self.interface.output.port.name], feeds)[0]
         except Exception as e:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in list(feeds.items())[:3])
-            raise ArtifactProblem(f"ONNX Runtime failed on a batch ({shapes}): {str(e).strip()[:300]}") from e
+            raise ArtifactProblem(f"ONNX Runtime failed on a batch ({shapes}): {first_line(e)}") from e
 
 
 def open_session(file: Path, threads: int | None = None, optimise: bool = True) -> Any:
@@ -111,4 +111,6 @@ def open_session(file: Path, threads: int | None = None, optimise: bool = True) 
             return graph.session(options)
         return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as e:  # ONNX Runtime's own exception types differ by build
-        raise ArtifactProblem(f"ONNX Runtime {ort.__version__} cannot load {file.name}: {str(e).strip()[:300]}") from e
+        raise ArtifactProblem(
+            f"ONNX Runtime {ort.__version__} cannot load {file.name}: {first_line(e)}; copy or export it again"
+        ) from e

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.encoders.feeding import RIGHT, declared_side
-from qguard.errors import ModelProblem
+from qguard.errors import ModelProblem, first_line
 from qguard.models.pipeline import Pipeline, read_optional, tokenizer_file
 
 
@@ -133,7 +133,7 @@ def parsed(content: bytes, where: str) -> Any:
     try:
         return Tokenizer.from_buffer(content)
     except Exception as e:  # the binding raises bare Exception
-        raise ModelProblem(f"{where} is damaged or made for another tokenizers version: {e}") from e
+        raise ModelProblem(f"{where} is damaged or made for another tokenizers version ({first_line(e)}); copy it again") from e
 
 
 def _lower_case(tokenizer: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from qguard.encoders.legacy import FILE, open_legacy
 from qguard.encoders.network import open_network
 from qguard.encoders.table import open_table
-from qguard.errors import MeasurementProblem, ModelProblem, QguardError
+from qguard.errors import MeasurementProblem, ModelProblem, QguardError, first_line
 from qguard.models.table import is_table
 
 # int8 layers say so in their files; what surrounds them is computed in float32
@@ -36,7 +36,7 @@ def _open_legacy(root: Path) -> Any:
     except QguardError:
         raise
     except Exception as e:  # torch raises many kinds for tensors that do not fit
-        raise ModelProblem(f"{root.name} cannot be loaded: {str(e).strip()[:300]}") from e
+        raise ModelProblem(f"{root.name} cannot be loaded: {first_line(e)}") from e
 
 
 class TorchRuntime:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.encoders import Encoder, TextEncoder
-from qguard.errors import GoldenProblem, QguardError
+from qguard.errors import GoldenProblem, LibraryProblem, QguardError
 from qguard.faults import Fault
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.gates.check import Check
@@ -151,12 +151,16 @@ def judge_accuracy(judge: Session, target: Target) -> Verdict:
     values: dict[str, float] = {}
     try:
         judge.token_ids(target)
+    except LibraryProblem:  # a fault that was not made well, or a library that is broken here: neither was caught
+        raise
     except QguardError as e:  # no other test can measure either, and each says the same
         return Verdict((Failure.error("golden" if isinstance(e, GoldenProblem) else "artifact", e),))
     # without what takes a search or a clock: a fault is judged some hundred times
     for family in [f.name for f in judge.families(target) if not {"generated", "process"} & set(f.needs)]:
         try:
             checks = judge.checks(target, family)
+        except LibraryProblem:
+            raise
         except QguardError as e:
             failures.append(Failure.error(family, e))
             continue

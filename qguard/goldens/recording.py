@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.boundary import step
 from qguard.errors import GoldenProblem
 from qguard.goldens.consent import check_named, refuse_unnamed
 from qguard.goldens.fragile import rounded_apart
@@ -69,7 +70,8 @@ def record(
     if not reason.strip() and not dry_run:
         raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
     check_named(accept_change)
-    (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
+    with step(f"recording fp32 of model {model.name!r} on suite {suite.name!r}", model.onnx or model.folder):
+        (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
     similarity = similarity_of(model.pipeline)
     fragile = {}
     if suite.name in BUILTIN and model.onnx is None and not model.static:  # default gates follow no other golden

@@ -46,7 +46,9 @@ def open_fp32(model: Model) -> Any:
                 model_kwargs={"use_safetensors": True},
             )  # fmt: skip
     except Exception as e:  # it and Transformers raise many kinds for what they do not expect in a folder
-        raise ModelProblem(f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}") from e
+        raise ModelProblem(
+            f"sentence-transformers cannot open model {model.name!r}: {first_line(e)}; see: qguard models {model.ref}"
+        ) from e
     st.float()
     if not model.static:
         st.max_seq_length = model.pipeline.max_seq_length  # its own may count positions that no text uses

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.errors import GoldenProblem
+from qguard.errors import GoldenProblem, first_line
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
 from qguard.goldens.retrieved import Retrieved
 
@@ -159,7 +159,7 @@ def read(folder: Path) -> Golden:
     except GoldenProblem:
         raise
     except Exception as e:  # the binding has its own error types
-        raise GoldenProblem(f"{where} is damaged ({e!r}); restore it from version control, or: {mend}") from e
+        raise GoldenProblem(f"{where} is damaged ({first_line(e)}); restore it from version control, or: {mend}") from e
     if not whole or len(ids) != len(golden.vectors) or not np.isfinite(golden.vectors).all():
         raise GoldenProblem(f"{where} is damaged: its parts do not fit together; restore it, or: {mend}")
     return golden

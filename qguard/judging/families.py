@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qguard import goldens
+from qguard.boundary import step
 from qguard.encoders.runtimes import NO_FILES, TOKEN_IDS
 from qguard.errors import MeasurementProblem
 from qguard.families import FAMILIES, TIMED, Family, family_of, measure
@@ -64,7 +65,8 @@ def left_out(session: Session, precision: Precision) -> dict[str, str]:
 def checks(session: Session, target: Target, family: str) -> list[Check]:
     """All checks of one metric family, a name in :data:`qguard.families.FAMILIES`."""
     part = FAMILIES.find(family)
-    found = measure(session.comparison(target), family) if part.sampled else list(part.judged(session, target))
+    with step(f"measuring {family} of {target}"):
+        found = measure(session.comparison(target), family) if part.sampled else list(part.judged(session, target))
     if not found:
         raise MeasurementProblem(f"the metric family {family!r} gave no value; its test may not pass")
     measured = [m for m in found if isinstance(m, Measured)]

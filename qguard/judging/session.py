@@ -11,6 +11,7 @@ import numpy as np
 
 from qguard import goldens
 from qguard.artifacts.artifact import Artifact, open_artifact
+from qguard.boundary import step
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
@@ -125,9 +126,10 @@ class Session:
     def model(self, name: str) -> Model:
         """The resolved fp32 model."""
         chosen = self.config.models[name]
-        was_folder = goldens.was_folder(self.config.golden_root, name, chosen.ref)
-        settings = self.config.model_settings(name)
-        return resolve(name, self.config.model_ref(name), chosen.revision, settings, was_folder=was_folder)
+        with step(f"reading model {name!r}", chosen.ref):
+            was_folder = goldens.was_folder(self.config.golden_root, name, chosen.ref)
+            settings = self.config.model_settings(name)
+            return resolve(name, self.config.model_ref(name), chosen.revision, settings, was_folder=was_folder)
 
     def suite(self, name: str, model: str | None = None) -> Suite:
         """The suite by name.
@@ -144,7 +146,8 @@ class Session:
     @once
     def whole_suite(self, name: str) -> Suite:
         """The suite with all of its texts."""
-        return load_suite(name, self.config.suite_sources)
+        with step(f"reading suite {name!r}"):
+            return load_suite(name, self.config.suite_sources)
 
     @once
     def judged_suite(self, name: str, model: str) -> Suite:
@@ -165,9 +168,11 @@ class Session:
     @once
     def golden(self, model: str, suite: str) -> Golden:
         """The golden, read and proved current."""
-        golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
-        goldens.check(golden, self.model(model), self.suite(suite))
-        return golden
+        folder = goldens.golden_folder(self.config.golden_root, model, suite)
+        with step(f"reading the golden of model {model!r} and suite {suite!r}", folder):
+            golden = goldens.read(folder)
+            goldens.check(golden, self.model(model), self.suite(suite))
+            return golden
 
     def artifact(self, precision: Precision, model: str) -> Artifact:
         """The given artifact, or the one that is built (once, cached) for this precision."""
@@ -177,12 +182,14 @@ class Session:
     def plain_artifact(self, precision: Precision, model: str) -> Artifact:
         """As :meth:`artifact`, of a precision with float32 vectors."""
         path, base = self.artifact_path, self.model(model)
-        return open_artifact(path, base, precision.runtime) if path else precision.build(base)
+        with step("opening the artifact", path):
+            return open_artifact(path, base, precision.runtime) if path else precision.build(base)
 
     @once
     def deployed(self, model: str) -> Artifact | None:
         """``--baseline-artifact``, opened; ``None`` where only another interpreter is given."""
-        return open_artifact(self.baseline_path, self.model(model)) if self.baseline_path else None
+        with step("opening the deployed artifact", self.baseline_path):
+            return open_artifact(self.baseline_path, self.model(model)) if self.baseline_path else None
 
     @once
     def fp32(self, model: str, runtime: str) -> Artifact:
@@ -199,7 +206,10 @@ class Session:
         a, base = self.artifact(precision, model), self.model(model)
         tokenizer = self.tokenizer(precision, model)
         runtime = a.runtime(precision.runtime)
-        return open_encoder(runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding)
+        with step(f"opening {precision} in runtime {runtime!r}", a.file or a.folder):
+            return open_encoder(
+                runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding
+            )
 
     @once
     def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:
@@ -253,8 +263,9 @@ class Session:
     def plain_embeddings(self, target: Target) -> Floats:
         """As :meth:`embeddings`, of a precision with float32 vectors."""
         ids = self.token_ids(target)  # first: what may not be judged is not built either
-        encoder = self.encoder(target.precision, target.model)
-        return encoder.encode_rows(self.rows(target, encoder, ids))
+        encoder, artifact = self.encoder(target.precision, target.model), self.artifact(target.precision, target.model)
+        with step(f"encoding suite {target.suite!r} with {target.precision}", artifact.file or artifact.folder):
+            return encoder.encode_rows(self.rows(target, encoder, ids))
 
     def rows(self, target: Target, encoder: Encoder, ids: list[list[int]]) -> Sequence[Any]:
         """What an encoder is given of the suite: its token ids, or the texts where its runtime takes them."""

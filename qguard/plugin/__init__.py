@@ -184,6 +184,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if asked is not None and update:
         raise pytest.UsageError("--golden-update records fp32 and cannot be combined with --precision; run them one by one")
+    from qguard.boundary import shown, told
     from qguard.errors import QguardError
     from qguard.report import check_format
 
@@ -195,8 +196,11 @@ def pytest_configure(config: pytest.Config) -> None:
             from qguard.goldens import refuse_in_ci
 
             refuse_in_ci(config.getoption("golden_update_in_ci"))
-    except QguardError as e:
-        raise pytest.UsageError(visible(str(e))) from None
+    except pytest.UsageError:
+        raise
+    except Exception as e:
+        problem = e if isinstance(e, QguardError) else told(e, "reading the configuration")
+        raise pytest.UsageError(visible(f"{shown(problem)}{problem}")) from None
     config.stash[STATE] = state
     if asked is not None:
         _add_gate(config, state)
@@ -397,10 +401,12 @@ def qguard_session(request: pytest.FixtureRequest) -> Session:
     """The session of this run; with no ``--precision`` it uses the configured precisions."""
     state = request.config.stash.get(STATE, None)
     if state is None:
+        from qguard.boundary import step
         from qguard.errors import QguardError
 
         try:
-            state = request.config.stash[STATE] = _state(request.config, "all")
+            with step("reading the configuration"):
+                state = request.config.stash[STATE] = _state(request.config, "all")
         except QguardError as e:
             pytest.fail(visible(str(e)), pytrace=False)
     return state.session

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from qguard.boundary import step
 from qguard.console.visible import visible
+from qguard.errors import QguardError
 from qguard.plugin.outputs import JUnit, attest, findings, summarise
 from qguard.plugin.state import GATE, State
 
@@ -69,14 +71,14 @@ class Collector:
         summarise(report)
         for path in self.config.getoption("qguard_report"):
             try:
-                write(report, Path(path))
-            except OSError as e:
+                with step(f"writing the report {Path(path).name}"):
+                    write(report, Path(path))
+            except QguardError as e:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
-                report["runs"][0]["errors"].append(f"the report {Path(path).name} could not be written: {e.strerror}")
+                report["runs"][0]["errors"].append(str(e))
 
     def _update(self) -> int:
         from qguard import goldens as golden
-        from qguard.errors import QguardError
 
         session, self.lines = self.state.session, list[str]()
         status = 0

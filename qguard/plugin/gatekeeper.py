@@ -149,9 +149,11 @@ class _spoken:  # noqa: N801 - used as a function
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        from qguard.boundary import shown, told
         from qguard.errors import QguardError
 
-        if isinstance(error, QguardError):
-            self.record["error"] = str(error)
+        if isinstance(error, Exception):
+            problem = error if isinstance(error, QguardError) else told(error, f"judging {self.record['target']['precision']}")
+            self.record["error"] = str(problem)
             # "from None": the paragraph alone, not the error that it was made from
-            raise pytest.fail.Exception(visible(f"NOT MEASURED: {error}"), pytrace=False) from None
+            raise pytest.fail.Exception(visible(f"{shown(problem)}NOT MEASURED: {problem}"), pytrace=False) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact, build_cached
+from qguard.boundary import step
 from qguard.encoders.loaded import carry_tokenizer
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
@@ -110,7 +111,8 @@ class Precision:
             carry_tokenizer(model, folder)
             self.fill(model, folder, self.sample)
 
-        return build_cached(self.key(model), model, fill)
+        with step(f"making {self} of model {model.name!r}", model.onnx or model.folder):
+            return build_cached(self.key(model), model, fill)
 
     def key(self, model: Model) -> dict[str, Any]:
         """Everything that decides the bytes of its artifact of ``model``."""
@@ -152,7 +154,8 @@ class Precision:
         except (QguardError, OSError):
             raise
         except Exception as e:  # torch, Transformers and quantizers raise many kinds
-            raise ArtifactProblem(f"{self} of model {model.name!r} cannot be made here: {first_line(e)}") from e
+            works = f"see what works: qguard models {model.ref}"
+            raise ArtifactProblem(f"{self} of model {model.name!r} cannot be made here: {first_line(e)}; {works}") from e
 
     def check(self, model: Model) -> None:
         """This precision of a model can be made, as far as its files tell.

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from qguard.errors import ModelProblem
+from qguard.errors import ModelProblem, first_line
 from qguard.files import inside
 from qguard.models.modules.base import MASK, ROWS, SENTENCE, TOKENS, Features, Module, Weights
 from qguard.models.modules.dense import Dense
@@ -106,7 +106,7 @@ def load_weights(folder: Path, module: Module) -> dict[str, Any]:
                 flat = (flat.astype(np.uint32) << 16).view(np.float32) if tensor["dtype"] == "BF16" else flat.astype(np.float32)
                 found[name] = flat.reshape(tensor["shape"])
     except Exception as e:  # the binding has its own error types
-        raise ModelProblem(f"{path} cannot be read ({e!r}); fetch or copy it again") from e
+        raise ModelProblem(f"{path} cannot be read ({first_line(e)}); fetch or copy it again") from e
     if missing := module.tensors - set(found):
         raise ModelProblem(f"{path} has no tensor {', '.join(sorted(missing))}; save the model again")
     return found
