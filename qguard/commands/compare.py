@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
         f"*: no other row is as good in overlap@10 with whole fp32, speed and both sizes. Speed: fp32@onnx = 1, {tokens}, "
         f"{config.latency.threads} thread(s), a short trial; the gate is pytest --precision."
     )
+    if any(row.busy for row in rows):
+        out.print("?: speed not measured, machine too busy. Other work interrupted these runs, so such a row takes no part in *.")
     if any(ALONE in row.values for row in rows):
         out.print(
             "overlap@10, cosines and the verdict compare with fp32 cut alike: the loss by quantization. by dimensions: "

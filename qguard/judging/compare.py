@@ -15,7 +15,8 @@ from qguard.judging.facts import stored_bytes
 from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, spec_of
-from qguard.latency.trial import plan
+from qguard.latency.decision import block_time
+from qguard.latency.trial import DROPPED, plan
 from qguard.metrics.truncation import OVERLAP
 from qguard.precisions import Precision, dimensions
 from qguard.vectors.quantized import FLOAT, KINDS
@@ -39,6 +40,7 @@ class Row:
         vector_bytes: Size of one stored vector.
         speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate. Empty where the
             runtime is not timed in this process.
+        busy: Buckets of ``speed`` in which other work interrupted too many runs: their ratios say little.
         verdict: by every gate but those on latency: ``pass``, ``fail``, or ``unmeasured`` where ``error`` says why.
         failed: The checks that do not hold.
         best: No other row of this model and suite is at least as good in overlap@10 with whole fp32, in speed and in both sizes,
@@ -53,6 +55,7 @@ class Row:
     bytes: int | None = None
     vector_bytes: int | None = None
     speed: dict[str, float] = field(default_factory=dict)
+    busy: tuple[str, ...] = ()
     verdict: str = "unmeasured"
     failed: tuple[Check, ...] = ()
     error: str | None = None
@@ -61,7 +64,7 @@ class Row:
     @property
     def comparable(self) -> bool:
         """Whether accuracy, sizes and speed are known."""
-        return self.error is None and self.bytes is not None and bool(self.speed)
+        return self.error is None and self.bytes is not None and bool(self.speed) and not self.busy
 
     @property
     def overlap(self) -> float:
@@ -116,7 +119,7 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
         One row each, models and suites together; a precision that could not be measured says why, and stops no other.
     """
     rows = []
-    speeds: dict[tuple[Precision, str], dict[str, float]] = {}
+    speeds: dict[tuple[Precision, str], dict[str, tuple[float, bool]]] = {}
     targets = sorted(session.targets(precisions), key=lambda t: (t.model, t.suite))  # stable: precisions stay as typed
     for target in targets:
         say(str(target))
@@ -127,7 +130,9 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
             if key not in speeds:
                 timed = BUCKETS if target.precision.runs_in.timed else ()
                 speeds[key] = {str(b): _speed(session, target, b) for b in timed}
-            rows.append(replace(row, speed=speeds[key]))
+            found = speeds[key]
+            busy = tuple(b for b, (_, interrupted) in found.items() if interrupted)
+            rows.append(replace(row, speed={b: ratio for b, (ratio, _) in found.items()}, busy=busy))
         except QguardError as e:
             rows.append(replace(row, verdict="unmeasured", error=str(e)))
     return mark_best(rows)
@@ -145,31 +150,40 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     return replace(row, verdict="fail" if failed else "pass", failed=failed)
 
 
-def _speed(session: Session, target: Target, bucket: Bucket) -> float:
+def _speed(session: Session, target: Target, bucket: Bucket) -> tuple[float, bool]:
     threads = session.config.latency.threads
     base = Precision("fp32", "onnx")
     batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
     fp32, candidate = (spec_of(session.artifact(p, target.model), p, threads) for p in (base, target.precision))
-    return 1.0 if fp32 == candidate else time_ratio(fp32, candidate, batch, bucket.tokens)
+    return (1.0, False) if fp32 == candidate else timed_ratio(fp32, candidate, batch, bucket.tokens)
 
 
 def time_ratio(baseline: ArmSpec, candidate: ArmSpec, batch: Any, tokens: int) -> float:
     """Time of ``baseline`` over that of ``candidate``: the median of a few rounds in which both run in turn."""
+    return timed_ratio(baseline, candidate, batch, tokens)[0]
+
+
+def timed_ratio(baseline: ArmSpec, candidate: ArmSpec, batch: Any, tokens: int) -> tuple[float, bool]:
+    """As :func:`time_ratio`, and whether other work interrupted too many of the runs for it to say much."""
     arms = [spec.arm(batch) for spec in (baseline, candidate)]
     try:
         for arm in arms:
             arm.open()
         shape = plan(max(min(wall for wall, _ in arm.block(1, 2)) for arm in arms) / 1e9, tokens)
         ratios: list[float] = []
+        runs = lost = 0
         start = time.monotonic()
         while len(ratios) < ROUNDS[0] or (len(ratios) < ROUNDS[1] and time.monotonic() - start < SECONDS):
             order = (0, 1) if len(ratios) % 2 else (1, 0)
-            seconds = {side: median(wall for wall, _ in arms[side].block(*shape)) for side in order}
+            timings = {side: arms[side].block(*shape) for side in order}
+            for side, spec in ((0, baseline), (1, candidate)):
+                runs, lost = runs + len(timings[side]), lost + block_time(timings[side], spec.threads)[1]
+            seconds = {side: median(wall for wall, _ in timings[side]) for side in order}
             ratios.append(seconds[0] / seconds[1])
     finally:
         for arm in arms:
             arm.close()
-    return median(ratios)
+    return median(ratios), lost > DROPPED * runs
 
 
 def mark_best(rows: Iterable[Row]) -> list[Row]:
@@ -213,7 +227,7 @@ def table(rows: list[Row]) -> Any:
         cells = ["*" if r.best else "", r.precision, *([r.model, r.suite] if several else [])]
         if r.error is None:
             size = "" if r.bytes is None else f"{r.bytes / 1e6:.1f}"
-            speeds = [f"{r.speed[str(b)]:.2f}" if r.speed else "" for b in BUCKETS]
+            speeds = [f"{r.speed[str(b)]:.2f}{'?' if str(b) in r.busy else ''}" if r.speed else "" for b in BUCKETS]
             shown = (*SHOWN, *((ALONE, TOTAL) if cut else ()))
             values = [f"{r.values[m]:.4f}" if m in r.values else "" for m in shown]
             numbers = [*values, size, str(r.vector_bytes), *speeds]

@@ -17,7 +17,7 @@ from qguard.gates import Gate
 from qguard.gates.check import Check
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
-from qguard.latency.decision import FAIL, INCONCLUSIVE, UNFIT, Rule
+from qguard.latency.decision import BUSY, FAIL, UNDECIDED, UNTIMED, Rule
 from qguard.latency.trial import Trial, run_trial
 from qguard.machine.cpu import ISA, cpu
 from qguard.precisions import Precision
@@ -112,13 +112,18 @@ def compare(
     Returns:
         The check (outcome ``pass``, ``fail``, ``reported``, ``inconclusive`` or ``runner unfit``), the facts for
         reports, and the trial.
+
+    Raises:
+        UntimedProblem: where other work interrupted every run.
     """
     rule = Rule(comparison.limit).divided(gates)
     options = {"tokens": bucket.tokens, "threads": threads, "budget": budget}
     arms = comparison.baseline.arm(batch), comparison.candidate.arm(batch)
     trial = run_trial(*arms, rule, **options)  # type: ignore[arg-type]
     if not trial.look.pairs:
-        raise MeasurementProblem(f"latency {bucket}: {trial.note or 'no pair of runs could be timed'}")
+        raise UntimedProblem(
+            f"{not_measured(trial.note)}\n    {comparison.metric}[{bucket}]: no pair in {trial.seconds:.1f} s; {trial.note}"
+        )
     outcome, note = trial.look.outcome, trial.note
     if comparison.gate is None:
         outcome = "reported"
@@ -161,7 +166,16 @@ def interval_text(ends: Sequence[float | None]) -> str:
 
 def undecided(check: Check) -> bool:
     """Whether a check says neither yes nor no."""
-    return check.outcome in (INCONCLUSIVE, UNFIT)
+    return check.outcome in UNDECIDED
+
+
+class UntimedProblem(MeasurementProblem):
+    """A latency that this machine could not time now: it says nothing about the artifact."""
+
+
+def not_measured(note: str) -> str:
+    """What leads the text on a latency that was not measured."""
+    return f"{UNTIMED}, {BUSY}" if BUSY in note else UNTIMED
 
 
 def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:

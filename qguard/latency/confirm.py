@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from qguard.latency.arms import ArmSpec
-from qguard.latency.decision import FAIL, UNFIT, Rule
+from qguard.latency.decision import BUSY, FAIL, UNFIT, Rule
 from qguard.latency.fresh import run_fresh
 from qguard.latency.trial import Trial, run_trial
 
@@ -44,7 +44,7 @@ def confirm(trial: Trial, specs: tuple[ArmSpec, ArmSpec], batch: Any, rule: Rule
     }
     found = run_fresh("qguard.latency.confirm", spec, "the latency trial could not be repeated")
     if found["null"] == FAIL:
-        return UNFIT, "the baseline is slower than itself by 5 % or more: this machine cannot measure latency now"
+        return UNFIT, f"{BUSY}: the baseline is slower than itself by 5 % or more, so latency cannot be measured now"
     if found["again"] != FAIL:
         return "inconclusive", f"a repetition in a fresh process did not fail ({found['again']})"
     return FAIL, "confirmed in a fresh process"

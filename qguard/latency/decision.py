@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 PASS, FAIL, INCONCLUSIVE, UNFIT = "pass", "fail", "inconclusive", "runner unfit"
+UNTIMED = "speed: not measured"  # what leads a text on a latency of which nothing is known
+UNDECIDED = (INCONCLUSIVE, UNFIT)
+BUSY = "machine too busy"  # in a note: said only where interrupted runs, or a file slower than itself, prove it
 
 
 @dataclass(frozen=True)

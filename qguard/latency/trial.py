@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
-from qguard.latency.decision import INCONCLUSIVE, Look, Rule, block_time, look
+from qguard.latency.decision import BUSY, INCONCLUSIVE, Look, Rule, block_time, look
 
 Timing = tuple[int, int]
 LONGEST = 6  # budgets that a trial of long runs may take: at 2 s a pair three hold too few, if a single one is interrupted
+_TELLS = 8  # runs of which a share says something
 DROPPED = 0.3  # share of interrupted runs above which the runner, not the model, was measured
 
 
@@ -94,7 +95,8 @@ def run_trial(
         rule: When it is decided.
         tokens: Tokens of each text; short texts need longer blocks.
         threads: Threads of each arm.
-        budget: Seconds. Long runs go on up to :data:`LONGEST` times that, until the fewest pairs that can decide are there.
+        budget: Seconds. Long runs go on up to :data:`LONGEST` times that, until the fewest pairs that can decide are there; not
+            where other work interrupts them, which more time would not mend.
         seed: Of the random order of arms.
         clock: Monotonic seconds.
     """
@@ -104,6 +106,12 @@ def run_trial(
     sessions = trial.sessions
     timed = dropped = 0
     shape, groups = (2, 3), 1
+
+    def late() -> bool:
+        busy = timed >= _TELLS and dropped > DROPPED * timed
+        waits = sum(map(len, sessions)) < rule.fewest_pairs and not busy
+        return clock() - start > (LONGEST * budget if waits else budget)
+
     for number in range(rule.sessions[1]):
         for arm in arms if pick.random() < 0.5 else arms[::-1]:
             arm.open()
@@ -115,7 +123,9 @@ def run_trial(
             groups = max(1, min(rule.pairs, int(budget / rule.sessions[1] / max(pair, 1e-9))) // 2)
         session: list[float] = []
         sessions.append(session)
-        for _ in range(groups):
+        for group in range(groups):
+            if group and late():
+                break
             order = (0, 1, 1, 0) if pick.random() < 0.5 else (1, 0, 0, 1)
             found: list[tuple[int, float | None]] = []
             for side in order:
@@ -134,20 +144,19 @@ def run_trial(
         for arm in arms:
             arm.close()
         trial.seconds, trial.dropped = clock() - start, dropped / max(1, timed)
-        enough = sum(map(len, sessions)) >= rule.fewest_pairs
-        late = trial.seconds > budget and (enough or trial.seconds > LONGEST * budget)
-        if number + 1 < rule.sessions[0] or not any(sessions):
-            continue
-        trial.look = look(sessions, rule)
-        if trial.dropped > DROPPED:
-            trial.look = _undecided(trial.look)
-            trial.note = f"{trial.dropped:.0%} of the runs were interrupted by other work on this machine"
-        elif trial.look.outcome != INCONCLUSIVE:
-            return trial
-        if late:
+        over = late()
+        if any(sessions) and (over or number + 1 >= rule.sessions[0]):
+            trial.look = look(sessions, rule)
+            decides = number + 1 >= rule.sessions[0] and trial.dropped <= DROPPED
+            if decides and trial.look.outcome != INCONCLUSIVE:
+                return trial
+        if over:
             break
     trial.look = _undecided(trial.look)
-    trial.note = trial.note or f"{trial.look.pairs} pairs in {trial.seconds:.1f} s could not tell"
+    if trial.dropped > DROPPED:
+        trial.note = f"{BUSY}: {trial.dropped:.0%} of the runs were interrupted by other work"
+    else:
+        trial.note = f"{trial.look.pairs} pairs in {trial.seconds:.1f} s could not tell"
     return trial
 
 

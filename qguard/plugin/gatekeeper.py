@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -104,7 +104,7 @@ class GateKeeper:
             bucket: Tokens and batch size.
             benchmark: pytest-benchmark's fixture, or ``None`` where that plugin is off.
         """
-        from qguard.latency.check import undecided
+        from qguard.latency.check import UntimedProblem, undecided
         from qguard.latency.replay import hand_over
         from qguard.report.terminal import latency_text
 
@@ -115,7 +115,16 @@ class GateKeeper:
                 self._unmeasured(record, _DISABLED)
             precisions = [t.precision for t in config.stash[STATE].targets] if STATE in config.stash else [target.precision]
             gates = latency.gate_count(self._session, list(dict.fromkeys(precisions)))
-            trials = latency.trials(self._session, target, bucket, gates)
+            try:
+                trials = latency.trials(self._session, target, bucket, gates)
+            except UntimedProblem as e:
+                if self._session.config.latency.mode == "gate":
+                    self._unmeasured(record, str(e))
+                record["error"], record["done"] = (
+                    str(e),
+                    True,
+                )  # nothing was to be judged, and the report says why it has no value
+                pytest.skip(visible(str(e)))
             last = bucket == latency.buckets(self._session, target.precision, target.model)[-1]
             memory = latency.memory(self._session, target, bucket) if last else []
         checks = [check for check, _, _ in trials] + memory
@@ -130,7 +139,7 @@ class GateKeeper:
             self._unmeasured(record, text)
         return checks
 
-    def _unmeasured(self, record: dict[str, Any], text: str) -> None:
+    def _unmeasured(self, record: dict[str, Any], text: str) -> NoReturn:
         """Strict fails what was not measured; otherwise it is skipped, and the verdict is ``unmeasured``."""
         record["error"] = text
         state = self._item.config.stash.get(STATE, None)

@@ -92,11 +92,13 @@ class JUnit:
 
 
 def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of every gated check, and of each run's verdict."""
+    """Name and value of every gated check, and of each run's verdict and answers."""
+    from qguard.report.answers import sentences
+
     found: list[tuple[str, str]] = [("qguard.verdict", report["verdict"])]
     for run in report["runs"]:
         at = f"{run['precision']}@{run['runtime']}/{run['model']}/{run['suite']}"
-        found.append((f"{at}/verdict", run["verdict"]))
+        found += [(f"{at}/verdict", run["verdict"]), (f"{at}/answers", sentences(run))]
         for c in run["checks"]:
             if c["bound"]:
                 label = c["name"] + (f"[{c['slice']}]" if c["slice"] else "") + (" (accepted)" if c.get("accepted") else "")

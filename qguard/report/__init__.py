@@ -69,6 +69,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         ``unmeasured`` and lists what is missing.
         ``tests`` of a run has the outcome of each gate test: ``pass``, ``fail`` or ``unmeasured``.
     """
+    from qguard.report.answers import answers
     from qguard.report.details import merged, without_home
 
     runs = []
@@ -96,6 +97,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         runs[-1]["left_out_because"] = dict(asked.get("left_out", {}))
         runs[-1]["left_out"] = list(runs[-1]["left_out_because"])
         runs[-1]["tests"] = {g: "fail" if g in fell else "pass" if g in done else "unmeasured" for g in gates}
+        runs[-1]["answers"] = answers(runs[-1])
         runs[-1]["host"] = host()
         runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])
         texts.setdefault(target["suite"], {}).update(shown)

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qguard.families import TIMED
+from qguard.latency.decision import UNDECIDED
 from qguard.report import advice, charts
 from qguard.report.details import GIVEN, MOVED
 from qguard.report.headline import ORDER, bound_of, cause_of, family_of, headline, label_of, name_of
@@ -110,7 +112,10 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
     """What the template shows of one run; ``on`` says which file or host, where it is none of ours or there are several."""
     name, lines = name_of(run) + on, headline(run, texts)
     values = {c["name"]: c["value"] for c in run["checks"] if c["slice"] is None}
-    speedups = [t["ratio"] for t in run["latency"] if t["metric"] == "latency.speedup"]
+    trials = [t for t in run["latency"] if t["metric"] == "latency.speedup"]
+    speedups = [t["ratio"] for t in trials if t["outcome"] not in UNDECIDED]
+    buckets = {t["bucket"] for t in trials} | {m[len(TIMED) + 1 : -1] for m in run["missing"] if m.startswith(f"{TIMED}[")}
+    timed = f"{len(speedups)} of {len(buckets)} buckets" if speedups else "not measured"
     return {
         **run,
         "key": key,
@@ -119,7 +124,12 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "rows": sorted(({**c, "label": label_of(c), "bound": bound_of(c)} for c in run["checks"]), key=_place),
         "values": values,
         "megabytes": run["artifact"]["bytes"] / 1e6 if run["artifact"] else None,
-        "speedup": math.prod(speedups) ** (1 / len(speedups)) if speedups else 1.0 if run["precision"] == "fp32" else None,
+        "speedup": math.prod(speedups) ** (1 / len(speedups))
+        if speedups
+        else 1.0
+        if run["precision"] == "fp32" and not buckets
+        else None,
+        "unmeasured_speed": timed if len(speedups) < len(buckets) else "",
         "heat": heat_map(run["checks"]),
         "text": lambda key: shown(texts.get(key, key)),
         "worst_texts": [t for t in run["details"]["worst_texts"] if 1 - t["cosine"] > _ROUNDING],
@@ -213,11 +223,25 @@ def groups(runs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         drawn = []
         for cost, name in (("megabytes", "MB"), ("speedup", "speed, fp32 of the same runtime = 1")):
             points = [
-                {"name": r["name"], "x": r[cost], "y": r["values"][OVERVIEW[0]], "verdict": r["verdict"]}
+                {
+                    "name": r["name"] + (f" ({r['unmeasured_speed']})" if cost == "speedup" and r["unmeasured_speed"] else ""),
+                    "x": r[cost],
+                    "y": r["values"][OVERVIEW[0]],
+                    "verdict": r["verdict"],
+                }
                 for r in mine
                 if r[cost] is not None and OVERVIEW[0] in r["values"]
             ]
             if len({p["x"] for p in points}) > 2:  # of two, the table says as much
                 drawn.append(charts.tradeoff(f"trade-{i}-{cost}", points, name, OVERVIEW[0].partition(".")[2]))
-        out.append({"model": model, "suite": suite, "runs": mine, "charts": drawn, "timed": any(r["speedup"] for r in mine)})
+        out.append(
+            {
+                "model": model,
+                "suite": suite,
+                "runs": mine,
+                "charts": drawn,
+                "timed": any(r["speedup"] or r["unmeasured_speed"] for r in mine),
+                "partly": any(r["unmeasured_speed"] for r in mine),
+            }
+        )
     return out

@@ -12,6 +12,7 @@ from typing import Any
 from qguard.console.visible import visible
 from qguard.latency.check import interval_text
 from qguard.report.advice import judged, left_out, moved_gates
+from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
@@ -23,6 +24,11 @@ def render(report: dict[str, Any]) -> bytes:
     """The report as UTF-8 Markdown of at most :data:`LARGEST` bytes."""
     verdict = report["verdict"]
     lines = [f"## {_MARK[verdict]} qguard: {verdict.upper()}", ""]
+    lines += [
+        f"- {code(name_of(run))} {escape(run['model'])}, {escape(run['suite'])}: {escape(sentences(run))}"
+        for run in report["runs"]
+    ]
+    lines += [""] if report["runs"] else []
     bad = [r for r in report["runs"] if r["verdict"] != "pass"]
     for run in bad:
         lines += _failure(run, texts_of(report, run))

@@ -44,7 +44,7 @@ def findings(report: Mapping[str, Any], config: Path, base: Path) -> list[dict[s
             found.append({**of, "line": line, "check": miss.label, "title": title, "message": message})
         if not head.misses:
             title, line = f"{name_of(run)} not measured", gate_line(lines, run, "")
-            message = _message(head, f"{head.title}: {head.outcome}")
+            message = _message(head, f"{head.title}: {head.answers or head.outcome}")
             found.append({**of, "line": line, "check": "unmeasured", "title": title, "message": message})
     return found
 

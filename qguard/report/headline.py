@@ -11,6 +11,7 @@ from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.metrics.bounds import Bound
 from qguard.report import advice
+from qguard.report.answers import only_speed, sentences
 from qguard.report.details import GIVEN
 from qguard.vectors.quantized import FLOAT
 
@@ -41,6 +42,7 @@ class Headline:
 
     Attributes:
         title: Precision, model and suite.
+        answers: Accuracy, size and speed one by one; see :mod:`qguard.report.answers`.
         outcome: One sentence.
         misses: The first failed check of each metric family, what users see first.
         worst: The text or pair that shows it best; empty where nothing failed on a text.
@@ -49,6 +51,7 @@ class Headline:
     """
 
     title: str
+    answers: str
     outcome: str
     misses: tuple[Miss, ...]
     worst: str
@@ -118,7 +121,13 @@ def headline(run: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> 
         outcome = f"all {gated} checks hold"
     title = f"{name_of(run)} · {run['model']} · {run['suite']}"
     return Headline(
-        title, outcome, tuple(misses.values()), _worst(run, failed, texts or {}), _why(run), tuple(_steps(run, failed))
+        title,
+        sentences(run),
+        outcome,
+        tuple(misses.values()),
+        _worst(run, failed, texts or {}),
+        _why(run),
+        tuple(_steps(run, failed)),
     )
 
 
@@ -180,7 +189,7 @@ def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[
     )  # fmt: skip
     if failed:
         return advice.steps(case)
-    return [advice.measure_again(case)] if run["verdict"] == "unmeasured" else []
+    return [advice.measure_again(case, only_speed(run))] if run["verdict"] == "unmeasured" else []
 
 
 def _diagnose(run: Mapping[str, Any]) -> str:

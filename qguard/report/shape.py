@@ -349,6 +349,8 @@ class RunShape(Part):
         vectors: Kind of the stored vectors.
         suite: Name of the suite.
         verdict: ``fail`` if any check fails; ``pass`` only if every gate test measured.
+        answers: The verdict on ``Accuracy``, ``Precision`` (of the file), ``Size``, ``Speed`` and ``Memory``: each is ``holds``,
+            ``fails``, ``not measured``, ``not gated`` or ``left out``. Missing in reports of older versions.
         missing: Gate tests that did not measure.
         left_out: What was deliberately not measured: metric families or stems of metric names. ``tokenizer`` means that
             the tokenizer in use is not proved to be the model's.
@@ -374,6 +376,7 @@ class RunShape(Part):
     vectors: str = "float32"
     suite: str
     verdict: Literal["pass", "fail", "unmeasured"]
+    answers: dict[str, str] = {}
     missing: list[str]
     left_out: list[str] = []
     left_out_because: dict[str, str] = {}

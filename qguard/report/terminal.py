@@ -11,6 +11,7 @@ from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.metrics.truncation import OVERLAP
 from qguard.report.advice import Case, Step, calibrate, judged, left_out, moved_gates, steps, told, why
+from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors.quantized import FLOAT
 
@@ -110,8 +111,10 @@ def ends(interval: Any) -> str:
 
 def latency_text(precision: str, checks: list[Check]) -> str:
     """One paragraph a trial: bound and outcome first, then medians, ratio, interval and pairs."""
+    from qguard.latency.check import not_measured, undecided
+
     order = sorted(checks, key=lambda c: c.outcome != "fail")
-    lines = []
+    lines = [not_measured("".join(c.worst[0] for c in order if undecided(c)))] if any(map(undecided, order)) else []
     for c in order:
         gate = f", gate {c.bound}" if c.bound else ""
         lines += [f"{precision} {c.label} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
@@ -132,7 +135,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         head = f"{run['precision']}@{run['runtime']}{kind}  {run['model']}  {run['suite']}"
         size = run.get("artifact", {}).get("bytes")
         lines.append(f"{head}: {run['verdict'].upper()}" + (f"  ({size / 1e6:.1f} MB)" if size else ""))
-        lines += _lead(run, texts_of(report, run))
+        lines += _wrapped("", sentences(run)) + _lead(run, texts_of(report, run))
         for c in run["checks"]:
             if c["bound"] and not _latency(c) and not c.get("accepted") and (c["slice"] is None or c["outcome"] == "fail"):
                 name = c["name"] + (f"[{c['slice']}]" if c["slice"] else "")
