@@ -130,6 +130,26 @@ def test_a_wrong_pooling_in_the_file_is_named(judged):
     assert failed["head"].startswith("the artifact gives the model's vectors pooled by 'cls' instead of 'mean': mean cosine 0.99")
 
 
+def test_a_model_that_is_normalized_outside_its_own_file(small, minilm, fp32_onnx, int8, tmp_path):
+    """A project may say that its service normalizes: the fp32 file does not either."""
+    model = tmp_path / "model"
+    left = shutil.ignore_patterns("*.safetensors", "*.md")
+    shutil.copytree(minilm.folder, model, ignore=left, copy_function=shutil.copyfile)
+    with_head(fp32_onnx, model / "model.onnx", "mean", tokens=False)
+    harness = goldens.project(small, tmp_path / "project", model)
+    goldens.rewrite(harness, hashes=golden.identity(harness.model("minilm"), harness.suite("own")))
+    session = Session(load_config(tmp_path / "project"), with_head(int8.file, tmp_path / "m.onnx", "mean", tokens=False))
+    (target,) = session.targets([parse_precision("int8")])
+    assert [(m.name, m.value) for m in outputs.of_target(session, target)] == [("artifact.head", 1)]
+
+
+def test_openvino_reads_both_outputs_of_a_file(small, int8, tmp_path):
+    session = Session(load_config(small), with_head(int8.file, tmp_path / "m.onnx", "cls", "normalize"))
+    (target,) = session.targets([parse_precision("int8@openvino")])
+    found = {m.name: m.bound.holds(m.value) for m in outputs.of_target(session, target)}
+    assert found == {"artifact.unit_length": True, "artifact.output_agreement": False, "artifact.head": True}
+
+
 def test_another_dimension_beside_the_token_embeddings(judged):
     _, failed = judged("mean", NARROW, "normalize")
     assert "last_hidden_state (64 values and 384)" in failed["output_agreement"]

@@ -110,6 +110,14 @@ def _newer(value):
     value.update(backend="tokenizers", is_local=True, padding_side="right", truncation_side="right", add_prefix_space=False)
 
 
+def test_a_token_that_only_transformers_adds(artifact, judged):
+    def add(value):
+        value["added_tokens_decoder"] = {"30522": {**A_WORD, "content": "paris"}, "100": {**A_WORD, "content": "[UNK]"}}
+
+    edited(artifact / "tokenizer_config.json", add)
+    assert "added_tokens_decoder in tokenizer_config.json is with 'paris', the model's without" in judged(artifact)
+
+
 HARMLESS = {
     "as it is": ("tokenizer.json", lambda v: None),
     "neither truncated nor padded": ("tokenizer.json", lambda v: v.update(truncation=None, padding=None)),

@@ -21,6 +21,7 @@ from qguard.models.pipeline import read_optional, tokenizer_file
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 AS_IS, PYTHON, SCRIPT = "tokenizers", "Transformers and sentence-transformers", "Transformers.js"
+STORED = f"{AS_IS} and {SCRIPT}"
 # classes of Transformers without settings of their own: tokenizer.json decides
 _GENERIC = ("", "PreTrainedTokenizer", "TokenizersBackend")
 # classes of Transformers that are BERT's tokenizer under the name of another network
@@ -133,6 +134,13 @@ class TokenizerFiles:
         """A value of ``tokenizer_config.json``, the text of a token; ``None`` where it states none."""
         found = (self.config or {}).get(key)
         return found.get("content") if isinstance(found, dict) else found
+
+    @property
+    def added(self) -> set[str]:
+        """The tokens of ``added_tokens_decoder``."""
+        found = (self.config or {}).get("added_tokens_decoder")
+        tokens = found.values() if isinstance(found, dict) else ()
+        return {str(t.get("content")) if isinstance(t, dict) else str(t) for t in tokens}
 
     @property
     def kind(self) -> str:
@@ -259,12 +267,12 @@ def _stored(model: TokenizerFiles, artifact: TokenizerFiles) -> Iterator[Differe
             ", ".join(_said(mine.get(t)) for t in moved[:_SHOWN]),
         )
         effect = f"{len(moved)} of {len(mine)} words of the vocabulary have other ids"
-        yield Difference(FILE, f"model.vocab of {named}", found, wanted, AS_IS, effect)
+        yield Difference(FILE, f"model.vocab of {named}", found, wanted, STORED, effect)
         return
     if shown := _shown(model.as_is, artifact.as_is, _words_of(model, artifact)):
         other = [p for p in _PARTS if model.stored.get(p) != artifact.stored.get(p)]
         setting, found, wanted = _part(model.stored, artifact.stored, other)
-        yield Difference(FILE, setting, found, wanted, AS_IS, shown)
+        yield Difference(FILE, setting, found, wanted, STORED, shown)
 
 
 def _part(mine: Mapping[str, Any], theirs: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, str, str]:
@@ -289,6 +297,9 @@ def _configured(model: TokenizerFiles, artifact: TokenizerFiles) -> Iterator[Dif
         if a is not None and b is not None and a != b:
             readers = f"{PYTHON.replace(' and', ',')} and {SCRIPT}" if name in _OF_SCRIPT else PYTHON
             yield Difference(CONFIG, name, _said(b), _said(a), readers, "token ids may differ")
+    if added := _added(artifact, model):
+        named = ", ".join(map(repr, added[:_SHOWN])) + (" …" if len(added) > _SHOWN else "")
+        yield Difference(CONFIG, "added_tokens_decoder", f"with {named}", "without", PYTHON, "these are tokens of their own")
     if model.as_loaded is model.as_is and artifact.as_loaded is artifact.as_is:
         return
     if shown := _shown(model.as_loaded, artifact.as_loaded, ()):
@@ -296,6 +307,12 @@ def _configured(model: TokenizerFiles, artifact: TokenizerFiles) -> Iterator[Dif
         keys = [_NORMALIZER[name][0] for name in changed] or ["tokenizer_class"]
         found, wanted = (", ".join(_said(f.stated(key)) for key in keys) for f in (artifact, model))
         yield Difference(CONFIG, ", ".join(keys), found, wanted, PYTHON, shown)
+
+
+def _added(artifact: TokenizerFiles, model: TokenizerFiles) -> list[str]:
+    """Tokens that Transformers adds to those of ``tokenizer.json``, and does not for the model."""
+    stored = {str(t["content"]) for t in artifact.stored.get("added_tokens") or () if isinstance(t, dict)}
+    return sorted(artifact.added - model.added - stored)
 
 
 def _shown(model: Any, artifact: Any, words: Sequence[str]) -> str:

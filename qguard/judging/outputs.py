@@ -53,9 +53,22 @@ def values(session: Session, target: Target) -> list[Measured]:
     ports = finished(interface) if interface else []
     if not ports and not model.pipeline.dense:
         return []
-    given = _Given.of(session, target, encoder)
-    found = [*_lengths(given, model.pipeline, ports), *_agreement(given, ports, target.precision.recipe.width.least_cosine)]
+    given, least = _Given.of(session, target, encoder), target.precision.recipe.width.least_cosine
+    found = list(_own(given, model.pipeline, least))
+    if found and model.onnx is not None:  # what is so in the model's own file is no fault of the artifact
+        runtime = fp32_runtime(session, target.precision, target.model)
+        base = replace(given, encoder=fp32_encoder(session, target.model, runtime))
+        its = {m.name for m in _own(base, model.pipeline, least) if m.bound is not None and not m.bound.holds(m.value)}
+        found = [m for m in found if m.name not in its]
     return [*found, *_head(session, target, given)]
+
+
+def _own(given: _Given, pipeline: Pipeline, least: float) -> Iterator[Measured]:
+    """What a file's finished vectors tell by themselves."""
+    interface = getattr(given.encoder.runtime, "interface", None)
+    ports = finished(interface) if interface else []
+    yield from _lengths(given, pipeline, ports)
+    yield from _agreement(given, ports, least)
 
 
 def finished(interface: Interface) -> list[Port]:
