@@ -97,9 +97,22 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
             return f"{x.name}: {x.granularity or 'no scale found'}, not {scheme}"
 
         found.append(_share("artifact.granularity", quantized, coarse, words))
-    found += [_numbers(artifact), _rows(artifact, model, recipe)]
+    found += [_numbers(artifact), _rows(artifact, model, recipe.width.weight_error if recipe.stores_integers else 0.0)]
     found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied, artifact)]
     return [*found, Measured("artifact.size_ratio", None, artifact.bytes / model.fp32_bytes, 1, False)]
+
+
+def damage(artifact: Artifact, model: Model) -> list[str]:
+    """Stored numbers that no rounding makes of the model's, in words: tables, matrices, and what is no number."""
+    from qguard.artifacts.layers.weights import matrices, weight_errors
+
+    found = [line for m in (_numbers(artifact), _rows(artifact, model, 0.0)) if m.value for line in m.worst]
+    layers = [x for x in read_layers(artifact).layers if x.computes != LOOKUP]
+    for layer, error in weight_errors(layers, matrices(model.weight_files)):
+        coarse = layer.quantized and layer.granularity == PER_TENSOR
+        if error > (PER_TENSOR_ERROR if coarse else ERROR_BOUND.get(layer.bits, 0.01)):
+            found.append(f"{layer.name}: its weights differ by {error:.1%} from fp32's, more than rounding explains")
+    return found
 
 
 def summary(artifact: Artifact) -> str:
@@ -196,12 +209,12 @@ def _numbers(artifact: Artifact) -> Measured:
     return Measured(name, None, sum(x.values for x in found), tensors, False, _and_more(shown, len(found)), BOUNDS[name])
 
 
-def _rows(artifact: Artifact, model: Model, recipe: Recipe) -> Measured:
+def _rows(artifact: Artifact, model: Model, tolerance: float) -> Measured:
     from qguard.artifacts.tables import read_tables
     from qguard.artifacts.tables.compare import wrong_rows
 
     tables = read_tables(artifact)
-    compared = wrong_rows(tables, model, recipe.width.weight_error if recipe.stores_integers else 0.0)
+    compared = wrong_rows(tables, model, tolerance)
     name, token = "artifact.wrong_rows", _token_of(model)
     shown = [line for w in compared for line in w.lines(token)]
     wrong = sum(len(w.rows) for w in compared)

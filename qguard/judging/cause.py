@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from qguard.encoders import Floats
+from qguard.encoders.runtimes import NO_FILES
 from qguard.goldens import update_command
 from qguard.goldens.reference import DRIFT, relative_change
 from qguard.judging.facts import changed
 from qguard.judging.fp32 import live_fp32
 from qguard.judging.once import once
+from qguard.judging.rounding import LEFT, Findings, findings
 from qguard.metrics import Comparison
 from qguard.vectors.cosine import cosine, of_units
 from qguard.vectors.quantized import FLOAT
@@ -42,8 +44,13 @@ class Facts(TypedDict, total=False):
         least_cosine: The smallest mean cosine that rounding explains.
         drift: Mean loss of cosine from the golden to fp32 as it runs now.
         loss: Mean loss of cosine from fp32 as it runs now to the candidate.
+        declared: Settings in which the artifact's files differ from the model's.
+        damage: Stored weights that are not the model's, in words.
+        distance: Mean distance of the candidate's vectors to fp32's, relative to their length, on those texts.
+        unrounded: The same for the artifact's own graph without rounding.
+        alone: The same for each text by itself, without padding.
         versions: Versions that changed since the golden was recorded, such as ``torch 2.1.0 → 2.2.0``.
-        error: The reason why fp32 could not be run.
+        error: The reason why fp32 could not be run, or why it is not known whether rounding is the cause.
         command: The command that fixes the cause (``stack``) or tells more about it (``unknown``).
     """
 
@@ -54,6 +61,11 @@ class Facts(TypedDict, total=False):
     quantized: list[str]
     mean_cosine: float
     least_cosine: float
+    declared: list[str]
+    damage: list[str]
+    distance: float
+    unrounded: float
+    alone: float
     drift: float
     loss: float
     versions: list[str]
@@ -66,9 +78,10 @@ class Cause:
     """Why a candidate differs from the golden.
 
     Attributes:
-        kind: ``stack``: fp32 itself differs from the golden. ``loss``: fp32 reproduces the golden, so quantization causes the
-            loss. ``artifact``: fp32 reproduces the golden, and the file is fp32 itself or its vectors are farther from fp32's
-            than its recipe explains. ``unknown``: fp32 could not be run.
+        kind: ``stack``: fp32 itself differs from the golden. ``loss``: fp32 reproduces the golden, and so does the artifact's own
+            graph without its rounding: quantization causes the loss. ``artifact``: fp32 reproduces the golden, and something else
+            than rounding is proved to differ: weights, settings, what the graph computes or is fed, or vectors farther from
+            fp32's than the recipe explains. ``unknown``: fp32 could not be run, or rounding could not be told from the rest.
         facts: The measured facts behind the kind.
         text: One or two sentences for people. :mod:`qguard.report.advice` says what to do.
     """
@@ -143,11 +156,36 @@ def find_cause(session: Session, target: Target) -> Cause:
     facts: Facts = {"fp32": name, "texts": len(rows), "change": float(change.max())}
     if not change.max() <= DRIFT:
         return Cause.of("stack", {**facts, **_drifted(session, target, rows, live)})
-    if far := too_far(comparison, target.precision):
-        return Cause.of("artifact", {**facts, **far})
+    far = too_far(comparison, target.precision) or {}
     parts = [] if target.precision.base == "fp32" else ["model"]
     parts += [] if target.precision.vectors == FLOAT else ["vectors"]
-    return Cause.of("loss" if parts else "artifact", {**facts, "quantized": parts})
+    whole = session.golden(target.model, target.suite).vectors
+    if parts == ["vectors"] and float(relative_change(whole, session.embeddings(plain)).max()) <= DRIFT:
+        return Cause.of("loss", {**facts, "quantized": parts})  # the model itself gives fp32's vectors
+    found = findings(session, plain, tuple(rows))
+    facts = {**facts, **far, **_found(found)}
+    if found.rounding and not far:
+        return Cause.of("loss", {**facts, "quantized": parts})
+    if found.untested and not (far or found.padding):
+        made_here = session.artifact_path is None and session.artifact(plain.precision, plain.model).file is None
+        if made_here and target.precision.runs_in.files != NO_FILES:  # torch rounds the model's own weights
+            return Cause.of("loss", {**facts, "quantized": parts})
+        return Cause.of("unknown", {**facts, "error": found.untested})
+    return Cause.of("artifact", facts)
+
+
+def _found(found: Findings) -> Facts:
+    """What was measured of a file, as facts."""
+    facts: Facts = {"distance": found.distance}
+    if found.declared:
+        facts["declared"] = list(found.declared)
+    if found.damage:
+        facts["damage"] = list(found.damage)
+    if found.unrounded is not None:
+        facts["unrounded"] = found.unrounded
+    if found.alone is not None:
+        facts["alone"] = found.alone
+    return facts
 
 
 def _drifted(session: Session, target: Target, rows: list[int], live: Floats) -> Facts:
@@ -179,15 +217,39 @@ def _loss(facts: Facts) -> str:
     what = {"model": "quantization", "vectors": "quantizing the vectors"}
     parts = facts["quantized"]
     by = "quantizing the model or its vectors" if len(parts) > 1 else what[parts[0]]
-    return f"loss by {by}: {_reproduces(facts)}"
+    proof = "; without its rounding, so does the file" if "unrounded" in facts else ""
+    return f"loss by {by}: {_reproduces(facts)}{proof}"
 
 
 def _artifact(facts: Facts) -> str:
-    rest = f", but {how_far(facts)}" if "mean_cosine" in facts else "; the file is at fault, not the stack"
+    reasons = [*([how_far(facts)] if "mean_cosine" in facts else []), *_reasons(facts)]
+    rest = f", but {'; '.join(reasons)}" if reasons else "; neither the stack nor rounding explains the difference"
     return f"{ELSEWHERE}: {_reproduces(facts)}{rest}"
 
 
+def _reasons(facts: Facts) -> list[str]:
+    """What is proved to differ, the most telling first."""
+    if said := facts.get("declared"):
+        return [f"the artifact's files declare something else: {'; '.join(said)}"]
+    if broken := facts.get("damage"):
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        return [f"the file's weights are not the model's: {broken[0]}{more}"]
+    whole, alone, unrounded = facts.get("distance", 0.0), facts.get("alone"), facts.get("unrounded")
+    if alone is not None and alone <= LEFT * whole:
+        return ["each text by itself, without padding, gives fp32's vector: padding, its side or its mask moves the others"]
+    if unrounded is None:
+        return []
+    if unrounded <= LEFT * whole:
+        return ["without its rounding the file gives fp32's vectors: look at its scales, zero points and ranges"]
+    return [
+        f"without any rounding the file's vectors still differ from fp32's by {unrounded:.1%} of their length, and with it by "
+        f"{whole:.1%}: what it computes or is fed differs, not how it rounds"
+    ]
+
+
 def _unknown(facts: Facts) -> str:
+    if "change" in facts:
+        return f"the cause is not proved: {_reproduces(facts)}, but rounding could not be told from the rest ({facts['error']})"
     return f"the cause is not known: {facts['fp32']} could not be run here ({facts['error']})"
 
 

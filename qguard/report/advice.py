@@ -138,7 +138,8 @@ def why(cause: Cause | None) -> str:
     """A cause in words, with what to look at where no command does it; its :func:`steps` stand beside it."""
     if cause is None:
         return ""
-    if cause.kind == "artifact" and "mean_cosine" in cause.facts:
+    proved = {"declared", "damage"} & set(cause.facts)
+    if cause.kind == "artifact" and {"mean_cosine", "unrounded"} & set(cause.facts) and not proved:
         return f"{cause.text}. {CHECK}"
     if cause.kind == "unknown" and "command" in cause.facts:
         return f"{cause.text}; to tell drift of the stack from loss: {cause.facts['command']}"

@@ -286,6 +286,11 @@ class FactsShape(Part):
         quantized: What is quantized: ``model``, ``vectors``, or both.
         mean_cosine: Mean cosine of the judged vectors to fp32, if rounding does not explain it.
         least_cosine: The smallest mean cosine that rounding explains.
+        declared: Settings in which the artifact's files differ from the model's.
+        damage: Stored weights that are not the model's, in words.
+        distance: Mean distance of the candidate's vectors to fp32's, relative to their length, on those texts.
+        unrounded: The same for the artifact's own graph without rounding.
+        alone: The same for each text by itself, without padding.
         drift: Mean loss of cosine from the golden to fp32 as it runs now.
         loss: Mean loss of cosine from fp32 as it runs now to the judged precision.
         versions: Versions that changed since the golden was recorded.
@@ -300,6 +305,11 @@ class FactsShape(Part):
     quantized: list[str] | None = None
     mean_cosine: float | None = None
     least_cosine: float | None = None
+    declared: list[str] | None = None
+    damage: list[str] | None = None
+    distance: float | None = None
+    unrounded: float | None = None
+    alone: float | None = None
     drift: float | None = None
     loss: float | None = None
     versions: list[str] | None = None
@@ -312,7 +322,7 @@ class CauseShape(Part):
 
     Attributes:
         kind: ``stack``: fp32 itself differs from the golden. ``loss``: quantization loses accuracy. ``artifact``: the file
-            computes something else. ``unknown``: fp32 could not be run, or an older version did not store the kind.
+            computes something else. ``unknown``: it is not proved, or an older version did not store the kind.
         facts: The measured facts behind the kind.
         text: The cause in words.
     """

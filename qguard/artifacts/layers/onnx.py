@@ -94,7 +94,7 @@ class Reader(Graph):
 
     def contents(self) -> Contents:
         """Every layer, in the order of the graph."""
-        layers = [layer for node in self.nodes for layer in self._layers(node)]
+        layers = [layer for node in self.nodes for layer in self.of_node(node)]
         return Contents(tuple(layers), self.opset, self.needs_opset, tuple(self._ranges()))
 
     def _ranges(self) -> Iterator[tuple[str, float]]:
@@ -104,7 +104,8 @@ class Reader(Graph):
                 steps = 65535 if zero is not None and zero.data_type in (4, 5) else 255
                 yield node.input[0], steps * float(self.stored(node.input[1]).astype("float64").max())
 
-    def _layers(self, node: Any) -> list[Layer]:
+    def of_node(self, node: Any) -> list[Layer]:
+        """The multiplication of one node, or its embedding tables; empty for all else."""
         if node.op_type in LOOKUPS:
             tables = [(i, self.table(node, i)) for i in LOOKUPS[node.op_type] if i < len(node.input)]
             return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from qguard.onnx.read import read_graph, stored_array, tensors
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}  # int8: of a static model with weights beside it
 _SAMPLE = 16  # outputs that are enough to tell whose weights they are
+_EXPLAINS = 0.25  # of an input's squared error that is left where its weights were scaled
 _SAME = 0.5  # relative error below which two matrices are the same weights; unrelated ones are near 1
 
 
@@ -40,6 +42,23 @@ def _onnx_matrices(file: Path) -> Iterator[Any]:
             yield stored_array(tensor, file.parent)
 
 
+def vectors(files: Iterable[Path]) -> Iterator[Any]:
+    """Every float vector of safetensors or ONNX files, such as a bias."""
+    from onnx import TensorProto
+
+    for file in files:
+        if file.suffix == ".onnx":
+            stored = (t for t in tensors(read_graph(file)) if len(t.dims) == 1 and t.data_type == TensorProto.FLOAT)
+            yield from (stored_array(t, file.parent) for t in stored)
+        if file.suffix != ".safetensors":
+            continue
+        header, start = safetensors_header(file)
+        for info in header.values():
+            if len(info["shape"]) == 1 and info["dtype"] in _TYPES and info["shape"][0]:
+                raw = np.memmap(file, _TYPES[info["dtype"]], "r", start + info["data_offsets"][0], tuple(info["shape"]))
+                yield _Bfloat16(raw)[:] if info["dtype"] == "BF16" else raw
+
+
 class _Bfloat16:
     """The upper halves of float32, widened where they are read."""
 
@@ -63,34 +82,78 @@ def weight_errors(layers: Iterable[Layer], references: Iterable[Any]) -> list[tu
     Returns:
         One pair for each layer that has a counterpart; a layer without one (rotated or interleaved weights) is left out.
     """
-    by_inputs: dict[int, list[Any]] = {}
-    for reference in references:
-        by_inputs.setdefault(reference.shape[0], []).append(reference)
-    samples: dict[tuple[int, int], Any] = {}
-    found = []
+    known, found = References(references), []
     for layer in layers:
-        if layer.read is None:
-            continue
-        values = layer.read()[1]
+        parts = known.parts(layer.read()[1]) if layer.read is not None else []
+        if any(p.same for p in parts):
+            found.append((layer, max(p.error for p in parts)))
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a layer's outputs, which are one matrix of the model: fused queries, keys and values are several side by side.
+
+    Attributes:
+        outputs: Which of them.
+        reference: The model's matrix.
+        error: The relative error against it.
+        same: Whether these are its weights at all.
+    """
+
+    outputs: slice
+    reference: Any
+    error: float
+    same: bool
+
+
+class References:
+    """A model's matrices, in which a layer's counterpart is found by its values.
+
+    Args:
+        matrices: (inputs, outputs) each.
+    """
+
+    def __init__(self, matrices: Iterable[Any]) -> None:
+        self._by_inputs: dict[int, list[Any]] = {}
+        self._samples: dict[tuple[int, int], Any] = {}
+        for matrix in matrices:
+            self._by_inputs.setdefault(matrix.shape[0], []).append(matrix)
+
+    def parts(self, values: Any) -> list[Part]:
+        """The counterparts of weights (inputs, outputs); none where no matrix has such a shape."""
         inputs, outputs = values.shape
-        widths = [r.shape[1] for r in by_inputs.get(inputs, ()) if outputs % r.shape[1] == 0]
+        widths = [r.shape[1] for r in self._by_inputs.get(inputs, ()) if outputs % r.shape[1] == 0]
         if not widths:
-            continue
-        width = max(widths)  # fused queries, keys and values are several matrices side by side
-        near = [r for r in by_inputs[inputs] if r.shape[1] == width]
+            return []
+        width = max(widths)
+        near = [r for r in self._by_inputs[inputs] if r.shape[1] == width]
         some = np.linspace(0, width - 1, _SAMPLE).astype(int)
-        if (inputs, width) not in samples:
-            samples[inputs, width] = np.stack([_centred(r[:, some]) for r in near])
-        errors, same = [], False
+        if (inputs, width) not in self._samples:
+            self._samples[inputs, width] = np.stack([_centred(r[:, some]) for r in near])
+        found = []
         for at in range(0, outputs, width):
             part = values[:, at : at + width]
-            distance = _error(_centred(part[:, some]), samples[inputs, width])
+            distance = _error(_centred(part[:, some]), self._samples[inputs, width])
             best = int(np.argmin(distance))
-            same = same or bool(distance[best] < _SAME)
-            errors.append(float(_error(part, near[best][:, :])))
-        if same:
-            found.append((layer, max(errors)))
-    return found
+            error = float(_error(part, near[best][:, :]))
+            found.append(Part(slice(at, at + width), near[best], error, bool(distance[best] < _SAME)))
+        return found
+
+
+def scaled_like(values: Any, reference: Any) -> Any:
+    """``DW`` of :func:`weight_errors`: fp32's weights (inputs, outputs) as a layer has them, without its rounding."""
+    w = np.asarray(reference, np.float32)
+    square = np.einsum("io,io->i", w, w)
+    scale = np.einsum("io,io->i", values, w) / np.where(square > 0, square, 1)
+    off, plain = values - scale[:, None] * w, values - w
+    # a factor is one where it explains most of how an input differs; rounding, GPTQ's too, it does not
+    scaled = np.einsum("io,io->i", off, off) < _EXPLAINS * np.einsum("io,io->i", plain, plain)
+    # an input without weights was moved into a float layer, unless all of its weights are less than half a step
+    step = np.min(np.abs(values), axis=0, where=values != 0, initial=np.inf)
+    rounded = ~values.any(1) & (np.abs(w) <= 0.51 * np.where(np.isfinite(step), step, 0)).all(1)
+    scale = np.where(scaled & ~rounded, scale, 1) if values.shape[1] >= _SAMPLE else np.ones_like(scale)
+    return (scale[:, None] * w).astype(np.float32)
 
 
 def _centred(columns: Any) -> Any:

@@ -31,7 +31,7 @@ def read(file: Path) -> list[Table]:
         ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
     """
     found = dict[str, Table]()
-    for table in _Tables(read_graph(file), file.parent).tables():
+    for table in Tables(read_graph(file), file.parent).tables():
         if table.name not in found or table.by_token:
             found[table.name] = table
     return list(found.values())
@@ -50,7 +50,9 @@ class _Scales:
         return np.asarray(part).astype(np.float32)
 
 
-class _Tables(Reader):
+class Tables(Reader):
+    """A graph whose embedding tables are read row by row."""
+
     def tables(self) -> Iterator[Table]:
         """Every table but those of one number a row, which are the factors of another."""
         return (t for t in self._all() if t.width > 1)

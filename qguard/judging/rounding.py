@@ -1,0 +1,141 @@
+"""Whether an artifact's loss is one by rounding: said only where the same graph without rounding does not show it.
+
+Everything else is ruled out first: what the files declare, weights that are not the model's, and padding.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qguard.encoders import Encoder, Floats, open_encoder
+from qguard.encoders.runtimes import TOKEN_IDS
+from qguard.errors import QguardError
+from qguard.judging.artifact import damage
+from qguard.judging.once import once
+from qguard.models.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from qguard.judging.session import Session, Target
+
+LEFT = (
+    1 / 3
+)  # of a candidate's distance to fp32 that may be left where rounding is the cause: the recipes of qguard leave 0 to 0.15
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of a candidate that is not where fp32 is.
+
+    Attributes:
+        declared: Settings in which the artifact's files differ from the model's.
+        damage: Weights that are not the model's, in words.
+        distance: Mean length of the difference between the candidate's vectors and fp32's, over the length of fp32's.
+        unrounded: The same without rounding; ``None`` where it was not tried.
+        alone: The same for each text by itself, without padding; ``None`` where it was not tried.
+        untested: Why it is not known whether rounding is the cause; empty where it is.
+    """
+
+    distance: float
+    declared: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
+    unrounded: float | None = None
+    alone: float | None = None
+    untested: str = ""
+
+    @property
+    def rounding(self) -> bool:
+        """Whether rounding is proved to be the cause."""
+        return self.unrounded is not None and self.unrounded <= LEFT * self.distance
+
+    @property
+    def padding(self) -> bool:
+        """Whether padding is proved to be the cause."""
+        return self.alone is not None and self.alone <= LEFT * self.distance
+
+
+def distance(golden: Floats, found: Floats) -> float:
+    """Mean of ``|y - x| / |x|`` over rows; infinite where ``y`` is not finite."""
+    x, y = golden.astype(np.float64), found.astype(np.float64)
+    far = float((np.linalg.norm(y - x, axis=1) / np.linalg.norm(x, axis=1)).mean())
+    return far if np.isfinite(far) else float("inf")
+
+
+@once
+def findings(session: Session, target: Target, rows: tuple[int, ...]) -> Findings:
+    """Everything of :class:`Findings` for a target with float32 vectors.
+
+    Args:
+        session: Holds the candidate's embeddings already.
+        target: What failed.
+        rows: Texts of its suite.
+    """
+    artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
+    golden = session.golden(target.model, target.suite).vectors[list(rows)]
+    far = distance(golden, session.embeddings(target)[list(rows)])
+    if not artifact.has_files:
+        return Findings(far, untested="its runtime keeps the model, so that no file could be compared with fp32's")
+    said = tuple(differing(model.pipeline, artifact.pipeline))
+    broken = tuple(damage(artifact, model))
+    if said or broken:
+        return Findings(far, said, broken)
+    encoder = session.encoder(target.precision, target.model)
+    unrounded, untested = None, ""
+    if target.precision.base != "fp32":
+        try:
+            unrounded = distance(golden, _without_rounding(session, target, rows))
+        except Exception as e:  # files of other tools hold what no one has seen; the gate's own failure must still be told
+            untested = str(e) if isinstance(e, QguardError) else f"{type(e).__name__}: {e}"
+    found = Findings(far, unrounded=unrounded, untested=untested)
+    if found.rounding or encoder.takes != TOKEN_IDS:
+        return found
+    return Findings(far, unrounded=unrounded, untested=untested, alone=distance(golden, _alone(session, target, encoder, rows)))
+
+
+def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
+    """Settings of a pipeline that change vectors, where an artifact's files declare them otherwise than the model's."""
+    found = []
+    if model.pooling != artifact.pooling:
+        found.append(f"pooling is {'+'.join(artifact.pooling) or 'none'}, the model's {'+'.join(model.pooling) or 'none'}")
+    if len(model.dense) != len(artifact.dense):
+        found.append(f"{len(artifact.dense)} dense modules, the model has {len(model.dense)}")
+    if model.normalize != artifact.normalize:
+        found.append("they do not normalize, the model does" if model.normalize else "they normalize, the model does not")
+    if model.truncate_dim != artifact.truncate_dim:
+        found.append(f"truncate_dim is {artifact.truncate_dim}, the model's {model.truncate_dim}")
+    if not found and [m.declared() | {"path": ""} for m in model.head] != [m.declared() | {"path": ""} for m in artifact.head]:
+        found.append("other modules behind the transformer than the model's")
+    return found
+
+
+def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -> Floats:
+    """The vectors of the artifact's own graph in float, fed and read as the artifact is.
+
+    Raises:
+        QguardError: when the file cannot be had without rounding.
+    """
+    from qguard.artifacts.unrounded import unrounded
+    from qguard.errors import ArtifactProblem
+
+    artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
+    if artifact.file is None:
+        raise ArtifactProblem("torch computes from weights alone, and rounds them itself")
+    made = unrounded(artifact, model)
+    if made.kept:
+        raise ArtifactProblem(f"{len(made.kept)} of its stored weights are in no matrix of the model, such as {made.kept[0]}")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / artifact.file.name
+        made.graph.save(file)
+        tokenizer = session.tokenizer(target.precision, target.model)
+        opened = open_encoder("onnx", artifact.folder, artifact.pipeline, "fp32", file, "cpu", tokenizer, model, artifact.feeding)
+        ids = session.token_ids(target)
+        return opened.encode_rows([ids[i] for i in rows])
+
+
+def _alone(session: Session, target: Target, encoder: Encoder, rows: tuple[int, ...]) -> Floats:
+    ids = session.token_ids(target)
+    return np.concatenate([encoder.encode_rows([ids[i]]) for i in rows])
