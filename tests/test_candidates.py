@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -39,12 +40,12 @@ def folder(minilm, tmp_path):
 
 def test_several_onnx_files_are_listed_and_one_is_named(folder, minilm):
     home = folder("onnx/model.onnx", "onnx/model_int8.onnx", "onnx/model_fp16.onnx")
-    with pytest.raises(ArtifactProblem, match=r"Name it: --artifact shipped#onnx/model.onnx, .*shipped#onnx/model_int8.onnx"):
+    with pytest.raises(ArtifactProblem, match=r"Name it: --artifact=.*/shipped#onnx/model.onnx, .*/shipped#onnx/model_int8.onnx"):
         open_artifact(home, minilm)
-    found = open_artifact(type(home)(f"{home}#onnx/model_int8.onnx"), minilm)
+    found = open_artifact(Path(f"{home}#onnx/model_int8.onnx"), minilm)
     assert (found.folder, found.file, found.rule) == (home, home / "onnx" / "model_int8.onnx", "named after #")
     assert found.others == ("onnx/model.onnx", "onnx/model_fp16.onnx")
-    assert digests(type(home)(f"{home}#onnx/model_int8.onnx")) == digests(home)
+    assert digests(Path(f"{home}#onnx/model_int8.onnx")) == digests(home)
 
 
 def test_the_runtime_decides_between_onnx_and_safetensors(folder, minilm):
@@ -52,9 +53,9 @@ def test_the_runtime_decides_between_onnx_and_safetensors(folder, minilm):
     assert open_artifact(home, minilm, "onnx").file == home / "onnx" / "model.onnx"
     tensors = open_artifact(home, minilm, "torch")
     assert (tensors.file, tensors.rule, tensors.others) == (None, "torch reads safetensors", ("onnx/model.onnx",))
-    named = open_artifact(type(home)(f"{home}#onnx/model.onnx"), minilm, "torch")
+    named = open_artifact(Path(f"{home}#onnx/model.onnx"), minilm, "torch")
     assert (named.file, named.others) == (home / "onnx" / "model.onnx", ("model.safetensors",))
-    assert open_artifact(type(home)(f"{home}#model.safetensors"), minilm, "onnx").file is None
+    assert open_artifact(Path(f"{home}#model.safetensors"), minilm, "onnx").file is None
 
 
 def test_an_openvino_ir_is_never_passed_over_in_silence(folder, minilm):
@@ -67,6 +68,25 @@ def test_an_openvino_ir_is_never_passed_over_in_silence(folder, minilm):
         open_artifact(home, minilm, "onnx")
 
 
+def test_a_folder_may_be_given_by_a_relative_path_and_hold_links(folder, minilm, small, fp32_onnx, monkeypatch):
+    """As in ``--artifact=../shipped``, and as a hub cache stores its snapshots."""
+    home = folder("onnx/other.onnx")
+    blob = home.parent / "blob"
+    shutil.copyfile(fp32_onnx, blob)
+    (home / "onnx" / "model.onnx").hardlink_to(blob)
+    (home.parent / "work").mkdir()
+    monkeypatch.chdir(home.parent / "work")
+    with pytest.raises(ArtifactProblem, match=r"--artifact=../shipped#onnx/model.onnx, --artifact=../shipped#onnx/other.onnx"):
+        open_artifact(Path("../shipped"), minilm)
+    said = parts(Session(load_config(small), Path("../shipped#onnx/model.onnx")))
+    assert (said["file"].value, said["file"].others) == ("onnx/model.onnx", ["onnx/other.onnx"])
+    (home / "onnx").rename(home / "kept")
+    shutil.copyfile(minilm.folder / "model.safetensors", home / "model.safetensors")
+    assert parts(Session(load_config(small), Path("../shipped")), "bf16@torch")["file"].value == "model.safetensors"
+    (home.parent / "link").symlink_to(home)
+    assert parts(Session(load_config(small), Path("../link")), "bf16@torch")["file"].value == "model.safetensors"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -77,13 +97,13 @@ def test_an_openvino_ir_is_never_passed_over_in_silence(folder, minilm):
 def test_a_name_that_is_no_candidate_is_an_error(folder, minilm, name, message):
     home = folder("onnx/model.onnx")
     with pytest.raises(ArtifactProblem, match=message):
-        open_artifact(type(home)(f"{home}#{name}"), minilm)
+        open_artifact(Path(f"{home}#{name}"), minilm)
 
 
 def test_a_folder_may_have_a_number_sign_in_its_name(tmp_path):
     (tmp_path / "a#b").mkdir()
     assert place(tmp_path / "a#b") == (tmp_path / "a#b", "")
-    assert place(type(tmp_path)(f"{tmp_path / 'a#b'}#onnx/m.onnx")) == (tmp_path / "a#b", "onnx/m.onnx")
+    assert place(Path(f"{tmp_path / 'a#b'}#onnx/m.onnx")) == (tmp_path / "a#b", "onnx/m.onnx")
 
 
 def parts(session, precision="fp32@onnx"):

@@ -158,7 +158,7 @@ def open_artifact(path: Path, base: Model, runtime: str = "onnx") -> Artifact:
     except ModelProblem as e:
         raise ArtifactProblem(f"artifact {path.name}: {e}") from e
     provenance = _provenance(path)
-    choice = choose(path, inside(path, pipeline.transformer), runtime, named)
+    choice = choose(path, pipeline.transformer, runtime, named)
     rule = "" if provenance and not choice.others else choice.rule
     if choice.file is None:
         return Artifact(path, None, pipeline, provenance, rule=rule, others=choice.others)

@@ -40,18 +40,20 @@ def place(path: Path) -> tuple[Path, str]:
     return Path(folder), name
 
 
-def choose(folder: Path, root: Path, runtime: str, named: str = "") -> Choice:
+def choose(folder: Path, transformer: str, runtime: str, named: str = "") -> Choice:
     """The file that is named. Else, of ONNX files and safetensors, what ``runtime`` reads; the other kind where it is alone.
 
     Args:
         folder: The artifact.
-        root: Its transformer's folder.
+        transformer: Its transformer's folder, relative to it.
         runtime: What the precision runs in.
         named: A file in ``folder``, or empty.
 
     Raises:
         ArtifactProblem: when there is nothing, or several files are left, each listed with how it is named.
     """
+    inside(folder, transformer)
+    root = folder / transformer  # as it is written, links unresolved: names are relative to the folder
     onnx = list(dict.fromkeys(f for at in (root, folder) for name in ("onnx/*.onnx", "*.onnx") for f in sorted(at.glob(name))))
     tensors = sorted(root.glob("*.safetensors"))
     every = _names(folder, [*onnx, *tensors, *_ir(folder)])
@@ -79,10 +81,10 @@ def choose(folder: Path, root: Path, runtime: str, named: str = "") -> Choice:
 
 
 def _named(folder: Path, named: str, every: list[str], tensors: list[Path]) -> Choice:
-    file = inside(folder, named)
-    if not file.is_file():
+    if not inside(folder, named).is_file():
         raise ArtifactProblem(f"{folder.name}#{named}: no such file there; found {', '.join(every) or 'no model file'}")
-    rule, others = "named after #", tuple(n for n in every if n != named)
+    file = folder / named  # not what a link leads to, which has another name
+    rule, others = "named after #", tuple(n for n in every if n != file.relative_to(folder).as_posix())
     if file.suffix == ".onnx":
         return Choice(file, rule, others)
     if file in tensors:
@@ -100,4 +102,4 @@ def _names(folder: Path, files: list[Path] | Iterator[Path]) -> list[str]:
 
 def _ways(folder: Path, names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(f"--artifact {folder.name}#{name}" for name in names[:_LISTED]) + more
+    return ", ".join(f"--artifact={folder}#{name}" for name in names[:_LISTED]) + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact
@@ -75,7 +76,7 @@ def _runtime_of(session: Session, target: Target) -> Any:
 def _file(session: Session, artifact: Artifact) -> Part:
     place = artifact.file
     if place is None:
-        names = ", ".join(f.relative_to(artifact.folder).as_posix() for f in artifact.weight_files)
+        names = ", ".join((Path(artifact.pipeline.transformer) / f.name).as_posix() for f in artifact.weight_files)
         return Part("file", names, artifact.rule or "built by qguard", list(artifact.others))
     home = next((p for p in place.parents[:3] if p in (artifact.folder, artifact.tokens)), place.parent)
     home = place.parent.parent if home == place.parent and home.name == "onnx" else home
