@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,6 +99,20 @@ def test_another_tools_file_is_judged_whatever_its_precision_is_called(session, 
     other = Session(session.config.select(["massive"], []), artifact_path=file)
     (found,) = overflow.of_target(other, Target(parse_precision("int8"), "massive", "own"))
     assert found.value > 1
+
+
+def test_inputs_that_the_project_states_are_fed(session, tmp_path):
+    artifact = session.artifact(parse_precision("fp16@onnx"), "massive")
+    graph = Graph.read(artifact.file)
+    graph.model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT16, []))
+    made = graph.model.graph.output[0].name
+    graph.rename_outputs({made: "before"})
+    graph.append([node("Cast", "before", "half", to=TensorProto.FLOAT16), node("Mul", "half scale", "scaled")])
+    graph.append([node("Cast", "scaled", made, to=TensorProto.FLOAT)])
+    graph.save(tmp_path / "model.onnx")
+    stated = replace(artifact, file=tmp_path / "model.onnx", feeding=replace(artifact.feeding, inputs={"scale": 60000}))
+    found = dict(overflow.measure(overflow.Layers.of_file(stated, overflow.FP16), [[2, 40, 41, 3]]))
+    assert found["scaled"] > 65504
 
 
 def tiny(*nodes, weights=(), kind=TensorProto.FLOAT16, loose=False):

@@ -136,7 +136,7 @@ class Layers:
             ) from e
         nodes = {name: node.name or name for node in graph.nodes for name in node.output}
         recorder = _Recorder(opened, {out: nodes[name] for name, out in outputs.items()})
-        runtime: Any = copy.copy(OnnxRuntime(artifact.file))  # it knows how the file is fed
+        runtime: Any = copy.copy(OnnxRuntime(artifact.file, feeding=artifact.feeding))  # it knows how the file is fed
         runtime.session = recorder
         return cls(runtime, recorder.most)
 
