@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -14,8 +15,9 @@ from qguard.config import load_config
 from qguard.encoders.consumers import TokenizerFiles, differences
 from qguard.errors import GoldenProblem
 from qguard.judging.session import Session
-from qguard.judging.surroundings import prove
+from qguard.judging.surroundings import difference, prove
 from qguard.models.model import resolve
+from qguard.models.modules import Normalize, Router
 from qguard.precisions import parse_precision
 
 CONFIG = "config_sentence_transformers.json"
@@ -224,6 +226,30 @@ def test_prompts_are_the_models_though_no_text_of_the_suite_has_a_role(artifact,
     found = refusal(artifact, model)
     assert "the artifact declares other settings than the model: " in found
     assert words in found
+
+
+def test_a_prompt_is_pooled_as_in_the_model(artifact, prompted):
+    edited(artifact / CONFIG, lambda v: v.update(prompts=PROMPTS))
+    edited(artifact / "1_Pooling" / "config.json", lambda v: v.update(include_prompt=False))
+    assert "include_prompt of the pooling is false, the model's true" in refusal(artifact, resolve("m", str(prompted)))
+
+
+def test_a_router_is_the_models(artifact, minilm):
+    """Of a suite without queries, the modules of queries show in no vector."""
+    sound = open_artifact(artifact, minilm)
+    route = Router("2_Router", (("query", (Normalize("a"),)), ("document", ())), ((None, "document"), ("query", "query")))
+    other = replace(route, routes=(("query", ()), ("document", ())))
+    for mine, theirs, words in (
+        ((), (route,), "modules.json has a Router, and the model none"),
+        ((route,), (), "modules.json has no Router, and the model has one"),
+        ((route,), (other,), "the Router gives texts of some role other modules than the model"),
+        ((route,), (replace(route, path="elsewhere"),), ""),
+    ):
+        model = replace(minilm)
+        model.__dict__["pipeline"] = replace(minilm.pipeline, head=(*minilm.pipeline.head, *mine))
+        found = difference(replace(sound, pipeline=replace(sound.pipeline, head=(*sound.pipeline.head, *theirs))), model)
+        assert words in found
+        assert bool(words) == bool(found)
 
 
 def test_prompts_are_lost_with_their_file(artifact, prompted):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from qguard.artifacts.artifact import TOKENIZER_FILES, Artifact
 from qguard.encoders.consumers import TokenizerFiles, differences
@@ -12,7 +14,7 @@ from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import GoldenProblem
 from qguard.goldens import Golden
 from qguard.models.model import Model
-from qguard.models.pipeline import ST_CONFIG, Pipeline, declared_prompts
+from qguard.models.pipeline import ROLES, ST_CONFIG, Pipeline, declared_prompts
 
 _SHOWN = 3
 _LENGTH = "sentence_bert_config.json"
@@ -74,6 +76,7 @@ def _declared(artifact: Artifact, model: Model) -> Iterator[str]:
         a, b = getattr(ours, name), getattr(theirs, name)
         if a != b:
             yield f"{'similarity_fn_name' if name == 'similarity' else name} in {file} is {b}, the model's {a}"
+    yield from _by_role(ours, theirs)
     if ours.do_lower_case != theirs.do_lower_case:
         # of an uncased vocabulary it changes nothing
         a, b = (
@@ -82,6 +85,25 @@ def _declared(artifact: Artifact, model: Model) -> Iterator[str]:
         )
         if a != b:
             yield f"do_lower_case in {_LENGTH} is {theirs.do_lower_case}, the model's {ours.do_lower_case}"
+
+
+def _by_role(ours: Pipeline, theirs: Pipeline) -> Iterator[str]:
+    """What decides the vectors of queries and documents alone: a suite may have none of them."""
+    if ours.include_prompt != theirs.include_prompt and any(ours.prefix(role) for role in (None, *ROLES)):
+        found, wanted = (json.dumps(p.include_prompt) for p in (theirs, ours))
+        yield f"include_prompt of the pooling is {found}, the model's {wanted}"
+    if ours.routed != theirs.routed:
+        has, one = ("has a", "none") if theirs.routed else ("has no", "has one")
+        yield f"modules.json {has} Router, and the model {one}"
+    elif ours.routed and _unplaced([m.declared() for m in ours.head]) != _unplaced([m.declared() for m in theirs.head]):
+        yield "the Router gives texts of some role other modules than the model"
+
+
+def _unplaced(value: Any) -> Any:
+    """What modules declare, wherever their folders are."""
+    if isinstance(value, Mapping):
+        return {k: _unplaced(v) for k, v in value.items() if k != "path"}
+    return [_unplaced(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _own(artifact: Artifact, model: Model) -> Pipeline:
