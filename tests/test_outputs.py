@@ -263,7 +263,7 @@ def test_attest_is_of_one_artifact_and_needs_a_precision(small):
 def test_commands_escape_what_github_would_read():
     one = {"file": "a,b:c.toml", "line": 3, "check": "x", "title": "t: 5 %, more", "message": "one\r\n::error::two %"}
     (line,) = commands([one])
-    assert line == "::error file=a%2Cb%3Ac.toml,line=3,title=t%3A 5 %25%2C more::one%0D%0A::error::two %25"
+    assert line == "::error file=a%2Cb%3Ac.toml,line=3,title=t%3A 5 %25%2C more::one%0D%0A\\x3a:error::two %25"
     many = commands([one] * 13)
     assert len(many) == MOST
     assert many[-1] == "::error title=qguard::and 4 more failures; the log and the report have them all"
@@ -314,7 +314,7 @@ def test_markdown_shows_any_text_as_it_is():
     assert "<img" not in page
     assert 'javascript:b"' not in page
     assert page.count("<h1") == 0
-    assert as_markdown.escape("<b> | [x](y) *z* @all") == r"\<b\> \| \[x\]\(y\) \*z\* \@all"
+    assert as_markdown.escape("<b> | [x](y) *z* @all") == r"\<b\> \| \[x\]\(y\) \*z\* \@&#8203;all"
 
 
 def test_markdown_of_nothing_is_no_pass_and_a_large_one_is_cut():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import xml.etree.ElementTree as ET
@@ -16,7 +17,8 @@ from qguard.judging.session import Session
 from tests.conftest import ROOT
 from tests.processes import run_pytest
 
-ESCAPE, TURN, END = "\x1b[2J\x1b[31m", "\u202e", "\x07\x9b\u2028"
+ESCAPE, TURN, END = "\x1b[2J\x1b[31m", "\u202e", "\x07\x9b\u2028\ufffe"
+COMMANDS = "\n::error::owned ::add-mask::a ##vso[task.complete]"  # as a CI service obeys them
 
 
 @pytest.mark.parametrize(
@@ -27,10 +29,18 @@ ESCAPE, TURN, END = "\x1b[2J\x1b[31m", "\u202e", "\x07\x9b\u2028"
         ("a\nb", "a\nb"),
         ("a\tb\r", "a\\tb\\r"),
         (ESCAPE, "\\x1b[2J\\x1b[31m"),
-        (f"{TURN}{END}", "\\u202e\\x07\\x9b\\u2028"),
+        (f"{TURN}{END}", "\\u202e\\x07\\x9b\\u2028\\ufffe"),
         ("no-break\xa0space", "no-break\xa0space"),
         ("\ud800", "\\ud800"),
         ("\U000e0041", "\\U000e0041"),
+        ("\ufffe\uffff\U0001ffff\ufdd0", "\\ufffe\\uffff\\U0001ffff\\ufdd0"),
+        ("::error file=a::b", "\\x3a:error file=a::b"),
+        ("a\n  ::stop-commands::x", "a\n  \\x3a:stop-commands::x"),
+        ("a long text ::warning::b", "a long text \\x3a:warning::b"),  # a terminal may break the line before it
+        ("tests/test_a.py::test_b ::", "tests/test_a.py::test_b ::"),
+        ("##[error]a, b##vso[task.complete]", "\\x23#[error]a, b\\x23#vso[task.complete]"),
+        ("##teamcity[x]", "\\x23#teamcity[x]"),
+        ("## a heading", "## a heading"),
     ],
 )
 def test_hidden_characters_are_written_out(text, shown):
@@ -47,7 +57,10 @@ def project(harness, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hidden")
     lines = (ROOT / "qguard" / "suites" / "core" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()[:60]
     rows = [
-        {"text": f"{ESCAPE}{json.loads(line)['text']}{TURN}{END}", "slice": f"one{ESCAPE}" if i % 2 else f"two{TURN}"}
+        {
+            "text": f"{ESCAPE}{json.loads(line)['text'][:20]}{COMMANDS}{TURN}{END}{i}",
+            "slice": f"one{ESCAPE}" if i % 2 else f"two{TURN}\ufffe",
+        }
         for i, line in enumerate(lines)
     ]
     (folder / "own.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -63,14 +76,17 @@ def project(harness, tmp_path_factory):
 
 
 def obeyed(text: str) -> list[str]:
-    return [c for c in ("\x1b", TURN, "\x07", "\x9b", "\u2028") if c in text]
+    own = "::error file=pyproject.toml,", "::error title=qguard::"
+    lines = [x for x in text.splitlines() if x.lstrip().startswith("::") and not x.startswith(own)]
+    return [c for c in ("\x1b", TURN, "\x07", "\x9b", "\u2028", "\ufffe", "##vso[") if c in text] + lines
 
 
 def test_terminal_annotations_and_junit_show_them(project, int8, tmp_path):
     shutil.copytree(project, tmp_path / "p")
     code, text = run_pytest(
-        tmp_path / "p", "--pyargs", "qguard.gate", "--precision", "int8", "--junitxml=j.xml", "--qguard-report=r.md",
-        "--color=no", GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"),
+        tmp_path / "p", "--pyargs", "qguard.gate", "--precision", "int8", "--junitxml=j.xml", "--color=no",
+        "--qguard-report=r.md", "--qguard-report=r.html", "--qguard-report=r.codequality.json",
+        GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"),
     )  # fmt: skip
     assert code == 1, text
     assert obeyed(text) == []
@@ -79,8 +95,9 @@ def test_terminal_annotations_and_junit_show_them(project, int8, tmp_path):
     junit = (tmp_path / "p" / "j.xml").read_text(encoding="utf-8")
     assert obeyed(junit) == []
     names = [p.get("name") for p in ET.fromstring(junit).iter("property")]
-    assert any("ranking.overlap@10[two\\u202e]" in n for n in names)
-    assert obeyed((tmp_path / "p" / "r.md").read_text(encoding="utf-8")) == []
+    assert any("ranking.overlap@10[two\\u202e\\ufffe]" in n for n in names)
+    for name in ("r.md", "r.html", "r.codequality.json"):
+        assert obeyed((tmp_path / "p" / name).read_text(encoding="utf-8")) == [], name
     assert obeyed((tmp_path / "summary.md").read_text(encoding="utf-8")) == []
 
 
@@ -107,3 +124,20 @@ def test_errors_show_them(project, monkeypatch, capsys, tmp_path):
     text = "".join(capsys.readouterr())
     assert "models/\\x1b[2J" in text
     assert obeyed(text) == []
+
+
+def test_markdown_links_mentions_and_numbers_are_broken():
+    """A report becomes a comment: a suite's text must not call anybody, or lead anywhere."""
+    from qguard.report.as_markdown import escape
+
+    text = escape("@admin see #12, https://evil.example and www.evil.example")
+    assert text == "\\@&#8203;admin see \\#&#8203;12, https:&#8203;//evil.example and www&#8203;.evil.example"
+
+
+def test_no_command_prints_what_is_not_filtered():
+    """Every command says what it has to say through the one place, or as a table of rich, whose cells do; JSON is as it is."""
+    for file in (ROOT / "qguard" / "commands").glob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        plain = [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+        found = [ast.unparse(n) for n in plain]
+        assert found in ([], ["print(golden.describe(found))"], ["print(script(parser, values))"]), file.name

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from qguard.console.visible import visible
+
 _SHOWN = 5
 
 
@@ -18,12 +20,7 @@ class Refusal:
     mend: str
 
     def __str__(self) -> str:
-        return printable(f"{self.part}: expected {self.expected}, found {self.found}")
-
-
-def printable(text: str) -> str:
-    """Text on one line: a file's name, or a statement, may hold what a terminal or a CI's log would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return visible(f"{self.part}: expected {self.expected}, found {self.found}", "")
 
 
 def listed(names: Iterable[str]) -> str:

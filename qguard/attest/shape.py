@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
-from qguard.attest.refusal import listed, printable
+from qguard.attest.refusal import listed
 from qguard.attest.statement import KEY, PREDICATE, TYPE
+from qguard.console.visible import visible
 from qguard.errors import RefusedProblem, UsageProblem
 from qguard.gates import Gate
 from qguard.metrics.bounds import Bound
@@ -245,7 +246,7 @@ def verdict_of(statement: Mapping[str, Any]) -> Verdict:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or e.title
         raise RefusedProblem(
-            f"the statement is not one that qguard writes: {printable(where)}: {first['msg']}; "
+            f"the statement is not one that qguard writes: {visible(where, '')}: {first['msg']}; "
             "give the file that pytest --qguard-attest wrote"
         ) from None
 
@@ -261,14 +262,14 @@ def _parts(whole: Statement) -> Verdict:
         if KEY in r.annotations and kind in (found if slash else _SINGLE):
             if r.name in digests:
                 raise RefusedProblem(
-                    f"the statement's configuration names {printable(r.name)} twice; give the file as it was written"
+                    f"the statement's configuration names {visible(r.name, '')} twice; give the file as it was written"
                 )
             digests[r.name] = (r.digest or {}).get("sha256", "")
             found[kind if slash else ""][name if slash else kind] = r.annotations[KEY]
     if not {"qguard", "gates"} <= set(found[""]) or len(found["model"]) != 1 or not found["suite"]:
         raise RefusedProblem(
             "expected a configuration of qguard, gates, one model and at least one suite, found "
-            f"{printable(listed(r.name or '(unnamed)' for r in whole.predicate.configuration)) or 'none'}; "
+            f"{visible(listed(r.name or '(unnamed)' for r in whole.predicate.configuration), '') or 'none'}; "
             "judge the artifact with: pytest --precision int8 --artifact=PATH --qguard-attest=verdict.json"
         )
     (model,) = found["model"]

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         precisions = parse_precisions(args.precision, config.precisions, config.own_precisions)
         if not args.reason.strip():
             raise UsageProblem('accepting needs a reason for its reviewers: --reason "…"')  # before minutes of measuring
-        report, root = measure_now(session, precisions, lambda what: print(f"{what} …", file=sys.stderr)), config.golden_root
+        report, root = measure_now(session, precisions, lambda what: say(f"{what} …", file=sys.stderr)), config.golden_root
     lines = accept(report, root, args.reason, args.lower)
     say("\n".join(lines) or "nothing new: every value is already accepted, or the report has none that can be accepted")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from qguard.commands import add_precision, add_selection, selected, session_of
+from qguard.console.visible import cell
 from qguard.errors import UsageProblem
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     out = Console(highlight=False)
     machine = fingerprint(settings.threads, spec.device)
     where = machine.get("device", machine["cpu"])
-    out.print(f"{model} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {where}")
+    out.print(f"{cell(model)} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {where}")
     table = Table("measured on this machine", "value")
     table.add_row("null trials, of which failed", f"{found.trials}, {found.false_alarms}")
     table.add_row("interrupted runs", f"{found.dropped:.1%}")

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from qguard.commands import add_json, add_precision, add_selection, session_of
-from qguard.console.visible import visible
+from qguard.console.visible import say, visible
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     session = session_of(args)
     config = session.config
     precisions = swept(parse_precisions(args.precision, config.precisions, config.own_precisions), args.dims, args.vectors)
-    rows = compare(session, precisions, lambda what: print(f"{what} …", file=sys.stderr))
+    rows = compare(session, precisions, lambda what: say(f"{what} …", file=sys.stderr))
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     out.print(table(rows))
     tokens = ", ".join(f"{b.tokens} tokens x {b.batch}" for b in BUCKETS)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         failed = [f"{c.label} {c.value:.4g}, {c.accepted or f'gate {c.bound}'}" for c in row.failed]
         for text in [row.error] if row.error else failed:
-            out.print(visible(f"{row.precision} {row.model} {row.suite}: {text}"), markup=False)
+            out.print(visible(f"{row.precision} {row.model} {row.suite}: {text}"), markup=False, soft_wrap=True)
     if args.json:
         try:
             write_atomic(args.json, dump_json(to_json(rows)))

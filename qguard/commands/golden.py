@@ -42,7 +42,7 @@ def _update(args: argparse.Namespace) -> int:
     session = session_of(args)
     status = 0
     for model, suite in selected(session):
-        print(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
+        say(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
         try:
             review = golden.record(
                 session.model(model), session.suite(suite), session.config.golden_root, args.reason,
@@ -55,7 +55,7 @@ def _update(args: argparse.Namespace) -> int:
             status = e.exit_code
             continue
         done = "would be written (--dry-run)" if args.dry_run else "written"
-        print(f"{model}/{suite}: {done if review.changed else 'unchanged'}")
+        say(f"{model}/{suite}: {done if review.changed else 'unchanged'}")
     return status
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qguard.commands import add_artifact, add_json, add_precision, add_selection, session_of
+from qguard.console.visible import say
 
 if TYPE_CHECKING:
     from qguard.hunting.hunt import Hunted, Status
@@ -63,12 +64,12 @@ def run(args: argparse.Namespace) -> int:
         )
     texts = _texts(args.corpus, session.config.known_suites)
     encode, similarity = encoder_of(session, precision, model), similarity_of(session.model(model).pipeline)
-    with _progress(args.minutes * 60) as say:
-        found = hunt(encode, texts, args.minutes * 60, args.seed, say, keep=args.keep, similarity=similarity)
+    with _progress(args.minutes * 60) as status:
+        found = hunt(encode, texts, args.minutes * 60, args.seed, status, keep=args.keep, similarity=similarity)
     _show(found, str(precision), similarity.name)
     if args.out:
         write_suite(args.out, found)
-        print(
+        say(
             f"\n{len(found.texts)} texts and {len(found.pairs)} pairs written to {args.out}. To gate them:\n"
             f'  [tool.qguard.suite.hard]\n  path = "{args.out}"\n'
             f'then: qguard golden update --suite hard --reason "…" and pytest --precision {precision} --qguard-suite hard'
@@ -105,23 +106,23 @@ def _progress(seconds: float) -> Iterator[Callable[[Status], None]]:
 
 def _show(found: Hunted, precision: str, similarity: str) -> None:
     worst, pair = found.texts[0], found.pairs[0]
-    print(
+    say(
         f"{precision}: {found.corpus} texts and {found.tried} mutations of them in {found.generations} generations, "
         f"{found.seconds:.0f} s ({found.searching:.0f} s after the corpus was encoded), seed {found.seed}\n"
     )
     counted = "" if similarity == "cosine" else ", lengths counted"
-    print(f"lowest cosine to fp32{counted}")
-    print(f"  plain  {found.plain_text.cosine:.4f}  {_short(found.plain_text.text)}")
-    print(f"  found  {worst.cosine:.4f}  {_short(worst.text)}" + (f"   [{', '.join(worst.made)}]" if worst.made else ""))
-    print(f"\nlargest move of a pair's {similarity}" + (", on the scale of cosines" if counted else ""))
+    say(f"lowest cosine to fp32{counted}")
+    say(f"  plain  {found.plain_text.cosine:.4f}  {_short(found.plain_text.text)}")
+    say(f"  found  {worst.cosine:.4f}  {_short(worst.text)}" + (f"   [{', '.join(worst.made)}]" if worst.made else ""))
+    say(f"\nlargest move of a pair's {similarity}" + (", on the scale of cosines" if counted else ""))
     for name, p in (("plain", found.plain_pair), ("found", pair)):
-        print(f"  {name}  {p.moved:.4f}  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
-    print("\nworst texts")
+        say(f"  {name}  {p.moved:.4f}  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
+    say("\nworst texts")
     for t in found.texts[:10]:
-        print(f"  {t.cosine:.4f}  {_short(t.text)}")
-    print("\nworst pairs")
+        say(f"  {t.cosine:.4f}  {_short(t.text)}")
+    say("\nworst pairs")
     for p in found.pairs[:10]:
-        print(f"  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
+        say(f"  {p.fp32:.4f} → {p.candidate:.4f}  {_short(p.text_a, 60)} | {_short(p.text_b, 60)}")
 
 
 def _short(text: str, width: int = 110) -> str:

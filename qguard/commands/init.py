@@ -86,11 +86,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             file.write_bytes(before)
         raise
-    print(f"pyproject.toml: [tool.qguard] written for {name}")
+    say(f"pyproject.toml: [tool.qguard] written for {name}")
     if not args.precision:
         standing = session.standing(name)
         moved = f"moved by its golden of core: {standing.words}" if standing else "those chosen on all-MiniLM-L6-v2"
-        print(f"gates are the defaults, {moved}")
-        print(f"for gates from your own texts: qguard tolerances --precision {precision} --write")
-    print(f"next: pytest --precision {precision}")
+        say(f"gates are the defaults, {moved}")
+        say(f"for gates from your own texts: qguard tolerances --precision {precision} --write")
+    say(f"next: pytest --precision {precision}")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from qguard.console.visible import say
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
@@ -30,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
         raise UsageProblem(f"--out {args.out}: cannot be written ({e.strerror or e})") from e
     except (ValueError, ArithmeticError, LookupError, TypeError) as e:
         raise UsageProblem(f"{args.report} has the shape of a report, but is damaged: {e}") from e
-    print(f"{args.out}: {report['verdict']}, {len(report['runs'])} run(s)")
+    say(f"{args.out}: {report['verdict']}, {len(report['runs'])} run(s)")
     return 0

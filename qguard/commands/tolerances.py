@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from qguard.commands import add_precision, add_selection, session_of
-from qguard.console.visible import visible
+from qguard.console.visible import say, visible
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     for precision in parse_precisions(args.precision, config.precisions, config.own_precisions):
         name = tolerances.name_of(precision)
-        found = tolerances.proposals_for(session, precision, lambda done: print(done, file=sys.stderr))
+        found = tolerances.proposals_for(session, precision, lambda done: say(done, sys.stderr))
         out.print(f"{precision}: margins from repeated runs and from a bootstrap over items", markup=False)
         out.print(tolerances.table(found))
         for idle in (p.idle for p in found if p.idle):

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if refusals:
         return 1
     signed = "signed by the given key" if found.authentic else f"--unsigned: {_UNPROVED}"
-    print(
+    say(
         f"holds: {len(verdict.subjects)} files of {model} passed {precision} on {', '.join(session.config.suites)}, "
         f"{verdict.tool.date:%Y-%m-%d %H:%M} UTC ({signed})"
     )

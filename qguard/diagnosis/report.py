@@ -42,10 +42,10 @@ def show(diagnosis: Diagnosis, out: Any, every_layer: bool = False) -> None:
         every_layer: List all layers, not the worst :data:`LISTED`.
     """
     d = diagnosis
-    out.print(visible(f"{d.precision}  {d.model}  {d.suite}: {d.conclusion}"), markup=False)
+    out.print(visible(f"{d.precision}  {d.model}  {d.suite}: {d.conclusion}"), markup=False, soft_wrap=True)
     out.print()
     for s in d.stages:
-        out.print(visible(f"  {'✗' if s.fault else ' '} {s.name:<14} {s.words}"), markup=False)
+        out.print(visible(f"  {'✗' if s.fault else ' '} {s.name:<14} {s.words}"), markup=False, soft_wrap=True)
     if d.layers:
         out.print(_layers(d.layers if every_layer else d.layers[:LISTED], d))
     if d.exclusion:
@@ -54,7 +54,7 @@ def show(diagnosis: Diagnosis, out: Any, every_layer: bool = False) -> None:
         if lines:
             out.print(f"{title}:")
             for line in lines:
-                out.print(visible(f"  {line}"), markup=False)
+                out.print(visible(f"  {line}"), markup=False, soft_wrap=True)
 
 
 def _layers(layers: tuple[LayerError, ...], diagnosis: Diagnosis) -> Any:
@@ -88,12 +88,12 @@ def _show_exclusion(e: Exclusion, texts: int, out: Any) -> None:
         cost += f", speed {e.speed[0]:.2f} → {e.speed[1]:.2f} times fp32's (64 tokens x 1, measured shortly)"
     out.print(f"exclude {len(e.chosen)} layers: {cost}")
     for unit in e.chosen:
-        out.print(visible(f"  {unit.layer}"), markup=False)
+        out.print(visible(f"  {unit.layer}"), markup=False, soft_wrap=True)
     out.print(f"as a list for a quantizer of the fp32 export: nodes_to_exclude={_nodes(e.chosen)!r}", markup=False)
     if e.left:
         out.print("gates that still fail then:")
         for line in e.left:
-            out.print(f"  {line}", markup=False)
+            out.print(visible(f"  {line}"), markup=False, soft_wrap=True)
 
 
 def _nodes(units: tuple[Unit, ...]) -> list[str]:

@@ -104,7 +104,8 @@ class Collector:
             return
         if self.nothing:
             terminalreporter.section("qguard: NOTHING WAS JUDGED", red=self.state.strict)
-            terminalreporter.line(f"--precision {self.asked} was given, and no test that ran judges it. Run: {self._works()}")
+            said = f"--precision {self.asked} was given, and no test that ran judges it. Run: {self._works()}"
+            terminalreporter.line(visible(said, ""))
         if self.state.report is not None:
             from qguard.report.terminal import summary_lines
 

@@ -103,4 +103,4 @@ def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
             if c["bound"]:
                 label = c["name"] + (f"[{c['slice']}]" if c["slice"] else "") + (" (accepted)" if c.get("accepted") else "")
                 found.append((f"{at}/{label}", f"{c['value']:.6g} ({c['bound']['text']}: {c['outcome']})"))
-    return [(visible(name, ""), value) for name, value in found]
+    return [(visible(name, ""), visible(value, "")) for name, value in found]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from qguard.console.visible import visible
 from qguard.files import sha256_json
 
 
@@ -15,7 +16,7 @@ def render(report: dict[str, Any]) -> bytes:
     """One issue for each finding that lies in a file of the project; the same failure has the same fingerprint in every run."""
     issues = [
         {
-            "description": f"{f['title']}. {f['message'].splitlines()[0]}",
+            "description": visible(f"{f['title']}. {f['message'].splitlines()[0]}", ""),
             "check_name": f["check"],
             "fingerprint": sha256_json([f["check"], f["file"], f.get("precision", f["title"])]),
             "severity": "major" if f["check"] == "unmeasured" else "critical",

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qguard.console.visible import visible
 from qguard.families import TIMED
 from qguard.latency.decision import UNDECIDED
 from qguard.report import advice, charts
@@ -42,6 +43,7 @@ def render(report: dict[str, Any]) -> bytes:
         loader=jinja2.FileSystemLoader(HTML),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # not of what the page itself is made of
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -108,6 +108,11 @@ def _details(run: Mapping[str, Any]) -> list[str]:
     return [*lines, "", "</details>"]
 
 
+# Both services look for addresses, @names and #numbers in what a backslash has already left: only a break stops them
+_BREAK = "&#8203;"  # of no width
+_LINKS = re.compile(r"@(?=\w)|#(?=\d)|:(?=//)|\bwww(?=\.)", re.I)
+
+
 def code(text: str) -> str:
     """A code span that holds any text: its fence is longer than every run of backticks in it, and line breaks are spaces."""
     flat = visible(" ".join(text.split()), "")
@@ -122,8 +127,9 @@ def _cell(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text on one line, with nothing in it that Markdown or HTML would take for markup."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~&@!])", lambda m: f"\\{m[1]}", visible(" ".join(text.split()), ""))
+    """Text on one line, with nothing in it that Markdown, HTML, GitHub or GitLab would take for markup, a link or a mention."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>()#|~&@!])", lambda m: f"\\{m[1]}", visible(" ".join(text.split()), ""))
+    return _LINKS.sub(lambda m: f"{m[0]}{_BREAK}", escaped)
 
 
 def _html(text: str) -> str:

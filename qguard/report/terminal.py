@@ -207,12 +207,12 @@ def _lead(run: dict[str, Any], texts: Mapping[str, str]) -> list[str]:
         return []
     head = headline(run, texts)
     lines = []
-    for miss in head.misses[:3]:
+    for miss in head.misses[:2]:  # the next step stands in the first ten lines
         more = f" (+{miss.more} more)" if miss.more else ""
         lines += _wrapped("FAIL    ", f"{miss.label} {miss.words}{f', {miss.by}' if miss.by else ''}{more}")
     if not head.misses:
         lines += _wrapped("", head.outcome)
-    lines += _wrapped("worst:  ", head.worst, 2) + _wrapped("why:    ", head.why if head.misses else "")
+    lines += _wrapped("worst:  ", head.worst, 2) + _wrapped("why:    ", head.why if head.misses else "", 3)
     for step in head.steps[:2]:
         lines += _step(step)
     return [*lines, ""]
