@@ -516,6 +516,18 @@ def test_the_model_folder_of_an_onnx_file_is_what_is_verified(case):
     assert case() == 0
 
 
+@pytest.mark.parametrize("how", ["folder#", "file"])
+def test_a_verdict_is_of_the_file_of_a_folder_that_was_judged(case, capsys, how):
+    folder, facts = case.artifact, case.part("qguard")["precision"]
+    assert facts["file"] == "onnx/model.onnx"
+    case.artifact = Path(f"{folder}#onnx/model.onnx") if how == "folder#" else folder / "onnx" / "model.onnx"
+    assert case() == 0
+    facts["file"] = "onnx/model_fp16.onnx"
+    case.verdict.unlink()
+    assert case() == 1
+    assert "onnx/model.onnx: another file of the same folder" in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.attest.policy import gates_in_force
 from qguard.attest.settings import settings_in_force
-from qguard.attest.subjects import digests
+from qguard.attest.subjects import digests, name_in_folder
 from qguard.encoders.runtimes import NO_FILES
 from qguard.errors import UsageProblem
 from qguard.judging.facts import scope
@@ -73,6 +73,7 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
         "precision": {
             "name": precision.label, "runtime": precision.runtime, "vectors": precision.vectors, "recipe": precision.base,
             "computed_in": artifact.runtime(precision.runtime),
+            "file": name_in_folder(artifact_path(session, target), artifact.file),
             "calibration": {k: v for k, v in artifact.calibration.items() if k != "texts"},
             **({"left_out": unproved} if (unproved := precision.runs_in.left_out()) else {}),
         },

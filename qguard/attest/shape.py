@@ -143,13 +143,14 @@ class CheckFacts(Part):
 
 
 class PrecisionFacts(Part):
-    """What was judged, and what it ran in."""
+    """What was judged, and what it ran in; ``file`` is the ONNX file among those of a folder, empty without one."""
 
     name: str
     runtime: str
     vectors: str
     recipe: str
     computed_in: str
+    file: str = ""
 
 
 class ToolFacts(Part):

@@ -21,6 +21,20 @@ def _whole(folder: Path) -> bool:
     return (folder / "modules.json").exists() and (folder / "tokenizer.json").exists()
 
 
+def name_in_folder(path: Path, file: Path | None = None) -> str:
+    """The name of an ONNX file in the folder whose files are hashed; empty for a bare file, and where no file is named.
+
+    Args:
+        path: The artifact, as in :func:`digests`.
+        file: The file of a folder; by default the one that ``path`` names.
+    """
+    folder, named = place(path)
+    if folder.is_dir():
+        return file.relative_to(folder).as_posix() if file and file.is_relative_to(folder) else named
+    whole = home(folder)
+    return folder.relative_to(whole).as_posix() if whole else ""
+
+
 def digests(path: Path) -> dict[str, str]:
     """SHA-256 of every file of an artifact.
 

@@ -15,7 +15,7 @@ from qguard.attest.refusal import Refusal, listed
 from qguard.attest.settings import changed, settings_in_force
 from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
-from qguard.attest.subjects import digests
+from qguard.attest.subjects import digests, name_in_folder
 from qguard.errors import GoldenProblem
 from qguard.families import FAMILIES
 from qguard.files import sha256_json
@@ -95,6 +95,9 @@ def _files(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
         yield Refusal("artifact", listed(gone), "no such file in it", mend)
     if new := [n for n in new if n not in {b for _, b in renamed}]:
         yield Refusal("artifact", "only the files that were judged", f"also {listed(new)}", mend)
+    judged, named = verdict.tool.precision.file, name_in_folder(asked.artifact)
+    if judged and named and judged != named:
+        yield Refusal("artifact", judged, f"{named}: another file of the same folder", mend)
     if changed:
         first = changed[0]
         yield Refusal(

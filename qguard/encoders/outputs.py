@@ -155,7 +155,7 @@ def _stored_scale(port: Port, file: Path) -> tuple[Any, Any]:
     while node is not None and node.op_type in ("Identity", "Reshape", "Squeeze", "Flatten"):
         node = next((n for n in graph.nodes if node.input[0] in n.output), None)
     stored = [n for n in (node.input[1:] if node is not None and node.op_type == "QuantizeLinear" else ()) if n]
-    if not stored or not all(name in graph.initializers for name in stored):
+    if not stored or not all(name in graph.constants for name in stored):
         made = node.op_type if node is not None else "nothing"
         raise ArtifactProblem(
             f"{file.name}: output {port} is made by {made}, and no stored scale tells what its values stand for; expected "
