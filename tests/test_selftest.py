@@ -101,6 +101,7 @@ def test_the_sound_artifact_holds(sound):
         ("mask-sentinel-in-range", "artifact", "artifact.activation_range"),
         ("mask-dropped", "embedding", ""),
         ("overflow", "artifact", ""),
+        ("overflow-hidden", "artifact", "artifact.overflow"),
         ("pooling-wrong", "embedding", "embedding.cosine_mean"),
         ("normalize-missing", "embedding", "embedding.norm_error"),
         ("length-cut", "golden", ""),

@@ -133,6 +133,8 @@ _ALL = (
           "graph:remove_layers", {"the last layer": 1, "the last half": 0.5}),
     Fault("overflow", "values beyond 16-bit floats become infinite", "embedding", "onnxruntime#32600", "graph:overflow",
           {"1 text in 100": 0.01, "1 text in 10": 0.1, "every text": 1.0}),
+    Fault("overflow-hidden", "half precision overflows on a GPU and not on this CPU", "artifact", "onnxruntime#32600",
+          "graph:hidden_overflow", {"1 layer": 1, "every layer": 0}),
     # what surrounds it
     Fault("pooling-wrong", "the pooling is not the model's", "embedding", "fastembed#384", "pipeline:pooling",
           {"weighted mean": "weightedmean", "max": "max", "first token, or the mean": "cls"}),

@@ -181,6 +181,37 @@ def overflow(site: FaultSite, share: float) -> Candidate:
     return site.operated()
 
 
+def hidden_overflow(site: FaultSite, count: int) -> Candidate:
+    """What a norm gives is scaled beyond 65,504 and back in half precision, which ONNX Runtime on a CPU computes in float.
+
+    Args:
+        site: Where.
+        count: Norms in the middle of the graph (0: all).
+    """
+    from onnx import TensorProto, helper
+
+    graph = site.graph
+    norms = graph.operators(*_NORMS)
+    if not norms:
+        raise NotApplicable("the graph holds no LayerNorm operator")
+    up, down = (graph.put(f"fault/{name}", np.float16(2.0**power)) for name, power in (("up", 15), ("down", -15)))
+    chosen = {n.output[0] for n in (norms[len(norms) // 2 :][:count] if count else norms)}
+    graph.rename_outputs({out: f"{out}/fault" for out in chosen})
+
+    def behind(out: str) -> list[Any]:
+        inner = f"{out}/fault"
+        return [
+            helper.make_node("Cast", [inner], [f"{inner}/half"], f"{inner}/half", to=TensorProto.FLOAT16),
+            helper.make_node("Mul", [f"{inner}/half", up], [f"{inner}/large"], f"{inner}/large"),
+            helper.make_node("Mul", [f"{inner}/large", down], [f"{inner}/small"], f"{inner}/small"),
+            helper.make_node("Cast", [f"{inner}/small"], [out], f"{inner}/float", to=TensorProto.FLOAT),
+        ]
+
+    added = {f"{out}/fault": behind(out) for out in chosen}
+    graph.rewrite(lambda node: [node, *added[node.output[0]]] if node.output and node.output[0] in added else None)
+    return site.operated()
+
+
 def _alone(row: list[int]) -> tuple[Any, Any]:
     from qguard.encoders import padded
 
