@@ -70,14 +70,11 @@ class Neighbours:
                 rescored[query] = ranked.scores(wide[query : query + 1], vectors[at])[0]
         return cls(rows, scores, found, rescored)
 
-    def run(self, suite: Suite, side: int, judged: list[int]) -> dict[str, dict[str, float]]:
-        """For trec_eval: each judged query's first documents, by a score that stands for their rank; ``side`` 0 is fp32."""
+    def ranked(self, suite: Suite, side: int, judged: list[int]) -> dict[int, list[int]]:
+        """Each judged query's first documents, best first; ``side`` 0 is fp32."""
         assert suite.corpus is not None
-        found, out = (self.golden, self.candidate)[side], {}
-        for q in judged:
-            documents = suite.corpus.documents_of(found[q])[:DEPTH].tolist()
-            out[str(q)] = {str(d): float(len(documents) - rank) for rank, d in enumerate(documents)}
-        return out
+        found = (self.golden, self.candidate)[side]
+        return {q: suite.corpus.documents_of(found[q])[:DEPTH].tolist() for q in judged}
 
 
 def _prepared(queries: Floats, similarity: Similarity) -> tuple[Floats, Similarity]:

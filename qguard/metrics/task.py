@@ -2,9 +2,9 @@
 
 Pairs: the similarity that the model declares, against the label. Labels of two values ask for average precision, others for rank
 and linear correlation.
-Retrieval: trec_eval's measures (Buckley; through its binding) of each judged query over all documents, which are ranked by that
-similarity in float64, by that of the codes where vectors are quantized; documents of equal score stand in descending order of
-their ids, as trec_eval has them. trec_eval itself keeps scores in float32, so it is given the ranks.
+Retrieval: trec_eval's measures (see :mod:`qguard.metrics.retrieval`) of each judged query over all documents, which are ranked by
+that similarity in float64, by that of the codes where vectors are quantized; documents of equal score stand in descending order
+of their ids, as trec_eval has them. trec_eval itself keeps scores in float32.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
 from qguard.metrics.ranking import best_first
+from qguard.metrics.retrieval import MEASURES, measured
 from qguard.metrics.statistics import Mean, Spearman, Statistic
 from qguard.suites import Pair, Suite
 
 DEPTH = 1000  # documents of a query that are judged, as in TREC's runs and MTEB's MAP
 BLOCK = 64  # queries whose scores are held at once
-# Public name → trec_eval's; MRR is cut at 10 here
-MEASURES = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "mrr@10": "recip_rank", "map": "map"}
 
 
 def names(suite: Suite) -> list[str]:
@@ -84,23 +83,14 @@ def _pairs(c: Comparison, pairs: list[Pair]) -> Items:
 
 def _queries(c: Comparison) -> Items:
     """Per judged query: the four :data:`MEASURES` of fp32, then the same of the candidate, each in [0, 1]."""
-    import pytrec_eval
-
     suite = c.suite
     judgments = suite.qrels if suite.corpus is None else suite.corpus.qrels
     judged = sorted(judgments)
     queries = np.asarray([suite.queries[q] for q in judged])
-    qrels = {str(q): {str(d): int(g) for d, g in judgments[q].items()} for q in judged}
-    evaluator = pytrec_eval.RelevanceEvaluator(qrels, set(MEASURES.values()))
     columns = []
-    for run in (
-        _searched(c, side, judged) if c.neighbours is None else c.neighbours.run(c.suite, side, judged) for side in (0, 1)
-    ):
-        found = evaluator.evaluate(run)
-        values = np.asarray([[found[str(q)][m] for m in MEASURES.values()] for q in judged])
-        cut = list(MEASURES).index("mrr@10")
-        values[:, cut] *= values[:, cut] > 1 / 10.5
-        columns.append(values)
+    for side in (0, 1):
+        ranked = _searched(c, side, judged) if c.neighbours is None else c.neighbours.ranked(suite, side, judged)
+        columns.append(np.asarray([measured(ranked[q], judgments[q]) for q in judged], np.float64))
     rows = np.concatenate(columns, axis=1)
 
     def label(i: int) -> str:
@@ -109,24 +99,22 @@ def _queries(c: Comparison) -> Items:
     return Items(rows, tuple(suite.slices[q] for q in queries), label, "queries")
 
 
-def _searched(c: Comparison, side: int, judged: list[int]) -> dict[str, dict[str, float]]:
-    """For trec_eval: each judged query's first documents, by a score that stands for their rank; ``side`` 0 is fp32."""
+def _searched(c: Comparison, side: int, judged: list[int]) -> dict[int, list[int]]:
+    """Each judged query's first documents, best first; ``side`` 0 is fp32."""
     suite = c.suite
     queries, documents = np.asarray([suite.queries[q] for q in judged]), np.asarray(suite.documents)
     ids = suite.document_ids or tuple(map(str, range(len(documents))))
     # ties: best_first keeps this order, which is trec_eval's
     by_id = np.asarray(sorted(range(len(ids)), key=lambda d: ids[d], reverse=True))
-    ranks = [float(r) for r in range(min(DEPTH, len(by_id)), 0, -1)]
-    names = np.asarray(by_id.astype(str), object)
     vectors = c.prepared[side]
-    searched, run = vectors[documents[by_id]], {}
+    searched, ranked = vectors[documents[by_id]], {}
     for start in range(0, len(judged), BLOCK):
         some = queries[start : start + BLOCK]
         stored = c.vectors if side else None
         scores = c.similarity.scores(vectors[some], searched) if stored is None else stored.scores(documents[by_id], some)
         for q, row in zip(judged[start : start + BLOCK], best_first(scores, DEPTH), strict=True):
-            run[str(q)] = dict(zip(names[row], ranks, strict=True))
-    return run
+            ranked[q] = by_id[row].tolist()
+    return ranked
 
 
 def _defined(c: Comparison, rows: Rows, metrics: tuple[Metric, ...]) -> None:
