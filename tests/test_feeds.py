@@ -149,6 +149,21 @@ def test_a_file_that_reads_the_last_column_is_right_where_its_tokenizer_pads_lef
     assert found == {"right": False, "left": True}
 
 
+def test_the_padding_side_is_read_as_transformers_reads_it(minilm, tmp_path):
+    """``tokenizer_config.json`` wins over ``tokenizer.json``, and without both it is the right."""
+    tokenizer, file = json.loads((minilm.root / "tokenizer.json").read_text()), tmp_path / "tokenizer_config.json"
+    padding = {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 7, "pad_type_id": 0}
+    found = []
+    for own, config in ((None, None), (padding, None), (padding, {"padding_side": "right", "pad_token": "[PAD]"})):
+        content = {**tokenizer, "padding": own and {**own, "pad_token": "[unused6]"}}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        if config:
+            file.write_text(json.dumps(config))
+        opened = TextTokenizer.open(tmp_path, minilm.pipeline)
+        found.append((opened.side, opened.pad_id, opened.said))
+    assert found == [("right", 0, ""), ("left", 7, "tokenizer.json"), ("right", 0, "tokenizer_config.json")]
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_fixed_shapes_are_padded_up_to(tmp_path, runtime, batch):

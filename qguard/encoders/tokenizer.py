@@ -32,15 +32,17 @@ class TextTokenizer:
     Attributes:
         pad_id: The token id that fills short rows of a batch.
         side: The side that it does so on, ``right`` or ``left``.
+        said: The file that declares the side; empty for the default.
     """
 
-    def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int, side: str = RIGHT) -> None:
+    def __init__(self, tokenizer: Any, pipeline: Pipeline, pad_id: int, side: str = RIGHT, said: str = "") -> None:
         if pipeline.do_lower_case:
             _lower_case(tokenizer)
         if not pipeline.static:  # whose tokenizer sentence-transformers takes as it is, without special tokens
             tokenizer.enable_truncation(pipeline.max_seq_length, direction=pipeline.truncation_side)
         tokenizer.no_padding()
-        self._tokenizer, self._pipeline, self.pad_id, self.side = tokenizer, pipeline, pad_id, side
+        self._tokenizer, self._pipeline = tokenizer, pipeline
+        self.pad_id, self.side, self.said = pad_id, side, said
         self._prompts: dict[str, int] = {"": 0}  # tokens of each prompt
 
     @classmethod
@@ -85,8 +87,9 @@ class TextTokenizer:
         token = token.get("content") if isinstance(token, dict) else token
         named = tokenizer.token_to_id(token) if isinstance(token, str) else None
         found = (named, own.get("pad_id"), tokenizer.token_to_id("[PAD]"), tokenizer.token_to_id("<pad>"), 0)
-        side = declared_side(config) or own.get("direction") or RIGHT
-        return cls(tokenizer, pipeline, next(i for i in found if i is not None), side)
+        sides = (("tokenizer_config.json", declared_side(config)), ("tokenizer.json", own.get("direction")), ("", RIGHT))
+        said, side = next((file, side) for file, side in sides if side)
+        return cls(tokenizer, pipeline, next(i for i in found if i is not None), side, said)
 
     @property
     def unknown_id(self) -> int | None:

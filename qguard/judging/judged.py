@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact
-from qguard.encoders.feeding import declared_side
 from qguard.encoders.interface import Interface
 from qguard.encoders.runtimes import SAFETENSORS, TEXTS
 from qguard.errors import QguardError
@@ -16,7 +15,6 @@ from qguard.files import inside
 from qguard.judging.session import Session, Target
 from qguard.models.model import Model
 from qguard.models.modules import Pooling
-from qguard.models.pipeline import read_optional
 
 ONLY = "the only model file, as its record says"
 CONFIGURATION, ARTIFACT, MODEL = "configuration", "artifact", "model"
@@ -100,9 +98,8 @@ def _text(session: Session, target: Target, artifact: Artifact, model: Model) ->
     own = artifact.tokenizer_root != model.root
     where = "beside the file" if artifact.tokens else "of the artifact" if own else "of the model"
     yield Part("tokenizer", f"tokenizer.json {where}", ARTIFACT if own else MODEL)
-    config = read_optional(artifact.tokenizer_root / "tokenizer_config.json")
-    said = "tokenizer_config.json" if declared_side(config) else "tokenizer.json, or the default"
-    yield Part("padding", f"{tokenizer.side}, token id {tokenizer.pad_id}", f"{ARTIFACT if own else MODEL}: {said}")
+    side = f"{ARTIFACT if own else MODEL}: {tokenizer.said}" if tokenizer.said else "the default: no file says a side"
+    yield Part("padding", f"{tokenizer.side}, token id {tokenizer.pad_id}", side)
     origin = _origin(artifact, model)
     length = f"{pipeline.max_seq_length} tokens, cut on the {pipeline.truncation_side}"
     unlimited = "without limit" if pipeline.static else length
