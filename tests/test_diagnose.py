@@ -17,11 +17,13 @@ from qguard.diagnosis.activations import layer_errors, standing_out, words
 from qguard.diagnosis.examination import Examination
 from qguard.diagnosis.exclusion import LayerExchange, costs, fewest
 from qguard.diagnosis.sites import Net, align
-from qguard.diagnosis.verdict import ranked
+from qguard.diagnosis.stages import Stage
+from qguard.diagnosis.verdict import conclude, ranked
 from qguard.encoders import open_encoder
 from qguard.encoders.onnx import OPTIONS_FILE, exact_products
 from qguard.errors import ArtifactProblem
 from qguard.judging.cause import Cause
+from qguard.judging.rounding import Findings
 from qguard.judging.session import Session, Target
 from qguard.onnx.edit import Graph
 from qguard.precisions import parse_precision
@@ -186,6 +188,30 @@ def pooled_over_padding(folder):
     onnx.save(model, str(file))
 
 
+def stored(folder, name, change):
+    file = folder / "onnx" / "model.onnx"
+    graph = Graph.read(file)
+    full = next(n for n in graph.initializers if n.endswith(name))
+    graph.put(full, np.ascontiguousarray(change(graph.array(full).copy())))
+    graph.save(file)
+
+
+def rows_reversed(folder):
+    stored(folder, "word_embeddings.weight_quantized", lambda v: v[::-1])
+
+
+def row_zeroed(folder):
+    stored(
+        folder,
+        "word_embeddings.weight_quantized",
+        lambda v: np.where(np.arange(len(v))[:, None] == 19204, 128, v).astype(v.dtype),
+    )
+
+
+def positions_moved(folder):
+    stored(folder, "position_embeddings.weight", lambda v: np.roll(v, 1, axis=0))
+
+
 @pytest.mark.parametrize(
     ("damage", "stage", "said"),
     [
@@ -199,6 +225,9 @@ def pooled_over_padding(folder):
             "no text of the suite shows it, but the artifact's tokenizer is not the model's: do_",
         ),
         (mask_dropped, "mask", "does not reach attention"),
+        (rows_reversed, "tables", "30522 of 30522 rows are in reverse order"),
+        (row_zeroed, "tables", "(19204) holds only zeros: make the file again"),
+        (positions_moved, "tables", "position_embeddings.weight: 512 of 512 rows are moved by +1"),
     ],
 )
 def test_wrong_stage_is_named_before_any_layer(project, folder, damage, stage, said):
@@ -332,3 +361,32 @@ def test_failing_gate_names_the_command(project, int8, tmp_path):
     text = failure_text(TARGET.precision, "own", failed, [], cause=loss, diagnose=asked)
     assert f"  do:     see where accuracy is lost:\n          {asked}\n" in text
     assert not diagnosable(parse_precision("int8@openvino"))
+
+
+FINE = Stage("tokens", False, "as the model's", 1.0)
+SEEN, UNSEEN = (
+    Stage("hidden states", False, "they differ by 1 %", 0.01),
+    Stage("hidden states", False, "could not be found in the file"),
+)
+
+
+@pytest.mark.parametrize(
+    ("stages", "proof", "failing", "said"),
+    [
+        ([FINE, SEEN], None, (), "No stage is wrong; "),
+        ([FINE, UNSEEN], None, (), "Not every stage could be compared; "),
+        ([], None, (), "Not every stage could be compared; "),
+        ([FINE, SEEN], Findings(0.3, unrounded=0.29), ("gate",), "The artifact computes something else: without any rounding "),
+        (
+            [FINE, SEEN],
+            Findings(0.3, unrounded=0.29, alone=0.01),
+            ("gate",),
+            "The artifact computes something else: each ",
+        ),
+        ([FINE, SEEN], Findings(0.3, unrounded=0.01), ("gate",), "The gates were not judged. No layer's loss of accuracy "),
+    ],
+)
+def test_a_conclusion_says_what_is_proved(int8, stages, proof, failing, said):
+    words, fault = conclude(stages, [], failing, None, TARGET.precision.recipe, int8, judged=False, proof=proof)
+    assert words.startswith(said)
+    assert fault == bool(failing)

@@ -18,7 +18,7 @@ from qguard.diagnosis.activations import PADDING, LayerError, Runner, behind, la
 from qguard.diagnosis.exclusion import Exclusion, LayerExchange, Unit, costs, fewest
 from qguard.diagnosis.sites import ATTENTION, NORM, AlignedTensor, Net, align
 from qguard.diagnosis.stages import Seen, Stage
-from qguard.diagnosis.verdict import conclude, obstacle, ranked
+from qguard.diagnosis.verdict import conclude, damaged, obstacle, ranked
 from qguard.encoders import Encoder, Floats, padded
 from qguard.encoders.feeds import Feeds
 from qguard.encoders.onnx import OnnxRuntime, exact_products
@@ -29,6 +29,7 @@ from qguard.errors import ArtifactProblem, QguardError
 from qguard.families import FAMILIES, measure, sampled
 from qguard.gates.check import Check, judge
 from qguard.judging import cause as drift
+from qguard.judging.rounding import Findings, findings
 from qguard.judging.session import Session, Target
 from qguard.judging.surroundings import difference
 from qguard.metrics import Comparison
@@ -147,8 +148,10 @@ class Examination:
         failed = [c for c in checks if c.outcome == "fail"]
         others = () if layers_only else self.others(self.session, self.target)
         wrong = [s for s in found if s.fault]
-        exclusion = None
-        if failed and not wrong and not far:
+        exclusion, proof = None, self.proof(rows) if (failed or far) and not wrong else None
+        # a damaged layer is found by leaving it in fp32; what no layer shows is not
+        elsewhere = proof is not None and proof.elsewhere and not damaged(layers, self.target.precision.recipe)
+        if failed and not wrong and not far and not elsewhere:
             try:
                 exclusion = self.exclude(rows)
             except ArtifactProblem as e:
@@ -156,9 +159,18 @@ class Examination:
         failing = (*(f"{c.label} {c.judged:.4f}, gate {c.bound}" for c in failed), *others)
         recipe = self.target.precision.recipe
         worst = tuple(ranked(layers, recipe))
-        conclusion, fault = conclude(found, worst, failing, exclusion, recipe, self.artifact, judged=bool(checks), far=far)
+        conclusion, fault = conclude(
+            found, worst, failing, exclusion, recipe, self.artifact, judged=bool(checks), far=far, proof=proof
+        )
         names = str(self.target.precision), self.target.model, self.target.suite
         return Diagnosis(*names, len(rows), failing, tuple(found), worst, exclusion, tuple(notes), conclusion, fault)
+
+    def proof(self, rows: Sequence[int]) -> Findings | None:
+        """Whether rounding is what the artifact loses; ``None`` where its vectors cannot be compared."""
+        try:
+            return findings(self.session, self.target, tuple(rows))
+        except QguardError:  # said by the stage that is wrong
+            return None
 
     def accuracy(self, vectors: Floats) -> list[Check]:
         """All checks of accuracy on the whole suite."""
@@ -194,7 +206,7 @@ class Examination:
         model, artifact = self.session.model(self.target.model), self.artifact
         golden = self.session.golden(self.target.model, self.target.suite)
         differs = difference(artifact, model, golden)
-        found = [stages.tokens(self.ids, self.own_ids, model, differs)]
+        found = [stages.tokens(self.ids, self.own_ids, model, differs), stages.tables(artifact, model)]
         pad_id, side = self.filling
         feeding = replace(artifact.feeding, pad_id=pad_id, side=side)
         runtime = OnnxRuntime(self.file, feeding=feeding)

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from qguard.artifacts.artifact import Artifact
 from qguard.encoders.pooling import Head
+from qguard.judging.artifact import stored_faults
 from qguard.models.model import Model
 from qguard.models.modules import pool
 from qguard.models.pipeline import POOLING_MODES, Pipeline
 from qguard.vectors.cosine import cosine
 
 Array = NDArray[Any]
-TOKENS, MASK, HIDDEN, POOLED, DENSE, NORMALISED = "tokens", "mask", "hidden states", "pooling", "dense", "normalization"
+TOKENS, TABLES, MASK, HIDDEN = "tokens", "tables", "mask", "hidden states"
+POOLED, DENSE, NORMALISED = "pooling", "dense", "normalization"
 SAME = 1e-3  # relative difference that float rounding explains
 FIRST = 4  # texts' hidden states that are compared with padding and without
 
@@ -62,6 +64,17 @@ def tokens(golden: Sequence[Sequence[int]], own: Sequence[Sequence[int]], model:
         return Stage(TOKENS, False, f"the artifact's tokenizer gives fp32's ids of all {len(golden)} texts", share)
     reason = differs or "its tokenizer.json is another one: copy the model's"
     return Stage(TOKENS, True, f"{token_change(golden, own, model)}: {reason}", share)
+
+
+def tables(artifact: Artifact, model: Model) -> Stage:
+    """Rows of embedding tables against the model's, and whether every stored number is one."""
+    wrong, rows, words = stored_faults(artifact, model)
+    if not wrong:
+        return Stage(TABLES, False, f"all {rows} rows of the embedding tables are the model's", 1.0)
+    more = f"; and {len(words) - 3} more" if len(words) > 3 else ""
+    return Stage(
+        TABLES, True, f"{'; '.join(words[:3])}{more}: make the file again from this model", 1 - min(1.0, wrong / max(1, rows))
+    )
 
 
 def declared(model: Pipeline, artifact: Pipeline) -> list[Stage]:

@@ -10,9 +10,10 @@ from qguard.artifacts.layers import LOOKUP, PER_TENSOR, read_layers
 from qguard.diagnosis.activations import LayerError
 from qguard.diagnosis.exclusion import Exclusion
 from qguard.diagnosis.sites import ACTIVATION, ATTENTION, BIAS, LINEAR, NORM
-from qguard.diagnosis.stages import Stage
+from qguard.diagnosis.stages import HIDDEN, TOKENS, Stage
 from qguard.gates.check import Check
-from qguard.judging.cause import ELSEWHERE, Facts, how_far
+from qguard.judging.cause import ELSEWHERE, Facts, as_facts, how_far, reasons
+from qguard.judging.rounding import Findings
 from qguard.precisions import Recipe
 from qguard.precisions.recipe import WIDTHS
 from qguard.report.advice import CHECK
@@ -76,6 +77,7 @@ def conclude(
     *,
     judged: bool,
     far: Facts | None = None,
+    proof: Findings | None = None,
 ) -> tuple[str, bool]:
     """The conclusion, and whether anything is wrong; ``far`` as of :func:`qguard.judging.cause.too_far`."""
     if wrong := [s for s in stages if s.fault]:
@@ -83,18 +85,27 @@ def conclude(
         return f"It is the {first.name}: {first.words}. Excluding layers would not help; fix this first.", True
     if far:
         words = "No stage by itself explains it" if stages else "No stage could be compared"
+        if proof is not None and (told := reasons(as_facts(proof))):
+            words = f"{told[0][0].upper()}{told[0][1:]}"
         return f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}: {how_far(far)}. {words}. {CHECK}.", True
     bad = damaged(layers, recipe)
+    if proof is not None and proof.elsewhere and not bad and (told := reasons(as_facts(proof))):
+        return f"{ELSEWHERE[0].upper()}{ELSEWHERE[1:]}: {'; '.join(told)}. {CHECK}.", True
     worst = f"largest own error: {named(layers[0])}, {layers[0].own:.1%}" if layers else "layers could not be compared"
     if bad and len(bad) <= max(2, len(layers) // 8):
         what = ", ".join(named(x) for x in bad[:3])
         worst = f"{what}: more than rounding explains ({bad[0].own:.1%} of its own). Compare its weights and scales with fp32's"
     if exclusion is None or not exclusion.chosen:
         if not failing:
-            held = "All gates hold" if judged else "No stage is wrong"
+            whole = stages and all(s.value is not None for s in stages if s.name in (TOKENS, HIDDEN))
+            held = "All gates hold" if judged else "No stage is wrong" if whole else "Not every stage could be compared"
             return f"{held}; {worst}.", bool(bad) and len(bad) <= 2
         if exclusion is not None:
-            return f"No exclusion helps: gates still fail with every layer in fp32. {_source(artifact)}; {worst}.", True
+            source = _source(artifact) if proof is not None and proof.rounding else "The cause is not proved"
+            return (
+                f"No exclusion helps: gates still fail with every layer in fp32. {source[0].upper()}{source[1:]}; {worst}.",
+                True,
+            )
         accuracy = "" if judged else "The gates were not judged. "
         return (
             f"{accuracy}No layer's loss of accuracy causes the failures: {'; '.join(failing)}. {worst[0].upper()}{worst[1:]}.",

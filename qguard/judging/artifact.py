@@ -115,6 +115,12 @@ def damage(artifact: Artifact, model: Model) -> list[str]:
     return found
 
 
+def stored_faults(artifact: Artifact, model: Model) -> tuple[int, int, list[str]]:
+    """How many rows of tables and stored numbers are wrong, how many rows were compared, and which in words."""
+    numbers, rows = _numbers(artifact), _rows(artifact, model, 0.0)
+    return int(numbers.value + rows.value), rows.items, [line for m in (numbers, rows) if m.value for line in m.worst]
+
+
 def summary(artifact: Artifact) -> str:
     """One line on what the file computes, for a failure of accuracy: ``24 x I8 per-channel integer with static activations``."""
     layers = read_layers(artifact).layers

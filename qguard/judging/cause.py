@@ -163,7 +163,7 @@ def find_cause(session: Session, target: Target) -> Cause:
     if parts == ["vectors"] and float(relative_change(whole, session.embeddings(plain)).max()) <= DRIFT:
         return Cause.of("loss", {**facts, "quantized": parts})  # the model itself gives fp32's vectors
     found = findings(session, plain, tuple(rows))
-    facts = {**facts, **far, **_found(found)}
+    facts = {**facts, **far, **as_facts(found)}
     if found.rounding and not far:
         return Cause.of("loss", {**facts, "quantized": parts})
     if found.untested and not (far or found.padding):
@@ -174,7 +174,7 @@ def find_cause(session: Session, target: Target) -> Cause:
     return Cause.of("artifact", facts)
 
 
-def _found(found: Findings) -> Facts:
+def as_facts(found: Findings) -> Facts:
     """What was measured of a file, as facts."""
     facts: Facts = {"distance": found.distance}
     if found.declared:
@@ -222,12 +222,12 @@ def _loss(facts: Facts) -> str:
 
 
 def _artifact(facts: Facts) -> str:
-    reasons = [*([how_far(facts)] if "mean_cosine" in facts else []), *_reasons(facts)]
-    rest = f", but {'; '.join(reasons)}" if reasons else "; neither the stack nor rounding explains the difference"
+    told = [*([how_far(facts)] if "mean_cosine" in facts else []), *reasons(facts)]
+    rest = f", but {'; '.join(told)}" if told else "; neither the stack nor rounding explains the difference"
     return f"{ELSEWHERE}: {_reproduces(facts)}{rest}"
 
 
-def _reasons(facts: Facts) -> list[str]:
+def reasons(facts: Facts) -> list[str]:
     """What is proved to differ, the most telling first."""
     if said := facts.get("declared"):
         return [f"the artifact's files declare something else: {'; '.join(said)}"]

@@ -53,6 +53,11 @@ class Findings:
         return self.unrounded is not None and self.unrounded <= LEFT * self.distance
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether the cause is proved to lie outside of the stored weights and their rounding."""
+        return not (self.rounding or self.untested or self.damage)
+
+    @property
     def padding(self) -> bool:
         """Whether padding is proved to be the cause."""
         return self.alone is not None and self.alone <= LEFT * self.distance
