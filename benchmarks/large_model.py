@@ -1,12 +1,13 @@
 """Memory and minutes of the commands on a model of XLM-RoBERTa's architecture with random weights. Run in the project's root.
 
-usage: python benchmarks/large_model.py FOLDER [SIZE] [COMMAND,…] [--rev REV] [--beside]
+usage: python benchmarks/large_model.py FOLDER [SIZE] [COMMAND,…] [--rev REV] [--beside] [--texts N]
 
 SIZE is one of `small` (190 M parameters), `large` (560 M, XLM-RoBERTa-large's configuration; the default) and `huge` (1.2 B).
 COMMAND are `int8`, `int8-weight`, … (quantize, the fp32 export included where FOLDER holds none yet), `golden`,
 `gate-PRECISION` and `diagnose-PRECISION`; by default int8,golden,gate-int8,diagnose-int8. FOLDER keeps the model, the cache
 and the results. With --rev the commands are those of another commit, with the packages of this environment. With --beside
-ONNX files above 1/10 of the weights keep them beside them, as those above 2 GB always do.
+ONNX files above 1/10 of the weights keep them beside them, as those above 512 MB always do. With --texts golden, gate and
+diagnosis have so many texts of core instead of all, which takes less time and as much memory: a batch holds as many tokens.
 
 Each command is a process of its own. Printed are its minutes, the largest resident memory of one of its processes (what
 the kernel reports at its end) and of all of them at once (proportional set sizes, sampled), beside the fp32 weights.
@@ -133,12 +134,26 @@ def measured(command: list[str], folder: Path, root: Path) -> tuple[int, float, 
     return os.waitstatus_to_exitcode(status), time.perf_counter() - start, 1024 * usage.ru_maxrss, together
 
 
-def main(folder: Path, size: str, names: list[str], root: Path, beside: bool) -> None:
+def write_texts(file: Path, count: int) -> None:
+    """Write a suite of so many texts of core, its longest among them."""
+    from qguard.suites import load_suite
+
+    texts = load_suite("core", {}).texts
+    chosen = [*sorted(texts, key=len)[-count // 4 :], *texts[:: len(texts) // count + 1]]
+    lines = (json.dumps({"text": text}) + "\n" for text in dict.fromkeys(chosen) if text.strip())
+    file.write_text("".join(lines), encoding="utf-8")
+
+
+def main(folder: Path, size: str, names: list[str], root: Path, beside: bool, texts: int) -> None:
     """Run the commands in turn and print what each took."""
     if not (folder / "model").exists():
         write(folder / "model", size)
     settings = f'[tool.qguard.models]\nm = "{folder / "model"}"\n'
-    (folder / "pyproject.toml").write_text(f'{settings}[tool.qguard]\nsuites = ["core"]\n')
+    suite = '[tool.qguard]\nsuites = ["core"]\n'
+    if texts:
+        write_texts(folder / "few.jsonl", texts)
+        suite = '[tool.qguard]\nsuites = ["few"]\n[tool.qguard.suite.few]\npath = "few.jsonl"\n'
+    (folder / "pyproject.toml").write_text(settings + suite)
     weights = (folder / "model" / "model.safetensors").stat().st_size
     print(f"{size}: {weights / 4e6:.0f} M parameters, {weights / 1e9:.2f} GB; {os.cpu_count()} cores", flush=True)
     for name in names:
@@ -174,6 +189,11 @@ if __name__ == "__main__":
     root = Path().resolve()
     split = "--beside" in given
     given = [a for a in given if a != "--beside"]
+    few = 0
+    if "--texts" in given:
+        at = given.index("--texts")
+        few = int(given.pop(at + 1))
+        given.pop(at)
     where = Path(given[0]).resolve()
     if "--rev" in given:
         at = given.index("--rev")
@@ -188,4 +208,4 @@ if __name__ == "__main__":
     where.mkdir(parents=True, exist_ok=True)
     chosen = given[1] if len(given) > 1 else "large"
     commands = given[2].split(",") if len(given) > 2 else ["int8", "golden", "gate-int8", "diagnose-int8"]
-    main(where, chosen, commands, root, split)
+    main(where, chosen, commands, root, split, few)
