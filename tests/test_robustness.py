@@ -159,9 +159,9 @@ def test_a_file_of_hard_texts_is_tried_first(small, int8, tmp_path):
     config = load_config(small)
     settings = config.robustness.model_copy(update={"replay": str(tmp_path / "hard.jsonl"), "examples": 1})
     harness = Session(config.model_copy(update={"robustness": settings}))
-    from qguard.judging.robustness import _replayed
+    from qguard.judging.robustness import replayed
 
-    assert _replayed(harness) == ["a very particular text"]
+    assert replayed(harness) == ["a very particular text"]
 
 
 def test_a_replay_that_is_not_there_is_refused(small, tmp_path):
