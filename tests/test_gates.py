@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import gates_for, parse_gate
-from qguard.gates.check import judge
+from qguard.gates.check import Check, judge
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.metrics.bounds import Bound
-from qguard.precisions import parse_precision
+from qguard.precisions import Precision, parse_precision
 from qguard.precisions.bounds import DEFAULT_BOUNDS
+from qguard.report.advice import Case, shadowed_gates, steps
+from qguard.report.findings import gate_line
+from qguard.tolerances import name_of
+from qguard.vectors.quantized import FLOAT
 
 
 @pytest.mark.parametrize("precision", DEFAULT_BOUNDS)
@@ -115,3 +121,58 @@ def test_a_slice_gate_wins_over_the_star():
     gates = [parse_gate("ranking.top1[*]", ">= 0.9"), parse_gate("ranking.top1[legal]", ">= 0.5")]
     found = judge([Measured("ranking.top1", s, 0.6, 1, True) for s in ("legal", "news", None)], gates, "s")
     assert [c.outcome for c in found] == ["pass", "fail", "reported"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "tables", "wins"),
+    [
+        ("int8", ("int8", "int8@onnx"), ">= 0.8"),
+        ("int8@openvino", ("int8",), ">= 0.9"),
+        ("int8:256", ("int8", "int8@onnx", "int8:256"), ">= 0.7"),
+        ("int8+binary", ("+binary", "int8+binary"), ">= 0.5"),
+    ],
+)
+def test_a_gate_knows_the_tables_that_set_it_and_the_last_one_wins(precision, tables, wins):
+    own = {"int8": ">= 0.9", "int8@onnx": ">= 0.8", "int8:256": ">= 0.7", "+binary": ">= 0.6", "int8+binary": ">= 0.5"}
+    gates = gates_for(parse_precision(precision), {name: {"ranking.top1": bound} for name, bound in own.items()})
+    (gate,) = [g for g in gates if g.key == "ranking.top1"]
+    assert (gate.tables, str(gate.bound)) == (tables, wins)
+    assert {g.tables for g in gates if g.key != "ranking.top1"} == {()}
+
+
+def checked(tables, bound=">= 0.96"):
+    gate = replace(parse_gate("ranking.top1", bound), tables=tables)
+    return judge([Measured("ranking.top1", None, 0.9, 10, True)], [gate], "s")[0]
+
+
+def test_advice_names_the_table_that_wins_and_reports_what_it_shadows():
+    def advice(tables):
+        case = Case("int8", "int8@onnx", FLOAT, "s", [checked(tables)])
+        return steps(case)[-1]
+
+    shadowed = advice(("int8", "int8@onnx"))
+    assert shadowed.command == '[tool.qguard.gates."int8@onnx"] "ranking.top1" = ">= 0.9000"'
+    assert shadowed.words.endswith("(int8@onnx wins over int8)")
+    assert advice(()).command == advice(("int8",)).command == '[tool.qguard.gates.int8] "ranking.top1" = ">= 0.9000"'
+    stored = checked(("int8", "int8@onnx")).to_json()
+    assert shadowed_gates([stored, checked(("int8",)).to_json(), {"name": "x"}]) == [
+        "ranking.top1: several tables of [tool.qguard.gates] set the bound; int8@onnx wins over int8"
+    ]
+    assert Check.from_json(stored) == checked(("int8", "int8@onnx"))
+
+
+def test_the_annotated_line_is_that_of_the_table_that_wins():
+    lines = [
+        "[tool.qguard.gates.int8]",
+        '"ranking.top1" = ">= 0.9"',
+        '[tool.qguard.gates."int8@onnx"]',
+        '"ranking.top1" = ">= 0.96"',
+    ]
+    run = {"precision": "int8", "runtime": "onnx", "vectors": FLOAT}
+    assert gate_line(lines, run, "ranking.top1", ("int8", "int8@onnx")) == 4
+    assert gate_line(lines, run, "ranking.top1", ("int8",)) == 2
+
+
+def test_tolerances_write_where_the_bound_has_effect():
+    own = Precision("mine", "onnx", base="int8")
+    assert (name_of(own), name_of(own, {"mine@onnx"}), name_of(parse_precision("int8"))) == ("mine", "mine@onnx", "int8@onnx")

@@ -149,3 +149,13 @@ def test_a_bound_that_is_none_names_the_file(old, tmp_path):
     )
     with pytest.raises(UsageProblem, match=r"r\.json is damaged: expected a bound such as '>= 0\.9'"):
         read_report(tmp_path / "r.json")
+
+
+def test_report_writes_every_out(tmp_path, capsys):
+    outs = [tmp_path / "a.html", tmp_path / "b.md"]
+    assert main(["report", str(FILE), *(word for out in outs for word in ("--out", str(out)))]) == 0
+    assert outs[0].read_text().startswith("<!doctype html>")
+    assert outs[1].read_text().startswith("## ")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["report", str(FILE), "--out", str(tmp_path / "c.html"), "--out", str(tmp_path / "d.pdf")]) == 2
+    assert not (tmp_path / "c.html").exists()

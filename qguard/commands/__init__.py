@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qguard.config import Config
     from qguard.judging.session import Session
 
 # name → what it does; each is a module here with add(parser) and run(args) → exit code
@@ -47,7 +48,10 @@ def add_command(commands: Any, name: str, text: str) -> Any:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The option that chooses the project."""
     parser.add_argument(
-        "--config", type=Path, default=Path(), metavar="PATH", help="configuration file or its folder (default: .)"
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help="configuration file or its folder (default: the nearest pyproject.toml, upwards from here)",
     )
 
 
@@ -84,16 +88,26 @@ def add_selection(parser: argparse.ArgumentParser, suite: bool = True) -> None:
         parser.set_defaults(suite=[])
 
 
+def config_of(args: argparse.Namespace) -> Config:
+    """The configuration that ``--config`` names; else the nearest one upwards, as the pytest plugin finds it.
+
+    Raises:
+        UsageProblem: for a configuration that cannot be used.
+    """
+    from qguard.config import load_config, project_folder
+
+    return load_config(args.config or project_folder())
+
+
 def session_of(args: argparse.Namespace) -> Session:
     """The session of the selected models and suites.
 
     Raises:
         UsageProblem: for a configuration that cannot be used, or without a model.
     """
-    from qguard.config import load_config
     from qguard.judging.session import Session
 
-    session = Session(load_config(args.config).select(args.model, args.suite))
+    session = Session(config_of(args).select(args.model, args.suite))
     session.targets([])  # says how to configure a model when there is none
     return session
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from qguard.commands import add_selection, session_of
+from qguard.commands import add_selection, config_of, session_of
 from qguard.console.visible import say
 from qguard.errors import UsageProblem
 
@@ -29,13 +29,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Store what a report, or a run of now, has passed."""
     from qguard.accepting.acceptance import accept
-    from qguard.config import load_config
     from qguard.files import read_json
 
     if (args.report is None) == (args.precision is None):
         raise UsageProblem("expected either REPORT.json or --precision: what is accepted must have been measured")
     if args.report is not None:
-        report, root = read_json(args.report, UsageProblem), load_config(args.config).golden_root
+        report, root = read_json(args.report, UsageProblem), config_of(args).golden_root
     else:
         from qguard.accepting.measured import measure_now
         from qguard.precisions import parse_precisions

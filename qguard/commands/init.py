@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from qguard.commands import tolerances
 from qguard.console.visible import say
 from qguard.errors import UsageProblem
+from qguard.models.location import is_local
 from qguard.models.pipeline import POOLING_MODES
+
+T = TypeVar("T")
 
 INIT = """# qguard: accuracy gates for the quantized forms of an embedding model.
 [tool.qguard]
@@ -48,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     import re
 
     from qguard import goldens as golden
-    from qguard.config import load_config
+    from qguard.config import load_config, project_folder
+    from qguard.files import staged, write_atomic
     from qguard.judging.session import Session
     from qguard.models.model import resolve
     from qguard.precisions import parse_precision
@@ -57,20 +63,25 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-")
     keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
     settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
-    file = Path("pyproject.toml")
-    before = file.read_bytes() if file.exists() else None
-    old = file.read_text(encoding="utf-8") if before is not None else ""
+    folder = project_folder()
+    file = folder / "pyproject.toml"
+    old = _read(file)
     if "[tool.qguard" in old:
-        raise UsageProblem("pyproject.toml already has [tool.qguard]; edit it, or remove it and run again")
+        raise UsageProblem(f"{file} already has [tool.qguard]; edit it, or remove it and run again")
     wanted, found = parse_precision(args.precision or "int8"), resolve(name, args.ref, None, settings)
     if args.precision or found.onnx is None:  # of a large ONNX file, fp32 and other tools' files can be judged
         wanted.check(found)
-    table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": args.ref, **settings}.items())
-    model, precision = f"{{ {table} }}" if settings else json.dumps(args.ref), args.precision or "int8"
+    ref = _from(folder, args.ref)
+    if "tokenizer" in settings:
+        settings["tokenizer"] = _from(folder, settings["tokenizer"])
+    table = ", ".join(f"{k} = {json.dumps(v)}" for k, v in {"ref": ref, **settings}.items())
+    model, precision = f"{{ {table} }}" if settings else json.dumps(ref), args.precision or "int8"
     text = INIT.format(name=json.dumps(name), model=model, precision=json.dumps(precision))
+    end = "\r\n" if "\r\n" in old else "\n"
+    # beside its place until all is done, whatever ends it before: half a configuration would refuse the next try
+    written = _writing(file, lambda: staged(file, (f"{old}{end}" if old else "").encode() + text.replace("\n", end).encode()))
     try:
-        file.write_text(f"{old}\n{text}" if old else text, encoding="utf-8")
-        session = Session(load_config(Path()))
+        session = Session(load_config(written))
         review = golden.record(
             session.model(name), session.suite("core"), session.config.golden_root, "First golden, by qguard init",
             show=lambda r: None if r.new else say(r.words),
@@ -78,15 +89,11 @@ def run(args: argparse.Namespace) -> int:
         without = review.without if review.new else ()
         say("\n".join([f"golden/{name}/core: {'written' if review.changed else 'unchanged'}", *(f"  {w}" for w in without)]))
         if args.precision:
-            reason = "first gates, by qguard init"
-            tolerances.run(argparse.Namespace(config=Path(), model=[], suite=[], precision=precision, write=True, reason=reason))
-    except BaseException:  # Ctrl-C too: half a configuration would refuse the next try
-        if before is None:
-            file.unlink(missing_ok=True)
-        else:
-            file.write_bytes(before)
-        raise
-    say(f"pyproject.toml: [tool.qguard] written for {name}")
+            tolerances.derive(session, precision, "first gates, by qguard init", written, file.name)
+        _writing(file, lambda: write_atomic(file.resolve(), written.read_bytes()))
+    finally:
+        written.unlink(missing_ok=True)
+    say(f"{file}: [tool.qguard] written for {name}")
     if not args.precision:
         standing = session.standing(name)
         moved = f"moved by its golden of core: {standing.words}" if standing else "those chosen on all-MiniLM-L6-v2"
@@ -94,3 +101,37 @@ def run(args: argparse.Namespace) -> int:
         say(f"for gates from your own texts: qguard tolerances --precision {precision} --write")
     say(f"next: pytest --precision {precision}")
     return 0
+
+
+def _read(file: Path) -> str:
+    """The configuration file as it is, its ends of lines too; empty where there is none.
+
+    Raises:
+        UsageProblem: when it cannot be read, or is not TOML.
+    """
+    import tomllib
+
+    try:
+        text = file.read_bytes().decode("utf-8") if file.exists() else ""
+        tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as e:
+        raise UsageProblem(f"{file} cannot be read: {e}") from e
+    return text
+
+
+def _writing(file: Path, write: Callable[[], T]) -> T:
+    try:
+        return write()
+    except OSError as e:
+        raise UsageProblem(f"{file} cannot be written ({e.strerror or e})") from e
+
+
+def _from(folder: Path, ref: str) -> str:
+    """A reference as the configuration in ``folder`` has it: paths there are relative to it."""
+    import os
+
+    path = Path(ref).expanduser()
+    if folder == Path() or not is_local(ref) or path.is_absolute():
+        return ref
+    here = Path(os.path.relpath(path, folder)).as_posix()
+    return here if here.startswith(".") else f"./{here}"

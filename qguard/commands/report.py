@@ -14,7 +14,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("report", type=Path, metavar="REPORT.json", help="written by pytest --qguard-report=REPORT.json")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help=f"file to write, whose suffix is one of {', '.join(FORMATS)}"
+        "--out",
+        type=Path,
+        required=True,
+        action="append",
+        metavar="FILE",
+        help=f"file to write, whose suffix is one of {', '.join(FORMATS)}; repeatable",
     )
 
 
@@ -24,13 +29,15 @@ def run(args: argparse.Namespace) -> int:
     from qguard.report import check_format, write
     from qguard.report.shape import read_report
 
-    check_format(args.out)
+    for out in args.out:
+        check_format(out)
     report = read_report(args.report)
-    try:
-        write(report, args.out)
-    except OSError as e:
-        raise UsageProblem(f"--out {args.out}: cannot be written ({e.strerror or e})") from e
-    except (ValueError, ArithmeticError, LookupError, TypeError) as e:
-        raise UsageProblem(f"{args.report} has the shape of a report, but is damaged: {e}") from e
-    say(f"{args.out}: {report['verdict']}, {len(report['runs'])} run(s)")
+    for out in args.out:
+        try:
+            write(report, out)
+        except OSError as e:
+            raise UsageProblem(f"--out {out}: cannot be written ({e.strerror or e})") from e
+        except (ValueError, ArithmeticError, LookupError, TypeError) as e:
+            raise UsageProblem(f"{args.report} has the shape of a report, but is damaged: {e}") from e
+        say(f"{out}: {report['verdict']}, {len(report['runs'])} run(s)")
     return 0

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.commands import add_config, add_json
+from qguard.commands import add_config, add_json, config_of
 from qguard.console.visible import say
 from qguard.errors import RefusedProblem, UsageProblem
 
@@ -57,11 +57,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every reason to refuse; nothing to deploy on is not a pass."""
     from qguard.attest import Asked, read, verdict_of, verify
-    from qguard.config import load_config
     from qguard.files import dump_json, write_atomic
     from qguard.judging.session import Session
 
-    config = load_config(args.config)
+    config = config_of(args)
     if args.golden is not None:
         if not args.golden.is_dir():
             raise UsageProblem(f"--golden {args.golden}: expected the folder of the goldens, found none")

@@ -222,6 +222,12 @@ class Config(BaseModel):
         return ref
 
 
+def project_folder(start: Path = Path()) -> Path:
+    """The nearest folder with a ``pyproject.toml``, upwards from ``start``; without one, ``start`` itself."""
+    whole = start.absolute()
+    return next((d for d in (start, *whole.parents) if (d / "pyproject.toml").exists()), start)
+
+
 def load_config(path: Path) -> Config:
     """Read ``[tool.qguard]`` of a ``pyproject.toml``, or a file that holds those tables at its top.
 

@@ -11,9 +11,9 @@ from qguard.faults import ELSEWHERE, Fault
 from qguard.faults.judging import BROKEN, CAUGHT, NOT_APPLICABLE, Failure, Result
 from qguard.faults.repeats import Repeat
 from qguard.faults.runner import Report
-from qguard.gates import Gate, gates_for
+from qguard.gates import Asked, Gate, gates_for, table_of
 from qguard.metrics.bounds import Bound
-from qguard.precisions import RECIPES
+from qguard.precisions import RECIPES, Precision
 from qguard.precisions.bounds import DEFAULT_BOUNDS
 
 SCHEMA = 2
@@ -60,11 +60,11 @@ def closing(report: Report, result: Result) -> str:
         return result.reason
     if any(f.name == result.fault and f.expected == "latency" for f in report.faults):
         return 'a gate that would catch it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
-    precision = report.plan.precision
+    precision, own = report.plan.precision, report.plan.config.gates
     for gate in gates_for(precision, {}):
         value = result.values.get(gate.metric)
         if gate.slice is None and value is not None and not gate.bound.holds(value):
-            return f"the default gate would catch it: {_line(gate, precision)} (found {value:.4g})"
+            return f"the default gate would catch it: {_line(gate, precision, own)} (found {value:.4g})"
     sound = report.sound.get((result.model, result.suite), {})
     moved = sorted(_moves(sound, result.values), reverse=True)
     if not moved or moved[0][0] < 0.01:
@@ -72,11 +72,12 @@ def closing(report: Report, result: Result) -> str:
     _, name, op = moved[0]
     a, b = sound[name], result.values[name]
     gate = Gate(name, None, Bound(op, float(f"{(a + b) / 2:.4g}")))
-    return f"a gate that would catch it: {_line(gate, precision)} (sound {a:.4g}, with the fault {b:.4g})"
+    return f"a gate that would catch it: {_line(gate, precision, own)} (sound {a:.4g}, with the fault {b:.4g})"
 
 
-def _line(gate: Gate, precision: Any) -> str:
-    return f'[tool.qguard.gates.{precision.name}] "{gate.metric}" = "{gate.bound}"'
+def _line(gate: Gate, precision: Precision, own: Mapping[str, Mapping[str, Asked]]) -> str:
+    tables = next((g.tables for g in gates_for(precision, own) if g.key == gate.key), ())
+    return f'{table_of(tables, precision.label, precision.vectors)} "{gate.metric}" = "{gate.bound}"'
 
 
 def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, Literal[">=", "<="]]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.families import default_bounds, infos, metric_names
@@ -19,8 +20,6 @@ from qguard.vectors.quantized import FLOAT
 if TYPE_CHECKING:
     from qguard.metrics.bootstrap import Uncertainty
     from qguard.precisions import Precision
-
-T = TypeVar("T")
 
 _KEY = re.compile(r"^(?P<metric>[a-z0-9_.@]+)(?:\[(?P<slice>[^\]]+)\])?$")
 
@@ -46,6 +45,7 @@ class Gate:
     Attributes:
         on: What it judges: the ``value``, or the ``lower`` (of ``>=``) or ``upper`` (of ``<=``) end of its interval.
         origin: Why a default differs from that of MiniLM, in words; see :mod:`qguard.gates.derived`. Else empty.
+        tables: The project's tables of ``[tool.qguard.gates]`` that set it, of which the last one wins; none of a default.
     """
 
     metric: str
@@ -53,6 +53,7 @@ class Gate:
     bound: Bound
     on: str = "value"
     origin: str = field(default="", compare=False)
+    tables: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def key(self) -> str:
@@ -164,23 +165,36 @@ def gates_for(
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
     cut = f":{precision.dims}" if precision.dims else ""
     with_dims = (cut, *dict.fromkeys(n + cut + at for n in (base, precision.name) for at in ("", f"@{runtime}"))) if cut else ()
-    own = _merged(configured, (*names, *with_dims))
+    own = _set_by(configured, (*names, *with_dims))
     if cut:  # the plain precision is judged by them
-        own = {key: bound for key, bound in own.items() if not key.startswith(_OF_PLAIN)}
+        own = {key: tables for key, tables in own.items() if not key.startswith(_OF_PLAIN)}
         bounds = {key: bound for key, bound in bounds.items() if not key.startswith(_OF_PLAIN)}
     if precision.vectors != FLOAT:
         kind = f"+{precision.vectors}"
         bounds = _stored(bounds, DEFAULT_BOUNDS[kind])
-        kept = {key: bound for key, bound in own.items() if key.startswith(("artifact.", "truncation."))}
-        own = kept | _merged(configured, [n + kind for n in ("", *names, *with_dims)])
+        kept = {key: tables for key, tables in own.items() if key.startswith(("artifact.", "truncation."))}
+        own = kept | _set_by(configured, [n + kind for n in ("", *names, *with_dims)])
     record, gates = precision.runs_in, []
-    for key, limit in {**default_bounds(precision.vectors), **bounds, **own}.items():
+    asked = {key: configured[tables[-1]][key] for key, tables in own.items()}
+    for key, limit in {**default_bounds(precision.vectors), **bounds, **asked}.items():
         gate = parse_gate(key, limit, precision.vectors, bool(cut))
         why = record.cannot_measure(gate.metric)
         if why and key in own:
             raise UsageProblem(f"gate {key} of {precision} would never be judged: {why}; bound it under another NAME@RUNTIME")
-        gates += [] if why else [gate if key in own else replace(gate, origin=origins.get(key, ""))]
+        gates += [] if why else [replace(gate, tables=own[key]) if key in own else replace(gate, origin=origins.get(key, ""))]
     return gates
+
+
+def table_of(tables: Sequence[str], precision: str, vectors: str = FLOAT) -> str:
+    """The table, as TOML writes its name, in which a project's bound of a gate has effect.
+
+    Args:
+        tables: Those that set the gate now; see :class:`Gate`.
+        precision: The label of the precision, for a gate that none sets.
+        vectors: The kind of its stored vectors.
+    """
+    name = tables[-1] if tables else precision if vectors == FLOAT else f"{precision}+{vectors}"
+    return "[" + f"tool.qguard.gates.{name if re.fullmatch(r'[A-Za-z0-9_-]+', name) else json.dumps(name)}" + "]"
 
 
 def _of_lengths(bounds: Mapping[str, Bound]) -> dict[str, Bound]:
@@ -192,8 +206,13 @@ def _of_lengths(bounds: Mapping[str, Bound]) -> dict[str, Bound]:
     return {name: Bound("<=", round(math.sqrt(1 - min(cosines) ** 2), 3)) for name in _OF_UNIT_LENGTH} if cosines else {}
 
 
-def _merged(table: Mapping[str, Mapping[str, T]], names: Iterable[str]) -> dict[str, T]:
-    return {key: bound for name in names for key, bound in table.get(name, {}).items()}
+def _set_by(table: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Key → the named tables that set it, in the order of the names."""
+    out: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        for key in table.get(name, {}):
+            out[key] = (*out.get(key, ()), name)
+    return out
 
 
 def _stored(model: Mapping[str, Bound], vectors: Mapping[str, Bound]) -> dict[str, Bound]:

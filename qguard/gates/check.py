@@ -29,6 +29,7 @@ class Check:
         unresolved: Words, where the bound is nearer to the value than that; else empty.
         origin: Why the bound is another than the default of MiniLM; see :class:`qguard.gates.Gate`.
         promised: The bound that the value brought with it, where a gate of the project replaced it.
+        tables: The project's tables that set the bound, of which the last one wins; see :class:`qguard.gates.Gate`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Check:
     accepted: str | None = None
     origin: str = ""
     promised: Bound | None = None
+    tables: tuple[str, ...] = ()
 
     @property
     def judged(self) -> float:
@@ -64,7 +66,8 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         """The stable shape of the JSON report, schema 2."""
         bounds = {"bound": self.bound and self.bound.to_json(), "promised": self.promised and self.promised.to_json()}
-        return {**vars(self), **bounds, "worst": list(self.worst), "interval": self.interval and list(self.interval)}
+        lists = {"worst": list(self.worst), "interval": self.interval and list(self.interval), "tables": list(self.tables)}
+        return {**vars(self), **bounds, **lists}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Check:
@@ -72,7 +75,7 @@ class Check:
         known = {f.name: value[f.name] for f in fields(cls) if f.name in value}
         interval, bounds = value.get("interval"), {key: value.get(key) for key in ("bound", "promised")}
         known |= {key: bound and Bound.from_json(bound) for key, bound in bounds.items()}
-        known |= {"worst": tuple(value.get("worst", ()))}
+        known |= {key: tuple(value.get(key, ())) for key in ("worst", "tables")}
         return cls(**known | {"interval": interval and tuple(interval)})
 
 
@@ -105,6 +108,7 @@ def judge(measured: Iterable[Measured], gates: Iterable[Gate], suite: str, inter
             bound = gate.bound
             outcome, margin = "pass" if bound.holds(value) else "fail", bound.margin(value)
             facts = {**_facts(m, spread, gate), "on": gate.on, "origin": gate.origin, "promised": promised}
+            facts["tables"] = gate.tables
             checks.append(Check(m.name, suite, m.slice, m.value, bound, outcome, margin, m.items, m.worst, **facts))
     return checks
 

@@ -291,8 +291,10 @@ def _project(config: pytest.Config) -> Path:
 
     Not ``rootpath``: pytest takes it from the value of ``--artifact PATH`` before it knows that option.
     """
-    start = config.invocation_params.dir
-    return next((d for d in (start, *start.parents) if (d / "pyproject.toml").exists()), config.rootpath)
+    from qguard.config import project_folder
+
+    found = project_folder(config.invocation_params.dir)
+    return found if (found / "pyproject.toml").exists() else config.rootpath
 
 
 def _add_gate(config: pytest.Config, state: State) -> None:

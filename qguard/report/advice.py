@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qguard.gates import table_of
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.vectors.quantized import FLOAT
@@ -106,11 +107,14 @@ def _look(case: Case) -> list[Step]:
 def _agree(case: Case, check: Check) -> Step:
     """The bound at which a failed check would pass."""
     assert check.bound is not None
-    key = case.name if case.vectors == FLOAT else f"{case.name}+{case.vectors}"
-    key = f'"{key}"' if set(key) & set("+:") else key
     bound = check.bound.passing(check.judged)
-    line = f'[tool.qguard.gates.{key}] "{check.label}" = "{bound.op} {bound.number:.4f}"'
-    return Step("If this loss is acceptable to your users, relax the gate", line)
+    line = f'{table_of(check.tables, case.name, case.vectors)} "{check.label}" = "{bound.op} {bound.number:.4f}"'
+    wins = f" ({shadowed})" if (shadowed := _shadowed(check.tables)) else ""
+    return Step(f"If this loss is acceptable to your users, relax the gate{wins}", line)
+
+
+def _shadowed(tables: Sequence[str]) -> str:
+    return f"{tables[-1]} wins over {' and '.join(tables[:-1])}" if len(tables) > 1 else ""
 
 
 def _another_model(cause: Cause | None) -> bool:
@@ -174,6 +178,18 @@ def moved_gates(checks: Iterable[Mapping[str, Any]]) -> list[str]:
         if c.get("origin") and c["bound"]:
             reasons.setdefault(c["origin"], []).append(c["name"])
     return [f"{', '.join(dict.fromkeys(names))}: bounded {why}" for why, names in reasons.items()]
+
+
+def shadowed_gates(checks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Gates that several tables of the configuration set, one line for the same tables; of a report of any version."""
+    found = dict[str, list[str]]()
+    for c in checks:
+        if words := _shadowed(c.get("tables") or ()):
+            found.setdefault(words, []).append(c["name"])
+    return [
+        f"{', '.join(dict.fromkeys(names))}: several tables of [tool.qguard.gates] set the bound; {words}"
+        for words, names in found.items()
+    ]
 
 
 def judged(run: Mapping[str, Any]) -> list[str]:

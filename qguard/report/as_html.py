@@ -140,6 +140,7 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "cause": advice.told(cause_of(run)),
         "left_out": advice.left_out(run),
         "moved_gates": advice.moved_gates(run["checks"]),
+        "shadowed_gates": advice.shadowed_gates(run["checks"]),
         "gates": {key: _gate(g) for key, g in run["details"]["provenance"]["gates"].items()},
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],
     }

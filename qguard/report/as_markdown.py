@@ -11,7 +11,7 @@ from typing import Any
 
 from qguard.console.visible import visible
 from qguard.latency.check import interval_text
-from qguard.report.advice import judged, left_out, moved_gates
+from qguard.report.advice import judged, left_out, moved_gates, shadowed_gates
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
 
@@ -95,7 +95,8 @@ def _details(run: Mapping[str, Any]) -> list[str]:
         )
     if run["missing"]:
         lines += ["", f"Not measured: {', '.join(f'`{m}`' for m in run['missing'])}"]
-    lines += ["", *(f"- Gates: {escape(text)}" for text in moved)] if (moved := moved_gates(run["checks"])) else []
+    of_gates = [*moved_gates(run["checks"]), *shadowed_gates(run["checks"])]
+    lines += ["", *(f"- Gates: {escape(text)}" for text in of_gates)] if of_gates else []
     lines += ["", *(f"- Judged: {escape(text)}" for text in told)] if (told := judged(run)) else []
     lines += ["", *(f"- Left out: {escape(text)}" for text in gone)] if (gone := left_out(run)) else []
     if texts := run.get("texts_left_out"):

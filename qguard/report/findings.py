@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qguard.report.headline import Headline, headline, name_of, texts_of
+from qguard.report.headline import Headline, headline, label_of, name_of, texts_of
 
 _HEADER = re.compile(r"^\s*\[+\s*(?P<name>[^\]]+?)\s*\]+\s*(#.*)?$")
 _QUOTES = str.maketrans("", "", "\"' ")
@@ -40,7 +40,8 @@ def findings(report: Mapping[str, Any], config: Path, base: Path) -> list[dict[s
             title = f"{name_of(run)} {miss.label} {miss.words}"
             by = f"{miss.by}{f', and {miss.more} more like it' if miss.more else ''}" if miss.by else ""
             message = _message(head, f"{head.title}: {by}".rstrip(": "))
-            line = gate_line(lines, run, miss.label)
+            tables = next((c.get("tables") for c in run["checks"] if label_of(c) == miss.label), None)
+            line = gate_line(lines, run, miss.label, tables or ())
             found.append({**of, "line": line, "check": miss.label, "title": title, "message": message})
         if not head.misses:
             title, line = f"{name_of(run)} not measured", gate_line(lines, run, "")
@@ -73,9 +74,16 @@ def relative(path: Path, base: Path) -> str | None:
     return None if name.startswith("..") else name
 
 
-def gate_line(lines: list[str], run: Mapping[str, Any], label: str) -> int:
-    """The line of a gate in a TOML file, from 1; else that of ``[tool.qguard]``, else the first."""
-    names = {run["precision"], name_of(run), name_of(run).partition("+")[0]}
+def gate_line(lines: list[str], run: Mapping[str, Any], label: str, tables: Sequence[str] = ()) -> int:
+    """The line of a gate in a TOML file, from 1; else that of ``[tool.qguard]``, else the first.
+
+    Args:
+        lines: Of the file.
+        run: What was judged.
+        label: ``METRIC`` or ``METRIC[SLICE]``.
+        tables: Those that set the gate, of which the last one wins; none where that is not known.
+    """
+    names = {tables[-1]} if tables else {run["precision"], name_of(run), name_of(run).partition("+")[0]}
     metric = label.partition("[")[0]
     best, table = 0, ""
     for number, line in enumerate(lines, 1):

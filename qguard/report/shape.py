@@ -62,6 +62,7 @@ class CheckShape(Part):
         accepted: The accepted score that replaces a gate here, and its noise.
         origin: A sentence, if the bound is a default that the model's golden moved; otherwise empty.
         promised: The bound of the recipe that a gate of the project replaces; otherwise ``null``.
+        tables: The project's tables of ``[tool.qguard.gates]`` that set the bound. The last one wins.
     """
 
     name: str
@@ -81,6 +82,7 @@ class CheckShape(Part):
     accepted: str | None = None
     origin: str = ""
     promised: BoundShape | None = None
+    tables: list[str] = []
 
 
 class TrialShape(Part):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.metrics.truncation import OVERLAP
-from qguard.report.advice import Case, Step, calibrate, judged, left_out, moved_gates, steps, told, why
+from qguard.report.advice import Case, Step, calibrate, judged, left_out, moved_gates, shadowed_gates, steps, told, why
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.vectors.quantized import FLOAT
@@ -188,7 +188,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         before = run.get("judged")  # of several suites in turn it is said once
         for text in said:
             lines += textwrap.wrap(text, 120, initial_indent="  judged: ", subsequent_indent=" " * 8, break_on_hyphens=False)
-        for text in moved_gates(run["checks"]):
+        for text in [*moved_gates(run["checks"]), *shadowed_gates(run["checks"])]:
             lines += textwrap.wrap(text, 120, initial_indent="  gates: ", subsequent_indent=" " * 7, break_on_hyphens=False)
         for text in left_out(run):
             lines += textwrap.wrap(text, 120, initial_indent="  left out: ", subsequent_indent=" " * 7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from qguard.console.visible import cell, visible
@@ -36,11 +36,17 @@ def proposals_for(session: Session, precision: Precision, say: Callable[[str], N
     return [loosest(each) for each in found.values()]
 
 
-def name_of(precision: Precision) -> str:
-    """The table of ``[tool.qguard.gates]`` that bounds this precision and no other runtime's."""
+def name_of(precision: Precision, configured: Collection[str] = ()) -> str:
+    """The table of ``[tool.qguard.gates]`` that bounds this precision and no other runtime's.
+
+    Args:
+        precision: Whose gates.
+        configured: The tables that there are: one of this runtime wins over one without.
+    """
     runtimes = {r.runtime for r in RECIPES.values() if r.precision == precision.name}
-    name = f"{precision.label}@{precision.runtime}" if len(runtimes) > 1 else precision.label
-    return name if precision.vectors == FLOAT else f"{name}+{precision.vectors}"
+    vectors = "" if precision.vectors == FLOAT else f"+{precision.vectors}"
+    narrow = f"{precision.label}@{precision.runtime}{vectors}"
+    return narrow if len(runtimes) > 1 or narrow in configured else f"{precision.label}{vectors}"
 
 
 def lines_for(proposals: list[Proposal], reason: str = "") -> dict[str, tuple[str, str]]:
