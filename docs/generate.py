@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from qguard.plugin.options import Option
+
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code. -->\n\n"
 # exit codes that all commands share; what a command says of its own stands in its description
@@ -35,33 +37,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *cells)) + "\n"
 
 
-class Recorder:
-    """Takes the options that a plugin adds."""
-
-    def __init__(self) -> None:
-        self.rows: list[list[str]] = []
-
-    def getgroup(self, name: str, description: str = "") -> Recorder:
-        """Itself: there is one group."""
-        return self
-
-    def addoption(self, name: str, **how: Any) -> None:
-        """One option."""
-        value = how.get("metavar") or "|".join(how.get("choices", ()))
-        self.rows.append([f"`{name}{'=' if value else ''}{value}`", how["help"]])
+def spelling(option: Option) -> str:
+    """The names of an option of the plugin, the short one first."""
+    value = option.how.get("metavar") or "|".join(option.how.get("choices", ()))
+    names = [option.short_name, option.name] if option.short else [option.name]
+    return ", ".join(f"`{name}`" for name in [f"{names[0]}{'=' if value else ''}{value}", *names[1:]])
 
 
 def pytest_page() -> str:
     """Options, fixtures and the marker of the plugin."""
     from qguard import plugin
+    from qguard.plugin.options import OPTIONS
 
-    recorder = Recorder()
-    plugin.pytest_addoption(recorder)  # type: ignore[arg-type]
+    rows = [[spelling(o), o.help] for o in OPTIONS]
     fixtures = [[f"`{n}`", summary(inspect.getdoc(getattr(plugin, n, None)) or TARGET)] for n in plugin.FIXTURES]
     return (
-        "# pytest options\n\n`--precision` is short for `--qguard-precision`. It exists unless another plugin owns that name. "
-        "Without either option no gate runs.\n\n"
-        + table(["option", "effect"], recorder.rows)
+        "# pytest options\n\nAn option with two names has the short one unless another plugin owns it; the header of a run "
+        "says so. Without `--precision` no gate runs.\n\n"
+        + table(["option", "effect"], rows)
         + "\n## Fixtures\n\n"
         + table(["fixture", "value"], fixtures)
     )

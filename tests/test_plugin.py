@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 
+from qguard.plugin.options import OPTIONS, without_short
 from tests.conftest import ROOT
 from tests.processes import python, run_pytest
 
@@ -99,11 +101,45 @@ def test_other_plugins_do_not_change_the_verdict(quick, int8, extra):
     assert "qguard: PASS" in out
 
 
-def test_another_owner_of_precision_is_told_of(quick, int8):
-    (quick.path / "other.py").write_text("def pytest_addoption(parser):\n    parser.addoption('--precision')\n")
-    code, out = quick("-p", "other", "--qguard-precision", "int8", "--precision", "3")
+def test_ids_that_are_printed_can_be_pasted_back(quick, int8):
+    code, out = quick("--precision", "int8", "-v", "-k", "ranking or current")
     assert code == 0, out
-    assert "belongs to another plugin" in out
+    ids = re.findall(r"^(\S*::test_\w+\[int8-minilm-own\]) PASSED", out, re.M)
+    assert len(ids) == 2, out
+    code, out = quick("--precision", "int8", "-v", *ids)
+    assert (code, "2 passed" in out) == (0, True), out
+
+
+TAKEN = [o for o in OPTIONS if o.short]
+OTHER = "def pytest_addoption(parser):\n" + "".join(f"    parser.addoption('{o.short_name}')\n" for o in TAKEN)
+
+
+@pytest.mark.parametrize("where", ["other.py", "conftest.py"])
+def test_every_short_name_yields_to_another_owner(tmp_path, where):
+    """Registered before qguard's own or after them, in a plugin or in a conftest file."""
+    (tmp_path / where).write_text(OTHER)
+    (tmp_path / "test_a.py").write_text(
+        "def test_theirs(request):\n    assert request.config.getoption('artifact') == '3'\n"
+        "    assert request.config.getoption('qguard_artifact') is None\n"
+    )
+    arguments = ["-p", "other"] if where == "other.py" else []
+    code, out = run_pytest(tmp_path, *arguments, "--artifact=3", "--golden-update=4", "--precision=5", "test_a.py")
+    assert (code, "1 passed" in out) == (0, True), out
+    assert ", ".join(o.short_name for o in TAKEN) + " belong to another plugin here; use " in out
+    assert ", ".join(o.name for o in TAKEN) in out
+
+
+def test_long_names_mean_the_same_as_the_short_ones(quick, int8):
+    (quick.path / "other.py").write_text(OTHER)
+    code, out = quick("-p", "other", "--qguard-precision", "int8", "--qguard-artifact", str(int8.folder), "--precision", "3")
+    assert code == 0, out
+    assert "qguard: PASS" in out
+
+
+def test_a_value_of_a_short_name_is_no_path_of_tests():
+    args = ["--artifact", "model", "--precision", "int8", "-k", "x", "tests", "--golden-update", "--baseline-python=p"]
+    assert without_short(args) == ["-k", "x", "tests"]
+    assert without_short(["--golden-update=1", "tests"]) == ["--golden-update=1", "tests"]
 
 
 def test_a_tokenizer_that_keeps_case_fails_before_vectors(quick, int8):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Generator
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from qguard.console.visible import visible
-from qguard.plugin.state import GATE, RECORD, STATE, State
+from qguard.plugin.options import add_options, add_short, without_short
+from qguard.plugin.state import GATE, RECORD, STATE, TAKEN, State
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -26,127 +27,30 @@ FIXTURES = (
 )  # fmt: skip
 
 
-def _given(text: str) -> str:
-    """An option's value: an empty one, of a variable that is not set, must not turn into a run without the option."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError(
-            "expected a value, found an empty one; set the variable that it comes from, or leave it out"
-        )
-    return text
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register every option but ``--precision``, which another plugin may own."""
-    group = parser.getgroup("qguard", "quantized embedding models (qguard)")
-    add = group.addoption
-    add(
-        "--qguard-precision",
-        metavar="NAME[:DIMS][@RUNTIME][+VECTORS],…",
-        help="precisions to gate, separated by commas; 'all' means every configured one",
-    )
-    add(
-        "--artifact",
-        type=_given,
-        metavar="PATH",
-        dest="qguard_artifact",
-        help="judge this artifact folder, .onnx file or file of a folder (DIR#FILE) instead of quantizing the model",
-    )
-    add(
-        "--qguard-model",
-        type=_given,
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="use only this model, by name or reference; repeatable",
-    )
-    add("--qguard-suite", type=_given, metavar="NAME", action="append", default=[], help="use only this suite; repeatable")
-    add(
-        "--qguard-report",
-        type=_given,
-        metavar="PATH",
-        action="append",
-        default=[],
-        help="write the report to PATH, whose suffix is .json, .html, .md or .codequality.json; repeatable",
-    )
-    add(
-        "--qguard-attest",
-        type=_given,
-        metavar="PATH",
-        help="write the verdict as an in-toto statement that is bound to the artifact's bytes",
-    )
-    add(
-        "--qguard-latency",
-        choices=("gate", "report", "off"),
-        help="gate latency (default), report it without failing, or skip it",
-    )
-    add(
-        "--qguard-robustness",
-        choices=("gate", "report", "off"),
-        help="gate robustness on generated texts (default), report it without failing, or skip it",
-    )
-    add(
-        "--baseline-artifact",
-        type=_given,
-        metavar="PATH",
-        dest="qguard_baseline",
-        help="artifact deployed now; latency.regression compares with it",
-    )
-    add(
-        "--baseline-python",
-        type=_given,
-        metavar="PATH",
-        dest="qguard_baseline_python",
-        help="Python interpreter of another environment; latency.regression compares with it",
-    )
-    add("--qguard-device", choices=("cpu", "cuda"), help="device that torch precisions run on (default cpu)")
-    add("--qguard-config", type=_given, metavar="PATH", help="read this file instead of pyproject.toml")
-    add(
-        "--qguard-strict",
-        action="store_true",
-        default=None,
-        help="fail when something could not be measured (default where CI is set)",
-    )
-    add(
-        "--no-qguard-strict",
-        action="store_false",
-        dest="qguard_strict",
-        help="report what could not be measured without failing",
-    )
-    add("--golden-update", action="store_true", help="record fp32 goldens instead of running gates")
-    add("--golden-reason", metavar="TEXT", default="", help="why the goldens are recorded, for reviewers")
-    add(
-        "--golden-accept-change",
-        type=_given,
-        metavar="PART",
-        action="append",
-        default=[],
-        help="declare a change of the goldens intended: weights, tokenizer, pipeline, stack or quality; repeatable",
-    )
-    add("--golden-update-in-ci", action="store_true", help="allow --golden-update where CI is set")
+    """Register the option names that are qguard's own; the short ones follow once others had the chance to own them."""
+    add_options(parser)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
-    """Add the short ``--precision`` after everybody else had the chance to own it."""
-    try:
-        parser.getgroup("qguard").addoption(
-            "--precision", metavar="NAME[:DIMS][@RUNTIME][+VECTORS],…", help="short form of --qguard-precision"
-        )
-    except ValueError:
-        early_config.stash[_CLASH] = True
-        return
-    early_config.known_args_namespace = parser.parse_known_args(args, namespace=early_config.known_args_namespace)
-
-
-_CLASH = pytest.StashKey[bool]()
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, None, None]:
+    """Short option names, after plugins and conftest files; before, pytest must not take their values for paths of tests."""
+    known = early_config.known_args_namespace
+    known.file_or_dir = parser.parse_known_args(without_short(args), copy(early_config.option)).file_or_dir
+    yield
+    early_config.stash[TAKEN] = add_short(parser)
+    early_config.known_args_namespace = parser.parse_known_args(args, namespace=known)
 
 
 def asked_for(config: pytest.Config) -> str | None:
-    """The precisions that the command line names; ``None`` where no gate runs."""
-    short = None if config.stash.get(_CLASH, False) else config.getoption("precision", None)
-    given = [text for text in (config.getoption("qguard_precision", None), short) if text is not None]
-    # an empty one, of a variable that is not set, asks for a gate too: it must not turn into a run without
-    return next((text for text in given if text.strip()), given[0]) if given else None
+    """The precisions that the command line names; ``None`` where no gate runs.
+
+    An empty one, of a variable that is not set, asks for a gate too: it must not turn into a run without.
+    """
+    found: str | None = config.getoption("qguard_precision")
+    return found
 
 
 class _NoBenchmark:
@@ -163,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "benchmark: the marker of pytest-benchmark, which is disabled here")
         config.pluginmanager.register(_NoBenchmark(), "qguard-no-benchmark")
     config.addinivalue_line("markers", "qguard(family, labelled, generated): runs with the gate if --precision is given")
-    asked, update = asked_for(config), config.getoption("golden_update")
+    asked, update = asked_for(config), config.getoption("qguard_golden_update")
     shows = next((name for name in _SHOWS if getattr(config.option, name, None)), "")
     strict = config.getoption("qguard_strict")
     wanted = asked is not None or any(str(a).startswith(_ASKS) for a in config.invocation_params.args)  # --help reads no more
@@ -176,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_artifact", "--artifact"),
             ("qguard_report", "--qguard-report"),
             ("qguard_attest", "--qguard-attest"),
-            ("qguard_baseline", "--baseline-artifact"),
+            ("qguard_baseline_artifact", "--baseline-artifact"),
             ("qguard_baseline_python", "--baseline-python"),
         ):
             if config.getoption(option):
@@ -195,7 +99,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if update:
             from qguard.goldens import refuse_in_ci
 
-            refuse_in_ci(config.getoption("golden_update_in_ci"))
+            refuse_in_ci(config.getoption("qguard_golden_update_in_ci"))
     except pytest.UsageError:
         raise
     except Exception as e:
@@ -224,7 +128,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
     update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
     chosen = chosen.model_copy(update=update)
-    baseline = config.getoption("qguard_baseline")
+    baseline = config.getoption("qguard_baseline_artifact")
     session = Session(
         chosen,
         Path(artifact) if artifact else None,
@@ -303,6 +207,8 @@ def _add_gate(config: pytest.Config, state: State) -> None:
     A folder says where tests lie, and not that they are all: ``pytest tests`` must not turn the gate off.
     """
     gate = str(GATE)
+    # the ids that pytest prints of the gate have no path where it lies outside the project
+    config.args = [f"{gate}{a}" if a.startswith("::") else a for a in config.args]
     worker = getattr(config, "workerinput", None)
     if worker is not None:  # an xdist worker is always given arguments; the controller knows what the user typed
         state.gated, state.alone = worker["qguard_gated"], worker["qguard_alone"]
@@ -342,8 +248,10 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what will be judged, and whether ``--precision`` is somebody else's."""
     lines = []
-    if config.stash.get(_CLASH, False):
-        lines.append("qguard: --precision belongs to another plugin here; use --qguard-precision")
+    if taken := config.stash.get(TAKEN, []):
+        belong = "belongs" if len(taken) == 1 else "belong"
+        own = ", ".join(f"--qguard-{name.removeprefix('--')}" for name in taken)
+        lines.append(f"qguard: {', '.join(taken)} {belong} to another plugin here; use {own}")
     state = config.stash.get(STATE, None)
     if state is not None:
         lines.append("qguard: " + visible(", ".join(map(str, state.targets)), "") + (" (strict)" if state.strict else ""))
@@ -388,7 +296,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     # where no latency is promised, or no suite labeled, pytest leaves an empty parameter set behind: not a skipped test
     items[:] = [i for i in items if not ("qguard_target" in getattr(i, "fixturenames", ()) and "NOTSET" in i.nodeid)]
-    update = config.getoption("golden_update")
+    update = config.getoption("qguard_golden_update")
     if not state.alone and not update:
         return
     keep = [i for i in items if not update and _about_quantization(i)]

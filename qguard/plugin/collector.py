@@ -15,7 +15,7 @@ from qguard.boundary import step
 from qguard.console.visible import visible
 from qguard.errors import QguardError
 from qguard.plugin.outputs import JUnit, attest, findings, summarise
-from qguard.plugin.state import GATE, State
+from qguard.plugin.state import GATE, TAKEN, State
 
 # options that keep tests from a run
 _HIDES = ("-k", "-m", "--deselect", "--ignore", "--co", "--setup", "--lf", "--last-failed", "--sw", "--stepwise")
@@ -46,7 +46,7 @@ class Collector:
         if "hypothesis" not in sys.modules:
             # its summary, with nothing to say, would import all of it: 0.3 s, or three times that without bytecode files
             self.config.pluginmanager.unregister(name="hypothesispytest")
-        if self.config.getoption("golden_update"):
+        if self.config.getoption("qguard_golden_update"):
             session.exitstatus = self._update()
             return
         ended = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -86,8 +86,8 @@ class Collector:
             try:
                 model, suite = session.model(target.model), session.suite(target.suite)
                 review = golden.record(
-                    model, suite, session.config.golden_root, self.config.getoption("golden_reason"),
-                    accept_change=self.config.getoption("golden_accept_change"),
+                    model, suite, session.config.golden_root, self.config.getoption("qguard_golden_reason"),
+                    accept_change=self.config.getoption("qguard_golden_accept_change"),
                     show=lambda r: self.lines.extend(r.words.split("\n")),
                 )  # fmt: skip
                 self.lines.append(f"{target.model}/{target.suite}: {'written' if review.changed else 'unchanged'}")
@@ -97,7 +97,7 @@ class Collector:
         return status
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self.config.getoption("golden_update"):
+        if self.config.getoption("qguard_golden_update"):
             terminalreporter.section("qguard goldens")
             for line in self.lines:
                 terminalreporter.line(visible(line))
@@ -120,9 +120,11 @@ class Collector:
 
     def _works(self) -> str:
         """The command that runs the gate, whatever this run's paths, options and environment say."""
-        words = ["pytest", "--pyargs", "qguard.gate", f"--precision={self.asked}"]
+        taken = self.config.stash.get(TAKEN, [])
+        precision, given = (f"--qguard-{n}" if f"--{n}" in taken else f"--{n}" for n in ("precision", "artifact"))
+        words = ["pytest", "--pyargs", "qguard.gate", f"{precision}={self.asked}"]
         if any(str(word).startswith(_HIDES) for word in self.config.getini("addopts")):
             words.insert(1, "-o addopts=")
         if artifact := self.config.getoption("qguard_artifact"):
-            words.append(f"--artifact={shlex.quote(artifact)}")
+            words.append(f"{given}={shlex.quote(artifact)}")
         return " ".join([*(["PYTEST_ADDOPTS="] if os.environ.get("PYTEST_ADDOPTS") else []), *words])

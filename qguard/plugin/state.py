@@ -46,3 +46,4 @@ def as_json(target: Target) -> dict[str, str]:
 
 STATE = pytest.StashKey[State]()
 RECORD = pytest.StashKey[dict[str, Any]]()
+TAKEN = pytest.StashKey[list[str]]()  # short names of options that another plugin owns
