@@ -145,7 +145,7 @@ def main() -> None:
     plan = runner.planned(harness, parse_precision(report["precision"]))
     with progress("faults", len(own) + repeats) as advance, runner.processes(plan, cores()) as pool:
         atol = math.ceil(next(runner.each(pool, widest, {0: 0}, lambda: None))[1] * 100) / 100
-        timed = [i for i, r in enumerate(own) if FAULTS[r["fault"]].expected == "latency"]
+        timed = [i for i, r in enumerate(own) if FAULTS[r["fault"]].part == "latency"]
         cases = {i: (r["fault"], r["severity"], atol) for i, r in enumerate(own) if i not in timed}
         found = dict(runner.each(pool, faulty, cases, advance)) | {i: dict.fromkeys(TESTS, "") for i in timed}
         sound = dict(runner.each(pool, clean, {i: (i, atol) for i in range(repeats)}, advance))

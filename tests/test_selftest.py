@@ -124,6 +124,7 @@ def test_the_full_fault_is_caught_by_the_check_that_says_why(judged, fault, gate
     result = judged(fault)
     assert result.status == CAUGHT, result.reason
     assert result.failures[0].gate == gate
+    assert any(map(FAULTS[fault].told_by, result.failures)), result.failures
     if check:
         assert result.failures[0].check == check
         assert result.failures[0].margin < 0

@@ -60,6 +60,8 @@ def test_a_damaged_row_is_found_in_every_form_and_a_whole_table_is_whole(base, w
         (lambda t: t[np.random.default_rng(0).permutation(len(t))], "rows are exchanged with others"),
         (lambda t: np.random.default_rng(0).normal(size=t.shape).astype(np.float32), "holds no row of the model"),
         (lambda t: np.where(np.arange(len(t))[:, None] == 9, 2 * t, t), "(9) is 2 times as long"),
+        (lambda t: 0 * t, "holds only zeros"),
+        (lambda t: np.tile(t[7], (len(t), 1)), "(0) holds the row of token '<7>' (7)"),
     ],
 )
 def test_what_happened_to_a_table_is_said(base, words, change, said, tmp_path):

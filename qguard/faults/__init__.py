@@ -17,6 +17,7 @@ from qguard.faults.site import NotApplicable
 from qguard.registry import Registry, function_of, is_function
 
 if TYPE_CHECKING:
+    from qguard.faults.judging import Failure
     from qguard.faults.site import Candidate, FaultSite
 
 
@@ -27,8 +28,9 @@ class Fault:
     Attributes:
         name: Stable, in kebab case.
         what: What goes wrong, in one line.
-        expected: The part of the gate that should catch it: ``golden`` (the current golden and the token ids), a metric
-            family, or ``latency``.
+        expected: What should catch it, at full severity at the latest: ``golden`` (the current golden, the token ids and the
+            settings of the artifact), a metric family, or one of its metrics, such as ``artifact.wrong_rows``; after a colon,
+            words of the error, such as ``golden: padding_side``.
         seen: The report of a real case; empty for faults such as bit rot.
         make: The function, or its name as ``module:function``. It takes a :class:`~qguard.faults.site.FaultSite` and the value
             of a severity. A module name without a dot is a module of this package.
@@ -51,7 +53,7 @@ class Fault:
             yield f"its name is {self.name!r}; expected words in lower case, joined by hyphens"
         if not self.what:
             yield "it does not say what goes wrong (what)"
-        if self.expected not in ("golden", *FAMILIES):
+        if self.part not in ("golden", *FAMILIES):
             yield f"no part of the gate should catch it (expected={self.expected!r}; known: golden, {', '.join(FAMILIES)})"
         if not is_function(self.make):
             yield f"it does not say how it is made: expected a function or 'module:function', found {self.make!r}"
@@ -59,6 +61,18 @@ class Fault:
             yield "it has no severities"
         if strange := sorted(set(self.needs) - {"files", "tokens"}):
             yield f"it needs {', '.join(strange)}; expected files, tokens, or nothing"
+
+    @property
+    def part(self) -> str:
+        """The part of the gate that should catch it."""
+        return self.expected.partition(":")[0].partition(".")[0]
+
+    def told_by(self, failure: Failure) -> bool:
+        """Whether a failure is the one that :attr:`expected` means."""
+        check, _, words = self.expected.partition(": ")
+        if words or check == self.part:
+            return failure.gate == self.part and words in failure.words
+        return failure.check.partition("[")[0] == check
 
     @property
     def full(self) -> str:
@@ -91,22 +105,29 @@ _ALL = (
     # what the file holds
     Fault("scale-wrong", "the scale of a layer's weights is doubled", "embedding", "", "weights:scale",
           {"1 channel": (1, 1), "a tenth of a layer": (0.1, 1), "1 layer": (1.0, 1), "every layer": (1.0, 0)}),
-    Fault("zero-point-wrong", "the zero point of a layer's weights is off", "artifact", "", "weights:zero_point",
+    Fault("zero-point-wrong", "the zero point of a layer's weights is off", "artifact.weight_error", "", "weights:zero_point",
           {"1 channel by 32": (1, 32), "1 layer by 2": (1.0, 2), "1 layer by 32": (1.0, 32)}),
-    Fault("weight-bits-flipped", "bits of the stored weights are flipped", "artifact", "", "weights:flip_bits",
+    Fault("weight-bits-flipped", "bits of the stored weights are flipped", "artifact.weight_error", "", "weights:flip_bits",
           {"1 bit": 1, "100 bits": 100, "1 byte in 1000": 0.001, "1 byte in 50": 0.02}),
-    Fault("head-zeroed", "attention heads return zero", "artifact", "", "weights:zero_heads",
+    Fault("head-zeroed", "attention heads return zero", "embedding", "", "weights:zero_heads",
           {"1 head": (1, 1), "1 head of each layer": (1, 0), "1 layer": (0, 1), "every layer": (0, 0)}),
-    Fault("embedding-rows-swapped", "rows of the word embeddings are swapped", "ranking", "", "weights:swap_rows",
-          {"2 rare words": "rare", "2 common words": "common", "every word with the next": "all"}),
-    Fault("weights-of-another-revision", "the weights are not those that the golden was recorded from", "artifact", "",
+    Fault("embedding-rows-swapped", "rows of the word embeddings are swapped", "artifact.wrong_rows", "", "rows:swapped",
+          {"2 words of no text": "unused", "2 rare words": "rare", "2 common words": "common", "every word with the next": "all",
+           "the whole table reversed": "reversed"}),
+    Fault("embedding-rows-zeroed", "rows of the word embeddings are zero", "artifact.wrong_rows", "", "rows:zeroed",
+          {"1 word of no text": "unused", "1 word in 100": 100, "every word": 1}),
+    Fault("embedding-rows-foreign", "rows of the word embeddings are another model's", "artifact.wrong_rows", "", "rows:foreign",
+          {"1 word of no text": "unused", "1 word in 100": 100, "every word": 1}),
+    Fault("number-not-finite", "a stored number is NaN", "artifact.nonfinite", "", "rows:not_finite",
+          {"1 word of no text": "word", "1 channel of a layer": "channel"}),
+    Fault("weights-of-another-revision", "the weights are not those that the golden was recorded from", "embedding", "",
           "weights:noise", {"1 % noise": 0.01, "4 % noise": 0.04, "20 % noise": 0.2, "unrelated": None}),
     Fault("granularity-lost", "one scale for a whole matrix instead of one per output channel", "artifact",
           "onnxruntime#12072, #21000", "recipe:per_tensor",
           {"1 layer": (1, False), "every layer": (0, False), "every layer, written per channel": (0, True)}),
-    Fault("quantized-in-name-only", "the file computes in fp32", "artifact", "quant-regress", "recipe:no_op",
+    Fault("quantized-in-name-only", "the file computes in fp32", "artifact.quantized_ops", "quant-regress", "recipe:no_op",
           {"1 layer": True, "the fp32 file": False}),
-    Fault("opset-too-old", "the declared operator set supports only one scale per tensor", "artifact",
+    Fault("opset-too-old", "the declared operator set supports only one scale per tensor", "artifact.opset",
           "neural-compressor#819", "graph:opset", {"opset 10": 10}),
     # how it was calibrated
     Fault("calibrated-on-few-texts", "activation ranges and rounding come from too few texts", "ranking", "", "recipe:few_texts",
@@ -116,7 +137,7 @@ _ALL = (
     Fault("range-clipped", "activation ranges are too narrow, as after percentile calibration", "embedding",
           "onnxruntime#10571", "ranges:narrow",
           {"1 layer, a half": (1, 2), "every layer, a half": (0, 2), "every layer, an eighth": (0, 8)}),
-    Fault("mask-sentinel-in-range", "calibration included the mask's sentinel value", "artifact", "Olive#1597",
+    Fault("mask-sentinel-in-range", "calibration included the mask's sentinel value", "artifact.activation_range", "Olive#1597",
           "ranges:sentinel", {"-10000 in 1 layer": (1, 1e4), "-3.4e38 in every layer": (0, 3.4e38)}),
     Fault("range-of-the-batch", "activation ranges come from the batch, so other texts in it move a vector", "invariance",
           "onnxruntime#10111, #8625", "ranges:dynamic",
@@ -129,35 +150,53 @@ _ALL = (
            "weights left out": ("weight", 0)}),
     Fault("gelu-changed", "a fusion replaces GELU", "embedding", "onnxruntime#11576", "graph:gelu",
           {"the tanh form": "FastGelu", "the sigmoid form": "QuickGelu", "ReLU": "Relu"}),
-    Fault("layers-removed", "the last layers are removed: the model is fast and wrong", "artifact", "pytorch#127402",
+    Fault("layers-removed", "the last layers are removed: the model is fast and wrong", "embedding", "pytorch#127402",
           "graph:remove_layers", {"the last layer": 1, "the last half": 0.5}),
+    Fault("layers-swapped", "layers have each other's weights", "embedding", "", "layers:swapped",
+          {"1 matrix": "matrix", "2 neighbors": "two", "all in reverse order": "all"}),
+    Fault("positions-exchanged", "two positions that only the longest texts reach are exchanged", "artifact.wrong_rows", "",
+          "positions:exchanged"),
+    Fault("positions-shifted", "texts do not begin at the model's first position", "embedding", "", "positions:shifted",
+          {"by 1": 1, "by 2": 2}),
+    Fault("output-wrong", "the output is the hidden state of another layer", "embedding", "", "output:wrong",
+          {"the layer before the last": 1, "what goes into the first layer": 0}),
+    Fault("output-unnamed", "several outputs could be the embedding, and the first one is not",
+          "artifact: could be the embedding", "", "output:several"),
+    Fault("vectors-scaled", "vectors are longer or shorter than the model's, which ranks by them", "similarity", "",
+          "output:scaled", {"1.01 times": 1.01, "1.1 times": 1.1, "half": 0.5}),
     Fault("overflow", "values beyond 16-bit floats become infinite", "embedding", "onnxruntime#32600", "graph:overflow",
           {"1 text in 100": 0.01, "1 text in 10": 0.1, "every text": 1.0}),
-    Fault("overflow-hidden", "half precision overflows on a GPU and not on this CPU", "artifact", "onnxruntime#32600",
+    Fault("overflow-hidden", "half precision overflows on a GPU and not on this CPU", "artifact.overflow", "onnxruntime#32600",
           "graph:hidden_overflow", {"1 layer": 1, "every layer": 0}),
     # what surrounds it
     Fault("pooling-wrong", "the pooling is not the model's", "embedding", "fastembed#384", "pipeline:pooling",
-          {"weighted mean": "weightedmean", "max": "max", "first token, or the mean": "cls"}),
-    Fault("normalize-missing", "the last module is left out of the export", "embedding", "sentence-transformers#3258",
+          {"weighted mean": "weightedmean", "max": "max", "last token": "lasttoken", "first token, or the mean": "cls"}),
+    Fault("normalize-missing", "the last module is left out of the export", "embedding.norm_error", "sentence-transformers#3258",
           "pipeline:normalize"),
-    Fault("normalize-missing-in-file", "the file pools its vectors and does not normalize them", "artifact",
+    Fault("normalize-missing-in-file", "the file pools its vectors and does not normalize them", "artifact.unit_length",
           "sentence-transformers#3258", "head:unnormalized"),
-    Fault("dense-missing-in-file", "the file pools its vectors and leaves the Dense head out", "artifact", "",
+    Fault("dense-missing-in-file", "the file pools its vectors and leaves the Dense head out", "artifact.head", "",
           "head:without_dense"),
-    Fault("pooled-otherwise-in-file", "the file's own vectors are not its token embeddings, pooled", "artifact", "",
-          "head:otherwise"),
+    Fault("pooled-otherwise-in-file", "the file's own vectors are not its token embeddings, pooled",
+          "artifact.output_agreement", "", "head:otherwise"),
     Fault("dense-missing", "a Dense head is skipped", "embedding", "", "pipeline:dense"),
-    Fault("length-cut", "max_seq_length is smaller than the model's", "golden", "text-embeddings-inference#146",
-          "pipeline:length", {"1 token less than the longest text": 0, "half of it": 0.5, "an eighth of it": 0.125}),
-    Fault("prompt-missing", "the prompts of queries and documents are missing", "golden", "embed-parity", "pipeline:no_prompts"),
-    Fault("prompt-added", "texts get a prompt that the model was not trained with", "golden", "", "pipeline:prompt",
+    Fault("length-cut", "max_seq_length is smaller than the model's", "golden: max_seq_length",
+          "text-embeddings-inference#146", "pipeline:length",
+          {"1 token less than the longest text": 0, "half of it": 0.5, "an eighth of it": 0.125}),
+    Fault("prompt-missing", "the prompts of queries and documents are missing", "golden: prompt", "embed-parity",
+          "pipeline:no_prompts"),
+    Fault("prompt-added", "texts get a prompt that the model was not trained with", "golden: prompt", "", "pipeline:prompt",
           {"'query: '": "query: "}),
     Fault("case-kept", "the tokenizer stopped or started to lower-case", "golden", "mteb#5377", "tokenizer:case"),
     Fault("accents-kept", "the tokenizer stopped or started to strip accents", "golden", "", "tokenizer:accents"),
     Fault("tokenizer-config-wrong", "Transformers obeys another setting than the model's", "golden", "",
           "tokenizer:configured",
           {"accents": "strip_accents", "case": "do_lower_case", "the start of long texts is dropped": "truncation_side"}),
-    Fault("truncation-baked", "tokenizer.json cuts texts that the model takes", "golden", "", "tokenizer:baked",
+    Fault("padding-side-wrong", "the tokenizer's files put padding on the other side", "golden: padding",
+          "text-embeddings-inference#648", "tokenizer:padded",
+          {"in tokenizer.json": "tokenizer.json", "in tokenizer_config.json": "tokenizer_config.json"}),
+    Fault("truncation-baked", "tokenizer.json cuts texts that the model takes", "golden: truncation.max_length", "",
+          "tokenizer:baked",
           {"1 token less than the model takes": 0, "half of it": 0.5, "a quarter of it": 0.25}),
     Fault("special-token-wrong", "the special tokens around a text are wrong", "golden", "", "tokenizer:special",
           {"another last token": "other", "no special tokens": "none"}),
@@ -168,6 +207,14 @@ _ALL = (
           "runtime:padded_left", {"1 batch in 8": 8, "every batch": 1}, needs=("tokens",)),
     Fault("rows-mixed-up", "vectors come back in another order than the texts", "embedding", "", "runtime:mixed_up",
           {"2 texts of 1 batch in 8": (8, 2), "2 texts of every batch": (1, 2), "every batch reversed": (1, 0)}, needs=()),
+    Fault("lengths-kept-sorted", "vectors come back in the order of their texts' lengths", "invariance", "",
+          "batches:kept_sorted",
+          {"where they differ by 16 tokens": 16, "where they differ by 4": 4, "where they differ": 1}, needs=()),
+    Fault("repeats-moved", "texts that a batch repeats are computed once, and their vectors come last", "invariance", "",
+          "batches:repeats", needs=()),
+    Fault("cache-key-too-short", "texts that differ are taken for the same, and get one vector", "embedding", "", "batches:alike",
+          {"the same words in another order": "words", "the same first 16 tokens": 16, "the same first 8 tokens": 8,
+           "the same length": "length"}, needs=()),
     Fault("computed-in-low-precision", "the vectors are rounded to low precision", "embedding", "", "runtime:rounded",
           {"8 bits of mantissa": 7, "3 bits": 2, "the power of two alone": 0}, needs=()),
     Fault("vector-ranges-of-few-texts", "ranges of int8 vectors come from too few texts", "embedding",
@@ -175,9 +222,9 @@ _ALL = (
     Fault("vector-codes-wrap", "int8 vectors wrap around beyond their range", "embedding", "sentence-transformers#2865",
           "vectors:wrap", {"ranges of 200 texts": 200, "ranges of 32 texts": 32}, needs=()),
     # files
-    Fault("artifact-truncated", "the ONNX file is incomplete", "golden", "", "files:truncated",
+    Fault("artifact-truncated", "the ONNX file is incomplete", "artifact", "", "files:truncated",
           {"the last byte": -1, "a half": 0.5, "empty": 0}),
-    Fault("artifact-flipped", "one bit is flipped in a file whose hash is recorded", "golden", "", "files:flipped",
+    Fault("artifact-flipped", "one bit is flipped in a file whose hash is recorded", "artifact", "", "files:flipped",
           {"1 bit": None}),
     Fault("golden-missing", "no golden was committed", "golden", "", "goldens:missing", needs=()),
     Fault("golden-truncated", "the golden is incomplete", "golden", "", "goldens:truncated",

@@ -27,6 +27,7 @@ class Summary:
         smallest: The smallest severity from which on everything is caught, ``None`` where the full fault is not.
         full: The largest severity that this model can have.
         missed: The largest that is not caught; empty where all are.
+        told: Whether the check that is meant for it is among those that catch the full fault.
     """
 
     fault: Fault
@@ -34,6 +35,7 @@ class Summary:
     smallest: Result | None
     full: Result
     missed: str
+    told: bool
 
 
 def summaries(report: Report) -> list[Summary]:
@@ -45,7 +47,8 @@ def summaries(report: Report) -> list[Summary]:
             if mine:
                 missed = [r.severity for r in mine if r.status != CAUGHT]
                 after = mine[max((i for i, r in enumerate(mine) if r.status != CAUGHT), default=-1) + 1 :]
-                found.append(Summary(fault, model, after[0] if after else None, mine[-1], missed[-1] if missed else ""))
+                told = any(map(fault.told_by, mine[-1].failures))
+                found.append(Summary(fault, model, after[0] if after else None, mine[-1], missed[-1] if missed else "", told))
     return found
 
 
@@ -58,7 +61,7 @@ def closing(report: Report, result: Result) -> str:
     """The gate that would see a fault which was missed, or that there is none."""
     if result.reason:
         return result.reason
-    if any(f.name == result.fault and f.expected == "latency" for f in report.faults):
+    if any(f.name == result.fault and f.part == "latency" for f in report.faults):
         return 'a gate that would catch it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
     precision, own = report.plan.precision, report.plan.config.gates
     for gate in gates_for(precision, {}):
@@ -183,6 +186,11 @@ def lines(report: Report) -> list[str]:
         out.append(f"false alarm: {alarm.condition}: {check} {value} {bound}")
     for r, closes in open_faults:
         out.append(f"hole: {r.fault} ({r.severity}) of {r.model} is {r.status}; {closes}")
+    for s in summaries(report):
+        if s.full.status == CAUGHT and not s.told:
+            out.append(
+                f"caught, but not by the check that is meant for it ({s.fault.expected}): {s.fault.name}: {_short(s.full)}"
+            )
     out += [f"could not be made: {r.fault} ({r.severity}): {r.reason}" for r in made if r.status == BROKEN]
     return out
 
@@ -205,6 +213,7 @@ def to_json(report: Report) -> dict[str, Any]:
                 "model": s.model,
                 "smallest_caught": s.smallest and s.smallest.severity,
                 "largest_missed": s.missed,
+                "as_meant": s.told,
             }
             for s in summaries(report)
         ],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.onnx.edit import attribute
+
+if TYPE_CHECKING:
+    from qguard.faults.surgery import ArtifactGraph
 
 _NORMS = {
     "SimplifiedLayerNormalization": 1,
@@ -134,22 +137,36 @@ def remove_layers(site: FaultSite, count: float) -> Candidate:
     from onnx import helper
 
     graph = site.graph
+    name = hidden_state(graph, count)
+    out = graph.output()
+    graph.before_output(out)
+    graph.append([helper.make_node("Identity", [name], [out], "fault/early")])
+    graph.drop_unread()
+    return site.operated()
+
+
+def hidden_state(graph: ArtifactGraph, back: float) -> str:
+    """The tensor that goes into one of the last attention layers.
+
+    Args:
+        graph: Where.
+        back: Layers that follow it; below 1 their share, 0 for all.
+
+    Raises:
+        NotApplicable: where it is not found.
+    """
     fused = graph.operators(*_ATTENTION)
     if len(fused) < 2:
         raise NotApplicable("attention is not one operator in the file, which would mark its layers")
-    number = int(count) if count >= 1 else int(count * len(fused))
-    name = fused[len(fused) - number].input[0]
+    number = len(fused) if not back else int(back) if back >= 1 else int(back * len(fused))
+    name = str(fused[len(fused) - number].input[0])
     # back to the stream that attention and the residual sum both read
     while len(graph.consumers(name)) < 2 or graph.producers[name].op_type.endswith("QuantizeLinear"):
         node = graph.producers.get(name)
         if node is None:
             raise NotApplicable("the hidden state before a layer was not found")
         name = node.input[0]
-    out = graph.output()
-    graph.before_output(out)
-    graph.append([helper.make_node("Identity", [name], [out], "fault/early")])
-    graph.drop_unread()
-    return site.operated()
+    return name
 
 
 def overflow(site: FaultSite, share: float) -> Candidate:

@@ -21,10 +21,10 @@ def unnormalized(site: FaultSite, _: None) -> Candidate:
 
 
 def without_dense(site: FaultSite, _: None) -> Candidate:
-    """The file pools and normalizes, and leaves Dense out."""
+    """The file pools, normalizes where the model does, and leaves Dense out."""
     if not any(isinstance(module, Dense) for module in site.base.pipeline.head):
         raise NotApplicable("the model has no Dense head")
-    return _pooled(site, _mode(site.base.pipeline), normalize=True)
+    return _pooled(site, _mode(site.base.pipeline), normalize=site.base.pipeline.normalize)
 
 
 def otherwise(site: FaultSite, _: None) -> Candidate:

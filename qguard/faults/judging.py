@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 import warnings
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qguard.encoders import Encoder, TextEncoder
+from qguard.encoders import Encoder, Floats, TextEncoder
 from qguard.errors import GoldenProblem, LibraryProblem, QguardError
 from qguard.faults import Fault
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
@@ -128,16 +129,29 @@ class Judge(Session):
     @once
     def faulty_encoder(self, precision: Precision, model: str) -> Encoder:
         """As :meth:`encoder`, of a precision with float32 vectors."""
-        found = self.plain_encoder(precision, model)
+        return self.served(self._with_batches(self._with_runtime(self.plain_encoder(precision, model))))
+
+    def _with_runtime(self, found: Encoder) -> Encoder:
         around = self.candidate.runtime
         if isinstance(found, TextEncoder):
-            return self.served(found.around(around or (lambda runtime: runtime)))
+            return found.around(around or (lambda runtime: runtime))
         runtime = around(found.runtime) if around else found.runtime
         for name in ("batch_tokens", "workers"):  # something to call is enough for what stands around a runtime
             if not hasattr(runtime, name):
                 setattr(runtime, name, getattr(found.runtime, name))
         runtime.workers = 1
-        return self.served(Encoder(found.tokenizer, runtime, found.head))
+        return Encoder(found.tokenizer, runtime, found.head)
+
+    def _with_batches(self, found: Encoder) -> Encoder:
+        if (change := self.candidate.batch) is None:
+            return found
+        made, compute = copy.copy(found), found._batch
+
+        def batch(ids: Sequence[Any], padding: int = 0) -> Floats:
+            return change(ids, compute(ids, padding))
+
+        vars(made)["_batch"] = batch  # in the place of the method, whatever kind of encoder it is
+        return made
 
     def compared(self, target: Target, embeddings: Any) -> Comparison:
         """As the session does, the candidate's vectors stored as the fault has it."""

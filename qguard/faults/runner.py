@@ -127,7 +127,7 @@ def selftest(
     results: dict[int, Result] = {}
     # those that calibrate anew take longest
     order = sorted(range(len(cases)), key=lambda i: not str(cases[i][1].make).startswith("recipe:"))
-    timed = [i for i in order if cases[i][1].expected == "latency"]
+    timed = [i for i in order if cases[i][1].part == "latency"]
     with processes(plan, jobs) as pool:
         for i, result in each(pool, _case, {i: cases[i] for i in order if i not in timed}, advance):
             results[i] = result

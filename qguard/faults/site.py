@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from qguard.errors import ArtifactProblem
 from qguard.files import dump_json, inside, read_json, tree_hashes
 
 if TYPE_CHECKING:
-    from qguard.encoders import Runtime
+    from qguard.encoders import Floats, Runtime
     from qguard.faults.surgery import ArtifactGraph
     from qguard.judging.session import Session
     from qguard.metrics import Comparison
@@ -36,6 +36,8 @@ class Candidate:
         golden: A folder of goldens.
         runtime: What stands around the runtime; it is called as the runtime is, with token ids and their mask, or with texts
             and their roles.
+        batch: What comes between an encoder and its caller: given the rows of a batch and their vectors (n, dim), the vectors
+            that come back.
         stored: Makes a comparison of int8 vectors; the candidate is then judged as ``PRECISION+int8``.
         deployed: The deployed artifact; the candidate is then judged by its latency alone, also against that.
     """
@@ -43,6 +45,7 @@ class Candidate:
     artifact: Path | None = None
     golden: Path | None = None
     runtime: Callable[[Runtime], Runtime] | None = None
+    batch: Callable[[Sequence[Any], Floats], Floats] | None = None
     stored: Callable[[Comparison], Comparison] | None = None
     deployed: Path | None = None
 

@@ -100,6 +100,28 @@ def baked(site: FaultSite, share: float) -> Candidate:
     return _edit(site, change)
 
 
+def padded(site: FaultSite, where: str) -> Candidate:
+    """Padding is declared on the other side than the model's.
+
+    Args:
+        site: Where.
+        where: ``tokenizer.json`` or ``tokenizer_config.json``.
+    """
+    if site.base.static:
+        raise NotApplicable("a static model knows no positions")
+    root = site.folder / site.base.pipeline.transformer
+    files = TokenizerFiles.read(root)
+    side = "left" if files.side("padding") == "right" else "right"
+    if where == "tokenizer.json":
+        tokenizer = site.session.tokenizer(site.precision, site.model)
+        own = {"strategy": "BatchLongest", "pad_to_multiple_of": None, "pad_id": tokenizer.pad_id, "pad_type_id": 0}
+        own["pad_token"] = files.as_is.id_to_token(tokenizer.pad_id)
+        return _edit(site, lambda value: value.update(padding={**own, **(value.get("padding") or {}), "direction": side.title()}))
+    path = root / where
+    path.write_text(json.dumps({**(files.config or {}), "padding_side": side}, ensure_ascii=False), encoding="utf-8")
+    return site.sealed()
+
+
 def special(site: FaultSite, how: str) -> Candidate:
     """Other special tokens around a text.
 

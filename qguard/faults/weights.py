@@ -122,31 +122,6 @@ def zero_heads(site: FaultSite, how: tuple[int, int]) -> Candidate:
     return site.operated()
 
 
-def swap_rows(site: FaultSite, kind: str) -> Candidate:
-    """Swap rows of the word embeddings, with the scales that belong to them.
-
-    Args:
-        site: Where.
-        kind: Which two words (see :meth:`FaultSite.two_words`), or ``all`` for each with its neighbor.
-    """
-    graph = site.graph
-    table, rows = graph.table()
-    order = np.arange(rows)
-    if kind == "all":
-        order[: rows // 2 * 2] = order[: rows // 2 * 2].reshape(-1, 2)[:, ::-1].reshape(-1)
-    else:
-        a, b = site.two_words(kind, rows)
-        order[[a, b]] = b, a
-    beside = {n for node in graph.consumers(table) for n in node.input if n in graph.initializers}
-    for node in graph.operators("Gather"):  # scales that are looked up beside their rows
-        beside |= {n for n in node.input[:1] if n in graph.initializers}
-    for name in {table, *beside}:
-        value = graph.value(name)
-        if value.shape[:1] == (rows,):
-            graph.put(name, value[order])
-    return site.operated()
-
-
 def noise(site: FaultSite, share: float | None) -> Candidate:
     """Other weights under the same scales.
 

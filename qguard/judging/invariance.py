@@ -62,7 +62,8 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     Where the model ranks by a similarity in which lengths count, the cosines fall as lengths differ too; see
     :meth:`qguard.vectors.similarity.Similarity.agreement`.
 
-    ``batch``: alone against in a batch of eight lengths. ``order``: that batch against the same one reversed. ``padding``:
+    ``batch``: alone against in a batch of eight lengths. ``order``: that batch against the same one reversed, with its
+    first text in it twice. ``padding``:
     alone against alone with :data:`PADDING` tokens of padding. ``equal_length``: in a batch of its own length against in
     the mixed one.
 
@@ -91,14 +92,20 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     arrangements = [mixed, alone, [b[::-1] for b in mixed]]
     if encoder.takes != TEXTS:
         arrangements.append(list(equal.values()))
+    end = n * len(arrangements)
     # in one call, so that no core waits for the last batch of each
     batches = [[i + k * n for i in batch] for k, own in enumerate(arrangements) for batch in own]
-    found = encoder.encode_batches([*rows] * len(arrangements), batches)
-    in_mixed, by_itself, in_turned, *in_equal = np.split(found, len(arrangements))
+    turned = [b for b in batches if 2 * n <= b[0] < 3 * n]
+    twice = [b[0] - 2 * n for b in turned]
+    for k, batch in enumerate(turned):
+        batch.insert(1, end + k)  # its first text again, in front of others: one that is computed once moves them
+    found = encoder.encode_batches([*([*rows] * len(arrangements)), *(rows[i] for i in twice)], batches)
+    in_mixed, by_itself, in_turned, *in_equal = np.split(found[:end], len(arrangements))
     pairs = [(by_itself, in_mixed), (in_mixed, in_turned)]
     if in_equal:
         pairs += [(by_itself, encoder.encode_batches(rows, alone, PADDING)), (in_mixed, in_equal[0])]
     cosines = np.stack([_cosine(a, b, similarity) for a, b in pairs], axis=1)
+    cosines[twice, 1] = np.minimum(cosines[twice, 1], _cosine(in_mixed[twice], found[end:], similarity))
 
     def label(i: int) -> str:
         words = "  ".join(f"{name} {value:.4f}" for name, value in zip(_COLUMNS, cosines[i], strict=False))

@@ -24,7 +24,7 @@ def _metrics(column: int, low: str, p01: str, between: str) -> tuple[Metric, Met
 
 METRICS = (
     *_metrics(0, "batch_cosine_min", "batch_cosine_p01", "alone to that in a batch"),
-    *_metrics(1, "order", "order_p01", "in a batch to that in the same batch reversed"),
+    *_metrics(1, "order", "order_p01", "in a batch to that in it reversed, one text twice"),
     *_metrics(2, "padding", "padding_p01", "without to that with padding"),
     *_metrics(3, "equal_length", "equal_length_p01", "in a batch of mixed lengths to that in one of its own length"),
 )

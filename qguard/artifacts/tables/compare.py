@@ -22,6 +22,7 @@ FLOATS = {"F64": 1e-3, "F32": 1e-3, "F16": 2e-3, "BF16": 1e-2, "F8_E4M3": 0.1, "
 _SUBNORMAL = 6e-8  # float16's smallest step
 _SAMPLE = 64  # rows that are enough to tell whose table it is, and what happened to wrong ones
 _SAME = 0.97  # cosine of a row to the row that it was before rounding: 2 bits leave 0.98
+_NOTHING = 1e-6  # a factor of a column that leaves nothing of it
 _FAR = 0.5  # relative error of a row that is none of those that a factor is found from
 _PADDED = 128  # columns that a quantizer may add to fill a block
 
@@ -203,6 +204,8 @@ def _fit(table: Table, reference: Table, rows: int, without: Array) -> tuple[Arr
         n, x, y, xx, xy = n + len(a), x + a.sum(0), y + b.sum(0), xx + (a * a).sum(0), xy + (a * b).sum(0)
     spread = n * xx - x * x
     factor = np.where(spread > 0, (n * xy - x * y) / np.where(spread > 0, spread, 1), 1.0)
+    if 2 * np.count_nonzero(np.abs(factor) > _NOTHING) < len(factor):
+        factor = np.ones_like(factor)  # rows that are all alike hold nothing of the model's, which no factor folds away
     return factor.astype(np.float32), ((y - factor * x) / max(n, 1)).astype(np.float32)
 
 
