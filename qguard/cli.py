@@ -61,3 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_commands(made.add_subparsers(required=True, metavar="COMMAND"))
     return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -100,6 +100,13 @@ def test_a_name_that_is_no_candidate_is_an_error(folder, minilm, name, message):
         open_artifact(Path(f"{home}#{name}"), minilm)
 
 
+def test_a_pointer_of_git_lfs_is_named(folder, minilm):
+    home = folder("onnx/model.onnx")
+    (home / "onnx" / "model.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90405214\n")
+    with pytest.raises(ArtifactProblem, match=r"model.onnx is a pointer of Git LFS, not the file itself; run: git lfs pull"):
+        open_artifact(home, minilm)
+
+
 def test_a_folder_may_have_a_number_sign_in_its_name(tmp_path):
     (tmp_path / "a#b").mkdir()
     assert place(tmp_path / "a#b") == (tmp_path / "a#b", "")

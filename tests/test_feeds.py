@@ -64,6 +64,15 @@ def test_an_input_that_nothing_says_a_value_for_is_named_and_the_project_gives_o
         run(task, Feeding(inputs={"task": 1}), runtime)
 
 
+def test_an_encoder_with_its_decoder_is_named_and_no_value_is_asked_for(tmp_path):
+    """What sentence-transformers and optimum export of T5: ``last_hidden_state`` is the decoder's there."""
+    ends = [ids_input(), ("decoder_input_ids", I64, ["b", "d"])], [("last_hidden_state", F32, ["b", "d", 4])]
+    decoded = helper.make_node("Gather", ["table", "decoder_input_ids"], ["last_hidden_state"])
+    with pytest.raises(ArtifactProblem, match=r"an encoder with its decoder, .* export the encoder alone") as e:
+        run(write(tmp_path / "m.onnx", [LOOKUP, decoded], *ends))
+    assert "inputs = {" not in str(e.value)
+
+
 @pytest.mark.parametrize(
     "name", ["task_id", "decoder_input_ids", "lora_ids", "position_bias", "masked_lm", "guide", "pixel_values"]
 )

@@ -185,6 +185,17 @@ def test_infinity_is_a_masks_and_nan_is_nobodys(base, words, values, count, tmp_
     assert sum(x.values for x in unsound(open_artifact(tmp_path / "m.onnx", base))[0]) == count
 
 
+def test_a_table_that_is_read_in_parts_is_unpacked_once(base, words, tmp_path, monkeypatch):
+    """Of a vocabulary of 250,000 words, each part would copy a gigabyte."""
+    asked = []
+    table = next(t for t in read_tables(open_artifact(lookups.write("float", words, tmp_path / "m.onnx"), base)))
+    array = Graph.array
+    monkeypatch.setattr(Graph, "array", lambda self, name: asked.append(name) or array(self, name))
+    parts = [table.read(row, row + 1)[0] for row in range(0, len(words), 100)]
+    assert np.array_equal(np.concatenate(parts), words[::100])
+    assert asked == [table.name]
+
+
 def test_external_data_is_read(base, words, tmp_path):
     bad = words.copy()
     bad[3, 3] = np.nan

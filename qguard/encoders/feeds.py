@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders.feeding import LEFT, Feeding
-from qguard.encoders.ports import INPUT_IDS, MASK, OFFSETS, PAST, POSITIONS, TYPES, Port, role_of
+from qguard.encoders.ports import INPUT_IDS, MASK, OFFSETS, PAST, POSITIONS, TYPES, Port, plain, role_of
 from qguard.errors import ArtifactProblem
 
 _LISTED = 4
@@ -56,6 +56,12 @@ class Feeds:
     def _refuse_unknown(self) -> None:
         found = list(self._roles.values())
         unknown = [p for p in self._ports if p.name in self._roles and self._roles[p.name] is None]
+        decoder = next((p for p in unknown if plain(p.name).startswith("decoder_")), None)
+        if decoder is not None:
+            raise ArtifactProblem(
+                f"{self._file.name} takes {decoder}, so it is an encoder with its decoder, and its outputs may be the decoder's. "
+                "An embedding is made of the encoder's: export the encoder alone (of T5, Transformers' T5EncoderModel)"
+            )
         if unknown:
             listed = ", ".join(map(str, unknown[:_LISTED])) + (f" and {len(unknown) - _LISTED} more" * (len(unknown) > _LISTED))
             raise ArtifactProblem(

@@ -13,6 +13,7 @@ from qguard.files import inside
 
 # Element types (onnx.TensorProto's names) that the matrices of an fp32 model may have; integers are shapes and indices.
 _FP32 = ("FLOAT", "DOUBLE", "INT32", "INT64", "BOOL", "STRING")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_graph(file: Path) -> Any:
@@ -28,6 +29,8 @@ def read_graph(file: Path) -> Any:
     try:
         model = onnx.load(str(file), load_external_data=False)
     except Exception as e:  # protobuf's own error types
+        if _is_pointer(file):
+            raise ArtifactProblem(f"{file.name} is a pointer of Git LFS, not the file itself; run: git lfs pull") from e
         raise ArtifactProblem(
             f"{file.name} ({file.stat().st_size} bytes) is not a whole ONNX file; build or copy it again"
         ) from e
@@ -38,6 +41,12 @@ def read_graph(file: Path) -> Any:
         if not path.is_file():
             raise ArtifactProblem(f"{file.name} needs its external data file {name!r}, which is not beside it")
     return model
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether Git LFS left only the name of a file in its place."""
+    with file.open("rb") as f:
+        return f.read(len(_POINTER)) == _POINTER
 
 
 # fields of a tensor that may hold its values

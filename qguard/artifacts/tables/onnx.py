@@ -53,6 +53,14 @@ class _Scales:
 class Tables(Reader):
     """A graph whose embedding tables are read row by row."""
 
+    _held: tuple[str, Any] = "", None
+
+    def _whole(self, name: str) -> Any:
+        """A stored tensor, the last one kept: a file's own bytes are copied whole each time they are asked for."""
+        if self._held[0] != name:
+            self._held = name, self.stored(name)
+        return self._held[1]
+
     def tables(self) -> Iterator[Table]:
         """Every table but those of one number a row, which are the factors of another."""
         return (t for t in self._all() if t.width > 1)
@@ -81,13 +89,13 @@ class Tables(Reader):
             weight = replace(weight, scale=node.input[6 + i], zero=node.input[11 + i])
         made = Table(weight.name, by_token, rows, width, element, lambda _a, _b: (0, 0))
         if element.startswith("F") or element == "BF16":
-            return replace(made, read=lambda a, b: (_floats(self.stored(weight.name).reshape(shape)[a:b]), 0.0))
+            return replace(made, read=lambda a, b: (_floats(self._whole(weight.name).reshape(shape)[a:b]), 0.0))
         scales = self._scales(weight, rows, width) if weight.scale else self._behind(node, rows, width)
         if scales is None:
             return replace(made, unread="what dequantizes its integers is in no form that qguard knows")
 
         def rows_of(start: int, stop: int) -> tuple[Any, Any]:
-            stored = self.stored(weight.name).reshape(shape)[start:stop]
+            stored = self._whole(weight.name).reshape(shape)[start:stop]
             values = _unpacked(stored) if packed else np.asarray(stored)
             scale = scales.of(scales.scale, start, stop)
             zero = 0 if scales.zero is None else scales.of(scales.zero, start, stop)
