@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -23,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         0 holds, 1 regression, 2 usage or configuration, 3 could not be measured. As in a shell, 130 after Ctrl-C and 141 where
         nobody reads the output to its end.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a code page of Windows lacks most of what may be printed
     try:
         with step("qguard"):
             parts.check()

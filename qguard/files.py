@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -98,26 +99,43 @@ def staged(path: Path, data: bytes) -> Path:
     Raises:
         OSError: as :func:`write_atomic`.
     """
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(fd, "wb") as f:
+        with work.open("xb") as f:  # with the rights that the user's umask leaves
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        Path(name).chmod(0o644)
+        if path.exists():
+            shutil.copymode(path, work)  # what is replaced keeps its own
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        work.unlink(missing_ok=True)
         raise
-    return Path(name)
+    return work
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename survives a crash."""
+    """Flush a folder's entries to disk, so that a rename survives a crash; Windows opens no folders, and NTFS logs renames."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy a folder's files to a new folder, with the rights that the user's umask leaves, whatever the source's are.
+
+    Raises:
+        OSError: when one cannot be read or written.
+    """
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            copy_files(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)
 
 
 def tree_hashes(folder: Path, skip: Iterable[str] = ()) -> dict[str, str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from qguard.artifacts.artifact import PROVENANCE, Artifact
 from qguard.config import Config
 from qguard.errors import ArtifactProblem, UsageProblem
-from qguard.files import sync_folder
+from qguard.files import copy_files, sync_folder
 from qguard.judging.artifact import measure_artifact
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph
@@ -83,9 +83,10 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        work.mkdir()
         try:
-            shutil.copytree(artifact.folder, work / "new")
+            copy_files(artifact.folder, work / "new")
             if folder.exists():
                 folder.rename(work / "old")
             (work / "new").rename(folder)
@@ -97,8 +98,7 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as e:
-        why = e.args[0][0][2] if isinstance(e, shutil.Error) else e.strerror or e  # copytree collects (source, target, why)
-        raise ArtifactProblem(f"cannot write {folder.name}: {why}") from e
+        raise ArtifactProblem(f"cannot write {folder.name}: {e.strerror or e}") from e
 
 
 def describe(artifact: Artifact, model: Model, precision: Precision, folder: Path) -> str:

@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_the_old_artifact(written, int8, tmp_path, monkeypatc
         (target / "modules.json").write_text("[")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quantize.shutil, "copytree", full)
+    monkeypatch.setattr(quantize, "copy_files", full)
     with pytest.raises(ArtifactProblem, match="No space left"):
         quantize.write(int8, out, force=True)
     assert (out / "mark").read_text() == "old"

@@ -125,7 +125,12 @@ class WorkerArm:
         command = [self._python, worker, self._spec.path, str(feeds), str(self._spec.threads), output]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as e:
             raise MeasurementProblem(f"cannot start the interpreter {Path(self._python).name}: {e.strerror or e}") from e

@@ -25,7 +25,7 @@ def run_fresh(module: str, values: dict[str, Any], what: str) -> Any:
         MeasurementProblem: when it ends with an error, with its last words.
     """
     command = [sys.executable, "-m", module]
-    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         raise MeasurementProblem(f"{what} in a fresh process: {last_words(done.stderr)}")
     return json.loads(done.stdout)

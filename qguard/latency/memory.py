@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.fresh import run_fresh
@@ -42,10 +43,38 @@ def main() -> None:
         line = next(s for s in status.read_text(encoding="ascii").splitlines() if s.startswith("VmHWM"))
         print(int(line.split()[1]) * 1024)
     else:
-        import resource
+        print(_peak_elsewhere())
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(peak if sys.platform == "darwin" else peak * 1024)
+
+def _peak_elsewhere() -> int:
+    """Bytes, on macOS and other systems of its kind, and on Windows."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return _peak_on_windows()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_on_windows() -> int:
+    """``PeakWorkingSetSize`` of ``PROCESS_MEMORY_COUNTERS``."""
+    import ctypes
+
+    class Counters(ctypes.Structure):
+        _fields_ = (
+            ("cb", ctypes.c_uint32),
+            ("PageFaultCount", ctypes.c_uint32),
+            ("PeakWorkingSetSize", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 7),
+        )
+
+    kernel: Any = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 - there on Windows alone
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel.K32GetProcessMemoryInfo.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32)
+    counters = Counters(cb=ctypes.sizeof(Counters))
+    if not kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb):
+        raise OSError("Windows does not say how much memory was used")
+    return int(counters.PeakWorkingSetSize)
 
 
 if __name__ == "__main__":
