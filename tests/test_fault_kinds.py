@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from qguard import goldens as golden
 from qguard.config import load_config
 from qguard.faults import FAULTS
-from qguard.faults.judging import CAUGHT, Failure, Judge, Result, judge_accuracy, judge_fault
+from qguard.faults.judging import CAUGHT, Failure, Judge, Result, judge_accuracy, judge_fault, sound_batches
+from qguard.faults.repeats import Condition, judge_under, run_repeat
 from qguard.faults.site import Candidate, FaultSite
 from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision
@@ -99,6 +100,21 @@ def test_batches_of_one_length_hide_an_order(sound, tmp_path):
     )
     assert np.array_equal(found, own)
     assert len(np.unique(own.round(4), axis=0)) == 4
+
+
+def test_what_computes_as_the_sound_file_does_is_computed_once(sound):
+    """For all faults of goldens and batches; never for a clean repeat."""
+    judged(sound, "repeats-moved", "full")
+    kept = sound_batches(sound, FP32, "tiny")
+    before = len(kept)
+    judged(sound, "golden-too-coarse", "1 decimal")
+    judged(sound, "cache-key-too-short", "the same first 8 tokens")
+    run_repeat(sound, FP32, "tiny", ("own",), 1)
+    assert len(kept) == before > 0
+    judge = judge_under(sound, FP32, "tiny", Condition.of(1))
+    kept.clear()
+    judge.encoder(FP32, "tiny").encode_ids([[2, 9, 3]])
+    assert not kept
 
 
 def test_what_a_fault_expects_is_a_part_a_metric_or_words():

@@ -6,7 +6,7 @@ import copy
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,12 @@ class Judge(Session):
     Attributes:
         candidate: What differs from the sound state.
         served: Makes the encoder that judges from the artifact's own; for repeats under other conditions.
+        sound: Judges the sound artifact. What computes as that does is computed once for all judges.
     """
 
     candidate: Candidate = field(default_factory=Candidate)
     served: Callable[[Encoder], Encoder] = lambda encoder: encoder
+    sound: Session | None = None
 
     @classmethod
     def on(cls, sound: Session, candidate: Candidate, served: Callable[[Encoder], Encoder] | None = None) -> Judge:
@@ -110,7 +112,7 @@ class Judge(Session):
         config = sound.config
         if candidate.golden is not None:
             config = config.model_copy(update={"golden": str(candidate.golden)})
-        judge = cls(config, candidate.artifact or sound.artifact_path, candidate.deployed, candidate=candidate)
+        judge = cls(config, candidate.artifact or sound.artifact_path, candidate.deployed, candidate=candidate, sound=sound)
         if served is not None:
             judge.served = served
         Session.model.share(sound, judge)
@@ -129,7 +131,13 @@ class Judge(Session):
     @once
     def faulty_encoder(self, precision: Precision, model: str) -> Encoder:
         """As :meth:`encoder`, of a precision with float32 vectors."""
-        return self.served(self._with_batches(self._with_runtime(self.plain_encoder(precision, model))))
+        found = self._with_runtime(self.plain_encoder(precision, model))
+        if self.sound is not None and self.candidate.artifact is None and self.candidate.runtime is None:
+            found = _behind(found, _once_each(found, sound_batches(self.sound, precision, model)))
+        if (change := self.candidate.batch) is not None:
+            compute = found._batch
+            found = _behind(found, lambda ids, padding=0: change(ids, compute(ids, padding)))
+        return self.served(found)
 
     def _with_runtime(self, found: Encoder) -> Encoder:
         around = self.candidate.runtime
@@ -142,21 +150,38 @@ class Judge(Session):
         runtime.workers = 1
         return Encoder(found.tokenizer, runtime, found.head)
 
-    def _with_batches(self, found: Encoder) -> Encoder:
-        if (change := self.candidate.batch) is None:
-            return found
-        made, compute = copy.copy(found), found._batch
-
-        def batch(ids: Sequence[Any], padding: int = 0) -> Floats:
-            return change(ids, compute(ids, padding))
-
-        vars(made)["_batch"] = batch  # in the place of the method, whatever kind of encoder it is
-        return made
-
     def compared(self, target: Target, embeddings: Any) -> Comparison:
         """As the session does, the candidate's vectors stored as the fault has it."""
         found = super().compared(target, embeddings)
         return self.candidate.stored(found) if self.candidate.stored and found.vectors is not None else found
+
+
+@once
+def sound_batches(sound: Session, precision: Precision, model: str) -> dict[Hashable, Floats]:
+    """Vectors (n, dim) of batches of the sound artifact, by their rows and padding."""
+    return {}
+
+
+_Batch = Callable[..., Floats]
+
+
+def _once_each(encoder: Encoder, kept: dict[Hashable, Floats]) -> _Batch:
+    compute = encoder._batch
+
+    def batch(ids: Sequence[Any], padding: int = 0) -> Floats:
+        key = padding, tuple((tuple(row), getattr(row, "role", None), getattr(row, "prompt", 0)) for row in ids)
+        if key not in kept:
+            kept[key] = compute(ids, padding)
+        return kept[key]
+
+    return batch
+
+
+def _behind(encoder: Encoder, batch: _Batch) -> Encoder:
+    """The same encoder with another function that computes a batch, of whatever kind it is."""
+    made = copy.copy(encoder)
+    vars(made)["_batch"] = batch
+    return made
 
 
 def judge_accuracy(judge: Session, target: Target) -> Verdict:
