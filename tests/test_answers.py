@@ -59,6 +59,7 @@ GOOD = (check("ranking.overlap@10"), check("artifact.quantized_ops"), check("art
         (run_of(check("ranking.overlap@10", "fail"), *GOOD[1:], check("latency.speedup", "pass", "64x1")),
          "Accuracy fails. Precision holds. Size holds. Speed holds."),
         (run_of(GOOD[0], check("artifact.quantized_ops", "fail"), GOOD[2]), "Accuracy holds. Precision fails. Size holds."),
+        (run_of(*GOOD, check("artifact.unit_length", "fail")), "Accuracy fails. Precision holds. Size holds."),
         (run_of(*GOOD, check("latency.speedup", "reported", "64x1", None)),
          "Accuracy holds. Precision holds. Size holds. Speed not gated."),
         (run_of(*GOOD, left_out=["latency"]), "Accuracy holds. Precision holds. Size holds. Speed left out."),

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from qguard import goldens as golden
 from qguard.cli import main
 from qguard.config import load_config
 from qguard.encoders import open_encoder
@@ -205,3 +206,50 @@ def test_what_is_no_table_is_refused_in_words(folder, name):
 def test_a_length_is_no_setting_of_a_static_model(folder):
     with pytest.raises(ModelProblem, match="is static and reads texts of any length; remove max_seq_length"):
         resolve("m", str(folder), None, {"max_seq_length": 64})
+
+
+def exported(file, table, *, normalize):
+    """A table as model2vec's script exports it: ``torch.onnx`` writes EmbeddingBag as a loop over the texts."""
+    import torch
+
+    class Bag(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = torch.nn.EmbeddingBag.from_pretrained(torch.from_numpy(table), mode="mean")
+
+        def forward(self, input_ids, offsets):
+            found = self.bag(input_ids, offsets)
+            return torch.nn.functional.normalize(found) if normalize else found
+
+    names = {"input_names": ["input_ids", "offsets"], "output_names": ["embeddings"]}
+    axes = {"input_ids": {0: "tokens"}, "offsets": {0: "texts"}, "embeddings": {0: "texts"}}
+    args = (torch.tensor([1, 2, 3, 4]), torch.tensor([0, 2]))
+    torch.onnx.export(Bag().eval(), args, str(file), dynamic_axes=axes, opset_version=14, dynamo=False, **names)
+    return file
+
+
+def test_a_table_that_a_loop_looks_up_is_judged_and_must_normalize_itself(folders, tmp_path):
+    from safetensors.numpy import load_file
+
+    lines = "".join(json.dumps({"text": f"the rent of month {i} is due in {2 * i} days"}) + "\n" for i in range(24))
+    (tmp_path / "own.jsonl").write_text(lines)
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+        f"[tool.qguard.models]\nm = {json.dumps(str(folders['table']))}\n"
+    )
+    config = load_config(tmp_path)
+    model, suite = Session(config).model("m"), Session(config).suite("own")
+    golden.record(model, suite, config.golden_root, "first")
+    table = load_file(model.root / "model.safetensors")["embedding.weight"]
+    other = table.copy()
+    other[[5, 6]] = other[[6, 5]]
+
+    def failed(name, table, normalize):
+        session = Session(config, exported(tmp_path / name, table, normalize=normalize))
+        target = Target(parse_precision("fp32@onnx"), "m", "own")
+        checks = [c for f in ("artifact", "embedding") for c in session.checks(target, f)]
+        return [c.name for c in checks if c.outcome == "fail"]
+
+    assert failed("sound.onnx", table, normalize=True) == []
+    assert failed("bare.onnx", table, normalize=False) == ["artifact.unit_length"]
+    assert "artifact.wrong_rows" in failed("rows.onnx", other, normalize=True)

@@ -47,10 +47,13 @@ def of_target(session: Session, target: Target) -> list[Measured]:
 def values(session: Session, target: Target) -> list[Measured]:
     """As :func:`of_target`, of a target with float32 vectors."""
     encoder, model = session.encoder(target.precision, target.model), session.model(target.model)
-    if encoder.takes != TOKEN_IDS or model.static:
+    if encoder.takes != TOKEN_IDS:
         return []
     interface = getattr(encoder.runtime, "interface", None)
     ports = finished(interface) if interface else []
+    if model.static:  # a file beside modules of its own is normalized by them
+        alone = session.artifact(target.precision, target.model).folder == model.folder
+        return list(_lengths(_Given.of(session, target, encoder), model.pipeline, ports if alone else []))
     if not ports and not model.pipeline.dense:
         return []
     given, least = _Given.of(session, target, encoder), target.precision.recipe.width.least_cosine

@@ -9,6 +9,7 @@ from typing import Any
 from qguard.gates import table_of
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
+from qguard.report.answers import HEADS
 from qguard.vectors.quantized import FLOAT
 
 # gates whose bounds are no line of [tool.qguard.gates]
@@ -72,7 +73,9 @@ def steps(case: Case) -> list[Step]:
         lower = f'qguard accept --precision {case.precision} --suite {case.suite} --lower --reason "…"'
         return [Step("All gates hold; to accept the lower score", lower)]
     found = []
-    if "artifact" in case.families:
+    if HEADS & {c.name for c in case.failed}:
+        found.append(Step("Export the file again with the model's own pooling, Dense modules and Normalize"))
+    elif "artifact" in case.families:
         build = f"qguard quantize --precision {case.typed} --out DIR"
         found.append(Step("The file does not compute what its name says; build it with the recipe of these gates", build))
     elif case.families - _NO_LAYER:

@@ -11,13 +11,15 @@ from qguard.vectors.quantized import FLOAT
 
 ACCURACY, PRECISION, SIZE, SPEED, MEMORY = "Accuracy", "Precision", "Size", "Speed", "Memory"
 TOPICS = (ACCURACY, PRECISION, SIZE, SPEED, MEMORY)
+HEADS = {"artifact.unit_length", "artifact.output_agreement", "artifact.head"}  # what a file pools and normalizes itself
 _HOLDS, _FAILS, _UNMEASURED, _UNGATED, _OFF = "holds", "fails", "not measured", "not gated", "left out"
 
 
 def answers(run: Mapping[str, Any]) -> dict[str, str]:
     """Topic → ``holds``, ``fails``, ``not measured``, ``not gated`` or ``left out``, in the order of :data:`TOPICS`.
 
-    Accuracy is what vectors, neighbors and tasks say; precision, whether the file computes in what it is named after.
+    Accuracy is what vectors, neighbors and tasks say, and whether a file pools and normalizes as the model does; precision,
+    whether the file computes in what it is named after.
 
     Args:
         run: Of a report, schema 2. What nothing asks for has no answer.
@@ -26,7 +28,8 @@ def answers(run: Mapping[str, Any]) -> dict[str, str]:
     for c in run["checks"]:
         gated = c["bound"] or c.get("accepted")
         state = _UNMEASURED if c["outcome"] in UNDECIDED else _FAILS if c["outcome"] == "fail" else _HOLDS if gated else _UNGATED
-        found[_topic(str(c["name"]))].add(state)
+        # whoever takes what a file pooled itself gets other vectors
+        found[ACCURACY if c["name"] in HEADS else _topic(str(c["name"]))].add(state)
     for test in run["missing"]:
         for topic in _topics_of(test, run.get("vectors", FLOAT)):
             found[topic].add(_UNMEASURED)

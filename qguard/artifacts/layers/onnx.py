@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ class Reader(Graph):
     """A graph whose stored weights are found behind the operators that use them."""
 
     needs_opset = 0
+
+    @cached_property
+    def nodes(self) -> list[Any]:
+        """The nodes of the graph, those of a loop's body before the loop, as ``torch.onnx`` writes EmbeddingBag.
+
+        A body that uses a name again is left out: its tensors could not be told apart.
+        """
+        found, names = list[Any](), {name for node in self.model.graph.node for name in node.output}
+        for node in self.model.graph.node:
+            for a in node.attribute if node.op_type in ("Loop", "Scan") else ():
+                made = [name for inner in a.g.node for name in inner.output if name]
+                if a.name == "body" and len({*made}) == len(made) and not names & {*made} and not a.g.initializer:
+                    names |= {*made}
+                    found += a.g.node
+            found.append(node)
+        return found
 
     def contents(self) -> Contents:
         """Every layer, in the order of the graph."""
