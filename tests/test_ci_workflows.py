@@ -17,9 +17,12 @@ from tests.conftest import ROOT
 
 CI = ROOT / "docs" / "ci"
 GITHUB, GITLAB = CI / "github.yml", CI / "gitlab.yml"
+ACTION, HOOKS = ROOT / "action.yml", ROOT / ".pre-commit-hooks.yaml"
 
 
-@pytest.mark.parametrize(("file", "schema"), [(GITHUB, "vendor.github-workflows"), (GITLAB, "vendor.gitlab-ci")])
+@pytest.mark.parametrize(
+    ("file", "schema"), [(GITHUB, "vendor.github-workflows"), (GITLAB, "vendor.gitlab-ci"), (ACTION, "vendor.github-actions")]
+)
 def test_files_are_valid_for_their_services(file, schema):
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
     if file is GITLAB:
@@ -41,6 +44,8 @@ def scripts() -> dict[str, str]:
         for i, step in enumerate(body["steps"]):
             if "run" in step:
                 found[f"github/{job}/{step.get('name', i)}"] = step["run"]
+    for step in yaml.safe_load(ACTION.read_text())["runs"]["steps"]:
+        found[f"action/{step['name']}"] = step["run"]
     for job, body in yaml.safe_load(GITLAB.read_text()).items():
         if isinstance(body, dict) and "script" in body:
             found[f"gitlab/{job}"] = "\n".join(body["script"])
@@ -150,3 +155,53 @@ def test_a_golden_that_did_not_move_opens_no_pull_request(project):
     commit = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]
     subprocess.run(commit, cwd=project, check=True)
     assert run(project, script, BRANCH="b", REASON="r") == (0, "nothing moved\n")
+
+
+def test_the_pull_request_of_goldens_starts_workflows():
+    """One that GITHUB_TOKEN opens does not."""
+    steps = yaml.safe_load(GITHUB.read_text())["jobs"]["golden"]["steps"]
+    assert steps[0]["with"]["persist-credentials"] is False
+    assert steps[-1]["env"]["GH_TOKEN"] == "${{ secrets.GOLDEN_TOKEN }}"
+
+
+def test_every_job_that_computes_shares_the_cached_model():
+    jobs = yaml.safe_load(GITHUB.read_text())["jobs"]
+    keys = {job: [s["with"]["key"] for s in jobs[job]["steps"] if s.get("name") == "Restore the model"] for job in jobs}
+    assert {job for job, key in keys.items() if key} == {"gate", "attest", "golden"}
+    assert len({key for found in keys.values() for key in found}) == 1
+    assert all("matrix" not in key for found in keys.values() for key in found)
+    gitlab = yaml.safe_load(GITLAB.read_text())
+    assert gitlab[".qguard"]["cache"] in gitlab["gate"]["cache"]
+
+
+def test_the_hook_is_valid_and_its_command_parses():
+    from qguard.cli import parser
+
+    subprocess.run([sys.executable, "-m", "pre_commit", "validate-manifest", str(HOOKS)], check=True)
+    (hook,) = yaml.safe_load(HOOKS.read_text())
+    assert parser().parse_args(hook["entry"].split()[1:]).run
+
+
+def test_the_action_keeps_one_comment(tmp_path):
+    """With a gh that answers from a file and notes how it was called."""
+    gh = tmp_path / "bin" / "gh"
+    gh.parent.mkdir()
+    gh.write_text('#!/bin/sh\necho "$@" >> calls\ncase "$*" in *--paginate*) cat found;; esac\n')
+    gh.chmod(0o755)
+    script = scripts()["action/Comment"]
+    known = {"TITLE": "int8 `x` $(id)", "NUMBER": "7", "REPOSITORY": "o/r", "FOLDER": str(tmp_path)}
+    (tmp_path / "report.md").write_text("## qguard: PASS\n" + "ü" * 40_000)
+    for found, last in (
+        ("", "api --silent repos/o/r/issues/7/comments"),
+        ("42\n43\n", "api --silent -X PATCH repos/o/r/issues/comments/42"),
+    ):
+        (tmp_path / "found").write_text(found)
+        code, out = run(tmp_path, script, **known)
+        assert code == 0, out
+        assert (tmp_path / "calls").read_text().splitlines()[-1] == f"{last} -F body=@{tmp_path}/comment.md"
+    text = (tmp_path / "comment.md").read_text(encoding="utf-8")
+    assert text.startswith("<!-- qguard: int8 x id -->\n## qguard: PASS\n")
+    assert len(text) < 65_536
+    (tmp_path / "report.md").unlink()
+    assert run(tmp_path, script, **known)[0] == 0
+    assert "nothing was measured" in (tmp_path / "comment.md").read_text()

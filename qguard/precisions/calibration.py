@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +59,8 @@ class Calibration:
         """
         from qguard.suites.reader import read_suite
 
-        suite = read_suite(self.source, self.path)
+        source = self.path if isinstance(self.path, Source) else Source(str(self.path))
+        suite = read_suite(self.source, replace(source, duplicates="keep"))  # a text that is there twice counts once
         rows = [(t, r) for t, r in zip(suite.texts, suite.roles, strict=True) if t.strip()]
         if not rows:
             raise DataProblem(f"{self.path.name} holds no text to calibrate with")
