@@ -130,6 +130,13 @@ def test_a_wrong_pooling_in_the_file_is_named(judged):
     assert failed["head"].startswith("the artifact gives the model's vectors pooled by 'cls' instead of 'mean': mean cosine 0.99")
 
 
+def test_of_poolings_that_only_rounding_tells_apart_the_plain_one_is_named():
+    """Normalized, ``mean`` and ``mean_sqrt_len_tokens`` are the same vectors."""
+    near = {"max": 0.7, "mean": 1 - 2e-8, "mean_sqrt_len_tokens": 1 - 1e-8}
+    assert outputs.nearest(near, 0.3) == "mean"
+    assert outputs.nearest(near, 1.0) == outputs.nearest({}, 0.3) == ""
+
+
 def test_a_model_that_is_normalized_outside_its_own_file(small, minilm, fp32_onnx, int8, tmp_path):
     """A project may say that its service normalizes: the fp32 file does not either."""
     model = tmp_path / "model"

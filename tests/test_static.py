@@ -228,6 +228,7 @@ def exported(file, table, *, normalize):
     return file
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_table_that_a_loop_looks_up_is_judged_and_must_normalize_itself(folders, tmp_path):
     from safetensors.numpy import load_file
 

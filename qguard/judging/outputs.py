@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ from qguard.vectors.similarity import Similarity, similarity_of
 TEXTS = 16  # of the suite, spread over its lengths: a head is one for all texts
 UNIT = Bound("<=", 0.01)  # fp16 leaves 5e-4
 _NEAR = 0.1  # of the loss that rounding explains: what is nearer is the model's own head
+_TIE = 1e-6  # a mean and a sum over a root differ by a factor alone
 _CLEARLY = 4  # times nearer than the declared head
 
 
@@ -185,19 +186,25 @@ def _other_head(session: Session, target: Target, given: _Given, own: float, lea
     rows = fp32.tokenizer.told([golden.token_ids[i] for i in given.at], [suite.roles[i] for i in given.at])
     kept: Any = _Kept(fp32.runtime)
     head = Head.open(model.folder, model.pipeline)
-    best, name = own, ""
+    found = dict[str, float]()
     for other, pipeline in alternatives(model.pipeline).items():
         try:
             vectors = Encoder(fp32.tokenizer, kept, replace(head, pipeline=pipeline)).encode_batches(rows, given.batches)
         except ValueError:  # a Dense twice whose widths do not fit
             continue
-        near = float(given.near(vectors, given.vectors).mean())
-        if near > best:
-            best, name = near, other
+        found[other] = float(given.near(vectors, given.vectors).mean())
+    name = nearest(found, own)
+    best = found.get(name, own)
     if not name or best < least or (1 - best) * _CLEARLY > 1 - own:
         return ""
     to_own = f"{own:.4f} to its own" if own > -1 else "its own have another dimension"
     return f"the artifact gives the model's vectors {name}: mean cosine {best:.4f} to these, {to_own}"
+
+
+def nearest(cosines: Mapping[str, float], own: float) -> str:
+    """Which mean cosine is above ``own`` and the largest; of those that only rounding tells apart, the first. Empty for none."""
+    largest = max(cosines.values(), default=own)
+    return next((name for name, near in cosines.items() if near > own and near >= largest - _TIE), "")
 
 
 def alternatives(pipeline: Pipeline) -> dict[str, Pipeline]:
