@@ -49,9 +49,6 @@ CALLS = {
         "pyarrow.parquet.ParquetFile", "golden update --suite table --reason x", "reading suite 'table' failed in pyarrow", LATER,
     ),
     "pydantic": ("pydantic.BaseModel.__init__", "golden check", "qguard golden failed in pydantic", LATER),
-    "pytrec_eval": (
-        "pytrec_eval.RelevanceEvaluator", "compare --precision fp32 --suite judged", "measuring task of fp32-tiny-judged", LATER,
-    ),
     "rich": ("rich.console.Console.print", "compare --precision fp32", "qguard compare failed in rich", LATER),
     "safetensors": ("safetensors.numpy.load", "golden check", "golden tiny/.* is damaged", "restore it from version control"),
     "sentence_transformers": (

@@ -346,7 +346,7 @@ def test_command_writes_json(small, tmp_path, capsys):
     assert found["schema"] == 1
     assert len(found["layers"]) == 64
     assert {"layer", "sqnr", "cosine", "error", "own", "own_sqnr", "channels"} <= found["layers"][0].keys()
-    assert [s["name"] for s in found["stages"]] == ["tokens", "mask", "hidden states", "pooling", "normalization"]
+    assert [s["name"] for s in found["stages"]] == ["tokens", "tables", "mask", "hidden states", "pooling", "normalization"]
     assert found["layers"][0]["layer"] in capsys.readouterr().out
 
 

@@ -86,7 +86,7 @@ def test_a_target_is_judged_in_the_families_whose_needs_it_meets(harness):
 
 def test_a_family_without_a_record_of_its_test_is_missing_from_the_verdict():
     target = {"model": "m", "precision": "int8", "runtime": "onnx", "vectors": "float32", "suite": "s"}
-    check = {"outcome": "pass"}
+    check = {"name": "ranking.top1", "outcome": "pass", "bound": None}
     record = {"target": target, "gate": CURRENT, "checks": [check], "done": True}
     (run,) = assemble([{**target, "tests": ["test_embeddings"]}], [record])["runs"]
     assert (run["verdict"], run["missing"]) == ("unmeasured", ["test_embeddings"])

@@ -349,7 +349,7 @@ class Table:
 
 
 class Pad:
-    pad_id = 0
+    pad_id, side = 0, "right"
 
 
 @given(

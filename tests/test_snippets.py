@@ -31,6 +31,7 @@ COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )?(?:qguard|pytest|python|pip|cosign|mkdoc
 
 # words that stand for the reader's own; in the small project they are these
 MEANT = {
+    r"DIR#onnx/model_int8\.onnx": "model#onnx/model.onnx",
     r"\bmodels MODEL\b": f"models {MINILM}",
     r"--out DIR\b": "--out made",
     r"--artifact[= ](?:PATH|DIR)\b": "--artifact=model",
@@ -198,7 +199,10 @@ def project(core, int8, tmp_path_factory) -> Path:
     (folder / "pyproject.toml").write_text(
         f'[tool.qguard.models]\nminilm = "{MINILM}"\n[tool.qguard.suite.sts]\npath = "eval/sts.csv"\n'
         '[tool.qguard.latency]\nmode = "off"\nbudget = 1.0\n[tool.qguard.robustness]\nmode = "off"\n[tool.pytest.ini_options]\n'
+        'addopts = "--import-mode=importlib"\n'
     )
+    (folder / "tests").mkdir()
+    (folder / "tests" / "test_own.py").write_text("def test_own():\n    pass\n")
     (folder / "eval").mkdir()
     texts = core.read_text(encoding="utf-8")
     for name in ("tweets.jsonl", "eval/contracts.jsonl", "eval/clauses.jsonl"):
