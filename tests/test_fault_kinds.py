@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from qguard.faults import FAULTS
 from qguard.faults.judging import CAUGHT, Failure, Judge, Result, judge_accuracy, judge_fault, sound_batches
 from qguard.faults.repeats import Condition, judge_under, run_repeat
 from qguard.faults.site import Candidate, FaultSite
+from qguard.judging.cause import find_cause
 from qguard.judging.session import Session, Target
 from qguard.precisions import parse_precision
 from tests import families
@@ -100,6 +102,21 @@ def test_batches_of_one_length_hide_an_order(sound, tmp_path):
     )
     assert np.array_equal(found, own)
     assert len(np.unique(own.round(4), axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "severity"),
+    [("lengths-kept-sorted", "where they differ by 4"), ("rows-mixed-up", "2 texts of 1 batch in 8"),
+     ("cache-key-too-short", "the same length")],
+)  # fmt: skip
+def test_the_vector_of_another_text_is_the_cause_and_no_rounding(small, int8, tmp_path, name, severity):
+    """Without its rounding the file gives fp32's vectors, and what came back is none of the file's."""
+    session = Session(load_config(small), int8.folder)
+    target = Target(parse_precision("int8"), "minilm", "own")
+    site = FaultSite(session, target.precision, "minilm", ("own",), tmp_path)
+    cause = find_cause(Judge.on(session, FAULTS[name].inject(site, severity)), target)
+    assert cause.kind == "artifact", cause.text
+    assert re.search(r"\d+ of \d+ texts whose vectors moved have that of another text: .+ that of .+: batches come", cause.text)
 
 
 def test_what_computes_as_the_sound_file_does_is_computed_once(sound):

@@ -49,6 +49,7 @@ class Facts(TypedDict, total=False):
         distance: Mean distance of the candidate's vectors to fp32's, relative to their length, on those texts.
         unrounded: The same for the artifact's own graph without rounding.
         alone: The same for each text by itself, without padding.
+        exchanged: How many texts have the vector of another one, in words.
         versions: Versions that changed since the golden was recorded, such as ``torch 2.1.0 → 2.2.0``.
         error: The reason why fp32 could not be run, or why it is not known whether rounding is the cause.
         command: The command that fixes the cause (``stack``) or tells more about it (``unknown``).
@@ -66,6 +67,7 @@ class Facts(TypedDict, total=False):
     distance: float
     unrounded: float
     alone: float
+    exchanged: str
     drift: float
     loss: float
     versions: list[str]
@@ -183,6 +185,8 @@ def as_facts(found: Findings) -> Facts:
         facts["damage"] = list(found.damage)
     if found.unrounded is not None:
         facts["unrounded"] = found.unrounded
+    if found.exchanged:
+        facts["exchanged"] = found.exchanged
     if found.alone is not None:
         facts["alone"] = found.alone
     return facts
@@ -234,9 +238,14 @@ def reasons(facts: Facts) -> list[str]:
     if broken := facts.get("damage"):
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         return [f"the file's weights are not the model's: {broken[0]}{more}"]
+    if other := facts.get("exchanged"):
+        return [f"{other}: batches come back in another order, or texts are taken for the same"]
     whole, alone, unrounded = facts.get("distance", 0.0), facts.get("alone"), facts.get("unrounded")
     if alone is not None and alone <= LEFT * whole:
-        return ["each text by itself, without padding, gives fp32's vector: padding, its side or its mask moves the others"]
+        return [
+            "each text by itself, without padding, gives fp32's vector: padding, its side or its mask, or the other texts of a "
+            "batch move it"
+        ]
     if unrounded is None:
         return []
     if unrounded <= LEFT * whole:

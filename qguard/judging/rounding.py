@@ -18,6 +18,7 @@ from qguard.errors import QguardError
 from qguard.judging.artifact import damage
 from qguard.judging.once import once
 from qguard.models.pipeline import Pipeline
+from qguard.vectors.cosine import unit
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 LEFT = (
     1 / 3
 )  # of a candidate's distance to fp32 that may be left where rounding is the cause: the recipes of qguard leave 0 to 0.15
+_MOVED = 0.99  # cosine to its own fp32 vector below which a text is looked for among the others
+_THEIRS = 0.95  # cosine to another text's from which on it is that text's vector
+_SHOWN = 50  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Findings:
         distance: Mean length of the difference between the candidate's vectors and fp32's, over the length of fp32's.
         unrounded: The same without rounding; ``None`` where it was not tried.
         alone: The same for each text by itself, without padding; ``None`` where it was not tried.
+        exchanged: How many texts have the vector of another one, in words; empty where few of those that moved have.
         untested: Why it is not known whether rounding is the cause; empty where it is.
     """
 
@@ -45,12 +50,14 @@ class Findings:
     damage: tuple[str, ...] = ()
     unrounded: float | None = None
     alone: float | None = None
+    exchanged: str = ""
     untested: str = ""
 
     @property
     def rounding(self) -> bool:
         """Whether rounding is proved to be the cause."""
-        return self.unrounded is not None and self.unrounded <= LEFT * self.distance
+        left = self.unrounded is not None and self.unrounded <= LEFT * self.distance
+        return left and not (self.padding or self.exchanged)
 
     @property
     def elsewhere(self) -> bool:
@@ -88,6 +95,8 @@ def findings(session: Session, target: Target, rows: tuple[int, ...]) -> Finding
     broken = tuple(damage(artifact, model))
     if said or broken:
         return Findings(far, said, broken)
+    if words := _exchanged(session, target, rows):
+        return Findings(far, exchanged=words)
     encoder = session.encoder(target.precision, target.model)
     unrounded, untested = None, ""
     if target.precision.base != "fp32":
@@ -95,10 +104,9 @@ def findings(session: Session, target: Target, rows: tuple[int, ...]) -> Finding
             unrounded = distance(golden, _without_rounding(session, target, rows))
         except Exception as e:  # files of other tools hold what no one has seen; the gate's own failure must still be told
             untested = str(e) if isinstance(e, QguardError) else f"{type(e).__name__}: {e}"
-    found = Findings(far, unrounded=unrounded, untested=untested)
-    if found.rounding or encoder.takes != TOKEN_IDS:
-        return found
-    return Findings(far, unrounded=unrounded, untested=untested, alone=distance(golden, _alone(session, target, encoder, rows)))
+    # also where rounding would explain it: a batch that moves its texts is none of the file's, whose own vectors lie near too
+    alone = distance(golden, _alone(session, target, encoder, rows)) if encoder.takes == TOKEN_IDS else None
+    return Findings(far, unrounded=unrounded, untested=untested, alone=alone)
 
 
 def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
@@ -115,6 +123,23 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
     if not found and [m.declared() | {"path": ""} for m in model.head] != [m.declared() | {"path": ""} for m in artifact.head]:
         found.append("other modules behind the transformer than the model's")
     return found
+
+
+def _exchanged(session: Session, target: Target, rows: tuple[int, ...]) -> str:
+    """Texts that have another text's vector, as of batches that come back in another order, and caches that mix texts up."""
+    suite = session.suite(target.suite, target.model)
+    golden = unit(session.golden(target.model, target.suite).vectors)
+    found = unit(session.embeddings(target)[list(rows)])
+    near = found @ golden.T
+    own = near[np.arange(len(rows)), list(rows)]
+    best = near.argmax(1)
+    moved = ~(own >= _MOVED)
+    other = moved & (1 - near.max(1) <= LEFT * (1 - own)) & (near.max(1) >= _THEIRS)
+    if not other.any() or 2 * other.sum() < moved.sum():
+        return ""
+    first = int(np.flatnonzero(other)[own[other].argmin()])
+    text, taken = (repr(suite.texts[i][:_SHOWN]) for i in (rows[first], int(best[first])))
+    return f"{int(other.sum())} of {int(moved.sum())} texts whose vectors moved have that of another text: {text} that of {taken}"
 
 
 def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -> Floats:
