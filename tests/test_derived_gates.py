@@ -81,15 +81,15 @@ def test_equal_goldens_give_equal_gates(vectors):
 
 
 def test_a_fragile_text_moves_the_bound_on_the_worst_text_alone():
-    """15.3 is near all-mpnet-base-v2's, which one text of core decides."""
-    found = Standing(1.0, 1.0, fragility=15.3)
+    """19.4 is all-mpnet-base-v2's."""
+    found = Standing(1.0, 1.0, fragility=19.4)
     now, then = bounds("int8", found), bounds("int8", None)
-    assert now.pop("embedding.cosine_min") == 0.97
+    assert now.pop("embedding.cosine_min") == 0.961
     then.pop("embedding.cosine_min")
     assert now == then
     gates = gates_for(INT8, {}, standing=found)
     (origin,) = {g.origin for g in gates if g.metric == "embedding.cosine_min"}
-    assert origin.endswith("rounding to bfloat16 turns one text 15.3 times as far as the median text (5.1 with all-MiniLM-L6-v2)")
+    assert origin.endswith("rounding to bfloat16 turns one text 19.4 times as far as the median text (5.1 with all-MiniLM-L6-v2)")
 
 
 def test_fragility_never_opens_the_gate():

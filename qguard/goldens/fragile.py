@@ -1,8 +1,8 @@
 """The text whose fp32 vector rounding turns most: what no smaller format can be asked to keep.
 
-A model may be bistable on a text: a change of its weights in the last digits sends the vector elsewhere. all-mpnet-base-v2 does
-so on one word repeated for 384 tokens, which any 8-bit format then moves many times as far as every other text. The golden
-records it, before anything is quantized, by rounding the weights to bfloat16 and encoding again.
+A model may be unstable on a text: a change of its weights in the last digits sends the vector elsewhere. all-mpnet-base-v2 is
+so on one word repeated for 384 tokens, which its int8 moves twice as far as any other text of core. The golden records how
+unstable the least stable text is, before anything is quantized, by rounding the weights to bfloat16 and encoding again.
 """
 
 from __future__ import annotations
