@@ -332,6 +332,7 @@ def test_a_ratio_that_moves_from_the_accepted_one_is_reported_and_gated_where_co
     assert again("-k", "latency")[0] == 0
 
 
+@timing  # xdist, whose workers the process would take itself for one of, times nothing
 @pytest.mark.parametrize(("strict", "code"), [("", 0), ("true", 1)])
 def test_a_machine_that_is_too_busy_fails_strict_runs_alone_and_never_accuracy(run, strict, code):
     """As where every run is interrupted. Without CI the artifact is not counted as failed; the verdict is no plain pass."""
