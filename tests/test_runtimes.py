@@ -172,7 +172,7 @@ def test_commands_say_what_they_need(project):
     assert out.count("CODE 0") == 2, out
     served, plain = json.loads((project.path / "c.json").read_text())["rows"]
     assert (served["verdict"], served["bytes"], served["speed"], served["best"]) == ("pass", None, {}, False), out
-    assert plain["best"]
+    assert plain["best"] or plain["busy"], out  # what other work interrupts is not ranked
     assert plain["values"]["ranking.overlap@10"] == pytest.approx(served["values"]["ranking.overlap@10"], abs=0.005)
     assert "there are no files that could be read, hashed, copied or timed" in out
     assert not (project.path / "new").exists()
