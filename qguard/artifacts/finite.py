@@ -10,12 +10,10 @@ import numpy as np
 
 from qguard.artifacts.artifact import Artifact
 from qguard.files import inside
-from qguard.models.model import safetensors_header
+from qguard.models.tensors import BF16, FLOATS, mapped, widened
 from qguard.onnx.read import read_graph, stored_array, stored_bytes, tensors
 
 AT_ONCE = 2**24  # values that are looked at together
-# of safetensors, as NumPy has them; bfloat16 is the upper half of float32
-_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 class Unsound(NamedTuple):
@@ -58,27 +56,20 @@ def _of_onnx(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 class _Narrow:
-    """Floats of another package's type, widened where they are read."""
+    """Floats of another package's type, or bfloat16 of safetensors, widened where they are read."""
 
-    def __init__(self, raw: Any) -> None:
-        self.raw, self.shape, self.size = raw.reshape(-1), raw.shape, raw.size
+    def __init__(self, raw: Any, element: str = "") -> None:
+        self.raw, self.shape, self.size, self.element = raw.reshape(-1), raw.shape, raw.size, element
 
     def __getitem__(self, index: Any) -> Any:
-        return self.raw[index].astype(np.float32)
-
-
-class _Bfloat16(_Narrow):
-    def __getitem__(self, index: Any) -> Any:
-        return (self.raw[index].astype(np.uint32) << 16).view(np.float32)
+        return widened(self.raw[index], self.element).astype(np.float32)
 
 
 def _of_safetensors(file: Path) -> Iterator[tuple[str, Any]]:
-    header, start = safetensors_header(file)
-    for name, info in sorted(header.items()):
-        if info["dtype"] not in _FLOATS or 0 in info["shape"]:
-            continue
-        raw = np.memmap(file, _FLOATS[info["dtype"]], "r", start + info["data_offsets"][0], tuple(info["shape"]) or (1,))
-        yield name, _Bfloat16(raw) if info["dtype"] == "BF16" else raw
+    for name, element, raw in sorted(mapped(file), key=lambda found: found[0]):
+        if element in FLOATS:
+            values = np.atleast_1d(raw)
+            yield name, _Narrow(values, element) if element == BF16 else values
 
 
 def _looked_at(name: str, values: Any) -> Unsound | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,12 @@ def zeroed(site: FaultSite, which: str | int) -> Candidate:
         site: Where.
         which: See :func:`_words`.
     """
-    graph = site.graph
-    table, rows = graph.table()
-    value, at = graph.value(table), _words(site, which, rows)
-    value[at] = 0 if np.issubdtype(value.dtype, np.floating) else _stored_zero(site, table)
-    graph.put(table, value)
-    return site.operated()
+
+    def change(table: str, value: Any, at: Any) -> Any:
+        value[at] = 0 if np.issubdtype(value.dtype, np.floating) else _stored_zero(site, table)
+        return value
+
+    return _changed(site, which, change)
 
 
 def foreign(site: FaultSite, which: str | int) -> Candidate:
@@ -53,13 +54,13 @@ def foreign(site: FaultSite, which: str | int) -> Candidate:
         site: Where.
         which: See :func:`_words`.
     """
-    graph = site.graph
-    table, rows = graph.table()
-    value, at = graph.value(table), _words(site, which, rows)
-    flat = value.reshape(rows, -1)
-    flat[at] = flat[at][:, np.random.default_rng(0).permutation(flat.shape[1])]
-    graph.put(table, flat.reshape(value.shape))
-    return site.operated()
+
+    def change(_: str, value: Any, at: Any) -> Any:
+        flat = value.reshape(len(value), -1)
+        flat[at] = flat[at][:, np.random.default_rng(0).permutation(flat.shape[1])]
+        return flat.reshape(value.shape)
+
+    return _changed(site, which, change)
 
 
 def not_finite(site: FaultSite, which: str) -> Candidate:
@@ -82,6 +83,14 @@ def not_finite(site: FaultSite, which: str) -> Candidate:
         raise NotApplicable("the integers have no scale of their own in the file")
     value.reshape(len(value) if value.ndim else 1, -1)[at, 0] = np.nan
     graph.put(names[-1], value)
+    return site.operated()
+
+
+def _changed(site: FaultSite, which: str | int, change: Callable[[str, Any, Any], Any]) -> Candidate:
+    """With other values of the table: ``change`` makes them from its name, its values and the numbers of the rows."""
+    graph = site.graph
+    table, rows = graph.table()
+    graph.put(table, change(table, graph.value(table), _words(site, which, rows)))
     return site.operated()
 
 

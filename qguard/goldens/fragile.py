@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qguard.console.progress import progress
 from qguard.models.model import Model
+from qguard.vectors.cosine import cosine
 
 KEY = "fragile"  # of the manifest: {"text": index, "times": how many times as far as the median text}
 
@@ -50,10 +51,8 @@ def rounded_apart(
 
 def losses(vectors: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
     """1 - cosine of each of two sets of vectors (n, dim), in [0, 2]; 0 where one has no direction."""
-    a, b = (v.astype(np.float64) for v in (vectors, others))
-    length = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = np.divide((a * b).sum(1), length, out=np.ones(len(a)), where=length > 0)
-    return np.asarray(np.maximum(1 - cosines, 0))
+    directed = vectors.any(1) & others.any(1)
+    return np.where(directed, np.maximum(1 - cosine(vectors, others), 0), 0.0)
 
 
 def most_fragile(losses: NDArray[np.float64]) -> dict[str, Any]:

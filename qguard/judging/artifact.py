@@ -110,7 +110,7 @@ def damage(artifact: Artifact, model: Model) -> list[str]:
     """Stored numbers that no rounding makes of the model's, in words: tables, matrices, and what is no number."""
     from qguard.artifacts.layers.weights import matrices, weight_errors
 
-    found = [line for m in (_numbers(artifact), _rows(artifact, model, 0.0)) if m.value for line in m.worst]
+    *_, found = stored_faults(artifact, model)
     layers = [x for x in read_layers(artifact).layers if x.computes != LOOKUP]
     for layer, error in weight_errors(layers, matrices(model.weight_files)):
         coarse = layer.quantized and layer.granularity == PER_TENSOR
@@ -184,9 +184,7 @@ def _words(layer: Layer) -> str:
 
 
 def _share(name: str, of: Sequence[Layer], wrong: Sequence[Layer], words: Callable[[Layer], str]) -> Measured:
-    shown = tuple(words(x) for x in wrong[:_SHOWN])
-    if len(wrong) > _SHOWN:
-        shown += (f"and {len(wrong) - _SHOWN} more",)
+    shown = _and_more([words(x) for x in wrong[:_SHOWN]], len(wrong))
     return Measured(name, None, 1 - len(wrong) / len(of), len(of), True, shown, BOUNDS[name])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Part:
 
     def to_json(self) -> dict[str, Any]:
         """As a report has it."""
-        return {"name": self.name, "value": self.value, "source": self.source, "others": list(self.others)}
+        return asdict(self)
 
 
 def judged(session: Session, target: Target) -> list[Part]:

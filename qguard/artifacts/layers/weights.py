@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from qguard.artifacts.layers import Layer
-from qguard.models.model import safetensors_header
+from qguard.models.tensors import BF16, mapped, widened
 from qguard.onnx.read import read_graph, stored_array, tensors
 
-_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "<i1"}  # int8: of a static model with weights beside it
 _SAMPLE = 16  # outputs that are enough to tell whose weights they are
 _EXPLAINS = 0.25  # of an input's squared error that is left where its weights were scaled
 _SAME = 0.5  # relative error below which two matrices are the same weights; unrelated ones are near 1
@@ -26,12 +25,9 @@ def matrices(files: Iterable[Path]) -> Iterator[Any]:
             yield from _onnx_matrices(file)
         if file.suffix != ".safetensors":
             continue
-        header, start = safetensors_header(file)
-        for info in header.values():
-            if len(info["shape"]) == 2 and info["dtype"] in _TYPES:
-                begin = start + info["data_offsets"][0]
-                raw = np.memmap(file, _TYPES[info["dtype"]], "r", begin, tuple(info["shape"]))
-                yield _Bfloat16(raw.T) if info["dtype"] == "BF16" else raw.T
+        for _, element, raw in mapped(file):
+            if raw.ndim == 2:
+                yield _Bfloat16(raw.T) if element == BF16 else raw.T
 
 
 def _onnx_matrices(file: Path) -> Iterator[Any]:
@@ -52,11 +48,9 @@ def vectors(files: Iterable[Path]) -> Iterator[Any]:
             yield from (stored_array(t, file.parent) for t in stored)
         if file.suffix != ".safetensors":
             continue
-        header, start = safetensors_header(file)
-        for info in header.values():
-            if len(info["shape"]) == 1 and info["dtype"] in _TYPES and info["shape"][0]:
-                raw = np.memmap(file, _TYPES[info["dtype"]], "r", start + info["data_offsets"][0], tuple(info["shape"]))
-                yield _Bfloat16(raw)[:] if info["dtype"] == "BF16" else raw
+        for _, element, raw in mapped(file):
+            if raw.ndim == 1:
+                yield widened(raw, element)
 
 
 class _Bfloat16:
@@ -66,7 +60,7 @@ class _Bfloat16:
         self.raw, self.shape = raw, raw.shape
 
     def __getitem__(self, index: Any) -> Any:
-        return (self.raw[index].astype(np.uint32) << 16).view(np.float32)
+        return widened(self.raw[index], BF16)
 
 
 def weight_errors(layers: Iterable[Layer], references: Iterable[Any]) -> list[tuple[Layer, float]]:

@@ -14,8 +14,7 @@ from qguard.artifacts.tables import Table
 from qguard.models.model import safetensors_header
 from qguard.models.table import FILE, is_table, read_table
 from qguard.models.table import Table as Static
-
-_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+from qguard.models.tensors import FLOATS, mapped, widened
 
 
 def read(artifact: Artifact) -> list[Table]:
@@ -42,19 +41,15 @@ def of_files(files: Iterable[Path], names: Collection[str] | None = None) -> lis
     for file in files:
         if file.suffix != ".safetensors":
             continue
-        header, start = safetensors_header(file)
-        for name, info in sorted(header.items()):
-            if len(info["shape"]) == 2 and info["dtype"] in _FLOATS and all(info["shape"]) and (names is None or name in names):
-                kind, at = _FLOATS[info["dtype"]], start + info["data_offsets"][0]
-                raw = np.memmap(file, kind, "r", at, tuple(info["shape"]))
-                found.append(_mapped(name, raw, info["dtype"]))
+        for name, element, raw in sorted(mapped(file), key=lambda tensor: tensor[0]):
+            if raw.ndim == 2 and element in FLOATS and (names is None or name in names):
+                found.append(_mapped(name, raw, element))
     return found
 
 
 def _mapped(name: str, raw: Any, element: str) -> Table:
     def rows(start: int, stop: int) -> tuple[Any, Any]:
-        part = np.asarray(raw[start:stop])
-        return ((part.astype(np.uint32) << 16).view(np.float32) if element == "BF16" else part.astype(np.float32)), 0.0
+        return widened(np.asarray(raw[start:stop]), element).astype(np.float32, copy=False), 0.0
 
     return Table(name, True, raw.shape[0], raw.shape[1], element, rows)
 
