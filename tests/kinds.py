@@ -1,0 +1,100 @@
+"""Tiny models of the kinds that are not embedders, saved by sentence-transformers itself: random weights, a small vocabulary.
+
+A cross-encoder scores pairs, a sparse encoder weighs the words of its vocabulary, a multi-vector one has a vector for each token.
+Nothing here is trained, so the numbers mean nothing; ``benchmarks/train_kinds.py`` makes models whose numbers do.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WIDE, LAYERS, POSITIONS, PROJECTED, QUERY_LENGTH, DOCUMENT_LENGTH, CHOSEN = 32, 2, 64, 16, 16, 24, 0.97
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]")
+QUERIES = ("when does the ferry leave", "how long must rye dough rest", "who sends the minutes")
+TEXTS = (
+    "The ferry to the island leaves at noon.",
+    "Rye dough rests for eight hours, then it is baked!",
+    "Minutes of a meeting are sent within three days; the board reads them.",
+    "Soak beans overnight (in cold water), and cook them for an hour.",
+)
+MARKS = {"query": "[unused0] ", "document": "[unused1] "}
+
+
+def tiny_cross_encoder(folder: Path, labels: int = 1) -> Path:
+    """Scores of pairs: one, through a sigmoid, or several as they are.
+
+    Args:
+        folder: Is made, and filled.
+        labels: How many scores a pair has.
+    """
+    from sentence_transformers import CrossEncoder
+    from transformers import BertForSequenceClassification
+
+    names = {i: f"label {i}" for i in range(labels)}
+    _network(folder, BertForSequenceClassification, num_labels=labels, id2label=names, label2id={n: i for i, n in names.items()})
+    CrossEncoder(str(folder), device="cpu").save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def tiny_sparse(folder: Path) -> Path:
+    """SPLADE: of most words of the vocabulary the weight is 0, as the decoder's biases are low."""
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import SpladePooling
+    from transformers import BertForMaskedLM
+
+    _network(folder, BertForMaskedLM)
+    network = Transformer(str(folder), transformer_task="fill-mask")
+    with torch.no_grad():
+        found = network.model(**network.tokenizer(list(TEXTS), padding=True, return_tensors="pt")).logits
+        network.model.cls.predictions.bias -= found.quantile(CHOSEN)
+    pooling = SpladePooling(embedding_dimension=network.model.config.vocab_size)
+    SparseEncoder(modules=[network, pooling], device="cpu").save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def tiny_multi_vector(folder: Path) -> Path:
+    """ColBERT: a mark before each text, queries filled up with [MASK] that no token attends to, documents without punctuation."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+    from transformers import BertModel
+
+    _network(folder, BertModel)
+    expansion = {"strategy": "fixed", "attend": False, "length": QUERY_LENGTH}
+    network = Transformer(str(folder), document_length=DOCUMENT_LENGTH, query_expansion=expansion)
+    network.tokenizer.add_special_tokens({"additional_special_tokens": [m.strip() for m in MARKS.values()]})
+    token = "token_embeddings"
+    dense = Dense(WIDE, PROJECTED, bias=False, activation_function=None, module_input_name=token)
+    modules = [network, dense, MultiVectorMask(list(string.punctuation)), Normalize(token)]
+    MultiVectorEncoder(modules=modules, prompts=MARKS, device="cpu").save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def _network(folder: Path, network: Any, **config: Any) -> None:
+    """A BERT and its tokenizer: the words of the texts, and letters for all others."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers.processors import BertProcessing
+    from transformers import BertConfig, PreTrainedTokenizerFast
+
+    spaced = " ".join((*QUERIES, *TEXTS)).lower().translate({ord(p): " " for p in string.punctuation})
+    letters = string.ascii_lowercase + string.digits
+    words = [*SPECIAL, *string.punctuation, *letters, *(f"##{c}" for c in letters), *sorted(set(spaced.split()))]
+    ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    made = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    keys = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    special = dict(zip(keys, SPECIAL, strict=False))
+    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    settings = BertConfig(
+        vocab_size=len(ids), hidden_size=WIDE, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=2 * WIDE,
+        max_position_embeddings=POSITIONS, initializer_range=0.2, **config,
+    )  # fmt: skip
+    network(settings).eval().save_pretrained(folder)
