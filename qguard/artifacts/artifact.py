@@ -23,7 +23,6 @@ from qguard.models.pipeline import (
     Pipeline,
     overstated,
     read_optional,
-    read_pipeline,
     transformer_path,
     transformer_settings,
 )
@@ -154,7 +153,7 @@ def open_artifact(path: Path, base: Model, runtime: str = "onnx") -> Artifact:
     if path.is_file():
         return _alone(path, base)
     try:
-        pipeline = base.configured(read_pipeline(path)) if (path / "modules.json").exists() else base.pipeline
+        pipeline = base.pipeline_of(path) if (path / "modules.json").exists() else base.pipeline
     except ModelProblem as e:
         raise ArtifactProblem(f"artifact {path.name}: {e}") from e
     provenance = _provenance(path)
@@ -176,7 +175,7 @@ def _alone(path: Path, base: Model) -> Artifact:
     # a file inside a whole model folder is judged with that folder's own tokenizer and heads
     for home in path.parents[:3]:
         if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
-            pipeline, provenance = base.configured(read_pipeline(home)), _provenance(home)
+            pipeline, provenance = base.pipeline_of(home), _provenance(home)
             feeding = _feeding(home, pipeline, provenance, base)
             return Artifact(home, path, pipeline, provenance, feeding=feeding, rule=GIVEN)
     return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path), feeding=Feeding.of(base), rule=GIVEN)

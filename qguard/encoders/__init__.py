@@ -18,6 +18,7 @@ from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, Runti
 from qguard.encoders.tokenizer import TextTokenizer, Tokens
 from qguard.errors import MeasurementProblem, QguardError, first_line
 from qguard.models.pipeline import Pipeline
+from qguard.outputs import Collected
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
@@ -90,7 +91,8 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side
 class Encoder:
     """A tokenizer, a runtime that takes token ids and the pipeline's head behind one call.
 
-    What it encodes are rows: token ids here, texts with their roles in :class:`TextEncoder`.
+    What it encodes are rows: token ids here, texts with their roles in :class:`TextEncoder`. Where embeddings are named, a model
+    that is not dense has the outputs of its kind (:mod:`qguard.outputs`).
 
     Args:
         tokenizer: Texts to token ids; short rows are filled with its padding token on its side.
@@ -136,15 +138,10 @@ class Encoder:
         return self._in_turn(ids, list(length_batches([len(row) for row in ids], self.runtime.batch_tokens)))
 
     def _in_turn(self, rows: Sequence[Any], batches: Sequence[Sequence[int]]) -> Floats:
-        found: list[Floats] = []  # made by the first batch, which tells the dimension
-
-        def keep(batch: Sequence[int], vectors: Floats) -> None:
-            if not found:
-                found.append(np.empty((len(rows), vectors.shape[1]), np.float32))
-            found[0][batch] = vectors
-
-        self._all(lambda batch: self._batch([rows[r] for r in batch]), batches, keep)
-        return found[0]
+        found = Collected(len(rows))
+        self._all(lambda batch: self._batch([rows[r] for r in batch]), batches, found.put)
+        whole: Floats = found.whole()
+        return whole
 
     def encode_batches(self, ids: Sequence[Any], batches: Sequence[Sequence[int]], padding: int = 0) -> Floats:
         """Embeddings (n, dim) with the batches chosen by the caller: what a server does that fills batches as texts come.
@@ -159,14 +156,10 @@ class Encoder:
         """
         if not ids or sorted(i for rows in batches for i in rows) != list(range(len(ids))):
             raise MeasurementProblem(f"expected batches that hold each of {len(ids)} texts once, and at least one text")
-        out: list[Any] = [None] * len(ids)
-
-        def keep(rows: Sequence[int], vectors: Floats) -> None:
-            for i, vector in zip(rows, vectors, strict=True):
-                out[i] = vector
-
-        self._all(lambda rows: self._batch([ids[r] for r in rows], padding), batches, keep)
-        return np.stack(out)
+        out = Collected(len(ids))
+        self._all(lambda rows: self._batch([ids[r] for r in rows], padding), batches, out.put)
+        whole: Floats = out.whole()
+        return whole
 
     def _all(
         self,

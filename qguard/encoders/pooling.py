@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from qguard.errors import MeasurementProblem
+from qguard.kinds import MULTI_VECTOR, SPARSE
 from qguard.models.modules import MASK, ROWS, SENTENCE, TOKENS, Features, load_weights
 from qguard.models.pipeline import Pipeline
+from qguard.outputs import SparseRows, TokenVectors
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Head:
         return cls(pipeline, {m.path: load_weights(folder, m) for m in pipeline.weighted})
 
     def __call__(self, hidden: Any, mask: Any, rows: Sequence[Any] | None = None) -> Any:
-        """Sentence embeddings, float32 (batch, dim), cut to the first values where the pipeline truncates.
+        """Sentence embeddings, float32 (batch, dim), cut to the first values where the pipeline truncates; of another kind of
+        model its own outputs (:mod:`qguard.outputs`).
 
         Args:
             hidden: Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim), to which only
@@ -46,4 +49,7 @@ class Head:
         features: Features = {SENTENCE if finished else TOKENS: hidden, MASK: mask, ROWS: rows}
         for module in self.pipeline.finishing if finished else self.pipeline.head:
             module(features, self.weights)
-        return features[SENTENCE][:, : self.pipeline.truncate_dim].astype(np.float32, copy=False)
+        if self.pipeline.kind == MULTI_VECTOR:
+            return TokenVectors.of(features[TOKENS].astype(np.float32, copy=False), features[MASK])
+        found = features[SENTENCE][:, : self.pipeline.truncate_dim].astype(np.float32, copy=False)
+        return SparseRows.of(found) if self.pipeline.kind == SPARSE else found

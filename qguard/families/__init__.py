@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qguard.errors import RegistryProblem
+from qguard.kinds import DENSE, KINDS
 from qguard.metrics import Comparison, Items, Measured, Metric, MetricInfo, reduced
 from qguard.registry import Registry, function_of
 from qguard.suites import Suite
@@ -55,6 +56,7 @@ class Family:
             (:class:`qguard.gates.check.Check`) if the family judges its values itself.
         switch: The table of the configuration whose ``mode`` switches it off; empty if nothing does.
         lead: Its position in headlines and tables; smaller comes first.
+        kinds: The kinds of models that it judges, names in :data:`qguard.kinds.KINDS`.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Family:
     judge: Callable[[Any, Any], Any] | str = ""
     switch: str = ""
     lead: int = 100
+    kinds: tuple[str, ...] = (DENSE,)
 
     @property
     def sampled(self) -> bool:
@@ -86,6 +89,8 @@ class Family:
             yield f"it does not say what it needs (needs; known: {', '.join(NEEDS)})"
         if strange := sorted(set(self.needs) - set(NEEDS)):
             yield f"it needs {', '.join(strange)}, which qguard does not know (known: {', '.join(NEEDS)})"
+        if not self.kinds or set(self.kinds) - set(KINDS):
+            yield f"kinds: expected some of {', '.join(KINDS)}, found {self.kinds!r}"
         if not self.metrics:
             yield "it has no metrics"
         for m in self.metrics:
@@ -132,9 +137,13 @@ class Families(Registry[Family]):
 FAMILIES = Families("metric family", "qguard.families", Family, _own)
 
 
-def sampled(suite: Suite | None = None) -> tuple[str, ...]:
-    """The families over a suite's items. For a suite without labels, only the families that need no labels."""
-    return tuple(f.name for f in FAMILIES.values() if f.sampled and (suite is None or suite.labelled or "labels" not in f.needs))
+def sampled(suite: Suite | None = None, kind: str = DENSE) -> tuple[str, ...]:
+    """The families over a suite's items for a kind of models. For a suite without labels, only those that need no labels."""
+    return tuple(
+        f.name
+        for f in FAMILIES.values()
+        if f.sampled and kind in f.kinds and (suite is None or suite.labelled or "labels" not in f.needs)
+    )
 
 
 def all_metrics() -> list[Metric]:
@@ -170,10 +179,16 @@ def family_of(metric: str) -> str:
     return metric.partition(".")[0]
 
 
-def default_bounds(vectors: str = FLOAT) -> dict[str, str]:
-    """The bounds that families bring themselves, for every precision."""
+def default_bounds(vectors: str = FLOAT, kind: str = DENSE) -> dict[str, str]:
+    """The bounds that families bring themselves, for every precision of a kind of models."""
     known = infos()
-    return {k: b for f in FAMILIES.values() for k, b in f.bounds.items() if vectors in known[k.partition("[")[0]].vectors}
+    found = (item for f in FAMILIES.values() if kind in f.kinds for item in f.bounds.items())
+    return {k: b for k, b in found if vectors in known[k.partition("[")[0]].vectors}
+
+
+def judges(metric: str, kind: str) -> bool:
+    """Whether a metric, or ``metric[slice]``, is measured of a kind of models."""
+    return kind in FAMILIES.find(family_of(metric)).kinds
 
 
 def measure(comparison: Comparison, name: str, worst: int = 5) -> list[Measured]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from qguard.families import TIMED, Family, Parts
+from qguard.kinds import DENSE, KINDS, MULTI_VECTOR, SPARSE
 from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task, truncation
 from qguard.vectors.quantized import FLOAT
 
+# the kinds whose texts are ranked by their outputs
+_OF_TEXTS = (DENSE, SPARSE, MULTI_VECTOR)
 _BY_PRECISION = "the default bounds of each precision"
 
 
@@ -76,7 +79,7 @@ OWN = (
     Family(
         name="artifact", question="Does the file compute in the precision that it is named after?",
         test="test_artifact_is_quantized", needs=("files",), metrics=ARTIFACT,
-        bounded_by="what the recipe promises, and the default bounds of each precision",
+        bounded_by="what the recipe promises, and the default bounds of each precision", kinds=tuple(KINDS),
         judge="qguard.judging.artifact:of_target", lead=1,
     ),
     Family(
@@ -85,15 +88,15 @@ OWN = (
     ),
     Family(
         name="similarity", question="Do pairs of texts still score what they scored in fp32?", test="test_similarity",
-        needs=("vectors",), metrics=similarity.METRICS, bounded_by=_BY_PRECISION, parts=_similarity, lead=4,
+        needs=("vectors",), metrics=similarity.METRICS, bounded_by=_BY_PRECISION, kinds=_OF_TEXTS, parts=_similarity, lead=4,
     ),
     Family(
         name="ranking", question="Do texts still find their fp32 neighbors?", test="test_ranking",
-        needs=("vectors",), metrics=ranking.METRICS, bounded_by=_BY_PRECISION, parts=_ranking, lead=0,
+        needs=("vectors",), metrics=ranking.METRICS, bounded_by=_BY_PRECISION, kinds=_OF_TEXTS, parts=_ranking, lead=0,
     ),
     Family(
         name="task", question="Do labeled pairs and queries score as well as in fp32?", test="test_task_quality",
-        needs=("vectors", "labels"), metrics=task.METRICS, bounded_by=_BY_PRECISION, parts=task.parts, lead=3,
+        needs=("vectors", "labels"), metrics=task.METRICS, bounded_by=_BY_PRECISION, kinds=_OF_TEXTS, parts=task.parts, lead=3,
     ),
     Family(
         name="truncation", question="How much of the loss comes from fewer dimensions, and how much do both losses cost?",
@@ -102,22 +105,22 @@ OWN = (
     ),
     Family(
         name="invariance", question="Does a text's vector depend on its batch or on padding?", test="test_invariance",
-        needs=("vectors",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION,
+        needs=("vectors",), metrics=invariance.METRICS, bounded_by=_BY_PRECISION, kinds=tuple(KINDS),
         judge="qguard.judging.invariance:of_target", lead=6,
     ),
     Family(
         name="robustness", question="Do generated texts of any script, length and character keep their vectors?",
-        test="test_robustness", needs=("generated",), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION,
+        test="test_robustness", needs=("generated",), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION, kinds=tuple(KINDS),
         judge="qguard.judging.robustness:judge_robustness", switch="robustness", lead=7,
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,
         needs=("process",), metrics=LATENCY, bounded_by="the promises of each precision, and [tool.qguard.latency]",
-        judge="qguard.judging.latency:judge_latency", switch="latency", lead=2,
+        judge="qguard.judging.latency:judge_latency", kinds=tuple(KINDS), switch="latency", lead=2,
     ),
     Family(
         name="memory", question="How much memory does a process need that runs it, against fp32?", test=TIMED,
         needs=("process",), metrics=MEMORY, bounded_by="gates of the project",
-        judge="qguard.judging.latency:judge_memory", switch="latency", lead=8,
+        judge="qguard.judging.latency:judge_memory", kinds=tuple(KINDS), switch="latency", lead=8,
     ),
 )  # fmt: skip

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
-from qguard.families import default_bounds, infos, metric_names
+from qguard.families import default_bounds, infos, judges, metric_names
 from qguard.gates.derived import Standing
+from qguard.kinds import DENSE
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
-from qguard.precisions.bounds import DEFAULT_BOUNDS
+from qguard.precisions.bounds import DEFAULT_BOUNDS, OF_KIND
 from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def gates_for(
     normalized: bool = True,
     standing: Standing | None = None,
     by_length: bool = False,
+    kind: str = DENSE,
 ) -> list[Gate]:
     """The default gates of a precision with a project's own bounds put over them, key by key.
 
@@ -146,6 +148,8 @@ def gates_for(
             no default bounds it.
         standing: How the model's golden lies; without, the defaults are those of MiniLM.
         by_length: Whether the model ranks by a similarity in which lengths count; then lengths are bounded as directions are.
+        kind: Of the model. A precision's bounds are for dense models; another kind has those of metrics that it shares, and its
+            own over them (:data:`qguard.precisions.bounds.OF_KIND`). The project's bounds of other kinds' metrics don't count.
 
     What cannot be measured of the precision's runtime has no default gate.
 
@@ -154,7 +158,11 @@ def gates_for(
     """
     base, runtime = precision.base, precision.runtime
     bounds = {key: Bound.of(bound, key) for key, bound in precision.recipe.bounds.items()}
-    if by_length:
+    if kind != DENSE:
+        bounds = {key: bound for key, bound in bounds.items() if judges(key, kind)}
+        for name in (precision.recipe.precision, f"{precision.recipe.precision}@{runtime}"):
+            bounds |= OF_KIND.get(kind, {}).get(name, {})
+    elif by_length:
         bounds |= _of_lengths(bounds)
     elif not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
@@ -165,6 +173,7 @@ def gates_for(
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
     cut = f":{precision.dims}" if precision.dims else ""
     with_dims = (cut, *dict.fromkeys(n + cut + at for n in (base, precision.name) for at in ("", f"@{runtime}"))) if cut else ()
+    configured = {name: {k: b for k, b in table.items() if judges(k, kind)} for name, table in configured.items()}
     own = _set_by(configured, (*names, *with_dims))
     if cut:  # the plain precision is judged by them
         own = {key: tables for key, tables in own.items() if not key.startswith(_OF_PLAIN)}
@@ -176,7 +185,7 @@ def gates_for(
         own = kept | _set_by(configured, [n + kind for n in ("", *names, *with_dims)])
     record, gates = precision.runs_in, []
     asked = {key: configured[tables[-1]][key] for key, tables in own.items()}
-    for key, limit in {**default_bounds(precision.vectors), **bounds, **asked}.items():
+    for key, limit in {**default_bounds(precision.vectors, kind), **bounds, **asked}.items():
         gate = parse_gate(key, limit, precision.vectors, bool(cut))
         why = record.cannot_measure(gate.metric)
         if why and key in own:

@@ -57,7 +57,8 @@ def fp32_coder(model: Model) -> Coder:
             return preprocess(encoder(), [prefix + t for t in texts])
 
         def encode(texts: list[str], ids: Ids) -> Floats:
-            return encode_texts(encoder(), model, "document", texts)
+            found: Floats = encode_texts(encoder(), model, "document", texts)
+            return found
 
     return Coder("fp32", key, tokenize, encode, similarity_of(model.pipeline))
 

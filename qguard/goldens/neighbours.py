@@ -20,12 +20,12 @@ def looked_at(texts: int) -> NDArray[np.int64]:
 
 
 def nearest(
-    vectors: NDArray[Any], rows: NDArray[np.int64], similarity: Similarity = COSINE
+    vectors: Any, rows: NDArray[np.int64], similarity: Similarity = COSINE
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The text that scores highest with each of ``rows``, never itself.
 
     Args:
-        vectors: (texts, dim), at least two texts.
+        vectors: (texts, dim), or the outputs of another kind of at least two texts.
         rows: Indices (n,) into them.
         similarity: What scores.
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import GoldenProblem
@@ -26,9 +25,11 @@ from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
 from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, public_ref, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
+from qguard.kinds import DENSE
 from qguard.machine.versions import installed
 from qguard.models.location import is_local
 from qguard.models.model import Model
+from qguard.outputs import arrays_of
 from qguard.suites import BUILTIN, Suite
 from qguard.vectors.similarity import COSINE, DOT, Similarity, similarity_of
 
@@ -74,9 +75,12 @@ def record(
         (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
     similarity = similarity_of(model.pipeline)
     fragile = {}
-    if suite.name in BUILTIN and model.onnx is None and not model.static:  # default gates follow no other golden
+    if (
+        suite.name in BUILTIN and model.onnx is None and not model.static and model.kind == DENSE
+    ):  # default gates follow no other golden
         fragile = rounded_apart(model, token_ids, judged.roles, vectors)
-    doubts = "; ".join(filter(None, (contradiction(judged, pooled, similarity), _lost(model))))
+    by_labels = contradiction(judged, pooled, similarity) if model.kind == DENSE else ""
+    doubts = "; ".join(filter(None, (by_labels, _lost(model))))
     retrieved = None
     if suite.corpus is not None:
         from qguard.goldens.corpus import retrieve
@@ -171,7 +175,7 @@ def _review(
     folder: Path,
     model: Model,
     suite: Suite,
-    vectors: NDArray[np.float32],
+    vectors: Any,
     ids: list[list[int]],
     manifest: dict[str, Any],
     retrieved: Retrieved | None,
@@ -187,7 +191,7 @@ def _review(
 
 
 def _pack(
-    vectors: NDArray[np.float32],
+    vectors: Any,
     token_ids: list[list[int]],
     suite: Suite,
     retrieved: Retrieved | None = None,
@@ -198,7 +202,7 @@ def _pack(
     from qguard.metrics.ranking import top_k
 
     arrays: dict[str, Any] = {
-        "vectors": vectors,
+        **arrays_of(vectors),
         "token_ids": np.concatenate([np.asarray(i, np.int32) for i in token_ids]),
         "token_offsets": np.cumsum([0, *map(len, token_ids)]).astype(np.int64),
     }

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from qguard.console.progress import progress
 from qguard.errors import GoldenProblem, MeasurementProblem, ModelProblem, first_line
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
 from qguard.models.admission import refuse_unknown_type
 from qguard.models.model import Model
+from qguard.outputs import Collected, finite, relative_change
+from qguard.registry import function_of
 from qguard.suites import Suite
 
 # The independent path differs from sentence-transformers only by rounding.
@@ -35,13 +38,14 @@ def open_fp32(model: Model) -> Any:
     """
     if not model.static:
         refuse_unknown_type(model.root)
-    from sentence_transformers import SentenceTransformer
+    import sentence_transformers
 
+    kind: Any = getattr(sentence_transformers, KINDS[model.kind].model_type)
     try:
         if model.static and not (model.folder / "modules.json").exists():
-            st = SentenceTransformer(modules=_of_model2vec(model), device="cpu")
+            st = kind(modules=_of_model2vec(model), device="cpu")
         else:
-            st = SentenceTransformer(
+            st = kind(
                 str(model.folder), device="cpu", trust_remote_code=False, local_files_only=True,
                 model_kwargs={"use_safetensors": True},
             )  # fmt: skip
@@ -52,7 +56,8 @@ def open_fp32(model: Model) -> Any:
     st.float()
     if not model.static:
         st.max_seq_length = model.pipeline.max_seq_length  # its own may count positions that no text uses
-    st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
+    if hasattr(st, "default_prompt_name"):
+        st.default_prompt_name = None  # every text gets the prompt of its role, which the pipeline knows
     return st
 
 
@@ -63,12 +68,22 @@ def _of_model2vec(model: Model) -> list[Any]:
     return [StaticEmbedding.load(str(model.folder), local_files_only=True), *([Normalize()] if model.pipeline.normalize else [])]
 
 
-def encode_texts(st: Any, model: Model, role: str | None, texts: list[str]) -> NDArray[np.float32]:
-    """float32 vectors (n, dim) of n texts of the same role."""
+def encode_texts(st: Any, model: Model, role: str | None, texts: list[str]) -> Any:
+    """What a model gives for n texts of the same role: float32 vectors (n, dim), or its kind's outputs; see qguard.outputs."""
+    if model.kind != DENSE:
+        return function_of(_ENCODED[model.kind])(st, model, role, texts)
     task = {"task": role} if model.pipeline.routed else {}
     prompt = model.pipeline.prefix(role) or None
     found: NDArray[np.float32] = st.encode(texts, prompt=prompt, show_progress_bar=False, convert_to_numpy=True, **task)
     return found
+
+
+# how sentence-transformers is asked for the outputs of the other kinds
+_ENCODED = {
+    CROSS_ENCODER: "qguard.goldens.cross_encoder:encoded",
+    SPARSE: "qguard.goldens.sparse:encoded",
+    MULTI_VECTOR: "qguard.goldens.multi_vector:encoded",
+}
 
 
 def preprocess(st: Any, texts: list[str], batch: int = 256) -> list[list[int]]:
@@ -91,14 +106,14 @@ class Outputs(NamedTuple):
 
     Attributes:
         suite: The texts that they are of.
-        vectors: float32 (texts, dim).
+        vectors: float32 (texts, dim), or the outputs of another kind of model (:mod:`qguard.outputs`).
         token_ids: One list per text, special tokens included.
         left_out: Texts that are not among them, by their index in the whole suite, and why.
         tokenizer: See :attr:`qguard.goldens.stored.Golden.tokenizer`.
     """
 
     suite: Suite
-    vectors: NDArray[np.float32]
+    vectors: Any
     token_ids: list[list[int]]
     left_out: dict[int, str]
     tokenizer: bytes | None = None
@@ -132,16 +147,14 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
             )
     left_out = without_tokens(whole, own)
     suite = whole.without(left_out)
-    alike = [(model.pipeline.prefix(role), role if model.pipeline.routed else None) for role in suite.roles]
-    parts = []
+    told = model.pipeline.routed or model.kind == MULTI_VECTOR  # such a model is told the role itself
+    alike = [(model.pipeline.prefix(role), role if told else None) for role in suite.roles]
+    collected = Collected(len(suite.texts))
     with progress(f"{model.name}: {len(suite.texts)} texts of {suite.name} by sentence-transformers", None):
         for key in dict.fromkeys(alike):
             rows = [i for i, found in enumerate(alike) if found == key]
-            parts.append((rows, encode_texts(st, model, suite.roles[rows[0]], [suite.texts[i] for i in rows])))
-    vectors = np.empty((len(suite.texts), parts[0][1].shape[1]), np.float32)
-    for rows, found in parts:
-        vectors[rows] = found
-    return Outputs(suite, vectors, list(ids.values()), left_out, loaded)
+            collected.put(rows, encode_texts(st, model, suite.roles[rows[0]], [suite.texts[i] for i in rows]))
+    return Outputs(suite, collected.whole(), list(ids.values()), left_out, loaded)
 
 
 def without_tokens(suite: Suite, ids: Sequence[Sequence[int]]) -> dict[int, str]:
@@ -164,13 +177,12 @@ def without_tokens(suite: Suite, ids: Sequence[Sequence[int]]) -> dict[int, str]
     return out
 
 
-def confirm(
-    model: Model, suite: Suite, vectors: NDArray[np.float32], token_ids: list[list[int]]
-) -> dict[str, NDArray[np.float32]]:
+def confirm(model: Model, suite: Suite, vectors: Any, token_ids: list[list[int]]) -> dict[str, Any]:
     """Plain Transformers with the declared pooling must agree before anything is written.
 
     Returns:
-        Its vectors under the declared pooling, first, and under others; see :func:`qguard.goldens.pooling.by_pooling`.
+        Its vectors under the declared pooling, first, and of a dense model under others; see
+        :func:`qguard.goldens.pooling.by_pooling`.
 
     Raises:
         GoldenProblem: when vectors differ by more than :data:`AGREEMENT`, or they are not finite.
@@ -181,14 +193,15 @@ def confirm(
     from qguard.encoders.tokenizer import TextTokenizer
     from qguard.goldens.pooling import by_pooling
 
-    if not np.isfinite(vectors).all():
+    if not finite(vectors).all():
         raise GoldenProblem("sentence-transformers returned NaN or infinite values in fp32; nothing was written")
     if model.static:
         tokenizer = TextTokenizer.open(model.root, model.pipeline)
         encoder = Encoder(tokenizer, NumpyTable(model.root), Head.open(model.folder, model.pipeline))
     else:
         encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
-    pooled = by_pooling(encoder, encoder.tokenizer.told(token_ids, suite.roles))
+    rows = encoder.tokenizer.told(token_ids, suite.roles)
+    pooled = by_pooling(encoder, rows) if model.kind == DENSE else {"as declared": encoder.encode_ids(rows)}
     error = relative_change(vectors, next(iter(pooled.values())))
     if not error.max() <= AGREEMENT:
         raise GoldenProblem(
@@ -196,16 +209,3 @@ def confirm(
             f"difference {error.max():.2g} on {suite.texts[int(error.argmax())][:60]!r}, allowed {AGREEMENT}; nothing was written"
         )
     return pooled
-
-
-def relative_change(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
-    """Largest change of an element of each vector, over the length of the old one: (texts,), at least 0.
-
-    Args:
-        old: (texts, dim).
-        new: (texts, dim); of another dimension everything changed, which is infinity.
-    """
-    if old.shape != new.shape:
-        return np.full(len(old), np.inf)
-    scale = np.maximum(np.linalg.norm(old.astype(np.float64), axis=1), 1e-12)
-    return np.asarray(np.abs(new.astype(np.float64) - old).max(1) / scale)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from qguard.goldens.neighbours import looked_at, nearest
 from qguard.goldens.quality import compare_quality
-from qguard.goldens.reference import AGREEMENT, DRIFT, relative_change
+from qguard.goldens.reference import AGREEMENT, DRIFT
 from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.stored import SUMMARY, Golden
 from qguard.goldens.summary import keys_of, listed_texts
 from qguard.goldens.tokens import token_change
 from qguard.models.model import Model
+from qguard.outputs import relative_change
 from qguard.suites import Suite
 from qguard.vectors.cosine import cosine
 from qguard.vectors.similarity import Similarity, similarity_of
@@ -70,7 +71,7 @@ def review(
     old: Golden,
     model: Model,
     suite: Suite,
-    vectors: NDArray[np.float32],
+    vectors: Any,
     ids: list[list[int]],
     manifest: dict[str, Any],
     retrieved: Retrieved | None = None,
@@ -82,7 +83,7 @@ def review(
         old: What is stored.
         model: The fp32 model.
         suite: Its texts.
-        vectors: float32 (texts, dim), recorded now.
+        vectors: float32 (texts, dim) or the outputs of another kind (:mod:`qguard.outputs`), recorded now.
         ids: Token ids, recorded now.
         manifest: What would be stored with them.
         retrieved: Of a large suite, what its queries find now.
@@ -111,7 +112,7 @@ def review(
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}: {tokens}" if "tokenizer" in details else tokens
         change = relative_change(old.vectors[before], vectors[after])
-        lines += _moved(suite, change, old.vectors[before], vectors[after], after)
+        lines += _moved(suite, change, old.vectors[before], vectors[after], after, similarity_of(model.pipeline))
         if change.max() > DRIFT and not set(details) - {"suite"}:
             details["stack"] = f"fp32 itself moved by up to {change.max():.2g} with the same weights, tokenizer and pipeline" + (
                 f"; {versions}" if versions else "; no recorded version changed"
@@ -165,13 +166,15 @@ def _texts(old: int, new: int, kept: int, other_suite: bool) -> list[str]:
     return [f"texts: {old} → {new}: {new - kept} new, {old - kept} gone; the comparison covers the {kept} that stay"]
 
 
-def _moved(suite: Suite, change: NDArray[np.float64], old: NDArray[Any], new: NDArray[Any], rows: NDArray[np.int64]) -> list[str]:
+def _moved(
+    suite: Suite, change: NDArray[np.float64], old: Any, new: Any, rows: NDArray[np.int64], similarity: Similarity
+) -> list[str]:
     moved = int((change > AGREEMENT).sum())
     if not moved:
         return [f"vectors: 0 of {len(change)} texts moved, largest change {change.max():.2g}"]
     if old.shape != new.shape:
         return [f"vectors: {old.shape[1]} → {new.shape[1]} dimensions"]
-    found = cosine(old, new)
+    found = similarity.agreement(old, new) if similarity.of_outputs else cosine(old, new)
     worst = int(found.argmin())
     return [
         f"vectors: {moved} of {len(change)} texts moved, largest change {change.max():.2g}, "
@@ -182,7 +185,7 @@ def _moved(suite: Suite, change: NDArray[np.float64], old: NDArray[Any], new: ND
 def _neighbours(
     suite: Suite,
     old: Golden,
-    vectors: NDArray[Any],
+    vectors: Any,
     before: NDArray[np.int64],
     after: NDArray[np.int64],
     similarity: Similarity,

@@ -12,12 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qguard.errors import GoldenProblem, first_line
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
 from qguard.goldens.retrieved import Retrieved
+from qguard.kinds import DENSE
+from qguard.outputs import finite, stored
 
 if TYPE_CHECKING:
     from qguard.suites import Suite
@@ -33,7 +32,7 @@ class Golden:
     """Recorded fp32 outputs.
 
     Attributes:
-        vectors: float32 (texts, dim).
+        vectors: float32 (texts, dim); of a model of another kind its outputs (:mod:`qguard.outputs`).
         token_ids: One list per text, special tokens included.
         manifest: What it was recorded from; see DESIGN in the documentation.
         retrieved: Of a large suite, what its queries found in the whole corpus; else ``None``.
@@ -41,11 +40,16 @@ class Golden:
     """
 
     folder: Path
-    vectors: NDArray[np.float32]
+    vectors: Any
     token_ids: list[list[int]]
     manifest: dict[str, Any]
     retrieved: Retrieved | None = None
     tokenizer: bytes | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of its model, a name in :data:`qguard.kinds.KINDS`."""
+        return _kind(self.manifest)
 
     @property
     def left_out(self) -> dict[int, str]:
@@ -70,6 +74,12 @@ class Golden:
     def summary_is_whole(self) -> bool:
         """That the summary is the manifest's own. Goldens without one are whole too: older versions wrote none."""
         return self.summary is not None or "summary_sha256" not in self.manifest
+
+
+def _kind(manifest: Mapping[str, Any]) -> str:
+    """Of the model; goldens of older versions hold the pipeline's hash alone."""
+    declared = manifest.get("pipeline")
+    return str(declared.get("kind", DENSE)) if isinstance(declared, dict) else DENSE
 
 
 def update_command(model: str, suite: str) -> str:
@@ -154,13 +164,14 @@ def read(folder: Path) -> Golden:
         offsets, flat = arrays["token_offsets"], arrays["token_ids"].tolist()
         ids = [flat[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
         retrieved = Retrieved.of(arrays, manifest.get("suite", {}))
-        golden = Golden(folder, arrays["vectors"], ids, manifest, retrieved, _tokenizer(folder, manifest, where, mend))
+        vectors = stored(arrays, _kind(manifest), int(manifest["dim"]))
+        golden = Golden(folder, vectors, ids, manifest, retrieved, _tokenizer(folder, manifest, where, mend))
         whole = set(manifest["hashes"]) == {"weights", "tokenizer", "pipeline", "suite"}
     except GoldenProblem:
         raise
     except Exception as e:  # the binding has its own error types
         raise GoldenProblem(f"{where} is damaged ({first_line(e)}); restore it from version control, or: {mend}") from e
-    if not whole or len(ids) != len(golden.vectors) or not np.isfinite(golden.vectors).all():
+    if not whole or len(ids) != len(golden.vectors) or not finite(golden.vectors).all():
         raise GoldenProblem(f"{where} is damaged: its parts do not fit together; restore it, or: {mend}")
     return golden
 

@@ -9,10 +9,10 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qguard.goldens.neighbours import looked_at, nearest
 from qguard.goldens.retrieved import Retrieved
+from qguard.outputs import first_values, lengths
 from qguard.suites import Suite
 from qguard.vectors.similarity import COSINE, Similarity
 
@@ -30,7 +30,7 @@ def text_key(text: str) -> str:
 def summary(
     model: str,
     suite: Suite,
-    vectors: NDArray[np.float32],
+    vectors: Any,
     token_ids: list[list[int]],
     retrieved: Retrieved | None = None,
     similarity: Similarity = COSINE,
@@ -40,13 +40,13 @@ def summary(
     Args:
         model: The model's name.
         suite: The texts.
-        vectors: float32 (texts, dim).
+        vectors: float32 (texts, dim), or the outputs of another kind (:mod:`qguard.outputs`).
         token_ids: One list per text.
         retrieved: Of a large suite, what its queries find.
         similarity: What the model ranks by.
     """
     tokens = np.asarray([len(i) for i in token_ids])
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    norms = lengths(vectors)
     rows = looked_at(len(vectors))
     near, score = nearest(vectors, rows, similarity) if len(vectors) > 1 else (rows, np.ones(len(rows)))
     lines = [
@@ -82,7 +82,7 @@ def summary(
     ]
     keys = {i: text_key(suite.texts[i]) for i in {*rows.tolist(), *near.tolist()}}
     for k, i in enumerate(rows.tolist()):
-        start = " ".join(_digits(x) for x in vectors[i, :_ELEMENTS])
+        start = " ".join(_digits(x) for x in first_values(vectors, i, _ELEMENTS))
         cells = (keys[i], _ROLE[suite.roles[i]], _cell(names[i]), tokens[i], keys[int(near[k])], f"{score[k]:.4f}", start)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return ("\n".join(lines) + "\n").encode()

@@ -12,12 +12,13 @@ import numpy as np
 from qguard.encoders import Floats
 from qguard.encoders.runtimes import NO_FILES
 from qguard.goldens import update_command
-from qguard.goldens.reference import DRIFT, relative_change
+from qguard.goldens.reference import DRIFT
 from qguard.judging.facts import changed
 from qguard.judging.fp32 import live_fp32
 from qguard.judging.once import once
 from qguard.judging.rounding import LEFT, Findings, findings
 from qguard.metrics import Comparison
+from qguard.outputs import relative_change
 from qguard.vectors.cosine import cosine, of_units
 from qguard.vectors.quantized import FLOAT
 

@@ -23,7 +23,9 @@ def families_of(session: Session, target: Target) -> list[Family]:
     return [
         f
         for f in FAMILIES.values()
-        if all(_has(session, need, target) for need in f.needs) and any(target.precision.vectors in m.vectors for m in f.metrics)
+        if session.kind(target.model) in f.kinds
+        and all(_has(session, need, target) for need in f.needs)
+        and any(target.precision.vectors in m.vectors for m in f.metrics)
     ]
 
 

@@ -7,18 +7,20 @@ whole batch, as in ONNX Runtime's dynamic int8: there the effect is bounded and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from qguard.encoders import Encoder, Floats
+from qguard.encoders import Encoder
 from qguard.encoders.runtimes import TEXTS
 from qguard.errors import MeasurementProblem
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
 from qguard.metrics import Items, Measured, Rows, reduced
 from qguard.metrics.invariance import METRICS
+from qguard.outputs import empty, finite, split
 from qguard.suites import Suite
-from qguard.vectors.similarity import COSINE, Similarity, similarity_of
+from qguard.vectors.similarity import COSINE, Similarity
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
 SHORTEST, LONGEST = 4, 32  # tokens: a text has at least two words; longer ones are cut, to keep the check at half a second
@@ -100,7 +102,7 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     for k, batch in enumerate(turned):
         batch.insert(1, end + k)  # its first text again, in front of others: one that is computed once moves them
     found = encoder.encode_batches([*([*rows] * len(arrangements)), *(rows[i] for i in twice)], batches)
-    in_mixed, by_itself, in_turned, *in_equal = np.split(found[:end], len(arrangements))
+    in_mixed, by_itself, in_turned, *in_equal = split(found[:end], len(arrangements))
     pairs = [(by_itself, in_mixed), (in_mixed, in_turned)]
     if in_equal:
         pairs += [(by_itself, encoder.encode_batches(rows, alone, PADDING)), (in_mixed, in_equal[0])]
@@ -114,9 +116,9 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     return Items(cosines, (None,) * n, label)
 
 
-def _cosine(a: Floats, b: Floats, similarity: Similarity = COSINE) -> Rows:
+def _cosine(a: Any, b: Any, similarity: Similarity = COSINE) -> Rows:
     """Of each row; a zero vector is refused, although it has a cosine: no encoder gives one."""
-    if any(not np.isfinite(v).all() or not v.any(1).all() for v in (a, b)):
+    if any(not finite(v).all() or (similarity.refuses_zeros and empty(v).any()) for v in (a, b)):
         raise MeasurementProblem("a batch gave a vector that is NaN, infinite or zero")
     return similarity.agreement(a, b)
 
@@ -133,7 +135,7 @@ def measure_invariance(
 def values(session: Session, target: Target) -> list[Measured]:
     """The values of the family ``invariance`` of a target with float32 vectors."""
     encoder = session.encoder(target.precision, target.model)
-    suite, similarity = session.suite(target.suite, target.model), similarity_of(session.model(target.model).pipeline)
+    suite, similarity = session.suite(target.suite, target.model), session.similarity(target.model)
     return measure_invariance(encoder, suite, session.token_ids(target), similarity)
 
 

@@ -16,7 +16,6 @@ from qguard.robustness.kept import MOST, keep, kept_file, read_kept
 from qguard.robustness.metrics import COSINE, NAMES, reduced
 from qguard.robustness.probe import Probe
 from qguard.robustness.search import Found, search
-from qguard.vectors.similarity import similarity_of
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -52,7 +51,7 @@ def probe_of(session: Session, precision: Precision, model: str) -> Probe:
     pipeline = base.pipeline
     tokenizer = session.reference_tokenizer(model)
     fp32 = fp32_encoder(session, model, runtime)
-    return Probe(candidate, fp32, tokenizer, pipeline.unit_length, pipeline.max_seq_length, similarity_of(pipeline))
+    return Probe(candidate, fp32, tokenizer, pipeline.unit_length, pipeline.max_seq_length, session.similarity(model))
 
 
 @once

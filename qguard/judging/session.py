@@ -17,7 +17,7 @@ from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
-from qguard.families import TASK, Family
+from qguard.families import FAMILIES, TASK, Family, family_of
 from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check
 from qguard.gates.derived import SUITE, Standing
@@ -26,6 +26,7 @@ from qguard.goldens.fragile import KEY as FRAGILE
 from qguard.judging.once import once
 from qguard.judging.surroundings import prove
 from qguard.judging.target import Target
+from qguard.kinds import DENSE
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
 from qguard.models.pipeline import STATIC, Pipeline
@@ -33,7 +34,7 @@ from qguard.precisions import Precision, fp32_of
 from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
 from qguard.vectors.quantized import FLOAT, SCALAR, Ranges, unit
-from qguard.vectors.similarity import COSINE, SIMILARITIES, Similarity, similarity_of
+from qguard.vectors.similarity import COSINE, Similarity, similarity_for, similarity_of
 
 if TYPE_CHECKING:
     from qguard.vectors.search import VectorFile
@@ -85,6 +86,7 @@ class Session:
                 f"give --precision {precisions[0].plain},{precisions[0]}"
             )
         self._refuse_idle_gates(precisions)
+        self._refuse_gates_of_other_kinds()
         for precision in precisions:
             for model in self.config.models if precision.dims else ():
                 self._refuse_dims(precision, model)
@@ -120,6 +122,18 @@ class Session:
                     raise UsageProblem(
                         f"gate {key} of {precision} would never be judged: it needs labels that none of the suites "
                         f"{', '.join(self.config.suites)} has; add a suite that has them, or remove the gate"
+                    )
+
+    def _refuse_gates_of_other_kinds(self) -> None:
+        """A gate of the project on a metric that only other kinds of models have would never be judged."""
+        kinds = {self.kind(model) for model in self.config.models}
+        for table, gates in self.config.gates.items():
+            for key in gates:
+                of = FAMILIES.find(family_of(key)).kinds
+                if not kinds & set(of):
+                    raise UsageProblem(
+                        f"gate {key} of {table} would never be judged: it is for models of kind {' or '.join(of)}, and the "
+                        f"configured ones are {' and '.join(sorted(kinds))}; remove the gate"
                     )
 
     @once
@@ -286,6 +300,8 @@ class Session:
         similarity = similarity_of(pipeline)
         fp32, found_vectors = self.cut(target, golden.vectors), self.cut(target, embeddings)
         found = Comparison.of(self.suite(target.suite, target.model), fp32, found_vectors, similarity)
+        if found.similarity.of_outputs:
+            return found
         if target.precision.dims and found.suite.corpus is None:
             found = replace(found, whole=golden.vectors.astype(np.float64))
         if found.suite.corpus is not None:
@@ -391,11 +407,17 @@ class Session:
         declared, by_length = self.declared(model), self.similarity(model).by_length
         normalized = bool(declared.get("normalize")) and declared.get("truncate_dim") is None
         standing = self.standing(model, precision.dims)
-        return gates_for(precision, self.config.gates, normalized=normalized, by_length=by_length, standing=standing)
+        return gates_for(
+            precision, self.config.gates, normalized=normalized, by_length=by_length, standing=standing, kind=self.kind(model)
+        )
 
     def similarity(self, model: str) -> Similarity:
         """What a model ranks by, as its golden says."""
-        return SIMILARITIES.get(str(self.declared(model).get("similarity")), COSINE)
+        return similarity_for(self.kind(model), str(self.declared(model).get("similarity", COSINE.name)))
+
+    def kind(self, model: str) -> str:
+        """What a model gives for a text, a name in :data:`qguard.kinds.KINDS`, as its golden says."""
+        return str(self.declared(model).get("kind", DENSE))
 
     @once
     def standing(self, model: str, dims: int = 0) -> Standing | None:
@@ -408,6 +430,8 @@ class Session:
         try:
             golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, SUITE))
         except QguardError:
+            return None
+        if golden.kind != DENSE:
             return None
         fragility = float(golden.manifest.get(FRAGILE, {}).get("times", 1.0))
         return Standing.of(golden.vectors[:, : dims or None], self.similarity(model), fragility)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import MeasurementProblem
+from qguard.outputs import refuse_broken
 from qguard.suites import Suite
 from qguard.vectors.cosine import unit
 from qguard.vectors.quantized import FLOAT, KINDS, Vectors
@@ -116,16 +117,11 @@ class Comparison:
     @classmethod
     def of(cls, suite: Suite, golden: Any, candidate: Any, similarity: Similarity = COSINE) -> Comparison:
         """Check and convert both arrays."""
-        if golden.shape != candidate.shape or golden.ndim != 2 or not len(golden):
+        if golden.shape != candidate.shape or len(golden.shape) != 2 or not len(golden):
             raise MeasurementProblem(f"embeddings have the wrong shape: expected {golden.shape}, found {candidate.shape}")
-        g, c = np.asarray(golden, np.float64), np.asarray(candidate, np.float64)
-        for name, array in (("golden", g), ("candidate", c)):
-            bad = np.flatnonzero(~np.isfinite(array).all(1) | ~array.any(1))
-            if len(bad):
-                what = "NaN or infinite values" if not np.isfinite(array[bad[0]]).all() else "only zeros"
-                raise MeasurementProblem(
-                    f"the {name} embedding of {len(bad)} of {len(g)} texts holds {what}; first: {suite.texts[bad[0]][:60]!r}"
-                )
+        g, c = golden.astype(np.float64), candidate.astype(np.float64)
+        for name, outputs in (("golden", g), ("candidate", c)):
+            refuse_broken(outputs, f"{name} embedding", suite.texts, zeros=similarity.refuses_zeros)
         return cls(suite, g, c, similarity=similarity)
 
     def quantize(self, kind: str, ranges: Any = None) -> Comparison:

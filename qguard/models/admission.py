@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS
+from qguard.models.kind import read_kind
 from qguard.models.pipeline import ROUTERS, SHIFTED, first_position, read_optional
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
 
-# what a folder of sentence-transformers may be besides an embedder of one vector a text
-_KINDS = {
-    "CrossEncoder": "scores pairs of texts and has no embedding",
-    "SparseEncoder": "gives a weight to each word of the vocabulary, and qguard compares dense vectors",
-    "MultiVectorEncoder": "gives each token a vector of its own, and qguard compares one vector a text",
-}
-_OF_MODULES = {"cross_encoder": "CrossEncoder", "sparse_encoder": "SparseEncoder", "multi_vector_encoder": "MultiVectorEncoder"}
+JUDGED = (DENSE,)  # the kinds that are judged so far
 # encoders with a decoder of which the encoder alone is opened, as by sentence-transformers: type → class in Transformers
 ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _TWO_HALVES = ("longt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
@@ -52,19 +48,15 @@ def admit(model: Model) -> None:
                     "merge it and save the whole: PeftModel.from_pretrained(base, adapter).merge_and_unload()",
                 )
             )
-    declared = read_optional(folder / "config_sentence_transformers.json")
-    kind = str(declared.get("model_type") or "SentenceTransformer")
-    if kind not in ("SentenceTransformer", *_KINDS):
-        raise ModelProblem(_refusal(model, f"is a {kind} of sentence-transformers"))
+    kind = read_kind(folder, model.stated_kind)
     for module in modules:
         package, _, rest = str(module.get("type", "")).partition(".")
         if package != "sentence_transformers":
             raise ModelProblem(_refusal(model, f"has a module {module.get('type')!r}, which is code that comes with it", _CODE))
-        kind = _OF_MODULES.get(rest.partition(".")[0], kind)
         if rest.endswith(".CLIPModel"):
             raise ModelProblem(_refusal(model, "is a CLIPModel, which embeds images as well as texts", _TEXT_TOWER))
-    if kind in _KINDS:
-        raise ModelProblem(_refusal(model, f"is a {kind}: it {_KINDS[kind]}"))
+    if kind not in JUDGED:
+        raise ModelProblem(_refusal(model, f"is a {KINDS[kind].model_type}: it gives {KINDS[kind].gives}"))
     pipeline = model.pipeline  # raises for modules that cannot be reproduced
     if not pipeline.static:
         _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
@@ -93,8 +85,10 @@ def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> 
     declared = config.get("architectures")
     architectures = [str(a) for a in declared] if isinstance(declared, list) else []
     for name in architectures:
+        if model.kind != DENSE:
+            break
         if name.endswith(_CLASSIFIER):
-            raise ModelProblem(_refusal(model, f"is a {name}: it {_KINDS['CrossEncoder']}"))
+            raise ModelProblem(_refusal(model, f"is a {name}: it gives {KINDS[CROSS_ENCODER].gives}"))
         if _HEAD.search(name) and not (model.folder / "modules.json").exists():
             raise ModelProblem(
                 _refusal(

@@ -15,6 +15,7 @@ from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
 from qguard.models import layout
 from qguard.models.admission import admit
+from qguard.models.kind import said_kind
 from qguard.models.location import locate
 from qguard.models.pipeline import Pipeline, read_pipeline, tokenizer_file
 from qguard.models.table import read_table
@@ -37,6 +38,7 @@ class Model:
         onnx: The fp32 ONNX file of a model that comes without safetensors.
         inputs: Values that the project gives for further inputs of its ONNX files, other tools' ones among them.
         output: The output that the project names as the embedding; empty for a rule.
+        stated_kind: The kind that the project states where the folder's files say none.
     """
 
     name: str
@@ -47,11 +49,31 @@ class Model:
     onnx: Path | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     output: str = ""
+    stated_kind: str | None = None
 
     @cached_property
     def pipeline(self) -> Pipeline:
         """Pooling, lengths, prompts and heads: as the folder declares them, then as the project sets them."""
-        return self.configured(read_pipeline(self.folder))
+        return self.configured(read_pipeline(self.folder, self.stated_kind))
+
+    @property
+    def kind(self) -> str:
+        """What it gives for a text, a name in :data:`qguard.kinds.KINDS`."""
+        return self.pipeline.kind
+
+    def pipeline_of(self, artifact: Path) -> Pipeline:
+        """The pipeline that an artifact's folder declares, with the project's own settings over it.
+
+        Raises:
+            ModelProblem: also where that is a model of another kind.
+        """
+        said = said_kind(artifact)
+        if said is not None and said[0] != self.kind:
+            raise ModelProblem(
+                f"{said[1]} says that it is of kind {said[0]!r}, and model {self.name!r} is of kind {self.kind!r}; give an "
+                "artifact of that model"
+            )
+        return self.configured(read_pipeline(artifact, self.kind))
 
     def configured(self, pipeline: Pipeline) -> Pipeline:
         """``pipeline``, the model's or an artifact's, with the project's own settings over it."""
@@ -239,7 +261,7 @@ def resolve(
             :func:`qguard.models.admission.admit`.
     """
     place, settings = locate(name, ref, revision, was_folder=was_folder), dict(settings or {})
-    inputs, output = settings.pop("inputs", {}), settings.pop("output", "")
+    inputs, output, kind = settings.pop("inputs", {}), settings.pop("output", ""), settings.pop("kind", None)
     onnx = layout.fp32_onnx(place)
     stated = [k for k in layout.STATED if k in settings]
     if onnx is None and stated:
@@ -247,6 +269,7 @@ def resolve(
             f"model {name!r}: {', '.join(stated)} can be set only for a model that comes as ONNX alone; this one's files say it"
         )
     folder = layout.complete(name, ref, onnx, settings) if onnx else place
-    model = Model(name, ref, revision, folder, {k: v for k, v in settings.items() if k not in stated}, onnx, inputs, output)
+    own = {k: v for k, v in settings.items() if k not in stated}
+    model = Model(name, ref, revision, folder, own, onnx, inputs, output, kind)
     admit(model)
     return model

@@ -9,6 +9,8 @@ from typing import Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
+from qguard.kinds import CROSS_ENCODER, DENSE, MULTI_VECTOR, SPARSE
+from qguard.models.kind import read_kind
 from qguard.models.modules import (
     POOLING_MODES,
     SENTENCE,
@@ -23,6 +25,7 @@ from qguard.models.modules import (
 )
 from qguard.models.modules.router import Routes
 from qguard.models.table import THEIRS, is_table, read_table
+from qguard.registry import function_of
 
 __all__ = ["POOLING_MODES", "ROLES", "Pipeline", "read_pipeline"]
 
@@ -54,6 +57,7 @@ class Pipeline:
             Euclidean distance rank as the cosine does, and are taken for it.
         truncate_dim: The values of a vector that are kept, behind all modules; a vector that was normalized is then shorter than
             1. ``None`` for all.
+        kind: What it gives for a text, of :data:`qguard.kinds.KINDS`.
     """
 
     head: tuple[Module, ...] = (Pooling(),)
@@ -66,6 +70,7 @@ class Pipeline:
     similarity: str = "cosine"
     truncate_dim: int | None = None
     truncation_side: str = "right"
+    kind: str = DENSE
 
     @property
     def unit_length(self) -> bool:
@@ -183,6 +188,8 @@ class Pipeline:
             plain["truncate_dim"] = self.truncate_dim
         if self.truncation_side != "right":
             plain["truncation_side"] = self.truncation_side
+        if self.kind != DENSE:
+            plain["kind"] = self.kind
         return plain if self.first == "Transformer" else {**plain, "first": self.first}
 
     def sha256(self) -> str:
@@ -190,15 +197,31 @@ class Pipeline:
         return sha256_json(self.declared())
 
 
-def read_pipeline(folder: Path) -> Pipeline:
+# what reads the folders of the other kinds
+_READERS = {
+    CROSS_ENCODER: "qguard.models.cross_encoder:read",
+    SPARSE: "qguard.models.sparse:read",
+    MULTI_VECTOR: "qguard.models.multi_vector:read",
+}
+
+
+def read_pipeline(folder: Path, stated: str | None = None) -> Pipeline:
     """Read ``modules.json`` and the files that it names.
 
     A folder without ``modules.json`` is a plain Transformers model, which is mean-pooled, as by sentence-transformers; or a
     static model in the layout of model2vec, whose ``config.json`` says whether vectors are normalized.
 
+    Args:
+        folder: The model's.
+        stated: The kind that the project states; see :func:`qguard.models.kind.read_kind`.
+
     Raises:
         ModelProblem: for a module or setting that no runtime here reproduces; it is named, never ignored.
     """
+    of = read_kind(folder, stated)
+    if of in _READERS:
+        found: Pipeline = function_of(_READERS[of])(folder)
+        return replace(found, kind=of)
     kind, path, head = _split(folder)
     if kind not in FIRST:
         raise ModelProblem(refusal(kind, path))

@@ -242,6 +242,14 @@ _WRITTEN: dict[str, dict[str, str]] = {
     "+ubinary": _BINARY,
 }
 
+# Of the other kinds of models: kind → precision, or precision@runtime, which is laid over it → bounds
+_WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {}
+
+
 DEFAULT_BOUNDS = {
     name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in _WRITTEN.items()
+}
+OF_KIND = {
+    kind: {name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in tables.items()}
+    for kind, tables in _WRITTEN_OF_KIND.items()
 }

@@ -8,13 +8,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qguard.encoders import Encoder
 from qguard.encoders.runtimes import TEXTS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
-from qguard.metrics import Rows
+from qguard.outputs import empty, finite, joined
 from qguard.robustness.metrics import COSINE, Tried
 from qguard.vectors.similarity import COSINE as COSINE_SIMILARITY
 from qguard.vectors.similarity import Similarity
@@ -44,7 +43,7 @@ class Probe:
     normalize: bool
     longest: int
     similarity: Similarity = COSINE_SIMILARITY
-    _exact: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    _exact: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, texts: Sequence[str]) -> list[Tried]:
         """The values of each text; texts without any token are left out, for nothing is embedded.
@@ -72,7 +71,7 @@ class Probe:
         rows = self.candidate.rows(texts) if whole else own
         vectors = self._encoded(rows, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
         plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
-        bad = np.asarray(~np.isfinite(plain).all(1) | ~plain.any(1), bool)
+        bad = ~finite(plain) | (empty(plain) if self.similarity.refuses_zeros else False)
         alike = partial(_cosine, similarity=self.similarity)
         values: list[dict[str, float]] = [
             {"robustness.broken_vectors": float(bad[i]), COSINE: cosine}
@@ -94,10 +93,10 @@ class Probe:
         room = 0 if whole else min(PADDING, self.longest - max(len(own[i]) for i in alone))
         if room:
             more = self.candidate.encode_batches([own[i] for i in alone], [[k] for k in range(len(alone))], room)
-            put("padding_cosine_min", alone, alike(np.asarray(more, np.float64), single[:-1]))
+            put("padding_cosine_min", alone, alike(more.astype(np.float64), single[:-1]))
         return [Tried(t, v) for t, v in zip(texts, values, strict=True)]
 
-    def _encoded(self, ids: Sequence[Any], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Rows:
+    def _encoded(self, ids: Sequence[Any], batches: list[list[int]], reverse: list[int], alone: list[int]) -> Any:
         """The candidate's vectors in one call, so that a runtime computes batches side by side.
 
         Returns:
@@ -107,24 +106,25 @@ class Probe:
         rows = [*ids, *(ids[i] for i in reverse), *(ids[i] for i in alone)]
         turned = [list(range(n, n + m))] if m else []
         singles = [[i] for i in range(n + m, len(rows))]
-        return np.asarray(self.candidate.encode_batches(rows, [*batches, *turned, *singles]), np.float64)
+        return self.candidate.encode_batches(rows, [*batches, *turned, *singles]).astype(np.float64)
 
-    def _of_fp32(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Rows:
+    def _of_fp32(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Any:
         """fp32's vectors (n, dim), each text encoded once: a search comes back to the same texts."""
         new = list({t: i for i, t in enumerate(texts) if t not in self._exact}.values())
         if new:
-            found = np.asarray(self.fp32.encode_batches([ids[i] for i in new], [[k] for k in range(len(new))]), np.float64)
-            broken = ~np.isfinite(found).all(1) | ~found.any(1)
+            found: Any = self.fp32.encode_batches([ids[i] for i in new], [[k] for k in range(len(new))]).astype(np.float64)
+            broken = ~finite(found) | (empty(found) if self.similarity.refuses_zeros else False)
             if broken.any():  # nothing to compare with
                 raise MeasurementProblem(
                     f"fp32 itself gives NaN, infinity or zeros for {texts[new[int(broken.argmax())]][:60]!r}"
                 )
-            self._exact.update((texts[i], vector) for i, vector in zip(new, found, strict=True))
-        return np.stack([self._exact[t] for t in texts])
+            self._exact.update((texts[i], found[k : k + 1]) for k, i in enumerate(new))
+        return joined([self._exact[t] for t in texts])
 
 
-def _cosine(a: Rows, b: Rows, similarity: Similarity = COSINE_SIMILARITY) -> list[float]:
+def _cosine(a: Any, b: Any, similarity: Similarity = COSINE_SIMILARITY) -> list[float]:
     """Of each row, with its length where that counts; -1, which no bound holds, where a vector is not finite or zero."""
     found = similarity.agreement(a, b)
-    values: list[float] = np.where(np.isfinite(found) & a.any(1) & b.any(1), found, -1.0).tolist()
+    some = ~empty(a) & ~empty(b) if similarity.refuses_zeros else True
+    values: list[float] = np.where(np.isfinite(found) & some, found, -1.0).tolist()
     return values

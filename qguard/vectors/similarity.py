@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from qguard.kinds import CROSS_ENCODER, DENSE, MULTI_VECTOR, SPARSE
 from qguard.models.pipeline import Pipeline
+from qguard.registry import function_of
 from qguard.vectors.cosine import Rows, cosine, of_units, unit
 
 
@@ -37,6 +39,18 @@ class Similarity:
     @property
     def by_length(self) -> bool:
         """Whether the lengths of vectors count."""
+        return True
+
+    @property
+    def of_outputs(self) -> bool:
+        """Whether it ranks the outputs of another kind of models than dense ones: these are not cut, quantized or searched as
+        vectors are.
+        """
+        return False
+
+    @property
+    def refuses_zeros(self) -> bool:
+        """Whether outputs of zeros alone are broken."""
         return True
 
     def prepared(self, vectors: Any) -> Rows:
@@ -144,6 +158,25 @@ SIMILARITIES: dict[str, Similarity] = {
 }
 
 
+# what the outputs of the other kinds are ranked by: the name that a model declares → a similarity
+_OF_KIND = {
+    CROSS_ENCODER: "qguard.vectors.scores:similarity",
+    SPARSE: "qguard.vectors.sparse:similarity",
+    MULTI_VECTOR: "qguard.vectors.multi_vector:similarity",
+}
+
+
 def similarity_of(pipeline: Pipeline) -> Similarity:
-    """What a model's vectors are ranked by."""
-    return SIMILARITIES[pipeline.similarity]
+    """What a model's outputs are ranked by."""
+    return similarity_for(pipeline.kind, pipeline.similarity)
+
+
+def similarity_for(kind: str, name: str) -> Similarity:
+    """What the outputs of a kind of models are ranked by.
+
+    Args:
+        kind: A name in :data:`qguard.kinds.KINDS`.
+        name: As the model declares it.
+    """
+    found: Similarity = SIMILARITIES[name] if kind == DENSE else function_of(_OF_KIND[kind])(name)
+    return found
