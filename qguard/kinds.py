@@ -34,10 +34,10 @@ class Kind:
 KINDS = {
     k.name: k
     for k in (
-        Kind(DENSE, "SentenceTransformer", "sentence_transformer", "one vector a text"),
-        Kind(CROSS_ENCODER, "CrossEncoder", "cross_encoder", "a score, or one a label, for a pair of texts", "pairs"),
-        Kind(SPARSE, "SparseEncoder", "sparse_encoder", "a weight for some words of the vocabulary"),
-        Kind(MULTI_VECTOR, "MultiVectorEncoder", "multi_vector_encoder", "one vector a token"),
+        Kind(DENSE, "SentenceTransformer", "sentence_transformer", "one vector to a text"),
+        Kind(CROSS_ENCODER, "CrossEncoder", "cross_encoder", "scores for a pair of texts", "pairs"),
+        Kind(SPARSE, "SparseEncoder", "sparse_encoder", "a weight to each word of the vocabulary"),
+        Kind(MULTI_VECTOR, "MultiVectorEncoder", "multi_vector_encoder", "a vector to each token"),
     )
 }
 

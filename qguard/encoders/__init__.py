@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from qguard.console.progress import progress
 from qguard.encoders.feeding import LEFT, RIGHT, Feeding
 from qguard.encoders.pooling import Head
-from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS, TOKEN_IDS, RuntimeRecord
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, TEXTS, TOKEN_IDS, RuntimeRecord
 from qguard.encoders.tokenizer import TextTokenizer, Tokens
 from qguard.errors import MeasurementProblem, QguardError, first_line
+from qguard.kinds import DENSE
 from qguard.models.pipeline import Pipeline
 from qguard.outputs import Collected
 
@@ -307,6 +308,13 @@ def open_runtime(
     return opened
 
 
+def of_kind(record: RuntimeRecord, kind: str) -> dict[str, str]:
+    """What :func:`open_runtime` has to tell a runtime of the kind of a model that is not dense: torch makes its network by it,
+    an ONNX file holds it.
+    """
+    return {"kind": kind} if kind != DENSE and record.files == SAFETENSORS else {}
+
+
 def open_encoder(
     runtime: str,
     folder: Path,
@@ -338,7 +346,7 @@ def open_encoder(
         raise MeasurementProblem(f"runtime {runtime!r} has no files, and is opened with the fp32 model; none is given")
     if record.feeds:
         feeding = (feeding or Feeding.read(root)).padded_by(tokenizer)
-    opened = open_runtime(runtime, source, precision, None, device, feeding)
+    opened = open_runtime(runtime, source, precision, None, device, feeding, **of_kind(record, pipeline.kind))
     if record.takes == TEXTS:
         return TextEncoder(tokenizer, opened, record, pipeline)
     return Encoder(tokenizer, opened, Head.open(folder, pipeline))

@@ -8,13 +8,14 @@ from typing import Any
 
 from qguard.encoders.network import without_weights
 from qguard.errors import ArtifactProblem
+from qguard.kinds import DENSE
 
 # Not model.safetensors: Transformers would load int8 weights of that name as floats, without their scales and without an error.
 FILE = "quantize_dynamic.safetensors"
 SCALE = ".weight_scale"
 
 
-def open_legacy(root: Path) -> Any:
+def open_legacy(root: Path, kind: str = DENSE) -> Any:
     """The Transformers model of :data:`FILE` with its Linear layers in int8.
 
     Raises:
@@ -24,7 +25,7 @@ def open_legacy(root: Path) -> Any:
     from safetensors.torch import load_file
 
     tensors = load_file(root / FILE)
-    network = without_weights(root)
+    network = without_weights(root, kind)
     layers = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has deprecated these tensors

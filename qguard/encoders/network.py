@@ -8,26 +8,37 @@ from typing import Any
 
 from qguard.errors import ModelProblem, QguardError, first_line
 from qguard.files import read_json
+from qguard.kinds import CROSS_ENCODER, DENSE, SPARSE
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.admission import ENCODERS
 from qguard.models.model import weight_files
 from qguard.models.table import OURS, THEIRS, is_table
 
+# what opens the network of a kind of models whose outputs its head makes
+_OF_KIND = {CROSS_ENCODER: "AutoModelForSequenceClassification", SPARSE: "AutoModelForMaskedLM"}
 
-def network_class(root: Path) -> Any:
-    """What opens a transformer folder: ``AutoModel``, or for an encoder with a decoder the class of the encoder alone."""
+
+def network_class(root: Path, kind: str = DENSE) -> Any:
+    """What opens a transformer folder: ``AutoModel``, or for an encoder with a decoder the class of the encoder alone; of a
+    cross-encoder and a sparse model the class with the head that makes their logits.
+    """
     quiet_transformers()
     import transformers
 
     name = ENCODERS.get(str(read_json(root / "config.json", ModelProblem).get("model_type")), "AutoModel")
-    return getattr(transformers, name)
+    return getattr(transformers, _OF_KIND.get(kind, name))
 
 
-def without_weights(root: Path) -> Any:
-    """The network that the configuration of a transformer folder describes, in float32, with weights that nobody has trained."""
+def without_weights(root: Path, of: str = DENSE) -> Any:
+    """The network that the configuration of a transformer folder describes, in float32, with weights that nobody has trained.
+
+    Args:
+        root: The folder.
+        of: The model's kind.
+    """
     import torch
 
-    kind = network_class(root)
+    kind = network_class(root, of)
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(root), trust_remote_code=False, local_files_only=True)
@@ -35,12 +46,13 @@ def without_weights(root: Path) -> Any:
     return make(config, dtype=torch.float32)
 
 
-def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[Any, set[str]]:
+def open_network(root: Path, dtype: str = "float32", kind: str = DENSE, **options: Any) -> tuple[Any, set[str]]:
     """A transformer folder as sentence-transformers opens it, with no code but Transformers' own.
 
     Args:
         root: The folder of the transformer module.
         dtype: Name of a torch dtype.
+        kind: The model's, a name in :data:`qguard.kinds.KINDS`.
         options: More of ``from_pretrained``.
 
     Returns:
@@ -55,7 +67,7 @@ def open_network(root: Path, dtype: str = "float32", **options: Any) -> tuple[An
 
     refuse_foreign_weights(root)
     try:
-        network, info = network_class(root).from_pretrained(
+        network, info = network_class(root, kind).from_pretrained(
             str(root), dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False, local_files_only=True,
             use_safetensors=True, **options,
         )  # fmt: skip

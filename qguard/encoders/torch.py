@@ -9,6 +9,7 @@ from qguard.encoders.legacy import FILE, open_legacy
 from qguard.encoders.network import open_network
 from qguard.encoders.table import open_table
 from qguard.errors import MeasurementProblem, ModelProblem, QguardError, first_line
+from qguard.kinds import DENSE
 from qguard.models.table import is_table
 
 # int8 layers say so in their files; what surrounds them is computed in float32
@@ -30,9 +31,9 @@ def require_cuda() -> None:
         )
 
 
-def _open_legacy(root: Path) -> Any:
+def _open_legacy(root: Path, kind: str) -> Any:
     try:
-        return open_legacy(root).eval()
+        return open_legacy(root, kind).eval()
     except QguardError:
         raise
     except Exception as e:  # torch raises many kinds for tensors that do not fit
@@ -47,7 +48,7 @@ class TorchRuntime:
         MeasurementProblem: when ``device`` is not there, or has no kernels for the model.
     """
 
-    def __init__(self, root: Path, precision: str, threads: int | None = None, device: str = "cpu") -> None:
+    def __init__(self, root: Path, precision: str, threads: int | None = None, device: str = "cpu", kind: str = DENSE) -> None:
         import torch
 
         legacy = (root / FILE).exists()
@@ -61,7 +62,7 @@ class TorchRuntime:
         if is_table(root):
             network = open_table(root, getattr(torch, dtype))
         else:
-            network = _open_legacy(root) if legacy else open_network(root, dtype)[0]
+            network = _open_legacy(root, kind) if legacy else open_network(root, dtype, kind)[0]
         self.model = network.to(device)
         self.device = device
 
@@ -84,4 +85,6 @@ class TorchRuntime:
         ids, mask = (torch.from_numpy(a).to(self.device) for a in (input_ids, attention_mask))
         with torch.inference_mode():
             found = self.model(input_ids=ids, attention_mask=mask)
-        return found if isinstance(found, torch.Tensor) else found.last_hidden_state
+        if isinstance(found, torch.Tensor):
+            return found
+        return found.logits if "logits" in found else found.last_hidden_state

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qguard.encoders import Encoder, Floats, TextEncoder, open_runtime
+from qguard.encoders import Encoder, Floats, TextEncoder, of_kind, open_runtime
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.faults.judging import Failure, Judge, judge_accuracy
 from qguard.faults.site import Candidate
 from qguard.judging.session import Session, Target
@@ -122,7 +123,8 @@ def judge_under(sound: Session, precision: Precision, model: str, condition: Con
             return Shuffled(encoder, condition)
         name = artifact.runtime(precision.runtime)
         feeding = artifact.feeding.padded_by(encoder.tokenizer)
-        runtime = open_runtime(name, artifact.runs, precision.base, condition.threads, sound.config.device, feeding)
+        told = of_kind(RUNTIMES.find(name), artifact.pipeline.kind)
+        runtime = open_runtime(name, artifact.runs, precision.base, condition.threads, sound.config.device, feeding, **told)
         runtime.workers = 1
         return Shuffled(Encoder(encoder.tokenizer, runtime, encoder.head), condition)
 

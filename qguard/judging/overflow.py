@@ -145,7 +145,7 @@ class Layers:
         """What goes into and comes out of the layers of a torch network: of norms also the sum that they are given."""
         import torch
 
-        network = open_network(inside(artifact.folder, artifact.pipeline.transformer))[0]
+        network = open_network(inside(artifact.folder, artifact.pipeline.transformer), kind=artifact.pipeline.kind)[0]
         most: dict[str, float] = {}
 
         def keep(name: str) -> Callable[[Any, Any, Any], None]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qguard.encoders.feeding import Feeding
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import MeasurementProblem
+from qguard.kinds import DENSE
 from qguard.latency.fresh import last_words
 
 Batch = tuple[Any, Any]  # input_ids and attention_mask, int64 (batch, tokens)
@@ -30,6 +32,7 @@ class ArmSpec:
         python: Another environment's interpreter (ONNX Runtime only), or ``None`` for this process.
         device: Where it computes, ``cpu`` or ``cuda``.
         feeding: What an ONNX file does not say of its inputs and outputs.
+        kind: Of the model.
     """
 
     runtime: str
@@ -39,6 +42,7 @@ class ArmSpec:
     python: str | None = None
     device: str = "cpu"
     feeding: Feeding = field(default_factory=Feeding)
+    kind: str = DENSE
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -51,9 +55,10 @@ class ArmSpec:
 
     def open_runtime(self) -> Any:
         """The runtime of :mod:`qguard.encoders`, on ``threads`` threads."""
-        from qguard.encoders import open_runtime
+        from qguard.encoders import of_kind, open_runtime
 
-        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads, self.device, self.feeding)
+        told = of_kind(RUNTIMES.find(self.runtime), self.kind)
+        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads, self.device, self.feeding, **told)
 
     def arm(self, batch: Batch) -> LocalArm | WorkerArm:
         """The arm itself."""

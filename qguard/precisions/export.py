@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.encoders.network import open_network
 from qguard.errors import ArtifactProblem, first_line
 from qguard.files import dump_json
+from qguard.kinds import CROSS_ENCODER, DENSE, SPARSE
 from qguard.machine.memory import release
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.model import Model
@@ -21,6 +22,7 @@ from qguard.onnx.edit import Graph, remove
 from qguard.onnx.read import external_files
 from qguard.precisions.norms import rms_layer_norm
 from qguard.vectors.cosine import cosine
+from qguard.vectors.similarity import similarity_of
 
 if TYPE_CHECKING:
     from qguard.encoders import Encoder
@@ -77,7 +79,7 @@ def fp32(model: Model, folder: Path) -> None:
 
         shipped.fp32(model, folder)
         return
-    export(model.root, onnx_file(model, folder))
+    export(model.root, onnx_file(model, folder), model.kind)
     check(model, folder, "onnx")
 
 
@@ -116,19 +118,21 @@ def check(model: Model, folder: Path, runtime: str) -> None:
 def agreement(encoders: Iterator[Encoder]) -> float:
     """The smallest cosine between two encoders' embeddings of a text in :data:`CHECK_TEXTS`; one of them is open at a time."""
     release()
-    ids, vectors = list[list[int]](), []
+    ids, vectors, pipeline = list[list[int]](), [], None
     for encoder in encoders:
+        pipeline = encoder.head.pipeline
         ids = ids or [row for row in encoder.tokenizer(CHECK_TEXTS) if row]  # not every tokenizer has one for the empty text
         vectors.append(encoder.encode_ids(ids))
         del encoder
         release()
-    return float(cosine(*vectors).min())
+    agree = cosine if pipeline is None or pipeline.kind == DENSE else similarity_of(pipeline).agreement
+    return float(agree(*vectors).min())
 
 
-def export(root: Path, target: Path) -> None:
+def export(root: Path, target: Path, kind: str = DENSE) -> None:
     """Export a Transformers encoder and fuse its attention, LayerNorm and GELU for ONNX Runtime, where it knows its type."""
     raw = target.with_suffix(".raw.onnx")
-    config = export_plain(root, raw)
+    config = export_plain(root, raw, kind)
     release()
     if config.model_type in _OPTIMISER:
         _fuse(raw, target, _OPTIMISER[config.model_type], config)
@@ -141,15 +145,22 @@ def export(root: Path, target: Path) -> None:
     remove(raw)
 
 
-def export_plain(root: Path, target: Path) -> Any:
-    """Export a Transformers encoder with dynamic batch and length, in standard ONNX operators alone; gives its configuration."""
+def export_plain(root: Path, target: Path, kind: str = DENSE) -> Any:
+    """Export a Transformers encoder with dynamic batch and length, in standard ONNX operators alone; gives its configuration.
+
+    Args:
+        root: The folder of the transformer.
+        target: The file.
+        kind: The model's: a cross-encoder's file gives ``logits`` (batch, labels), a sparse one's (batch, length, words), and
+            every other one's ``last_hidden_state`` (batch, length, hidden).
+    """
     import torch
 
     quiet_transformers()
     from transformers import AttentionInterface
 
     AttentionInterface.register("qguard", _attention)
-    network, _ = open_network(root, attn_implementation="eager")
+    network, _ = open_network(root, kind=kind, attn_implementation="eager")
     config = network.config
     fused = config.model_type in _OPTIMISER
     if fused:
@@ -167,10 +178,11 @@ def export_plain(root: Path, target: Path) -> Any:
             if fused:
                 mask = (1.0 - mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
             named = {"input_ids": input_ids, "attention_mask": mask, **({"token_type_ids": more[0]} if has_types else {})}
-            out = self.network(**named).last_hidden_state
+            out = getattr(self.network(**named), gives)
             apart.put(())  # torch compares what the module holds before and after
             return out
 
+    gives, scores = "logits" if kind in (CROSS_ENCODER, SPARSE) else "last_hidden_state", kind == CROSS_ENCODER
     apart = _Apart(network)
     ids = torch.full((2, 8), 5)
     mask = torch.ones_like(ids)
@@ -184,8 +196,8 @@ def export_plain(root: Path, target: Path) -> Any:
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 Transformer().eval(), example, str(target), input_names=[*names, *apart.weights],
-                output_names=["last_hidden_state"],
-                dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, "last_hidden_state"]},
+                output_names=[gives],
+                dynamic_axes={n: {0: "batch", 1: "length"} for n in [*names, gives]} | ({gives: {0: "batch"}} if scores else {}),
                 opset_version=OPSET, dynamo=False,
             )  # fmt: skip
     except Exception as e:  # torch raises whatever its tracer or the model's own code meets
@@ -245,10 +257,10 @@ def fusion_options(family: str) -> Any:
     return options
 
 
-def export_split(root: Path, target: Path) -> None:
+def export_split(root: Path, target: Path, kind: str = DENSE) -> None:
     """Like :func:`export`, but every weight stays an input of a standard MatMul, Add or Gather, as quantizers expect it."""
     raw = target.with_suffix(".raw.onnx")
-    config = export_plain(root, raw)
+    config = export_plain(root, raw, kind)
     release()
     if config.model_type in _OPTIMISER:
         _fuse(raw, target, _OPTIMISER[config.model_type], config, split=True)

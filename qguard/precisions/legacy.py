@@ -18,7 +18,7 @@ def int8(model: Model, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    network, _ = open_network(model.root)
+    network, _ = open_network(model.root, kind=model.kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated: that is why this recipe has this name
         quantized = torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, dtype=torch.qint8)

@@ -27,7 +27,7 @@ def fp32(model: Model, folder: Path) -> None:
     """The plain export: OpenVINO fuses standard operators better than those that ONNX Runtime's optimizer writes."""
     import_openvino()
     if model.onnx is None:
-        export_plain(model.root, onnx_file(model, folder))
+        export_plain(model.root, onnx_file(model, folder), model.kind)
     else:
         copy(model.onnx, onnx_file(model, folder))
     declare(model, folder, "fp32")

@@ -41,7 +41,7 @@ def int8(model: Model, folder: Path, sample: Sample) -> None:
 
     target = onnx_file(model, folder)
     if model.onnx is None:
-        export_split(model.root, target)
+        export_split(model.root, target, model.kind)
     else:
         copy(model.onnx, target)
     if external_files(target):

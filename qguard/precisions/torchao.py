@@ -44,7 +44,7 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     except ImportError as e:
         raise UsageProblem("torchao is not installed; run: pip install 'qguard[torchao]'") from e
     # opened without a configuration: with one, Transformers (5.24) loads the first part of packed weights, and noise for the rest
-    network, made_up = open_network(model.root)  # made up: poolers that nothing reads
+    network, made_up = open_network(model.root, kind=model.kind)  # made up: poolers that nothing reads
     # the setter would change torch.compile for the whole process
     how = getattr(quantization, scheme)(set_inductor_config=False)
     left = {name.rpartition(".")[0] for name in made_up}

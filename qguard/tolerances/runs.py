@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qguard.encoders import Encoder, Floats, TextEncoder, open_runtime
+from qguard.encoders import Encoder, Floats, TextEncoder, of_kind, open_runtime
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.families import measure, sampled
 from qguard.judging.invariance import measure_invariance
 from qguard.judging.session import Session, Target
@@ -79,9 +80,10 @@ def _encoders(session: Session, target: Target, encoder: Encoder) -> Iterator[tu
     if not artifact.has_files or isinstance(encoder, TextEncoder):
         return
     path, feeding = artifact.runs, artifact.feeding.padded_by(encoder.tokenizer)
+    told = of_kind(RUNTIMES.find(runtime), artifact.pipeline.kind)
     for threads in (1, 2):
         if not (runtime == "onnx" and threads == 1):  # which is the gate's
-            opened = open_runtime(runtime, path, precision.base, threads, session.config.device, feeding)
+            opened = open_runtime(runtime, path, precision.base, threads, session.config.device, feeding, **told)
             yield f"{threads} thread{'s' * (threads > 1)} a batch", Encoder(encoder.tokenizer, opened, encoder.head)
     if runtime == "onnx":
         opened = open_runtime(runtime, path, precision.base, feeding=feeding, optimise=False)
