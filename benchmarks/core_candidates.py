@@ -1,8 +1,8 @@
 """How well the graded candidates of ``core`` tell rankers apart: nDCG@10 and MRR@10 of chance, BM25, MiniLM and other models.
 
 usage: python benchmarks/core_candidates.py [FOLDER …]
-Each FOLDER holds a cross-encoder, a sparse or a dense model that sentence-transformers loads. Every ranker orders the 20
-candidates of each query. nDCG has the grade as gain, as in trec_eval; MRR counts every grade above 0. Candidates of equal score
+Each FOLDER holds a cross-encoder, a dense, sparse or multi-vector model that sentence-transformers loads. Every ranker orders the
+20 candidates of each query. nDCG has the grade as gain, as in trec_eval; MRR counts every grade above 0. Candidates of equal score
 keep the order of the file, which is shuffled. BM25 is the function below: k1 1.2, b 0.75, words in lower case, no stop words, and
 the frequencies of all candidates. The last two columns leave out the texts that were written for one query.
 """
@@ -93,15 +93,16 @@ def minilm(queries: Sequence[Query]) -> Scores:
 
 def stored(folder: Path, queries: Sequence[Query]) -> Scores:
     """A model that sentence-transformers loads; it says itself which kind it is."""
-    from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+    import sentence_transformers
 
     declared = folder / "config_sentence_transformers.json"
     kind = json.loads(declared.read_text(encoding="utf-8")).get("model_type") if declared.exists() else None
     if kind == "CrossEncoder" or not (folder / "modules.json").exists():
+        reranker = sentence_transformers.CrossEncoder(str(folder))
         pairs = [(q.text, t) for q in queries for t in q.candidates]
-        of = dict(zip(pairs, np.asarray(CrossEncoder(str(folder)).predict(pairs), np.float64), strict=True))
+        of = dict(zip(pairs, np.asarray(reranker.predict(pairs), np.float64), strict=True))
         return lambda query, candidates: np.array([of[query, t] for t in candidates])
-    model = (SparseEncoder if kind == "SparseEncoder" else SentenceTransformer)(str(folder))
+    model = getattr(sentence_transformers, kind or "SentenceTransformer")(str(folder))
     asked = {q.text: i for i, q in enumerate(queries)}
     held = {t: i for i, t in enumerate(dict.fromkeys(t for q in queries for t in q.candidates))}
     found = model.similarity(model.encode_query(list(asked)), model.encode_document(list(held)))

@@ -9,8 +9,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.core_candidates import Query, bm25, chance, quality, read
+from benchmarks.core_candidates import Query, bm25, chance, quality, read, stored
 from qguard.suites import BUILTIN, load_suite
+from tests import kinds
 
 CORE = BUILTIN["core"]
 
@@ -101,3 +102,22 @@ def test_the_benchmark_reads_the_file_as_it_is(texts):
         kept = query.without_written()
         assert kept.grades == [c["score"] for c in row["candidates"] if "document" in c]
         assert len(kept.candidates) == len(kept.grades)
+
+
+@pytest.mark.parametrize("make", [kinds.tiny_cross_encoder, kinds.tiny_sparse, kinds.tiny_multi_vector])
+def test_the_benchmark_scores_a_stored_model_of_each_kind(make, tmp_path):
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
+
+    folder = str(make(tmp_path / "model"))
+    queries = [Query(q, [*kinds.TEXTS], [0] * len(kinds.TEXTS), [False] * len(kinds.TEXTS)) for q in kinds.QUERIES]
+    found = np.stack([stored(tmp_path / "model", queries)(q.text, q.candidates) for q in queries])
+    if make is kinds.tiny_cross_encoder:
+        expected = [[CrossEncoder(folder).predict((q, t)) for t in kinds.TEXTS] for q in kinds.QUERIES]
+    else:
+        model = (SparseEncoder if make is kinds.tiny_sparse else MultiVectorEncoder)(folder)
+        expected = [
+            [model.similarity(model.encode_query([q]), model.encode_document([t])).item() for t in kinds.TEXTS]
+            for q in kinds.QUERIES
+        ]
+    assert found == pytest.approx(np.array(expected), abs=1e-5)
+    assert found.std() > 1e-4
