@@ -3,7 +3,8 @@
 Good are qguard's own recipes. Bad are what two common calls of ONNX Runtime write: dynamic quantization with one scale a matrix,
 and static quantization with the least and greatest value that each tensor had on 100 calibration texts (MinMax, one scale a
 tensor). A recipe is judged by its own gates; the bad ones by those of int8-dynamic and int8-static, which allow more than int8's.
-Only gates on accuracy are judged. fp32 of ONNX Runtime stands for the golden.
+Only gates on accuracy are judged. fp32 of ONNX Runtime stands for the golden; how fragile a model is, its recorded golden says,
+where there is one.
 
 Models are those of a configuration; one that is not there is left out, with the reason. --vectors keeps what was encoded, and
 reads it in the next run.
@@ -139,7 +140,8 @@ def rows_of(kept: Kept, good: list[str], bad: list[str]) -> Iterator[list[str]]:
     suite = kept.session.suite("core").without({int(i): "no token" for i in np.flatnonzero(~read)})
     pipeline = kept.session.model(kept.model).pipeline
     similarity = similarity_of(pipeline)
-    standing = Standing.of(golden[read], similarity)
+    told = kept.session.standing(kept.model)
+    standing = Standing.of(golden[read], similarity, told.fragility if told else 1.0)
     assert standing is not None
     units = unit(golden[read])
     yield [kept.model, f"{standing.words}; a rule from the gap between neighbors expects {by_gap(units):.1f} times as many"]
