@@ -2,9 +2,9 @@
 
 usage: python benchmarks/core_candidates.py [FOLDER …]
 Each FOLDER holds a cross-encoder, a dense, sparse or multi-vector model that sentence-transformers loads. Every ranker orders the
-20 candidates of each query. nDCG has the grade as gain, as in trec_eval; MRR counts every grade above 0. Candidates of equal score
-keep the order of the file, which is shuffled. BM25 is the function below: k1 1.2, b 0.75, words in lower case, no stop words, and
-the frequencies of all candidates. The last two columns leave out the texts that were written for one query.
+20 candidates of each query. nDCG has the grade as gain, as in trec_eval. MRR counts every grade above 0. Candidates of equal
+score keep the order of the file, which is shuffled. BM25 is the function below: k1 1.2, b 0.75, words in lower case, no stop
+words, and the frequencies of all candidates. The last two columns leave out the texts that were written for one query.
 """
 
 from __future__ import annotations
