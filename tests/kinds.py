@@ -77,21 +77,13 @@ def tiny_multi_vector(folder: Path) -> Path:
 
 def _network(folder: Path, network: Any, **config: Any) -> None:
     """A BERT and its tokenizer: the words of the texts, and letters for all others."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-    from tokenizers.processors import BertProcessing
-    from transformers import BertConfig, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertTokenizer
 
     spaced = " ".join((*QUERIES, *TEXTS)).lower().translate({ord(p): " " for p in string.punctuation})
     letters = string.ascii_lowercase + string.digits
     words = [*SPECIAL, *string.punctuation, *letters, *(f"##{c}" for c in letters), *sorted(set(spaced.split()))]
     ids = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    made = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    made.post_processor = BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    keys = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    special = dict(zip(keys, SPECIAL, strict=False))
-    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=POSITIONS, **special).save_pretrained(folder)
+    BertTokenizer(ids, model_max_length=POSITIONS).save_pretrained(folder)
     torch.manual_seed(0)
     settings = BertConfig(
         vocab_size=len(ids), hidden_size=WIDE, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=2 * WIDE,

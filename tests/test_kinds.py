@@ -20,8 +20,13 @@ def test_tiny_cross_encoder(tmp_path, labels):
     assert scores.isfinite().all()
     assert scores.std(dim=0).min() > 1e-3
     assert type(model.activation_fn).__name__ == ("Sigmoid" if labels == 1 else "Identity")
-    swapped = model.predict([(t, q) for q, t in PAIRS], convert_to_tensor=True)
-    assert (scores - swapped).abs().max() > 1e-3  # which text is which is told by the token types
+    features = model.preprocess(PAIRS[:2])
+    ids, types = features["input_ids"][0].tolist(), features["token_type_ids"]
+    first, filled = ids.index(model.tokenizer.sep_token_id) + 1, int(features["attention_mask"][0].sum())
+    assert types[0].tolist() == [0] * first + [1] * (filled - first) + [0] * (len(ids) - filled)
+    with torch.no_grad():
+        told, untold = (model({**features, "token_type_ids": t})["scores"] for t in (types, torch.zeros_like(types)))
+    assert (told - untold).abs().max() > 1e-3  # a runtime that loses the types gives other scores
 
 
 def test_tiny_sparse(tmp_path):
