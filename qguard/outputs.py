@@ -302,6 +302,26 @@ def _of_rows(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.abs(new.astype(np.float64) - old).max(1) / scale)
 
 
+def relative_distance(old: Any, new: Any) -> NDArray[np.float64]:
+    """``|y - x| / |x|`` of each row, (n,): of one vector a token over all of a text's tokens, of a row of zeros over the mean
+    length of all rows. Infinity where shapes differ.
+    """
+    if old.shape != new.shape:
+        return np.full(len(old), np.inf)
+    if isinstance(old, TokenVectors):
+        out = np.full(len(old), np.inf)
+        for i in np.flatnonzero(old.counts == new.counts).tolist():
+            x, y = old.text(i).astype(np.float64), new.text(i).astype(np.float64)
+            out[i] = np.linalg.norm(y - x) / max(float(np.linalg.norm(x)), 1e-12)
+        return out
+    if isinstance(old, SparseRows):
+        far = lengths(SparseRows(new.matrix.astype(np.float64) - old.matrix.astype(np.float64)))
+    else:
+        far = lengths(new.astype(np.float64) - old)
+    own = lengths(old)
+    return np.asarray(far / np.maximum(np.where(own == 0, own.mean(), own), 1e-12))
+
+
 def lengths(outputs: Any) -> NDArray[np.float64]:
     """The length of each row, (n,); of a text with one vector a token the mean of its tokens' lengths."""
     if isinstance(outputs, np.ndarray):

@@ -89,13 +89,10 @@ def pickled(folder):
 
 REFUSED = {
     "cross-encoder": (declared(model_type="CrossEncoder"), "is a CrossEncoder: it gives scores for a pair of texts"),
-    "sparse": (declared(model_type="SparseEncoder"), "is a SparseEncoder: it gives a weight to each word"),
     "multi-vector": (declared(model_type="MultiVectorEncoder"), "is a MultiVectorEncoder: it gives a vector to each token"),
-    "sparse modules": (
-        modules(*(f"sentence_transformers.sparse_encoder.models.{kind}" for kind in ("MLMTransformer", "SpladePooling"))),
-        "is a SparseEncoder",
+    "classifier": (
+        config(architectures=["BertForSequenceClassification"]), "is a BertForSequenceClassification: it gives scores",
     ),
-    "classifier": (config(architectures=["BertForSequenceClassification"]), "is a BertForSequenceClassification: it gives scores"),
     "another class": (declared(model_type="Reader"), "expected one of SentenceTransformer, CrossEncoder.*found .Reader."),
     "a similarity of tokens": (
         declared(similarity_fn_name="maxsim"), "expected one of cosine, dot, euclidean, manhattan, found 'maxsim'",

@@ -17,6 +17,7 @@ from qguard.encoders.feeding import Feeding
 from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
+from qguard.kinds import KINDS, SPARSE
 from qguard.models.model import Model
 from qguard.models.pipeline import (
     STATIC,
@@ -291,6 +292,8 @@ def copy_layout(base: Model, folder: Path) -> None:
             for i, kind in enumerate(kinds)
         ]
         (folder / "modules.json").write_text(json.dumps(modules))
+    elif not (folder / "modules.json").exists() and base.kind == SPARSE:
+        _declare_sparse(folder)
     elif not (folder / "modules.json").exists():
         modules = [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -299,3 +302,33 @@ def copy_layout(base: Model, folder: Path) -> None:
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir(exist_ok=True)
         (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+
+
+def _declare_sparse(folder: Path) -> None:
+    """What sentence-transformers makes of a masked language model without modules, in its own words."""
+    base, splade = "sentence_transformers.base.modules", "sentence_transformers.sparse_encoder.modules.splade_pooling"
+    declared: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": f"{base}.transformer.Transformer"},
+            {
+                "idx": 1,
+                "name": "1",
+                "path": "1_SpladePooling",
+                "type": f"{splade}.SpladePooling",
+            },
+        ],
+        "1_SpladePooling/config.json": {"pooling_strategy": "max", "activation_function": "relu"},
+        "sentence_bert_config.json": {
+            **read_optional(folder / "sentence_bert_config.json"),
+            "transformer_task": "fill-mask",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+            "module_output_name": "token_embeddings",
+        },
+        "config_sentence_transformers.json": {
+            **read_optional(folder / "config_sentence_transformers.json"),
+            "model_type": KINDS[SPARSE].model_type,
+        },
+    }
+    for name, value in declared.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     session = session_of(args)
     session.artifact_path = args.artifact
     precision = parse_precision(args.precision, session.config.own_precisions)
-    refuse(precision)
+    refuse(precision, session)
     pairs = list(selected(session))
     if len({model for model, _ in pairs}) > 1:
         raise UsageProblem(f"several models are configured; give --model, one of {', '.join(session.config.models)}")

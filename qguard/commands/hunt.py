@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from qguard.files import dump_json, write_atomic
     from qguard.hunting.hunt import encoder_of, hunt
     from qguard.hunting.suite import write_suite
+    from qguard.kinds import DENSE, KINDS
     from qguard.precisions import parse_precisions
     from qguard.vectors.similarity import similarity_of
 
@@ -61,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
     if precision != precision.plain:
         raise UsageProblem(
             f"{precision}: vectors are quantized or cut after the model ran; hunt with --precision {precision.plain}"
+        )
+    if (kind := session.kind(model)) != DENSE:
+        raise UsageProblem(
+            f"a hunt compares one vector a text, and model {model!r} gives {KINDS[kind].gives}; generated texts are tried by the "
+            f"family robustness: pytest --precision {precision}"
         )
     texts = _texts(args.corpus, session.config.known_suites)
     encode, similarity = encoder_of(session, precision, model), similarity_of(session.model(model).pipeline)

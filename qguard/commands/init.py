@@ -10,6 +10,7 @@ from typing import TypeVar
 from qguard.commands import tolerances
 from qguard.console.visible import say
 from qguard.errors import UsageProblem
+from qguard.kinds import KINDS
 from qguard.models.location import is_local
 from qguard.models.pipeline import POOLING_MODES
 
@@ -40,6 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[@RUNTIME]",
         help="also derive gates for this precision, as qguard tolerances does (takes about a minute)",
     )
+    parser.add_argument("--kind", choices=tuple(KINDS), help="what the model gives, if its files do not declare it")
     only = parser.add_argument_group("a model that comes only as ONNX and whose folder does not declare these")
     only.add_argument("--tokenizer", metavar="REF", help="hub id, folder or package:NAME/PATH that contains a tokenizer.json")
     only.add_argument("--pooling", choices=POOLING_MODES, help="how token embeddings become one vector")
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     last = re.split(r"[/:]", args.ref.rstrip("/"))[-1]
     name = args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-")
-    keys = ("tokenizer", "pooling", "normalize", "max_seq_length")
+    keys = ("tokenizer", "pooling", "normalize", "max_seq_length", "kind")
     settings = {k: v for k in keys if (v := getattr(args, k)) is not None}
     folder = project_folder()
     file = folder / "pyproject.toml"

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from qguard.errors import UsageProblem, unknown
+from qguard.kinds import KINDS
 from qguard.metrics.bounds import Bound
 from qguard.models.pipeline import POOLING_MODES
 
@@ -57,6 +58,7 @@ class ModelConfig(_Table):
         normalize: Whether vectors are scaled to unit length.
         inputs: Name → value of further inputs of the ONNX file, such as ``{task_id = 0}``: a number, or nested lists of numbers.
         output: Name of the output that holds the embedding, for an ONNX file with several.
+        kind: What the model gives, if its files do not declare it: ``dense``, ``cross-encoder``, ``sparse`` or ``multi-vector``.
     """
 
     ref: str = Field(min_length=1)
@@ -68,6 +70,7 @@ class ModelConfig(_Table):
     normalize: bool | None = None
     inputs: dict[str, bool | int | float | list[Any]] | None = None
     output: str | None = Field(None, min_length=1)
+    kind: str | None = None
 
     @field_validator("inputs")
     @classmethod
@@ -82,6 +85,13 @@ class ModelConfig(_Table):
     def _known(cls, value: str | None) -> str | None:
         if value is not None and value not in POOLING_MODES:
             raise ValueError(f"expected one of {', '.join(POOLING_MODES)}, found {value!r}")
+        return value
+
+    @field_validator("kind")
+    @classmethod
+    def _kind(cls, value: str | None) -> str | None:
+        if value is not None and value not in KINDS:
+            raise ValueError(f"expected one of {', '.join(KINDS)}, found {value!r}")
         return value
 
     @property

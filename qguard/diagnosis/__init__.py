@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qguard.errors import UsageProblem
+from qguard.kinds import DENSE, KINDS
 
 if TYPE_CHECKING:
     from qguard.diagnosis.activations import LayerError
@@ -57,7 +58,9 @@ def diagnosable(precision: Precision) -> bool:
 
 def command(session: Session, target: Target) -> str:
     """``qguard diagnose`` for a target that failed a gate; empty where it cannot open the artifact."""
-    if not diagnosable(target.precision) or session.artifact(target.precision, target.model).file is None:
+    if not diagnosable(target.precision) or session.kind(target.model) != DENSE:
+        return ""
+    if session.artifact(target.precision, target.model).file is None:
         return ""
     given = f" --artifact {session.artifact_path}" if session.artifact_path else ""
     # what the configuration leaves no choice of need not be said: the command stays on one line of a terminal
@@ -66,12 +69,18 @@ def command(session: Session, target: Target) -> str:
     return f"qguard diagnose --precision {target.precision}{given}{model}{suite}"
 
 
-def refuse(precision: Precision) -> None:
+def refuse(precision: Precision, session: Session | None = None) -> None:
     """Say what can be diagnosed.
 
     Raises:
-        UsageProblem: for a precision that cannot.
+        UsageProblem: for a precision that cannot, or a model of ``session`` that gives something else than one vector a text.
     """
+    for model in session.config.models if session is not None else ():
+        if session is not None and (kind := session.kind(model)) != DENSE:
+            raise UsageProblem(
+                f"a diagnosis follows one vector a text through the layers, and model {model!r} gives {KINDS[kind].gives}. What "
+                f"its files compute is proved by the family artifact: pytest --precision {precision}"
+            )
     if diagnosable(precision):
         return
     from qguard.precisions import known

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qguard.families import TIMED, Family, Parts
 from qguard.kinds import DENSE, KINDS, MULTI_VECTOR, SPARSE
-from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, task, truncation
+from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, sparse, task, truncation
 from qguard.vectors.quantized import FLOAT
 
 # the kinds whose texts are ranked by their outputs
@@ -14,6 +14,10 @@ _BY_PRECISION = "the default bounds of each precision"
 
 def _embedding(c: Comparison) -> Parts:
     return [(embedding.items(c), embedding.METRICS)]
+
+
+def _weights(c: Comparison) -> Parts:
+    return [(sparse.items(c), sparse.METRICS)]
 
 
 def _similarity(c: Comparison) -> Parts:
@@ -85,6 +89,10 @@ OWN = (
     Family(
         name="embedding", question="Do the vectors still point where those of fp32 point?", test="test_embeddings",
         needs=("vectors",), metrics=embedding.METRICS, bounded_by=_BY_PRECISION, parts=_embedding, lead=5,
+    ),
+    Family(
+        name="weights", question="Do the words of a sparse model keep their weights?", test="test_weights",
+        needs=("vectors",), metrics=sparse.METRICS, bounded_by=_BY_PRECISION, kinds=(SPARSE,), parts=_weights, lead=5,
     ),
     Family(
         name="similarity", question="Do pairs of texts still score what they scored in fp32?", test="test_similarity",

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from qguard.faults.site import Candidate, FaultSite
 
 
+# the families that compare the outputs of other kinds of models than embedders
+_IN_PLACE = {"embedding": ("weights", "score", "tokens")}
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that goes wrong, in several degrees.
@@ -71,7 +75,7 @@ class Fault:
         """Whether a failure is the one that :attr:`expected` means."""
         check, _, words = self.expected.partition(": ")
         if words or check == self.part:
-            return failure.gate == self.part and words in failure.words
+            return failure.gate in (self.part, *_IN_PLACE.get(self.part, ())) and words in failure.words
         return failure.check.partition("[")[0] == check
 
     @property
@@ -168,6 +172,15 @@ _ALL = (
           {"1 text in 100": 0.01, "1 text in 10": 0.1, "every text": 1.0}),
     Fault("overflow-hidden", "half precision overflows on a GPU and not on this CPU", "artifact.overflow", "onnxruntime#32600",
           "graph:hidden_overflow", {"1 layer": 1, "every layer": 0}),
+    Fault("splade-pooled-otherwise", "the file pools the weights of words otherwise than the model does", "artifact.head", "",
+          "splade:pooled", {"the sum of tokens": "sum", "the last token": "last", "the first token": "first"}),
+    Fault("splade-activation-lost", "the file leaves out the logarithm, or the cut at 0 too", "artifact.head", "",
+          "splade:pooled", {"no logarithm": "relu", "raw logits": "logits"}),
+    Fault("splade-special-tokens-lost", "the file pools without the tokens that stand around every text", "artifact.head", "",
+          "splade:pooled", {"full": "inner"}),
+    Fault("splade-padding-pooled", "the file pools padding too", "invariance", "", "splade:pooled", {"full": "padding"}),
+    Fault("decoder-bias-lost", "the bias of a sparse model's decoder is left out", "artifact.head", "", "splade:bias"),
+    Fault("decoder-in-float", "a sparse model's decoder computes in float", "artifact.quantized_ops", "", "splade:decoder"),
     # what surrounds it
     Fault("pooling-wrong", "the pooling is not the model's", "embedding", "fastembed#384", "pipeline:pooling",
           {"weighted mean": "weightedmean", "max": "max", "last token": "lasttoken", "first token, or the mean": "cls"}),

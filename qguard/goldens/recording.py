@@ -25,7 +25,7 @@ from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
 from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, public_ref, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
-from qguard.kinds import DENSE
+from qguard.kinds import DENSE, KINDS
 from qguard.machine.versions import installed
 from qguard.models.location import is_local
 from qguard.models.model import Model
@@ -82,6 +82,11 @@ def record(
     by_labels = contradiction(judged, pooled, similarity) if model.kind == DENSE else ""
     doubts = "; ".join(filter(None, (by_labels, _lost(model))))
     retrieved = None
+    if suite.corpus is not None and model.kind != DENSE:
+        raise GoldenProblem(
+            f"suite {suite.name!r} is large, and the whole of a large suite is searched for one vector a text alone; model "
+            f"{model.name!r} gives {KINDS[model.kind].gives}. Judge it on fewer documents"
+        )
     if suite.corpus is not None:
         from qguard.goldens.corpus import retrieve
 

@@ -17,9 +17,10 @@ from qguard.judging.facts import changed
 from qguard.judging.fp32 import live_fp32
 from qguard.judging.once import once
 from qguard.judging.rounding import LEFT, Findings, findings
+from qguard.kinds import DENSE
 from qguard.metrics import Comparison
 from qguard.outputs import relative_change
-from qguard.vectors.cosine import cosine, of_units
+from qguard.vectors.cosine import cosine
 from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ class Cause:
 
 def sample(comparison: Comparison, size: int = SAMPLE) -> list[int]:
     """Indices of the texts whose vectors moved most, and of others spread over the suite, sorted."""
-    golden, candidate = comparison.units
-    worst = np.argsort(of_units(golden, candidate), kind="stable")[: size // 2].tolist()
-    spread = np.linspace(0, len(golden) - 1, min(len(golden), size - len(worst))).astype(int).tolist()
+    found = comparison.agreement
+    worst = np.argsort(found, kind="stable")[: size // 2].tolist()
+    spread = np.linspace(0, len(found) - 1, min(len(found), size - len(worst))).astype(int).tolist()
     return sorted({*worst, *spread})
 
 
@@ -125,7 +126,7 @@ def too_far(comparison: Comparison, precision: Precision) -> Facts | None:
         comparison: Of float32 vectors.
         precision: What the candidate should be.
     """
-    mean, least = float(of_units(*comparison.units).mean()), precision.recipe.width.least_cosine
+    mean, least = float(comparison.agreement.mean()), precision.recipe.width.least_cosine
     if mean >= least:
         return None
     return {"precision": str(precision.plain), "mean_cosine": mean, "least_cosine": least}
@@ -195,13 +196,14 @@ def as_facts(found: Findings) -> Facts:
 
 def _drifted(session: Session, target: Target, rows: list[int], live: Floats) -> Facts:
     golden = session.golden(target.model, target.suite).vectors[rows]
+    near = session.similarity(target.model).agreement if session.kind(target.model) != DENSE else cosine
     facts: Facts = {
-        "drift": float(1 - cosine(golden, live).mean()),
+        "drift": float(1 - near(golden, live).mean()),
         "versions": changed(session, target),
         "command": f"{update_command(target.model, target.suite)} --accept-change stack",
     }
     if target.precision.base != "fp32":
-        facts["loss"] = float(1 - cosine(live, session.embeddings(target)[rows]).mean())
+        facts["loss"] = float(1 - near(live, session.embeddings(target)[rows]).mean())
     return facts
 
 

@@ -20,12 +20,15 @@ from qguard.errors import QguardError
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
+from qguard.judging.splade import alternatives as of_sparse
+from qguard.kinds import SPARSE
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.models.modules import POOLING_MODES, Dense
 from qguard.models.pipeline import Pipeline
 from qguard.vectors.similarity import Similarity, similarity_of
 
+SHORT = 48  # tokens
 TEXTS = 16  # of the suite, spread over its lengths: a head is one for all texts
 UNIT = Bound("<=", 0.01)  # fp16 leaves 5e-4
 _NEAR = 0.1  # of the loss that rounding explains: what is nearer is the model's own head
@@ -34,7 +37,7 @@ _CLEARLY = 4  # times nearer than the declared head
 
 
 def of_target(session: Session, target: Target) -> list[Measured]:
-    """The values of a target's ONNX file that gives finished vectors, or whose model has a Dense head; else none.
+    """The values of a target's ONNX file that gives finished vectors, or whose model has a Dense head or is sparse; else none.
 
     ``artifact.unit_length``: the largest distance of a finished vector's length from 1, where the model normalizes.
     ``artifact.output_agreement``: the smallest cosine of the file's finished vectors to what the head makes of its token
@@ -55,6 +58,8 @@ def values(session: Session, target: Target) -> list[Measured]:
     if model.static:  # a file beside modules of its own is normalized by them
         alone = session.artifact(target.precision, target.model).folder == model.folder
         return list(_lengths(_Given.of(session, target, encoder), model.pipeline, ports if alone else []))
+    if model.kind == SPARSE:
+        return list(_head(session, target, _Given.of(session, target, encoder)))
     if not ports and not model.pipeline.dense:
         return []
     given, least = _Given.of(session, target, encoder), target.precision.recipe.width.least_cosine
@@ -103,6 +108,8 @@ class _Given:
     def of(cls, session: Session, target: Target, encoder: Encoder) -> _Given:
         ids = session.token_ids(target)
         order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
+        if session.kind(target.model) == SPARSE:  # logits of long texts take much room, and short ones tell as much
+            order = order[: max(TEXTS, sum(len(row) <= SHORT for row in ids))]
         at = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, TEXTS).astype(int))]
         return cls(encoder, [ids[i] for i in at], at, similarity_of(session.model(target.model).pipeline))
 
@@ -187,7 +194,8 @@ def _other_head(session: Session, target: Target, given: _Given, own: float, lea
     kept: Any = _Kept(fp32.runtime)
     head = Head.open(model.folder, model.pipeline)
     found = dict[str, float]()
-    for other, pipeline in alternatives(model.pipeline).items():
+    others = of_sparse(model) if model.kind == SPARSE else alternatives(model.pipeline)
+    for other, pipeline in others.items():
         try:
             vectors = Encoder(fp32.tokenizer, kept, replace(head, pipeline=pipeline)).encode_batches(rows, given.batches)
         except ValueError:  # a Dense twice whose widths do not fit
@@ -198,7 +206,8 @@ def _other_head(session: Session, target: Target, given: _Given, own: float, lea
     if not name or best < least or (1 - best) * _CLEARLY > 1 - own:
         return ""
     to_own = f"{own:.4f} to its own" if own > -1 else "its own have another dimension"
-    return f"the artifact gives the model's vectors {name}: mean cosine {best:.4f} to these, {to_own}"
+    what, near = ("weights", "agreement") if model.kind == SPARSE else ("vectors", "cosine")
+    return f"the artifact gives the model's {what} {name}: mean {near} {best:.4f} to these, {to_own}"
 
 
 def nearest(cosines: Mapping[str, float], own: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from qguard.encoders.runtimes import TOKEN_IDS
 from qguard.errors import QguardError
 from qguard.judging.artifact import damage
 from qguard.judging.once import once
+from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR
+from qguard.models.modules import SpladePooling
 from qguard.models.pipeline import Pipeline
-from qguard.vectors.cosine import unit
+from qguard.outputs import joined, relative_distance
+from qguard.vectors.similarity import COSINE, similarity_for
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -70,10 +73,9 @@ class Findings:
         return self.alone is not None and self.alone <= LEFT * self.distance
 
 
-def distance(golden: Floats, found: Floats) -> float:
-    """Mean of ``|y - x| / |x|`` over rows; infinite where ``y`` is not finite."""
-    x, y = golden.astype(np.float64), found.astype(np.float64)
-    far = float((np.linalg.norm(y - x, axis=1) / np.linalg.norm(x, axis=1)).mean())
+def distance(golden: Any, found: Any) -> float:
+    """Mean of ``|y - x| / |x|`` over rows of outputs; infinite where ``y`` is not finite, or has another shape."""
+    far = float(relative_distance(golden, found).mean())
     return far if np.isfinite(far) else float("inf")
 
 
@@ -114,6 +116,8 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
     found = []
     if model.pooling != artifact.pooling:
         found.append(f"pooling is {'+'.join(artifact.pooling) or 'none'}, the model's {'+'.join(model.pooling) or 'none'}")
+    if (own := _splade(model)) != (its := _splade(artifact)):
+        found.append(f"weights of words are pooled by {its}, the model's by {own}")
     if len(model.dense) != len(artifact.dense):
         found.append(f"{len(artifact.dense)} dense modules, the model has {len(model.dense)}")
     if model.normalize != artifact.normalize:
@@ -125,12 +129,20 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
     return found
 
 
+def _splade(pipeline: Pipeline) -> str:
+    found = (f"{m.strategy} of {m.activation}" for m in pipeline.modules if isinstance(m, SpladePooling))
+    return next(found, "none")
+
+
 def _exchanged(session: Session, target: Target, rows: tuple[int, ...]) -> str:
     """Texts that have another text's vector, as of batches that come back in another order, and caches that mix texts up."""
     suite = session.suite(target.suite, target.model)
-    golden = unit(session.golden(target.model, target.suite).vectors)
-    found = unit(session.embeddings(target)[list(rows)])
-    near = found @ golden.T
+    kind = session.kind(target.model)
+    if kind in (CROSS_ENCODER, MULTI_VECTOR):  # texts may have one score, and vectors of tokens have no cosine
+        return ""
+    golden, found = session.golden(target.model, target.suite).vectors, session.embeddings(target)[list(rows)]
+    cosine = similarity_for(kind, COSINE.name)
+    near = cosine.scores(cosine.prepared(found), cosine.prepared(golden))
     own = near[np.arange(len(rows)), list(rows)]
     best = near.argmax(1)
     moved = ~(own >= _MOVED)
@@ -168,4 +180,5 @@ def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -
 
 def _alone(session: Session, target: Target, encoder: Encoder, rows: tuple[int, ...]) -> Floats:
     ids = session.token_ids(target)
-    return np.concatenate([encoder.encode_rows([ids[i]]) for i in rows])
+    found: Floats = joined([encoder.encode_rows([ids[i]]) for i in rows])
+    return found

@@ -26,7 +26,7 @@ from qguard.goldens.fragile import KEY as FRAGILE
 from qguard.judging.once import once
 from qguard.judging.surroundings import prove
 from qguard.judging.target import Target
-from qguard.kinds import DENSE
+from qguard.kinds import DENSE, KINDS
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
 from qguard.models.pipeline import STATIC, Pipeline
@@ -88,9 +88,19 @@ class Session:
         self._refuse_idle_gates(precisions)
         self._refuse_gates_of_other_kinds()
         for precision in precisions:
+            for model in self.config.models if precision != precision.plain else ():
+                self._refuse_stored(precision, model)
             for model in self.config.models if precision.dims else ():
                 self._refuse_dims(precision, model)
         return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
+
+    def _refuse_stored(self, precision: Precision, model: str) -> None:
+        """Only one vector a text can be cut to fewer dimensions, or be stored as quantized vectors are."""
+        if (kind := self.kind(model)) != DENSE:
+            raise UsageProblem(
+                f"{precision}: model {model!r} gives {KINDS[kind].gives}, and only one vector a text can be cut or quantized "
+                f"as a vector; judge the model itself: --precision {precision.plain}"
+            )
 
     def _refuse_dims(self, precision: Precision, model: str) -> None:
         """A model has at least the dimensions that are to be kept, as far as a golden tells; without one nothing is judged."""

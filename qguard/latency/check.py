@@ -15,6 +15,7 @@ from qguard.encoders.runtimes import RUNTIMES, libraries
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check
+from qguard.kinds import DENSE
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import BUSY, FAIL, UNDECIDED, UNTIMED, Rule
@@ -22,6 +23,7 @@ from qguard.latency.trial import Trial, run_trial
 from qguard.machine.cpu import ISA, cpu
 from qguard.precisions import Precision
 from qguard.vectors.cosine import cosine
+from qguard.vectors.similarity import similarity_of
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
 GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
@@ -182,12 +184,15 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
     """What is timed must compute what the accuracy checks judged.
 
     Raises:
-        MeasurementProblem: when the timed runtime's embeddings differ from the encoder's (cosine below 0.9999).
+        MeasurementProblem: when the timed runtime's outputs differ from the encoder's (cosine, or what the similarity of another
+            kind of model has, below 0.9999).
     """
 
     ids, mask = batch
     timed, judged = (encoder.head(runtime(ids, mask), mask) for runtime in (candidate.open_runtime(), encoder.runtime))
-    least = cosine(timed, judged).min()
+    pipeline = encoder.head.pipeline
+    near = cosine if pipeline.kind == DENSE else similarity_of(pipeline).agreement
+    least = near(timed, judged).min()
     if not least >= 0.9999:
         raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {least:.4f}")
 

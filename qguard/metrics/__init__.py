@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qguard.errors import MeasurementProblem
 from qguard.outputs import refuse_broken
 from qguard.suites import Suite
-from qguard.vectors.cosine import unit
+from qguard.vectors.cosine import of_units, unit
 from qguard.vectors.quantized import FLOAT, KINDS, Vectors
 from qguard.vectors.similarity import COSINE, DOT, Similarity
 
@@ -144,7 +144,18 @@ class Comparison:
     @cached_property
     def prepared(self) -> tuple[Rows, Rows]:
         """Golden and candidate embeddings as the similarity takes them."""
+        if self.similarity.of_outputs:
+            return self.similarity.prepared(self.golden), self.similarity.prepared(self.candidate)
         return self.units if self.similarity is COSINE else (self.golden, self.candidate)
+
+    @cached_property
+    def agreement(self) -> Rows:
+        """How nearly each text's outputs are those of the golden, in [-1, 1]: the cosine of vectors; of another kind of model
+        what its similarity says (:meth:`qguard.vectors.similarity.Similarity.agreement`).
+        """
+        if self.similarity.of_outputs:
+            return self.similarity.agreement(self.golden, self.candidate)
+        return of_units(*self.units)
 
     def relative(self, scores: Any) -> Rows:
         """Scores on the scale of cosines, which fp32's own vectors of the suite give; see :mod:`qguard.vectors.similarity`."""

@@ -240,7 +240,7 @@ def read_pipeline(folder: Path, stated: str | None = None) -> Pipeline:
 
 def _split(folder: Path) -> tuple[str, str, tuple[Module, ...]]:
     """The first module's kind and folder, and the modules behind it."""
-    (kind, path), *rest = _modules(folder)
+    (kind, path), *rest = declared_modules(folder)
     if not (folder / "modules.json").exists() and kind != STATIC:
         return kind, path, (Pooling(),)
     if kind not in ROUTERS:
@@ -311,16 +311,16 @@ def transformer_path(folder: Path) -> str:
     """Where the transformer's files are, relative to ``folder``: ``""`` unless ``modules.json`` says otherwise."""
     if not (folder / "modules.json").exists():
         return ""
-    kind, path = _modules(folder)[0]
+    kind, path = declared_modules(folder)[0]
     return _shared(folder, Routes.read(folder, path))[1] if kind in ROUTERS else path
 
 
 def named_modules(folder: Path) -> set[str]:
     """The paths of the modules that ``modules.json`` names; none without that file."""
-    return {path for _, path in _modules(folder)} if (folder / "modules.json").exists() else set()
+    return {path for _, path in declared_modules(folder)} if (folder / "modules.json").exists() else set()
 
 
-def _modules(folder: Path) -> list[tuple[str, str]]:
+def declared_modules(folder: Path) -> list[tuple[str, str]]:
     """Of each module the last part of its type, and its folder."""
     path = folder / "modules.json"
     if not path.exists():
@@ -344,13 +344,23 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _lengths(root: Path) -> dict[str, Any]:
+def lengths(root: Path, gives: Mapping[str, Any] | None = None, of_text: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """``max_seq_length``, ``do_lower_case`` and ``truncation_side`` of a :class:`Pipeline`, as a transformer's folder says.
+
+    Args:
+        root: The transformer's folder.
+        gives: Settings that say what it gives, where that is something else than the last hidden states.
+        of_text: ``modality_config`` of texts, likewise.
+
+    Raises:
+        ModelProblem: where no length is declared, or a setting says something else.
+    """
     if any(root.glob("*.safetensors")):
         read_json(root / "config.json", ModelProblem)  # without its architecture, torch cannot run these weights
     length, settings = declared_length(root), transformer_settings(root)
     if length is None:
         raise ModelProblem(f"{root} declares no maximum length; add max_seq_length to sentence_bert_config.json")
-    _check_settings(root, settings)
+    _check_settings(root, settings, {**_PLAIN, **(gives or {})}, of_text or _OF_TEXT)
     return {
         "max_seq_length": length,
         "do_lower_case": bool(settings.get("do_lower_case", False)),
@@ -396,15 +406,15 @@ def transformer_settings(root: Path) -> dict[str, Any]:
     return next((read_optional(root / name) for name in _SETTINGS if (root / name).exists()), {})
 
 
-def _check_settings(root: Path, settings: Mapping[str, Any]) -> None:
-    """A Transformer gives the last hidden states of texts, whatever their role.
+def _check_settings(root: Path, settings: Mapping[str, Any], gives: Mapping[str, Any], of_text: Mapping[str, Any]) -> None:
+    """A Transformer gives what it should of texts, such as their last hidden states, whatever their role.
 
     Raises:
         ModelProblem: naming the setting that says otherwise.
     """
-    said = {key: settings[key] for key, plain in _PLAIN.items() if settings.get(key) not in (None, plain)}
+    said = {key: settings[key] for key, plain in gives.items() if settings.get(key) not in (None, plain)}
     modalities = settings.get("modality_config")
-    if modalities is not None and (not isinstance(modalities, dict) or modalities.get("text") != _OF_TEXT):
+    if modalities is not None and (not isinstance(modalities, dict) or modalities.get("text") != of_text):
         said["modality_config"] = modalities
     processing = settings.get("processing_kwargs") or {}
     kinds = [processing.get(kind) or {} for kind in ("common", "text")] if isinstance(processing, dict) else [processing]
@@ -412,9 +422,10 @@ def _check_settings(root: Path, settings: Mapping[str, Any]) -> None:
         said["processing_kwargs"] = processing
     if said:
         found = ", ".join(f"{key} = {value!r}" for key, value in said.items())
+        what, head = ("logits", "SpladePooling") if of_text != _OF_TEXT else ("last hidden states", "Pooling")
         raise ModelProblem(
-            f"the Transformer in {root.name} is declared to give something else than the last hidden states of its texts "
-            f"({found[:300]}), which is not reproduced; give a model with a plain Transformer and a Pooling"
+            f"the Transformer in {root.name} is declared to give something else than the {what} of its texts "
+            f"({found[:300]}), which is not reproduced; give a model with a plain Transformer and a {head}"
         )
 
 
@@ -431,7 +442,7 @@ class First:
     read: Callable[[Path], dict[str, Any]]
 
 
-FIRST: dict[str, First] = {"Transformer": First(TOKENS, _lengths), STATIC: First(SENTENCE, _table)}
+FIRST: dict[str, First] = {"Transformer": First(TOKENS, lengths), STATIC: First(SENTENCE, _table)}
 ROUTERS = ("Router", "Asym")
 
 

@@ -5,6 +5,7 @@ All were chosen on all-MiniLM-L6-v2. For another model, :mod:`qguard.gates.deriv
 
 from __future__ import annotations
 
+from qguard.kinds import SPARSE
 from qguard.metrics.bounds import Bound
 
 # A text's vector does not depend on its batch: what remains is the order of float sums.
@@ -243,7 +244,26 @@ _WRITTEN: dict[str, dict[str, str]] = {
 }
 
 # Of the other kinds of models: kind → precision, or precision@runtime, which is laid over it → bounds
-_WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {}
+# Figures of sparse models are splade-tiny's on core (docs/sparse.md)
+_WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
+    SPARSE: {
+        "fp32": {
+            "weights.kept": ">= 0.999",  # 1.000: a logit that rounding moves across 0 is a weight of 1e-6
+            "weights.added": "<= 0.001",  # 0
+            "weights.max_error": "<= 0.001",  # only rounding separates runtimes
+            "weights.index_ratio": "<= 1.001",  # 1.000
+        },
+        "int8@onnx": {
+            "artifact.size_ratio": "<= 0.55",  # .507: the table of words twice in 8 bits, to be looked up and as the decoder
+            "weights.kept": ">= 0.95",  # .980
+            "weights.kept_p01": ">= 0.8",  # .909
+            "weights.added": "<= 0.06",  # .024
+            "weights.p99_error": "<= 0.2",  # .085
+            "weights.bias": "<= 0.02",  # .003
+            "weights.index_ratio": "<= 1.05",  # 1.004
+        },
+    },
+}
 
 
 DEFAULT_BOUNDS = {

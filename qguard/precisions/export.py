@@ -143,6 +143,31 @@ def export(root: Path, target: Path, kind: str = DENSE) -> None:
         fuse(graph)
         graph.save(target)
     remove(raw)
+    if kind == SPARSE:
+        tie_decoder(target)
+
+
+def tie_decoder(file: Path) -> None:
+    """Store the matrix of a masked language model's decoder once where it is the table of words, as in the model's own files.
+
+    torch writes it a second time, transposed. ONNX Runtime transposes it again when it loads the file.
+    """
+    import numpy as np
+    from onnx import helper
+
+    graph = Graph.read(file)
+    matrices = {name: tuple(t.dims) for name, t in graph.initializers.items() if len(t.dims) == 2}
+    for node in [n for n in graph.nodes if n.op_type == "MatMul" and n.input[1] in matrices]:
+        weight = node.input[1]
+        for table, shape in matrices.items():
+            turns = shape == matrices[weight][::-1] and shape[0] > shape[1]
+            if turns and np.array_equal(graph.array(table), graph.array(weight).T):
+                turned = f"{table}/decoder"
+                graph.prepend([helper.make_node("Transpose", [table], [turned], turned, perm=[1, 0])])
+                graph.set_input(node, 1, turned)
+                graph.drop_tensors([weight])
+                graph.save(file)
+                return
 
 
 def export_plain(root: Path, target: Path, kind: str = DENSE) -> Any:

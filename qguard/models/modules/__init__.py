@@ -17,14 +17,16 @@ from qguard.models.modules.dense import Dense
 from qguard.models.modules.norms import LayerNorm, Normalize
 from qguard.models.modules.pooling import POOLING_MODES, Pooling, pool
 from qguard.models.modules.router import Router
+from qguard.models.modules.splade import SpladePooling
 
 __all__ = [
     "MASK", "MODULES", "POOLING_MODES", "ROWS", "SENTENCE", "TOKENS", "Dense", "Features", "LayerNorm", "Module", "Normalize",
-    "Pooling", "Router", "Weights", "load_weights", "pool", "read_modules", "refusal",
+    "Pooling", "Router", "SpladePooling", "Weights", "load_weights", "pool", "read_modules", "refusal",
 ]  # fmt: skip
 
 MODULES: dict[str, type[Module]] = {
     "Pooling": Pooling, "Dense": Dense, "Normalize": Normalize, "LayerNorm": LayerNorm, "Router": Router, "Asym": Router,
+    "SpladePooling": SpladePooling,
 }  # fmt: skip
 _WORDS = "Its texts are split by a word tokenizer, which is code of sentence-transformers and has no tokenizer.json"
 _OTHER = "give a model with a Transformer or a StaticEmbedding"
