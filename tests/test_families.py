@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -28,6 +31,8 @@ from qguard.precisions.fusion import attention_fused
 from qguard.precisions.products import plain_products
 from tests import families
 from tests.conftest import ROOT
+
+STAGES = ["tokens", "tables", "mask", "hidden states", "pooling", "normalization"]
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +194,76 @@ def test_a_diagnosis_pads_no_further_than_the_model_has_positions(model):
     nets = [Net.read(parse_precision(p).build(model("bert")).file) for p in ("fp32", "int8")]
     errors = layer_errors(*nets, align(*nets), [[5] * 130, [7] * 40], room=positions(model("bert")))
     assert 0 < max(x.own for x in errors) < 0.2
+
+
+def recorded(root, texts, family, tokenizer, **config):
+    """Configuration and int8 artifact of a project of a tiny model with a golden.
+
+    Args:
+        root: Where to.
+        texts: The suite's.
+        family: See :func:`tests.families.write`.
+        tokenizer: Entries of ``tokenizer_config.json``.
+        config: See :func:`tests.families.write`.
+    """
+    from qguard import goldens as golden
+    from qguard.config import load_config
+    from qguard.judging.session import Session
+
+    folder = families.write(family, root / "model", **config)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **tokenizer}))
+    if "max_position_embeddings" in config:
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": config["max_position_embeddings"]}))
+    (root / "own.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (root / "pyproject.toml").write_text(
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\ntiny = "model"\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+    )
+    session = Session(load_config(root))
+    golden.record(session.model("tiny"), session.suite("own"), session.config.golden_root, "first")
+    artifact = shutil.copytree(parse_precision("int8").build(session.model("tiny")).folder, root / "artifact")
+    (artifact / "qguard.json").unlink()
+    return session.config, artifact
+
+
+def diagnosed(config, folder, *, layers_only=True):
+    from qguard.diagnosis.examination import Examination
+    from qguard.judging.session import Session, Target
+
+    return Examination(Session(config, folder), Target(parse_precision("int8"), "tiny", "own"), 8).run(layers_only=layers_only)
+
+
+def test_a_diagnosis_leaves_room_for_padding_in_a_table_of_few_positions(texts, tmp_path):
+    found = diagnosed(*recorded(tmp_path, texts, "bert", {"model_max_length": 16}, max_position_embeddings=16))
+    assert ([s.words for s in found.stages if s.fault], found.notes) == ([], ())
+    assert [s.name for s in found.stages] == STAGES
+
+
+def takes_last_column(file):
+    """The file's output becomes the last column of its token embeddings, of unit length."""
+    graph = Graph.read(file)
+    graph.model.graph.initializer.append(numpy_helper.from_array(np.array(-1), "last column"))
+    graph.model.graph.node.append(helper.make_node("Gather", ["last_hidden_state", "last column"], ["column"], axis=1))
+    graph.model.graph.node.append(helper.make_node("LpNormalization", ["column"], ["sentence_embedding"], axis=1, p=2))
+    del graph.model.graph.output[:]
+    graph.model.graph.output.append(helper.make_tensor_value_info("sentence_embedding", 1, ["batch", families.WIDE]))
+    graph.save(file)
+
+
+def test_a_left_padded_file_is_diagnosed_with_padding_on_its_side(texts, tmp_path):
+    """Its last column is its last token there; on the other side it would be padding."""
+    config, folder = recorded(tmp_path, texts, "qwen3", {"padding_side": "left"})
+    found = diagnosed(config, folder, layers_only=False)
+    assert ([s.words for s in found.stages if s.fault], found.notes) == ([], ())
+    assert [s.name for s in found.stages] == STAGES
+    assert 0 < max(x.own for x in found.layers) < 0.2
+    takes_last_column(folder / "onnx" / "model.onnx")
+    found = diagnosed(config, folder)
+    assert ([s.words for s in found.stages if s.fault], found.notes) == ([], ())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "right"}))
+    (wrong,) = (s for s in diagnosed(config, folder).stages if s.fault)
+    assert (wrong.name, 'padding_side in tokenizer_config.json is "right", the model\'s left' in wrong.words) == ("tokens", True)
 
 
 def lookup(width, ids="input_ids", *, kind=np.float32, reader=None):
@@ -357,8 +432,6 @@ def test_torchs_int8_counts_what_the_checkpoint_has(family, texts, tmp_path, mon
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float8_e4m3fn"])
 def test_size_is_held_against_four_bytes_a_parameter(model, dtype, tmp_path):
-    import shutil
-
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -373,8 +446,6 @@ def test_size_is_held_against_four_bytes_a_parameter(model, dtype, tmp_path):
 
 
 def test_a_model_without_normalize_has_no_norm_gate(texts, tmp_path):
-    import json
-
     from qguard import goldens as golden
     from qguard.attest.policy import gates_in_force
     from qguard.config import load_config

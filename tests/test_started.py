@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,14 @@ from qguard.cli import main
 from qguard.config import project_folder
 
 PROJECT = '[tool.qguard]\nsuites = ["none"]\n'  # an error that names the suite says that this file was read
+
+
+def test_the_module_is_the_command_too():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "qguard.cli", "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: qguard ")
 
 
 @pytest.fixture

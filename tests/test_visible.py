@@ -71,7 +71,7 @@ def project(harness, tmp_path_factory):
         '[tool.qguard.gates.int8]\n"ranking.overlap@10[*]" = ">= 1.5"\n"embedding.cosine_min" = ">= 1.5"\n'
     )
     own = Session(load_config(folder))
-    golden.record(own.model("minilm"), own.suite("own"), own.config.golden_root, f"first {ESCAPE}")
+    golden.record(own.model("minilm"), own.suite("own"), own.config.golden_root, f"first {ESCAPE}{COMMANDS}")
     return folder
 
 
@@ -114,8 +114,9 @@ def test_json_stays_json(project, monkeypatch, capsys):
     monkeypatch.chdir(project)
     assert main(["golden", "show", "--json"]) == 0
     text = capsys.readouterr().out
-    assert json.loads(text)["reason"] == f"first {ESCAPE}".strip()
+    assert json.loads(text)["reason"] == f"first {ESCAPE}{COMMANDS}".strip()
     assert obeyed(text) == []
+    assert " ::" not in text  # a terminal may break the line before it
 
 
 def test_errors_show_them(project, monkeypatch, capsys, tmp_path):

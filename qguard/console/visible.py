@@ -5,10 +5,11 @@ Terminal, annotations, JUnit, Markdown and HTML all pass through :func:`visible`
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import unicodedata
-from typing import TextIO
+from typing import Any, TextIO
 
 # Control, format, surrogate and private characters, and separators of lines: they move the cursor, turn the direction of the
 # text around, or pretend that a line ended. The two joiners are parts of words and of emoji.
@@ -28,6 +29,12 @@ def visible(text: str, keep: str = "\n") -> str:
         stays = {*keep, *_PARTS_OF_WORDS}
         text = "".join(c if c in stays or not _hidden(c) else ascii(c)[1:-1] for c in text)
     return _COMMAND.sub(lambda m: f"\\x{ord(m[0][0]):02x}{m[0][1:]}", text) if "::" in text or "##" in text else text
+
+
+def visible_json(value: Any) -> str:
+    """``value`` as JSON in ASCII, with JSON's own escapes where a terminal or a CI service would obey; it reads back the same."""
+    text = json.dumps(value, indent=2, sort_keys=True)
+    return _COMMAND.sub(lambda m: f"\\u{ord(m[0][0]):04x}{m[0][1:]}", text)
 
 
 def _hidden(c: str) -> bool:

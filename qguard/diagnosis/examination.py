@@ -225,10 +225,11 @@ class Examination:
                 why = "the file gives finished vectors, and its hidden states could not be found in it"
                 return [*found, *stages.declared(model.pipeline, artifact.pipeline), Stage(stages.HIDDEN, False, why)]
             seen.append(Seen(batch[1], reference(*batch), states, out, out.ndim == 2, rows))
-        longest = None if self.room is None else max(1, self.room - 2 * PADDING)
+        room = self.room
+        longest = None if room is None else max(room - 2 * PADDING, room // 2)  # the rest is for padding
         some = [row for row in ids if longest is None or len(row) <= longest] or [row[:longest] for row in ids]
         short = [padded([row], pad_id, 0, side) for row in some[: stages.FIRST]]
-        long = [padded([row], pad_id, 2 * PADDING, side) for row in some[: stages.FIRST]]
+        long = [behind([row], pad_id, 2 * PADDING, room, side) for row in some[: stages.FIRST]]
         alone, filled = ([self._states(runtime, inside, b) for b in batches] for batches in (short, long))
         cores = [x.own for x in layers if x.kind == ATTENTION]
         found.append(stages.padding(alone, filled, cores))

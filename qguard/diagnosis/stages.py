@@ -7,7 +7,7 @@ hidden states is computed anew from the artifact's own hidden states, so that a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from qguard.artifacts.artifact import Artifact
 from qguard.encoders.pooling import Head
 from qguard.judging.artifact import stored_faults
+from qguard.judging.outputs import alternatives
 from qguard.models.model import Model
-from qguard.models.modules import pool
 from qguard.models.pipeline import POOLING_MODES, Pipeline
 from qguard.vectors.cosine import cosine
 
@@ -173,13 +173,14 @@ def after(seen: Sequence[Seen], model: Model, artifact: Artifact) -> list[Stage]
     x, y = (np.concatenate(a).astype(np.float64) if _widths(a) == 1 else None for a in (given, wanted))
     said = declared(model.pipeline, artifact.pipeline)
     if x is None or y is None or x.shape != y.shape:
-        return said or [Stage(POOLED, True, "the artifact's vectors have another dimension than the model's")]
+        other = [] if said or x is None else _other_dense(seen, x, head)
+        return said or other or [Stage(POOLED, True, "the artifact's vectors have another dimension than the model's")]
     pooling = float(cosine(x, y).min())
     norms = np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
     off = float(np.abs(norms - 1).max())
     found = [s for s in said if s.name != NORMALISED]
     if pooling < 1 - SAME and not found:
-        found.append(_explained(seen, x, model.pipeline, pooling))
+        found += _other_dense(seen, x, head) or [_explained(seen, x, head, pooling)]
     elif not found:
         words = f"{_modes(model.pipeline)} of the artifact's own hidden states gives its vectors"
         found.append(Stage(POOLED, False, words, pooling))
@@ -197,13 +198,29 @@ def _widths(arrays: Sequence[Array]) -> int:
     return len({a.shape[1:] for a in arrays})
 
 
-def _explained(seen: Sequence[Seen], vectors: Array, pipeline: Pipeline, worst: float) -> Stage:
+def _other_dense(seen: Sequence[Seen], vectors: Array, head: Head) -> list[Stage]:
+    """The stage of a Dense module that the file leaves out or applies twice, where that gives the artifact's vectors."""
+    for name, pipeline in alternatives(head.pipeline).items():
+        if pipeline.dense != head.pipeline.dense and _near(seen, vectors, replace(head, pipeline=pipeline)) >= 1 - SAME:
+            return [Stage(DENSE, True, f"the file gives the model's vectors {name}: export it again with each module once")]
+    return []
+
+
+def _near(seen: Sequence[Seen], vectors: Array, head: Head, *, masked: bool = True) -> float:
+    """The lowest cosine of the artifact's vectors to those of a head on its hidden states; -1 where they cannot be compared."""
+    try:
+        made = np.concatenate([head(s.candidate, s.mask if masked else np.ones_like(s.mask), s.rows) for s in seen])
+    except ValueError:  # a module gets another width than it takes
+        return -1.0
+    return float(cosine(made, vectors).min()) if made.shape == vectors.shape else -1.0
+
+
+def _explained(seen: Sequence[Seen], vectors: Array, head: Head, worst: float) -> Stage:
     """The pooling that gives the artifact's vectors, where one does."""
-    best = ("", -1.0)
+    best, pipeline = ("", -1.0), head.pipeline
     for masked in (True, False):
-        for mode in POOLING_MODES if not pipeline.weighted else ():
-            rows = [pool(s.candidate, s.mask if masked else np.ones_like(s.mask), mode) for s in seen]
-            found = float(cosine(np.concatenate(rows)[:, : pipeline.truncate_dim], vectors).min())
+        for mode in POOLING_MODES:
+            found = _near(seen, vectors, replace(head, pipeline=pipeline.pooled_by((mode,))), masked=masked)
             if found > best[1] + 1e-6:  # mean and mean_sqrt_len_tokens point the same way: the first, not what rounding prefers
                 best = (mode if masked else f"{mode} over padding too", found)
     words = f"its vectors are not {_modes(pipeline)} of its own hidden states (cosine down to {worst:.4f})"

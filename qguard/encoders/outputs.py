@@ -24,6 +24,7 @@ FINISHED = (
 _OTHER = re.compile(
     r"sparse_\w+|\w*colbert\w*|multi_vector\w*|\w*logits|pooler_output|(?:encoder_)?hidden_states\S*|\w*attentions\S*|present\S*"
 )
+_NAMED = "named by the project"
 _FLOATS, _INTEGERS = ("float16", "float32", "float64"), ("int8", "uint8")
 
 
@@ -50,6 +51,11 @@ class Output:
         """Whether its name says that it is one vector a text."""
         shape = self.port.shape
         return plain(self.port.name) in FINISHED or (shape is not None and len(shape) == 3 and shape[1] == 1)
+
+    @property
+    def named(self) -> bool:
+        """Whether the project says that it is this one."""
+        return self.rule == _NAMED
 
     def __call__(self, found: Any, batch: int, length: int, file: Path) -> Any:
         """float32 token embeddings (batch, length, hidden) or finished vectors (batch, dim), from what a runtime gives.
@@ -102,7 +108,7 @@ def choose(outputs: Sequence[Port], file: Path, named: str = "") -> Output:
             raise ArtifactProblem(f"{file.name}: output = {named!r}: {unknown('output', named, [p.name for p in outputs])}")
         if port not in usable:
             raise ArtifactProblem(f"{file.name}: output {port} cannot be read; {_expected(outputs)}")
-        return _read(port, "named by the project", usable, file)
+        return _read(port, _NAMED, usable, file)
     if not usable:
         raise ArtifactProblem(f"{file.name} has no output that can be read; {_expected(outputs)}")
     own = [p for p in usable if not _OTHER.fullmatch(plain(p.name))] or usable

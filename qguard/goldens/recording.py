@@ -31,9 +31,11 @@ from qguard.models.location import is_local
 from qguard.models.model import Model
 from qguard.outputs import arrays_of
 from qguard.suites import BUILTIN, Suite
+from qguard.vectors.finished import refuse_several
 from qguard.vectors.similarity import COSINE, DOT, Similarity, similarity_of
 
 TOP_K = 10
+SEVERAL = 16  # texts on which the outputs of a file are compared
 
 
 def record(
@@ -162,6 +164,8 @@ def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[
     ids = encoder.tokenizer(suite.texts, suite.roles)
     left_out = without_tokens(suite, ids)
     judged = suite.without(left_out)
+    some = [row for row in ids if len(row)][:SEVERAL]
+    refuse_several(encoder, some, [list(range(len(some)))], model.onnx.name)
     vectors, token_ids, paths = reference(model, judged)
     return Outputs(judged, vectors, token_ids, left_out), paths, by_pooling(encoder, token_ids)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qguard.console.visible import visible_json
 from qguard.errors import GoldenProblem, first_line
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
 from qguard.goldens.retrieved import Retrieved
@@ -254,8 +254,8 @@ def seal(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(golden: Golden) -> str:
-    """The manifest as JSON, in ASCII: whatever a prompt or a reason holds, no terminal obeys it."""
-    return json.dumps(golden.manifest, indent=2, sort_keys=True)
+    """The manifest as JSON; whatever a prompt or a reason holds, no terminal and no CI service obeys it."""
+    return visible_json(golden.manifest)
 
 
 def words(golden: Golden, texts: bool = False) -> str:

@@ -24,7 +24,7 @@ from qguard.vectors.similarity import COSINE, Similarity
 
 GROUPS = 8  # lengths, and texts of each: 64 texts in mixed batches of 8
 SHORTEST, LONGEST = 4, 32  # tokens: a text has at least two words; longer ones are cut, to keep the check at half a second
-PADDING = 16  # tokens of padding that a text alone gets beyond its own
+PADDING = 16  # tokens of padding that a text alone gets beyond its own, where the model has positions for them
 _COLUMNS = ("batch", "order", "padding", "equal_length")
 
 
@@ -65,9 +65,8 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     :meth:`qguard.vectors.similarity.Similarity.agreement`.
 
     ``batch``: alone against in a batch of eight lengths. ``order``: that batch against the same one reversed, with its
-    first text in it twice. ``padding``:
-    alone against alone with :data:`PADDING` tokens of padding. ``equal_length``: in a batch of its own length against in
-    the mixed one.
+    first text in it twice. ``padding``: alone against alone with :data:`PADDING` tokens of padding; a model with few positions
+    gets fewer, at least one. ``equal_length``: in a batch of its own length against in the mixed one.
 
     Of a runtime that takes texts the first two alone, of whole texts: only token ids can be cut to a length, and padded.
 
@@ -76,9 +75,9 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     """
     if len(ids) < 2:
         raise MeasurementProblem(f"invariance needs at least two texts, found {len(ids)}")
-    # padding needs positions too
-    room = LONGEST if encoder.takes == TEXTS else encoder.head.pipeline.max_seq_length - PADDING
-    texts, cut = sample(suite, ids, max(SHORTEST, min(LONGEST, room)))
+    most = LONGEST + PADDING if encoder.takes == TEXTS else encoder.head.pipeline.max_seq_length
+    longest = min(LONGEST, max(SHORTEST, most - PADDING), most - 1)  # padding needs positions too
+    texts, cut = sample(suite, ids, longest)
     n = len(cut)
     if encoder.takes == TEXTS:
         rows = encoder.rows([suite.texts[i] for i in texts], [suite.roles[i] for i in texts])
@@ -105,7 +104,8 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
     in_mixed, by_itself, in_turned, *in_equal = split(found[:end], len(arrangements))
     pairs = [(by_itself, in_mixed), (in_mixed, in_turned)]
     if in_equal:
-        pairs += [(by_itself, encoder.encode_batches(rows, alone, PADDING)), (in_mixed, in_equal[0])]
+        padded = encoder.encode_batches(rows, alone, min(PADDING, most - longest))
+        pairs += [(by_itself, padded), (in_mixed, in_equal[0])]
     cosines = np.stack([_cosine(a, b, similarity) for a, b in pairs], axis=1)
     cosines[twice, 1] = np.minimum(cosines[twice, 1], _cosine(in_mixed[twice], found[end:], similarity))
 

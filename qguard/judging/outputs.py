@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders import Encoder, Floats
-from qguard.encoders.interface import Interface
-from qguard.encoders.outputs import FINISHED
 from qguard.encoders.pooling import Head
-from qguard.encoders.ports import Port, plain
+from qguard.encoders.ports import Port
 from qguard.encoders.runtimes import TOKEN_IDS
 from qguard.errors import QguardError
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
@@ -26,6 +23,7 @@ from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.models.modules import POOLING_MODES, Dense
 from qguard.models.pipeline import Pipeline
+from qguard.vectors.finished import finished, given_by, refuse_several
 from qguard.vectors.similarity import Similarity, similarity_of
 
 SHORT = 48  # tokens
@@ -63,6 +61,9 @@ def values(session: Session, target: Target) -> list[Measured]:
     if not ports and not model.pipeline.dense:
         return []
     given, least = _Given.of(session, target, encoder), target.precision.recipe.width.least_cosine
+    artifact = session.artifact(target.precision, target.model)
+    if artifact.file is not None:
+        refuse_several(encoder, given.rows, given.batches, artifact.file.name)
     found = list(_own(given, model.pipeline, least))
     if found and model.onnx is not None:  # what is so in the model's own file is no fault of the artifact
         runtime = fp32_runtime(session, target.precision, target.model)
@@ -78,14 +79,6 @@ def _own(given: _Given, pipeline: Pipeline, least: float) -> Iterator[Measured]:
     ports = finished(interface) if interface else []
     yield from _lengths(given, pipeline, ports)
     yield from _agreement(given, ports, least)
-
-
-def finished(interface: Interface) -> list[Port]:
-    """The outputs of a file that are one vector a text, the one that is read first."""
-    output = interface.output
-    own = [output.port] if output.finished or output.port.rank == 2 else []
-    others = (p for p in output.others if plain(p.name) in FINISHED and p.kind.startswith("float"))
-    return [*own, *(p for p in others if p.rank == 2 or (p.shape is not None and p.shape[1] == 1))]
 
 
 @dataclass(frozen=True)
@@ -124,10 +117,7 @@ class _Given:
 
     def raw(self, port: Port) -> Floats:
         """What the file itself gives, before any head."""
-        runtime: Any = copy.copy(self.encoder.runtime)
-        runtime.interface = runtime.interface.reading(port)
-        bare = Head(replace(self.encoder.head.pipeline, head=(), truncate_dim=None))
-        return Encoder(self.encoder.tokenizer, runtime, bare).encode_batches(self.rows, self.batches)
+        return given_by(self.encoder, port, self.rows, self.batches)
 
     def near(self, a: Floats, b: Floats) -> Any:
         """Cosines of two arrays, (texts,); -1 where their dimensions differ."""
