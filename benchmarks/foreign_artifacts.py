@@ -8,7 +8,7 @@
         openvino==2026.4.1 nncf==3.4.0
 
 Each combination of a model and an artifact is then judged as ``pytest --pyargs qguard.gate --precision P --artifact=A`` judges
-it, in this process, on 40 texts of ``core``, without latency and robustness. The project names its models and nothing else.
+it, in this process, on 120 texts of ``core``, without latency and robustness. The project names its models and nothing else.
 Verdicts are ``pass``, ``fail`` and ``refused``: not measured, with what was expected, found and mends it. A reason is a pattern
 that the report or the message has to hold. Exit status 1: a combination was judged otherwise, or a traceback was shown.
 
@@ -33,7 +33,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TEXTS, LONGEST = 40, 360  # characters
+TEXTS, LONGEST = 120, 400  # characters
 LOSS = "loss by quantization"
 
 
@@ -191,7 +191,7 @@ def project(work: Path) -> Path:
         f'[tool.qguard]\nsuites = ["own"]\n[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.qguard.models]\n{table}'
     )
     lines = (root / "qguard" / "suites" / "core" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [r for line in lines[::8] if len((r := json.loads(line))["text"]) <= LONGEST][:TEXTS]
+    rows = [r for line in lines[::3] if len((r := json.loads(line))["text"]) <= LONGEST][:TEXTS]
     (folder / "own.jsonl").write_text("".join(json.dumps({"text": r["text"]}) + "\n" for r in rows))
     command = [sys.executable, "-c", "import sys; from qguard.cli import main; sys.exit(main())"]
     command += ["golden", "update", "--reason", "artifacts of other tools"]
