@@ -75,7 +75,7 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side
     """Token ids (n, length) of n texts and their mask (n, length), 1 at tokens and 0 at padding.
 
     Args:
-        ids: Token ids of at least one text.
+        ids: Token ids of at least one text; what a query is filled up with has mask 0, where the network does not attend to it.
         pad_id: What fills short rows.
         padding: Tokens of padding beyond the longest text.
         side: Where padding goes, ``right`` or ``left``.
@@ -86,6 +86,7 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side
         at = slice(length - len(row), length) if side == LEFT else slice(len(row))
         input_ids[k, at] = row
         mask[k, at] = 1
+        mask[k, at][getattr(row, "attended", len(row)) :] = 0
     return input_ids, mask
 
 

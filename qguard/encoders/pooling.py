@@ -47,6 +47,10 @@ class Head:
             raise MeasurementProblem(f"expected token or sentence embeddings of 3 or 2 dimensions, found {hidden.ndim}")
         finished = hidden.ndim == 2
         features: Features = {SENTENCE if finished else TOKENS: hidden, MASK: mask, ROWS: rows}
+        if self.pipeline.kind == MULTI_VECTOR and finished:
+            raise MeasurementProblem(
+                "the file gives one vector to a text, and a multi-vector model one to each token; export the last hidden state"
+            )
         for module in self.pipeline.finishing if finished else self.pipeline.head:
             module(features, self.weights)
         if self.pipeline.kind == MULTI_VECTOR:

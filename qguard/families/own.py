@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qguard.families import TIMED, Family, Parts
 from qguard.kinds import DENSE, KINDS, MULTI_VECTOR, SPARSE
-from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, sparse, task, truncation
+from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, sparse, task, tokens, truncation
 from qguard.vectors.quantized import FLOAT
 
 # the kinds whose texts are ranked by their outputs
@@ -93,6 +93,10 @@ OWN = (
     Family(
         name="weights", question="Do the words of a sparse model keep their weights?", test="test_weights",
         needs=("vectors",), metrics=sparse.METRICS, bounded_by=_BY_PRECISION, kinds=(SPARSE,), parts=_weights, lead=5,
+    ),
+    Family(
+        name="tokens", question="Do the vectors of tokens still point where those of fp32 point?", test="test_tokens",
+        needs=("vectors",), metrics=tokens.METRICS, bounded_by=_BY_PRECISION, kinds=(MULTI_VECTOR,), parts=tokens.parts, lead=5,
     ),
     Family(
         name="similarity", question="Do pairs of texts still score what they scored in fp32?", test="test_similarity",

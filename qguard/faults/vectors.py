@@ -9,6 +9,8 @@ import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.metrics import Comparison
+from qguard.outputs import TokenVectors
+from qguard.vectors.multi_vector import StoredTokens
 from qguard.vectors.quantized import FLOAT, LEAST_CALIBRATION, Vectors
 
 KIND = "int8"
@@ -26,8 +28,24 @@ def _checked(site: FaultSite, texts: int) -> None:
 
 def _ranges(found: Comparison, texts: int) -> Any:
     rows = list(found.suite.documents or range(len(found.suite.texts)))[:texts]
-    golden = found.golden[rows].astype(np.float32)
+    golden = _rows(found.golden[rows]).astype(np.float32)
     return np.stack((golden.min(0), golden.max(0)))
+
+
+def _rows(outputs: Any) -> Any:
+    return outputs.vectors if isinstance(outputs, TokenVectors) else outputs
+
+
+def _vectors(found: Comparison) -> Vectors:
+    """What is stored, one row a text or a token."""
+    assert found.vectors is not None
+    return found.vectors.vectors if isinstance(found.vectors, StoredTokens) else found.vectors
+
+
+def _with(found: Comparison, vectors: Vectors) -> Comparison:
+    """The same with other codes."""
+    made = replace(found.vectors, vectors=vectors) if isinstance(found.vectors, StoredTokens) else vectors
+    return replace(found, candidate=made.dequantized(), vectors=made)
 
 
 def few(site: FaultSite, texts: int) -> Candidate:
@@ -35,9 +53,7 @@ def few(site: FaultSite, texts: int) -> Candidate:
     _checked(site, texts)
 
     def stored(found: Comparison) -> Comparison:
-        assert found.vectors is not None
-        vectors = Vectors.of(found.vectors.floats, found.kind, _ranges(found, texts))
-        return replace(found, candidate=vectors.dequantized(), vectors=vectors)
+        return _with(found, Vectors.of(_vectors(found).floats, found.kind, _ranges(found, texts)))
 
     return Candidate(stored=stored)
 
@@ -47,11 +63,9 @@ def wrap(site: FaultSite, texts: int) -> Candidate:
     _checked(site, texts)
 
     def stored(found: Comparison) -> Comparison:
-        assert found.vectors is not None
-        ranges = _ranges(found, texts)
+        ranges, floats = _ranges(found, texts), _vectors(found).floats
         steps = np.where(ranges[1] > ranges[0], (ranges[1] - ranges[0]) / np.float32(255), np.float32(1))
-        codes = np.floor((found.vectors.floats - ranges[0]) / steps).astype(np.int64) & 255
-        vectors = Vectors(found.kind, (codes - 128).astype(np.int8), found.vectors.floats, ranges)
-        return replace(found, candidate=vectors.dequantized(), vectors=vectors)
+        codes = np.floor((floats - ranges[0]) / steps).astype(np.int64) & 255
+        return _with(found, Vectors(found.kind, (codes - 128).astype(np.int8), floats, ranges))
 
     return Candidate(stored=stored)

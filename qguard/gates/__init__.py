@@ -158,10 +158,11 @@ def gates_for(
     """
     base, runtime = precision.base, precision.runtime
     bounds = {key: Bound.of(bound, key) for key, bound in precision.recipe.bounds.items()}
+    of_kind = OF_KIND.get(kind, {})
     if kind != DENSE:
         bounds = {key: bound for key, bound in bounds.items() if judges(key, kind)}
         for name in (precision.recipe.precision, f"{precision.recipe.precision}@{runtime}"):
-            bounds |= OF_KIND.get(kind, {}).get(name, {})
+            bounds |= of_kind.get(name, {})
     elif by_length:
         bounds |= _of_lengths(bounds)
     elif not normalized and precision.vectors == FLOAT:
@@ -179,10 +180,10 @@ def gates_for(
         own = {key: tables for key, tables in own.items() if not key.startswith(_OF_PLAIN)}
         bounds = {key: bound for key, bound in bounds.items() if not key.startswith(_OF_PLAIN)}
     if precision.vectors != FLOAT:
-        kind = f"+{precision.vectors}"
-        bounds = _stored(bounds, DEFAULT_BOUNDS[kind])
+        stored = f"+{precision.vectors}"
+        bounds = _stored(bounds, {k: b for k, b in DEFAULT_BOUNDS[stored].items() if judges(k, kind)} | of_kind.get(stored, {}))
         kept = {key: tables for key, tables in own.items() if key.startswith(("artifact.", "truncation."))}
-        own = kept | _set_by(configured, [n + kind for n in ("", *names, *with_dims)])
+        own = kept | _set_by(configured, [n + stored for n in ("", *names, *with_dims)])
     record, gates = precision.runs_in, []
     asked = {key: configured[tables[-1]][key] for key, tables in own.items()}
     for key, limit in {**default_bounds(precision.vectors, kind), **bounds, **asked}.items():

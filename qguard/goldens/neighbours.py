@@ -7,16 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.outputs import TokenVectors
 from qguard.vectors.similarity import COSINE, Similarity
 
 LOOKED_AT = 2000  # texts of a larger suite that are looked at, evenly spaced
 _BLOCK = 20_000_000  # scores held at once
+_PRODUCTS = 1e9  # products of two tokens that a summary is worth, some seconds
 _DIGITS = 6  # what differs by less is a tie, by order: equal data must give equal words on every machine
 
 
-def looked_at(texts: int) -> NDArray[np.int64]:
-    """Indices of at most :data:`LOOKED_AT` of ``texts`` texts."""
-    return np.unique(np.linspace(0, texts - 1, min(texts, LOOKED_AT)).astype(np.int64))
+def looked_at(outputs: Any) -> NDArray[np.int64]:
+    """Indices of the texts that are looked at: at most :data:`LOOKED_AT`, and fewer where each has many vectors to compare."""
+    texts = most = len(outputs)
+    if isinstance(outputs, TokenVectors):
+        most = max(1, int(_PRODUCTS / max(1, len(outputs.vectors)) / max(1, len(outputs.vectors) / texts)))
+    return np.unique(np.linspace(0, texts - 1, min(texts, most, LOOKED_AT)).astype(np.int64))
 
 
 def nearest(
@@ -32,11 +37,12 @@ def nearest(
     Returns:
         Indices (n,) and scores (n,), rounded to six digits; scores without a range to six digits of their scale.
     """
-    units, scale = similarity.prepared(vectors), similarity.scale(vectors)
+    units, scales = similarity.prepared(vectors), similarity.scale(vectors)
     index, score = np.empty(len(rows), np.int64), np.empty(len(rows))
     step = max(1, _BLOCK // len(units))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
+        scale = scales[part][:, None] if np.ndim(scales) else scales
         scores = np.round(similarity.scores(units[part], units) / scale, _DIGITS) * scale
         scores[np.arange(len(part)), part] = -np.inf
         best = scores.argmax(1)

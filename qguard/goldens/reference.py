@@ -138,7 +138,14 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     own = tokenizer(whole.texts, whole.roles)
     prefixes = [model.pipeline.prefix(role) for role in whole.roles]
     some = [i for i, ids in enumerate(own) if ids]
-    ids = dict(zip(some, preprocess(st, [prefixes[i] + whole.texts[i] for i in some], 1), strict=True))
+    given = [prefixes[i] + whole.texts[i] for i in some]
+    if model.kind == MULTI_VECTOR:
+        from qguard.goldens.multi_vector import preprocess as of_roles
+
+        prepared = of_roles(st, given, [whole.roles[i] for i in some])
+    else:
+        prepared = preprocess(st, given, 1)
+    ids = dict(zip(some, prepared, strict=True))
     for i, row in ids.items():
         if row != list(own[i]):
             raise GoldenProblem(

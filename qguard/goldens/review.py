@@ -193,7 +193,7 @@ def _neighbours(
     """The first neighbor of each text among those that stay, before and after."""
     if len(before) < 2:
         return []
-    rows = looked_at(len(before))
+    rows = looked_at(old.vectors[before])
     was, _ = nearest(old.vectors[before], rows, similarity)
     now, _ = nearest(vectors[after], rows, similarity)
     changed = np.flatnonzero(was != now)

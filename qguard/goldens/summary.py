@@ -47,7 +47,7 @@ def summary(
     """
     tokens = np.asarray([len(i) for i in token_ids])
     norms = lengths(vectors)
-    rows = looked_at(len(vectors))
+    rows = looked_at(vectors)
     near, score = nearest(vectors, rows, similarity) if len(vectors) > 1 else (rows, np.ones(len(rows)))
     lines = [
         f"# Golden of {model} on {suite.name}",

@@ -8,6 +8,7 @@ from qguard.accepted.scores import Scope
 from qguard.judging.judged import judged
 from qguard.judging.session import Session, Target
 from qguard.machine.versions import installed
+from qguard.outputs import TokenVectors
 from qguard.vectors.quantized import FLOAT, quantize
 
 
@@ -26,7 +27,7 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
         calibration = session.calibration(target)
         facts["stored"] = {
             "bytes": stored_bytes(session, target),
-            "float32_bytes": session.golden(target.model, target.suite).vectors[:1].nbytes,
+            "float32_bytes": _one(session.golden(target.model, target.suite).vectors).nbytes,
             "calibration": calibration and calibration.to_json(),
             "latency_of": str(target.precision.plain),
         }
@@ -39,9 +40,13 @@ def parts(session: Session, target: Target) -> list[dict[str, Any]]:
 
 
 def stored_bytes(session: Session, target: Target) -> int:
-    """Bytes of one vector as the precision stores it."""
-    kind, cut = target.precision.vectors, session.cut(target, session.golden(target.model, target.suite).vectors[:1])
+    """Bytes of one vector as the precision stores it; of a model with a vector to each token, those of one token."""
+    kind, cut = target.precision.vectors, session.cut(target, _one(session.golden(target.model, target.suite).vectors))
     return cut.nbytes if kind == FLOAT else quantize(cut, kind, session.ranges(target)).nbytes
+
+
+def _one(outputs: Any) -> Any:
+    return outputs.vectors[:1] if isinstance(outputs, TokenVectors) else outputs[:1]
 
 
 def scope(session: Session, target: Target) -> Scope:

@@ -84,6 +84,8 @@ def items(encoder: Encoder, suite: Suite, ids: Sequence[Sequence[int]], similari
         lengths = [len(ids[i]) for i in texts]
     else:
         rows, lengths = cut, [len(row) for row in cut]
+        if encoder.head.pipeline.by_role:
+            rows = encoder.tokenizer.told(cut, [suite.roles[i] for i in texts])
     groups = -(-n // GROUPS)
     mixed = [list(range(start, n, groups)) for start in range(groups)] if groups > 1 else [list(range(n))]
     equal: dict[int, list[int]] = {}

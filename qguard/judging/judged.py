@@ -13,8 +13,9 @@ from qguard.encoders.runtimes import SAFETENSORS, TEXTS
 from qguard.errors import QguardError
 from qguard.files import inside
 from qguard.judging.session import Session, Target
+from qguard.kinds import MULTI_VECTOR
 from qguard.models.model import Model
-from qguard.models.modules import Pooling
+from qguard.models.modules import Normalize, Pooling
 
 ONLY = "the only model file, as its record says"
 CONFIGURATION, ARTIFACT, MODEL = "configuration", "artifact", "model"
@@ -102,6 +103,10 @@ def _text(session: Session, target: Target, artifact: Artifact, model: Model) ->
     yield Part("padding", f"{tokenizer.side}, token id {tokenizer.pad_id}", side)
     origin = _origin(artifact, model)
     length = f"{pipeline.max_seq_length} tokens, cut on the {pipeline.truncation_side}"
+    if (late := pipeline.late) is not None:
+        filled = f", filled up to {late.length}" if late.strategy else ""
+        by_role = (late.limit(role, pipeline.max_seq_length) for role in ("query", "document"))
+        length = f"queries {next(by_role)}{filled}, documents {next(by_role)}, other texts {length}"
     unlimited = "without limit" if pipeline.static else length
     yield Part("length", unlimited, CONFIGURATION if "max_seq_length" in model.settings else origin)
     prompts = {role: pipeline.prefix(role) for role in ("query", "document", None) if pipeline.prefix(role)}
@@ -121,6 +126,11 @@ def _fed(name: str, words: str, artifact: Artifact, model: Model) -> tuple[str, 
 
 def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
     pipeline, origin = artifact.pipeline, _origin(artifact, model)
+    if pipeline.kind == MULTI_VECTOR:
+        yield Part("pooling", "none: each token that counts has a vector", origin)
+        unit = any(isinstance(m, Normalize) for m in pipeline.head)
+        yield Part("normalization", "each token to unit length" if unit else "none", origin)
+        return
     modes = [m for m in pipeline.modules if isinstance(m, Pooling)]
     words = ", ".join("+".join(m.modes) for m in modes) or "none: one row a token is averaged by the table"
     if pooled and not pipeline.static:

@@ -18,7 +18,7 @@ from qguard.judging.fp32 import fp32_encoder, fp32_runtime
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
 from qguard.judging.splade import alternatives as of_sparse
-from qguard.kinds import SPARSE
+from qguard.kinds import DENSE, SPARSE
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.models.modules import POOLING_MODES, Dense
@@ -52,7 +52,7 @@ def values(session: Session, target: Target) -> list[Measured]:
     if encoder.takes != TOKEN_IDS:
         return []
     interface = getattr(encoder.runtime, "interface", None)
-    ports = finished(interface) if interface else []
+    ports = finished(interface) if interface and model.kind == DENSE else []
     if model.static:  # a file beside modules of its own is normalized by them
         alone = session.artifact(target.precision, target.model).folder == model.folder
         return list(_lengths(_Given.of(session, target, encoder), model.pipeline, ports if alone else []))
@@ -76,7 +76,7 @@ def values(session: Session, target: Target) -> list[Measured]:
 def _own(given: _Given, pipeline: Pipeline, least: float) -> Iterator[Measured]:
     """What a file's finished vectors tell by themselves."""
     interface = getattr(given.encoder.runtime, "interface", None)
-    ports = finished(interface) if interface else []
+    ports = finished(interface) if interface and pipeline.kind == DENSE else []
     yield from _lengths(given, pipeline, ports)
     yield from _agreement(given, ports, least)
 

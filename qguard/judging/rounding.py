@@ -18,7 +18,7 @@ from qguard.errors import QguardError
 from qguard.judging.artifact import damage
 from qguard.judging.once import once
 from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR
-from qguard.models.modules import SpladePooling
+from qguard.models.modules import Normalize, SpladePooling
 from qguard.models.pipeline import Pipeline
 from qguard.outputs import joined, relative_distance
 from qguard.vectors.similarity import COSINE, similarity_for
@@ -122,6 +122,8 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
         found.append(f"{len(artifact.dense)} dense modules, the model has {len(model.dense)}")
     if model.normalize != artifact.normalize:
         found.append("they do not normalize, the model does" if model.normalize else "they normalize, the model does not")
+    if model.kind == MULTI_VECTOR and _of_units(model) != _of_units(artifact):
+        found.append("they do not normalize, the model does" if _of_units(model) else "they normalize, the model does not")
     if model.truncate_dim != artifact.truncate_dim:
         found.append(f"truncate_dim is {artifact.truncate_dim}, the model's {model.truncate_dim}")
     if not found and [m.declared() | {"path": ""} for m in model.head] != [m.declared() | {"path": ""} for m in artifact.head]:
@@ -134,12 +136,19 @@ def _splade(pipeline: Pipeline) -> str:
     return next(found, "none")
 
 
+def _of_units(pipeline: Pipeline) -> bool:
+    """Whether the vectors of tokens have length 1."""
+    return any(isinstance(m, Normalize) for m in pipeline.head)
+
+
 def _exchanged(session: Session, target: Target, rows: tuple[int, ...]) -> str:
     """Texts that have another text's vector, as of batches that come back in another order, and caches that mix texts up."""
     suite = session.suite(target.suite, target.model)
     kind = session.kind(target.model)
-    if kind in (CROSS_ENCODER, MULTI_VECTOR):  # texts may have one score, and vectors of tokens have no cosine
+    if kind == CROSS_ENCODER:  # texts may have one score
         return ""
+    if kind == MULTI_VECTOR:
+        return _exchanged_tokens(session, target, rows)
     golden, found = session.golden(target.model, target.suite).vectors, session.embeddings(target)[list(rows)]
     cosine = similarity_for(kind, COSINE.name)
     near = cosine.scores(cosine.prepared(found), cosine.prepared(golden))
@@ -152,6 +161,26 @@ def _exchanged(session: Session, target: Target, rows: tuple[int, ...]) -> str:
     first = int(np.flatnonzero(other)[own[other].argmin()])
     text, taken = (repr(suite.texts[i][:_SHOWN]) for i in (rows[first], int(best[first])))
     return f"{int(other.sum())} of {int(moved.sum())} texts whose vectors moved have that of another text: {text} that of {taken}"
+
+
+def _exchanged_tokens(session: Session, target: Target, rows: tuple[int, ...]) -> str:
+    """As :func:`_exchanged`, of vectors of tokens, among these texts alone: another one has exactly these."""
+    suite, similarity = session.suite(target.suite, target.model), session.similarity(target.model)
+    golden = session.golden(target.model, target.suite).vectors[list(rows)]
+    found = session.embeddings(target)[list(rows)]
+    own = similarity.agreement(golden, found)
+    moved = [k for k in range(len(rows)) if not own[k] >= _MOVED]
+    taken = dict[int, int]()
+    for k in moved:
+        near = similarity.agreement(golden, found[[k] * len(rows)])
+        best = int(np.nanargmax(near))
+        if near[best] >= _THEIRS and 1 - near[best] <= LEFT * (1 - own[k]):
+            taken[k] = best
+    if not taken or 2 * len(taken) < len(moved):
+        return ""
+    first = min(taken, key=lambda k: own[k])
+    text, other = (repr(suite.texts[rows[i]][:_SHOWN]) for i in (first, taken[first]))
+    return f"{len(taken)} of {len(moved)} texts whose vectors moved have that of another text: {text} that of {other}"
 
 
 def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -> Floats:
@@ -178,7 +207,6 @@ def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -
         return opened.encode_rows([ids[i] for i in rows])
 
 
-def _alone(session: Session, target: Target, encoder: Encoder, rows: tuple[int, ...]) -> Floats:
+def _alone(session: Session, target: Target, encoder: Encoder, rows: tuple[int, ...]) -> Any:
     ids = session.token_ids(target)
-    found: Floats = joined([encoder.encode_rows([ids[i]]) for i in rows])
-    return found
+    return joined([encoder.encode_rows([ids[i]]) for i in rows])

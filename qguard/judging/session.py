@@ -26,7 +26,7 @@ from qguard.goldens.fragile import KEY as FRAGILE
 from qguard.judging.once import once
 from qguard.judging.surroundings import prove
 from qguard.judging.target import Target
-from qguard.kinds import DENSE, KINDS
+from qguard.kinds import DENSE, KINDS, MULTI_VECTOR
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
 from qguard.models.pipeline import STATIC, Pipeline
@@ -88,18 +88,20 @@ class Session:
         self._refuse_idle_gates(precisions)
         self._refuse_gates_of_other_kinds()
         for precision in precisions:
-            for model in self.config.models if precision != precision.plain else ():
+            for model in self.config.models:
                 self._refuse_stored(precision, model)
-            for model in self.config.models if precision.dims else ():
-                self._refuse_dims(precision, model)
+                if precision.dims:
+                    self._refuse_dims(precision, model)
         return [Target(p, m, s) for p in precisions for m in self.config.models for s in self.config.suites]
 
     def _refuse_stored(self, precision: Precision, model: str) -> None:
-        """Only one vector a text can be cut to fewer dimensions, or be stored as quantized vectors are."""
-        if (kind := self.kind(model)) != DENSE:
+        """What a model gives can be stored so: vectors of texts are cut or quantized, and those of tokens quantized."""
+        if precision == precision.plain or (kind := self.kind(model)) == DENSE:
+            return
+        if precision.dims or kind != MULTI_VECTOR:
+            what = "cut to fewer dimensions" if precision.dims else f"stored as {precision.vectors}"
             raise UsageProblem(
-                f"{precision}: model {model!r} gives {KINDS[kind].gives}, and only one vector a text can be cut or quantized "
-                f"as a vector; judge the model itself: --precision {precision.plain}"
+                f"{precision}: model {model!r} gives {KINDS[kind].gives}, which is not {what}; give --precision {precision.plain}"
             )
 
     def _refuse_dims(self, precision: Precision, model: str) -> None:
@@ -310,8 +312,8 @@ class Session:
         similarity = similarity_of(pipeline)
         fp32, found_vectors = self.cut(target, golden.vectors), self.cut(target, embeddings)
         found = Comparison.of(self.suite(target.suite, target.model), fp32, found_vectors, similarity)
-        if found.similarity.of_outputs:
-            return found
+        if found.similarity.of_outputs:  # which are whole: another precision was refused
+            return found.quantize(target.precision.vectors, self.ranges(target)) if target.precision.vectors != FLOAT else found
         if target.precision.dims and found.suite.corpus is None:
             found = replace(found, whole=golden.vectors.astype(np.float64))
         if found.suite.corpus is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from qguard.artifacts.artifact import TOKENIZER_FILES, Artifact
@@ -14,7 +14,8 @@ from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import GoldenProblem
 from qguard.goldens import Golden
 from qguard.models.model import Model
-from qguard.models.pipeline import ROLES, ST_CONFIG, Pipeline, declared_prompts
+from qguard.models.modules import MultiVectorMask
+from qguard.models.pipeline import ROLES, ST_CONFIG, Late, Pipeline, declared_prompts
 
 _SHOWN = 3
 _LENGTH = "sentence_bert_config.json"
@@ -77,6 +78,7 @@ def _declared(artifact: Artifact, model: Model) -> Iterator[str]:
         if a != b:
             yield f"{'similarity_fn_name' if name == 'similarity' else name} in {file} is {b}, the model's {a}"
     yield from _by_role(ours, theirs)
+    yield from _of_tokens(ours, theirs)
     if ours.do_lower_case != theirs.do_lower_case:
         # of an uncased vocabulary it changes nothing
         a, b = (
@@ -97,6 +99,26 @@ def _by_role(ours: Pipeline, theirs: Pipeline) -> Iterator[str]:
         yield f"modules.json {has} Router, and the model {one}"
     elif ours.routed and _unplaced([m.declared() for m in ours.head]) != _unplaced([m.declared() for m in theirs.head]):
         yield "the Router gives texts of some role other modules than the model"
+
+
+def _of_tokens(ours: Pipeline, theirs: Pipeline) -> Iterator[str]:
+    """How long queries and documents are, what queries are filled up with, and which of their tokens count."""
+    a, b = asdict(ours.late or Late()), asdict(theirs.late or Late())
+    for name in ("query_length", "document_length"):
+        if a[name] != b[name]:
+            yield f"{name} in {_LENGTH} is {b[name] or 'missing'}, the model's {a[name] or 'missing'}"
+    for name in ("strategy", "length", "token", "attend"):
+        if a[name] != b[name]:
+            found, wanted = (json.dumps(value[name]) if value["strategy"] else "missing" for value in (b, a))
+            key = f"{name} of query_expansion" if a["strategy"] and b["strategy"] else "query_expansion"
+            yield f"{key} in {_LENGTH} is {found}, the model's {wanted}"
+            if not (a["strategy"] and b["strategy"]):
+                break
+    masks = [next((m for m in p.head if isinstance(m, MultiVectorMask)), MultiVectorMask()) for p in (ours, theirs)]
+    for name, attribute in (("skiplist_words", "skipped"), ("skiplist_tasks", "skipped_of"), ("keep_only_token_ids", "kept")):
+        wanted, found = ("".join(map(str, getattr(m, attribute))) or "empty" for m in masks)
+        if set(getattr(masks[0], attribute)) != set(getattr(masks[1], attribute)):
+            yield f"{name} of the MultiVectorMask module is {found}, the model's {wanted}"
 
 
 def _unplaced(value: Any) -> Any:

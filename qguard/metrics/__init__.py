@@ -19,6 +19,7 @@ from qguard.errors import MeasurementProblem
 from qguard.outputs import refuse_broken
 from qguard.suites import Suite
 from qguard.vectors.cosine import of_units, unit
+from qguard.vectors.multi_vector import MaxSim, StoredTokens
 from qguard.vectors.quantized import FLOAT, KINDS, Vectors
 from qguard.vectors.similarity import COSINE, DOT, Similarity
 
@@ -94,7 +95,7 @@ class Metric(MetricInfo):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Golden and candidate embeddings (texts, dim) of one suite, as float64.
+    """Golden and candidate embeddings (texts, dim) of one suite, as float64; of another kind of model its outputs.
 
     Attributes:
         vectors: The candidate's quantized vectors, of which ``candidate`` is then the dequantized form; else ``None``.
@@ -107,9 +108,9 @@ class Comparison:
     """
 
     suite: Suite
-    golden: Rows
-    candidate: Rows
-    vectors: Vectors | None = None
+    golden: Any
+    candidate: Any
+    vectors: Vectors | StoredTokens | None = None
     neighbours: Neighbours | None = None
     similarity: Similarity = COSINE
     whole: Rows | None = None
@@ -126,6 +127,9 @@ class Comparison:
 
     def quantize(self, kind: str, ranges: Any = None) -> Comparison:
         """The same comparison with the candidate stored as quantized vectors; see :mod:`qguard.vectors.quantized`."""
+        if isinstance(self.similarity, MaxSim):
+            tokens = StoredTokens.of(self.candidate.astype(np.float32), kind, ranges, self.similarity)
+            return replace(self, candidate=tokens.dequantized(), vectors=tokens)
         # the inner product of unit vectors is their cosine, and codes are made of unit vectors
         searched = DOT if self.similarity is COSINE else self.similarity
         vectors = Vectors.of(self.candidate.astype(np.float32), kind, ranges, searched)
@@ -142,7 +146,7 @@ class Comparison:
         return unit(self.golden), unit(self.candidate)
 
     @cached_property
-    def prepared(self) -> tuple[Rows, Rows]:
+    def prepared(self) -> tuple[Any, Any]:
         """Golden and candidate embeddings as the similarity takes them."""
         if self.similarity.of_outputs:
             return self.similarity.prepared(self.golden), self.similarity.prepared(self.candidate)
@@ -157,12 +161,36 @@ class Comparison:
             return self.similarity.agreement(self.golden, self.candidate)
         return of_units(*self.units)
 
-    def relative(self, scores: Any) -> Rows:
-        """Scores on the scale of cosines, which fp32's own vectors of the suite give; see :mod:`qguard.vectors.similarity`."""
-        return self.similarity.relative(scores, self._scale)
+    @cached_property
+    def searchers(self) -> Any:
+        """The texts that search, by index (q,), or ``None`` for all: of a retrieval suite the queries alone, where a text is
+        encoded otherwise as a query.
+        """
+        queries = sorted(set(self.suite.queries)) if self.similarity.asymmetric else []
+        return np.asarray(queries) if queries else None
 
     @cached_property
-    def _scale(self) -> float:
+    def searched(self) -> tuple[Any, list[Rows]]:
+        """See :func:`qguard.metrics.ranking.scored`, of :attr:`searchers`."""
+        from qguard.metrics.ranking import scored
+
+        return scored(self, self.searchers)
+
+    def relative(self, scores: Any, texts: Any = None) -> Rows:
+        """Scores on the scale of cosines, which fp32's own vectors of the suite give; see :mod:`qguard.vectors.similarity`.
+
+        Args:
+            scores: (q,) or (q, k).
+            texts: The texts that they are scores of, by index (q,); ``None`` for all.
+        """
+        scale = self._scale
+        if np.ndim(scale):
+            scale = scale if texts is None else scale[texts]
+            scale = scale.reshape(-1, *[1] * (np.ndim(scores) - 1))
+        return self.similarity.relative(scores, scale)
+
+    @cached_property
+    def _scale(self) -> Any:
         return self.similarity.scale(self.golden)
 
 

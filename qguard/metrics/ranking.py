@@ -1,7 +1,8 @@
 """Which neighbors each text finds, against those it found in fp32.
 
 Every text of the suite searches the suite's documents (all texts, where it has no retrieval part); a text never finds
-itself. Neighbors are by the similarity that the model declares. Ties are broken by document order, in golden and candidate alike.
+itself. Of models that encode a query otherwise than a document, queries alone search. Neighbors are by the similarity that the
+model declares. Ties are broken by document order, in golden and candidate alike.
 
 Quantized vectors are searched as they are stored, and once more with rescoring: the best :data:`RESCORE_MULTIPLIER` × k of
 that search, ordered anew by the float32 query against the dequantized documents.
@@ -80,7 +81,8 @@ def scored(c: Comparison, queries: Sequence[int] | None = None) -> tuple[Any, li
     if c.vectors is None:
         scores += [c.similarity.scores(candidate[chosen], candidate[documents])]
     else:
-        scores += [c.vectors.scores(documents, None if queries is None else chosen), c.vectors.rescores(documents)[chosen]]
+        some = None if queries is None else chosen
+        scores += [c.vectors.scores(documents, some), c.vectors.rescores(documents, some)]
     for s in scores:
         s[itself, own[chosen][itself]] = -np.inf
     return documents, scores
@@ -90,12 +92,13 @@ def items(c: Comparison) -> Items:
     """Per text: overlap@10, top-1 agreement, RBO, nDCG@10, flipped and clear pairs; with rescoring the first four again."""
     if c.neighbours is not None:
         return _of_queries(c, c.neighbours)
-    documents, scores = scored(c)
+    documents, scores = c.searched
+    texts = np.arange(len(c.suite.texts)) if c.searchers is None else c.searchers
     k = min(K, len(documents) - 1)
     gold, found = best_first(scores[0], k), best_first(scores[1], k)
     columns = _agreement(gold, found)
     before, after = (np.take_along_axis(s, gold, 1) for s in scores[:2])
-    columns += _flipped(c.relative(before), after)
+    columns += _flipped(c.relative(before, texts), after)
     if c.vectors is not None:
         retrieved = best_first(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
         rescored = np.full_like(scores[2], -np.inf)
@@ -106,9 +109,9 @@ def items(c: Comparison) -> Items:
     def label(i: int) -> str:
         was, now = c.suite.texts[documents[gold[i, 0]]][:40], c.suite.texts[documents[found[i, 0]]][:40]
         first = f"first stays {was!r}" if was == now else f"first was {was!r}, is {now!r}"
-        return f"overlap {rows[i, 0]:.1f}  {c.suite.texts[i][:50]!r}: {first}"
+        return f"overlap {rows[i, 0]:.1f}  {c.suite.texts[texts[i]][:50]!r}: {first}"
 
-    return Items(rows, c.suite.slices, label)
+    return Items(rows, tuple(c.suite.slices[i] for i in texts), label, "texts" if c.searchers is None else "queries")
 
 
 def _of_queries(c: Comparison, found: Neighbours) -> Items:

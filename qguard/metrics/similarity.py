@@ -25,7 +25,7 @@ def items(c: Comparison) -> Items:
     """Per pair of :func:`pairs_of`: golden and candidate score, each on the scale of cosines."""
     pairs = pairs_of(c.suite)
     a, b = [p[0] for p in pairs], [p[1] for p in pairs]
-    rows = np.stack([c.relative(c.similarity.pairs(v[a], v[b])) for v in c.prepared], axis=1).reshape(-1, 2)
+    rows = np.stack([c.relative(c.similarity.pairs(v[a], v[b]), a) for v in c.prepared], axis=1).reshape(-1, 2)
 
     def label(i: int) -> str:
         left, right = c.suite.texts[a[i]][:45], c.suite.texts[b[i]][:45]

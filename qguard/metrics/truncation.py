@@ -13,6 +13,7 @@ import numpy as np
 
 from qguard.metrics import Comparison, Items, Metric, ranking, similarity, task
 from qguard.metrics.statistics import Mean
+from qguard.vectors.multi_vector import StoredTokens
 from qguard.vectors.quantized import FLOAT, KINDS
 
 _Parts = list[tuple[Items, tuple[Metric, ...]]]
@@ -49,7 +50,7 @@ _BY_NAME = {m.name: m for m in METRICS}
 
 def parts(c: Comparison) -> _Parts:
     """Rows and metrics of a precision with fewer dimensions; none of any other."""
-    if c.whole is None:
+    if c.whole is None or isinstance(c.vectors, StoredTokens):
         return []
     stored = c.candidate.shape[1] * 4 if c.vectors is None else c.vectors.codes.nbytes // len(c.vectors.codes)
     ratio = stored / (c.whole.shape[1] * 4)

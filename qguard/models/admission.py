@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
-from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, SPARSE
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
 from qguard.models.kind import read_kind
+from qguard.models.multi_vector import older
 from qguard.models.pipeline import ROUTERS, SHIFTED, first_position, read_optional
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
 
-JUDGED = (DENSE, SPARSE)  # the kinds that are judged so far
+JUDGED = (DENSE, SPARSE, MULTI_VECTOR)  # the kinds that are judged so far
 # encoders with a decoder of which the encoder alone is opened, as by sentence-transformers: type → class in Transformers
 ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _TWO_HALVES = ("longt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
@@ -51,6 +52,8 @@ def admit(model: Model) -> None:
     kind = read_kind(folder, model.stated_kind)
     for module in modules:
         package, _, rest = str(module.get("type", "")).partition(".")
+        if package == "pylate":
+            raise ModelProblem(f"model {model.name!r}: {older(folder.name)}")
         if package != "sentence_transformers":
             raise ModelProblem(_refusal(model, f"has a module {module.get('type')!r}, which is code that comes with it", _CODE))
         if rest.endswith(".CLIPModel"):
@@ -59,7 +62,7 @@ def admit(model: Model) -> None:
         raise ModelProblem(_refusal(model, f"is a {KINDS[kind].model_type}: it gives {KINDS[kind].gives}"))
     pipeline = model.pipeline  # raises for modules that cannot be reproduced
     if not pipeline.static:
-        _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.max_seq_length)
+        _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.longest)
     elif "max_seq_length" in model.settings:
         raise ModelProblem(
             _refusal(model, "is static and reads texts of any length", "remove max_seq_length from [tool.qguard.models]")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
-from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, kind_of_package, kind_of_type
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, kind_of_package, kind_of_type
 
 _CONFIG = "config_sentence_transformers.json"
 _CLASSIFIER = "ForSequenceClassification"
+PYLATE, _STANFORD = "ColBERT", "HF_ColBERT"  # of ColBERT: PyLate's model_type, and the class that Stanford's library names
 
 
 def read_kind(folder: Path, stated: str | None = None) -> str:
@@ -54,7 +55,7 @@ def _said(folder: Path) -> Iterator[tuple[str, str]]:
     config = folder / _CONFIG
     declared = read_json(config, ModelProblem).get("model_type") if config.exists() else None
     if declared is not None:
-        kind = kind_of_type(str(declared))
+        kind = MULTI_VECTOR if declared == PYLATE else kind_of_type(str(declared))
         if kind is None:
             known = ", ".join(k.model_type for k in KINDS.values())
             raise ModelProblem(f"model_type of {_CONFIG}: expected one of {known}, found {declared!r}")
@@ -68,6 +69,8 @@ def _said(folder: Path) -> Iterator[tuple[str, str]]:
         for name in names if isinstance(names, list) else []:
             if str(name).endswith(_CLASSIFIER):
                 yield CROSS_ENCODER, f"the class {name} of config.json"
+            if name == _STANFORD:
+                yield MULTI_VECTOR, f"the class {name} of config.json"
 
 
 def _modules(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,44 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
 @dataclass(frozen=True)
+class Late:
+    """How long the texts of a multi-vector model are, which are scored by their tokens, and what queries are filled up with.
+
+    Attributes:
+        query_length: Longest query in tokens, ``None`` for the model's own length.
+        document_length: The same of a document.
+        strategy: Of the filling: ``fixed`` cuts and fills every query to ``length``, ``min`` fills shorter ones alone; empty for
+            none.
+        length: Tokens of a query that is filled up.
+        token: What it is filled with; empty for the tokenizer's mask token.
+        attend: Whether the network attends to these tokens. They are scored in any case.
+    """
+
+    query_length: int | None = None
+    document_length: int | None = None
+    strategy: str = ""
+    length: int = 0
+    token: str = ""
+    attend: bool = False
+
+    def limit(self, role: str | None, longest: int) -> int:
+        """Tokens beyond which a text is cut.
+
+        Args:
+            role: ``"query"``, ``"document"`` or ``None``.
+            longest: Of a text without a length of its own.
+        """
+        if role == "query" and self.strategy == "fixed":
+            return self.length
+        own = {"query": self.query_length, "document": self.document_length}.get(role or "")
+        return longest if own is None else max(own, self.filled(role))
+
+    def filled(self, role: str | None) -> int:
+        """Tokens that a text has at least; 0 for one that is not filled up."""
+        return self.length if role == "query" and self.strategy else 0
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """What happens around the transformer, as declared by the model's own files.
 
@@ -58,6 +96,7 @@ class Pipeline:
         truncate_dim: The values of a vector that are kept, behind all modules; a vector that was normalized is then shorter than
             1. ``None`` for all.
         kind: What it gives for a text, of :data:`qguard.kinds.KINDS`.
+        late: Of a multi-vector model, what its queries and documents have of their own.
     """
 
     head: tuple[Module, ...] = (Pooling(),)
@@ -71,6 +110,13 @@ class Pipeline:
     truncate_dim: int | None = None
     truncation_side: str = "right"
     kind: str = DENSE
+    late: Late | None = None
+
+    @property
+    def longest(self) -> int:
+        """The longest text of any role, in tokens."""
+        own = [self.late.limit(role, self.max_seq_length) for role in ROLES] if self.late else []
+        return max([self.max_seq_length, *own])
 
     @property
     def unit_length(self) -> bool:
@@ -144,7 +190,7 @@ class Pipeline:
     def by_role(self) -> bool:
         """Whether the head must know a text's role: for its route, or for the prompt that it leaves out."""
         prompts = not self.include_prompt and any(self.prefix(role) for role in (None, *ROLES))
-        return prompts or self.routed
+        return prompts or self.routed or self.late is not None
 
     @property
     def routed(self) -> bool:
@@ -190,6 +236,8 @@ class Pipeline:
             plain["truncation_side"] = self.truncation_side
         if self.kind != DENSE:
             plain["kind"] = self.kind
+        if self.late is not None:
+            plain["late"] = asdict(self.late)
         return plain if self.first == "Transformer" else {**plain, "first": self.first}
 
     def sha256(self) -> str:
@@ -222,7 +270,7 @@ def read_pipeline(folder: Path, stated: str | None = None) -> Pipeline:
     if of in _READERS:
         found: Pipeline = function_of(_READERS[of])(folder)
         return replace(found, kind=of)
-    kind, path, head = _split(folder)
+    kind, path, head = split(folder)
     if kind not in FIRST:
         raise ModelProblem(refusal(kind, path))
     there = frozenset([FIRST[kind].gives])
@@ -238,7 +286,7 @@ def read_pipeline(folder: Path, stated: str | None = None) -> Pipeline:
     return replace(pipeline, similarity=similarity)
 
 
-def _split(folder: Path) -> tuple[str, str, tuple[Module, ...]]:
+def split(folder: Path) -> tuple[str, str, tuple[Module, ...]]:
     """The first module's kind and folder, and the modules behind it."""
     (kind, path), *rest = declared_modules(folder)
     if not (folder / "modules.json").exists() and kind != STATIC:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qguard.errors import DataProblem, UsageProblem
 from qguard.files import sha256_json
+from qguard.models.pipeline import ROLES, Pipeline
 from qguard.suites.source import Source
 
 # Written for calibration alone: no text of it is in a built-in suite, so that the default never judges what it was tuned on.
@@ -30,6 +31,15 @@ class Sample:
     texts: tuple[str, ...]
     roles: tuple[str | None, ...]
     facts: Mapping[str, Any]
+
+    def roles_of(self, pipeline: Pipeline) -> tuple[str | None, ...]:
+        """The role of each text, for a model: of one that fills queries up, texts without a role are queries and documents by
+        turns, because its queries hold a token that no other text has.
+        """
+        if pipeline.late is None:
+            return self.roles
+        names = tuple(ROLES)
+        return tuple(role or names[i % 2] for i, role in enumerate(self.roles))
 
 
 @dataclass(frozen=True, order=True)

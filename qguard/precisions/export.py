@@ -121,7 +121,10 @@ def agreement(encoders: Iterator[Encoder]) -> float:
     ids, vectors, pipeline = list[list[int]](), [], None
     for encoder in encoders:
         pipeline = encoder.head.pipeline
-        ids = ids or [row for row in encoder.tokenizer(CHECK_TEXTS) if row]  # not every tokenizer has one for the empty text
+        if not ids:
+            roles = (None,) if pipeline.late is None else (None, "query")  # what fills queries up is computed otherwise
+            every = (row for role in roles for row in encoder.tokenizer(CHECK_TEXTS, [role] * len(CHECK_TEXTS)))
+            ids = [row for row in every if row]  # not every tokenizer has one for the empty text
         vectors.append(encoder.encode_ids(ids))
         del encoder
         release()

@@ -189,7 +189,7 @@ def token_ids(model: Model, sample: Sample) -> list[list[int]]:
     """The sample's token ids, longest first; texts without a token are left out."""
     from qguard.encoders.tokenizer import TextTokenizer
 
-    ids = TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles)
+    ids = TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles_of(model.pipeline))
     return sorted(filter(None, ids), key=len, reverse=True)
 
 
@@ -321,15 +321,20 @@ class Observer:
         self._session = graph.session(options)
         self._feeds = Feeds(of_session(self._session.get_inputs()), file, feeding)
 
-    def _batches(self, ids: list[list[int]], channels: int) -> Iterator[tuple[Array, Array]]:
-        """Padded token ids and masks of texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short."""
+    def _batches(self, ids: list[list[int]], channels: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Padded token ids and masks of texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short, and
+        which of them are tokens of a text: those that fill a query up are, whether the network attends to them or not.
+        """
         from qguard.encoders import padded
 
         for start in range(0, len(ids), BATCH):
-            inputs, mask = padded(ids[start : start + BATCH])
+            part = ids[start : start + BATCH]
+            inputs, mask = padded(part)
+            own = np.arange(inputs.shape[1]) < np.asarray([[len(row)] for row in part])
             rows = max(1, OUTPUTS // (4 * channels * inputs.shape[1]))
             for first in range(0, len(inputs), rows):
-                yield inputs[first : first + rows], mask[first : first + rows]
+                some = slice(first, first + rows)
+                yield inputs[some], mask[some], own[some]
 
     def __call__(self, names: Collection[str], channels: int = 1) -> dict[str, Statistics]:
         """Of some of the tensors, which have so many channels together; the texts are run up to the last of them."""
@@ -340,7 +345,7 @@ class Observer:
 
     def values(self, names: Collection[str]) -> dict[str, Array]:
         """What some of the tensors hold, which no text changes."""
-        inputs, mask = next(self._batches(self.ids[-1:], 1))
+        inputs, mask, _ = next(self._batches(self.ids[-1:], 1))
         return dict(zip(names, self._session.run(list(names), self._feeds(inputs, mask)), strict=True))
 
     def reaches(self, names: Collection[str], channels: int, texts: int) -> dict[str, Array]:
@@ -358,10 +363,10 @@ class Observer:
         names = sorted(set(names))
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
-        for inputs, mask in self._batches(ids, channels):
+        for inputs, mask, own in self._batches(ids, channels):
             for name, value in zip(names, self._session.run(names, self._feeds(inputs, mask), options), strict=True):
                 # what has no row for each token, such as relative positions, has no padding either
-                yield name, value[mask.astype(bool)] if value.shape[:2] == mask.shape else value.reshape(-1, value.shape[-1])
+                yield name, value[own] if value.shape[:2] == own.shape else value.reshape(-1, value.shape[-1])
 
     def in_groups(self, wanted: Iterable[tuple[Collection[str], int]]) -> Iterator[dict[str, Statistics]]:
         """What is known of the tensors of each entry in turn; second moments of at most :data:`MOMENTS` bytes are held at once.

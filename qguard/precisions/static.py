@@ -135,14 +135,12 @@ def _by_row(graph: Graph, names: Sequence[str]) -> bool:
 
 def _feeds(model: Model, sample: Sample, feeds: Feeds) -> Iterator[dict[str, Any]]:
     """One text each, unpadded: a padding token's activations are never used, and must not widen a range."""
-    import numpy as np
-
+    from qguard.encoders import padded
     from qguard.encoders.tokenizer import TextTokenizer
 
     # in the sample's order, which NNCF's ranges depend on; a text without a token has no activation
-    for row in filter(None, TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles)):
-        ids = np.asarray([row], np.int64)
-        yield feeds(ids, np.ones_like(ids))
+    for row in filter(None, TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles_of(model.pipeline))):
+        yield feeds(*padded([row]))
 
 
 def _import_nncf() -> Any:

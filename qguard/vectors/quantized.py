@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import MeasurementProblem
+from qguard.outputs import TokenVectors
 from qguard.vectors import cosine
 from qguard.vectors.similarity import DOT, Similarity
 
@@ -105,18 +106,19 @@ class Ranges:
     ranges: Floats
 
     @classmethod
-    def of(cls, suite: Suite, vectors: Floats) -> Ranges:
+    def of(cls, suite: Suite, vectors: Any) -> Ranges:
         """The documents of a suite, as the owner of an index takes them: never the queries, never a batch.
 
         Args:
             suite: The texts.
-            vectors: float32 (texts, dim): their fp32 embeddings.
+            vectors: float32 (texts, dim): their fp32 embeddings, or the vectors of their tokens.
 
         Raises:
             MeasurementProblem: for fewer than :data:`LEAST_CALIBRATION`.
         """
         chosen = vectors[list(suite.documents)] if suite.documents else vectors
-        return cls(suite.name, "documents" if suite.documents else "texts", len(chosen), ranges_of(chosen))
+        rows = chosen.vectors if isinstance(chosen, TokenVectors) else chosen
+        return cls(suite.name, "documents" if suite.documents else "texts", len(chosen), ranges_of(rows))
 
     def to_json(self) -> dict[str, Any]:
         """For the report; the hash says whether two runs used the same ranges."""
@@ -189,6 +191,7 @@ class Vectors:
         values = self.values()
         return self.similarity.scores(values if queries is None else values[queries], values[documents])
 
-    def rescores(self, documents: NDArray[np.int_]) -> NDArray[np.float64]:
-        """float32 query against dequantized document, (n, d), in float64."""
-        return self.similarity.scores(self.floats.astype(np.float64), self.dequantized()[documents])
+    def rescores(self, documents: NDArray[np.int_], queries: NDArray[np.int_] | None = None) -> NDArray[np.float64]:
+        """float32 query against dequantized document, (q, d), in float64; arguments as of :meth:`scores`."""
+        floats = self.floats if queries is None else self.floats[queries]
+        return self.similarity.scores(floats.astype(np.float64), self.dequantized()[documents])

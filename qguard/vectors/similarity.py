@@ -53,6 +53,11 @@ class Similarity:
         """Whether outputs of zeros alone are broken."""
         return True
 
+    @property
+    def asymmetric(self) -> bool:
+        """Whether a score is that of a query with a document, and another the other way round: then queries alone search."""
+        return False
+
     def prepared(self, vectors: Any) -> Rows:
         """Rows (n, dim) as the other methods take them, float64."""
         return np.asarray(vectors, np.float64)
@@ -65,8 +70,11 @@ class Similarity:
         """The score of each query with each document; prepared rows (q, dim) and (d, dim), scores (q, d)."""
         return np.asarray(queries @ documents.T)
 
-    def scale(self, vectors: Any) -> float:
-        """What scores are measured in: ``r²`` of rows (n, dim) for the inner product, ``r`` for a distance, 1 for the cosine."""
+    def scale(self, vectors: Any) -> Any:
+        """What scores are measured in: ``r²`` of rows (n, dim) for the inner product, ``r`` for a distance, 1 for the cosine.
+
+        Of a similarity whose scores grow with the query, an array: of each row as a query.
+        """
         x = np.asarray(vectors, np.float64)
         return float(np.einsum("ij,ij->i", x, x).mean()) or 1.0
 

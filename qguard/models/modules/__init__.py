@@ -14,22 +14,26 @@ from qguard.errors import ModelProblem, first_line
 from qguard.files import inside
 from qguard.models.modules.base import MASK, ROWS, SENTENCE, TOKENS, Features, Module, Weights
 from qguard.models.modules.dense import Dense
+from qguard.models.modules.masking import MultiVectorMask
 from qguard.models.modules.norms import LayerNorm, Normalize
 from qguard.models.modules.pooling import POOLING_MODES, Pooling, pool
 from qguard.models.modules.router import Router
 from qguard.models.modules.splade import SpladePooling
 
 __all__ = [
-    "MASK", "MODULES", "POOLING_MODES", "ROWS", "SENTENCE", "TOKENS", "Dense", "Features", "LayerNorm", "Module", "Normalize",
-    "Pooling", "Router", "SpladePooling", "Weights", "load_weights", "pool", "read_modules", "refusal",
+    "MASK", "MODULES", "POOLING_MODES", "ROWS", "SENTENCE", "TOKENS", "Dense", "Features", "LayerNorm", "Module",
+    "MultiVectorMask", "Normalize", "Pooling", "Router", "SpladePooling", "Weights", "load_weights", "pool", "read_modules",
+    "refusal",
 ]  # fmt: skip
 
 MODULES: dict[str, type[Module]] = {
     "Pooling": Pooling, "Dense": Dense, "Normalize": Normalize, "LayerNorm": LayerNorm, "Router": Router, "Asym": Router,
-    "SpladePooling": SpladePooling,
+    "SpladePooling": SpladePooling, "MultiVectorMask": MultiVectorMask,
 }  # fmt: skip
 _WORDS = "Its texts are split by a word tokenizer, which is code of sentence-transformers and has no tokenizer.json"
 _OTHER = "give a model with a Transformer or a StaticEmbedding"
+_CLUSTERS = "it merges a document's vectors by clustering, so one that moves a little may move all the others"
+_UNPOOLED = "give the model without it, and merge vectors behind the model"
 # why these are not reproduced, and the way out
 REFUSED = {
     "WeightedLayerPooling": (
@@ -40,6 +44,8 @@ REFUSED = {
     "LSTM": ("it needs the lengths that only WordEmbeddings gives, a table of words without a tokenizer.json", _OTHER),
     "WordEmbeddings": (_WORDS, _OTHER),
     "WordWeights": ("it weights the words of WordEmbeddings", _OTHER),
+    "HierarchicalTokenPooling": (_CLUSTERS, _UNPOOLED),
+    "LambdaTokenPooling": ("it is a function that no file holds", _UNPOOLED),
     "BoW": (f"it counts words and has no weights that could be quantized. {_WORDS}", _OTHER),
 }
 
