@@ -12,7 +12,7 @@ All have ``len``, ``shape`` (n, width), ``astype`` and rows by an index, a slice
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -343,6 +343,17 @@ def first_values(outputs: Any, row: int, count: int) -> NDArray[Any]:
         start, end = outputs.matrix.indptr[row : row + 2]
         return np.asarray(outputs.matrix.data[start:end][:count])
     return np.asarray(outputs.text(row)[:1, :count].ravel())
+
+
+def with_values(outputs: Any, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Any:
+    """Outputs of the same form whose numbers are changed: of weights those that are not 0."""
+    if isinstance(outputs, np.ndarray):
+        return change(outputs)
+    if isinstance(outputs, TokenVectors):
+        return TokenVectors(change(outputs.vectors), outputs.offsets)
+    new = outputs.matrix.copy()
+    new.data = change(new.data)
+    return SparseRows.of(new)
 
 
 def arrays_of(outputs: Any) -> dict[str, NDArray[Any]]:

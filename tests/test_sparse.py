@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from qguard.cli import main
@@ -106,9 +107,16 @@ def test_fp32_loses_nothing_and_int8_little(session):
     assert int8["weights.kept"].bound is not None
 
 
-def test_the_decoder_is_stored_once_in_fp32(session):
-    model = session.model("tiny")
-    assert session.fp32("tiny", "onnx").bytes < 1.3 * model.fp32_bytes
+def test_the_decoder_is_the_table_of_words_and_stored_once_in_fp32_and_twice_in_int8(session):
+    words, wide = session.model("tiny").tensors["bert.embeddings.word_embeddings.weight"]["shape"]
+
+    def matrices(precision: str) -> int:
+        file = session.artifact(parse_precision(precision), "tiny").file
+        assert file is not None
+        stored = [list(t.dims) for t in onnx.load(str(file)).graph.initializer]
+        return sum(words in dims and len(dims) == 2 and max(dims) * min(dims) == words * wide for dims in stored)
+
+    assert (matrices("fp32"), matrices("int8"), matrices("int8-dynamic")) == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -308,3 +316,50 @@ def test_what_does_not_apply_is_said(command, words, project, monkeypatch, capsy
     monkeypatch.chdir(project)
     assert main(command) == 2
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_file_alone_is_judged_where_its_folder_declares_the_pooling(project, session, tmp_path):
+    """As sentence-transformers saves an ONNX export: logits, and the modules behind them."""
+    import shutil
+
+    folder = changed(project, tmp_path / "exported")
+    (folder / "model.safetensors").unlink()
+    (folder / "onnx").mkdir()
+    fp32 = session.fp32("tiny", "onnx").file
+    assert fp32 is not None
+    shutil.copyfile(fp32, folder / "onnx" / "model.onnx")
+    toml = (project / "pyproject.toml").read_text().replace('tiny = "model"', f'tiny = "{folder}"')
+    (tmp_path / "pyproject.toml").write_text(toml.replace('path = "own"', f'path = "{project / "own"}"'))
+    alone = Session(load_config(tmp_path))
+    record(alone.model("tiny"), alone.suite("own"), alone.config.golden_root, "first")
+    want, found = (s.golden("tiny", "own").vectors.matrix.toarray() for s in (session, alone))
+    assert np.abs(want - found).max() < 1e-5
+    assert checks(alone, "fp32", ("artifact", "weights"))["artifact.head"].value == 1
+    (folder / "modules.json").unlink()
+    with pytest.raises(ModelProblem, match="One weight a token, such as BGE-M3's sparse_vecs, is not judged"):
+        resolve("m", str(folder), settings={"kind": "sparse"})
+
+
+def test_a_report_says_how_words_are_pooled(session):
+    from qguard.judging.judged import judged
+
+    parts = {p.name: p.value for p in judged(session, Target(parse_precision("int8"), "tiny", "own"))}
+    assert parts["pooling"] == "max of log(1 + relu) over a text's tokens"
+    assert "normalization" not in parts
+
+
+@pytest.mark.parametrize("fault", ["cache-key-too-short", "golden-of-something-else", "golden-too-coarse", "rows-mixed-up"])
+def test_faults_of_caches_and_goldens_are_caught_of_weights_too(session, fault):
+    result = judge_fault(session, parse_precision("int8"), "tiny", ["own"], FAULTS[fault], FAULTS[fault].full)
+    assert result.status == CAUGHT, result
+
+
+def test_weights_are_not_stored_as_quantized_vectors_are(session):
+    result = judge_fault(session, parse_precision("int8"), "tiny", ["own"], FAULTS["vector-codes-wrap"], "ranges of 32 texts")
+    assert (result.status, result.reason.startswith("the model gives a weight to each word")) == ("not applicable", True)
+
+
+@pytest.mark.parametrize("precision", ["int8-legacy", "int8@torch", "int8-weight@torch"])
+def test_torchs_quantizers_are_refused_in_words(session, precision):
+    with pytest.raises(UsageProblem, match="its decoder shares its weights with the table of words"):
+        session.artifact(parse_precision(precision), "tiny")

@@ -19,6 +19,7 @@ from qguard.encoders.feeding import Feeding
 from qguard.errors import ArtifactProblem, GoldenProblem
 from qguard.models.model import Model
 from qguard.onnx.read import fill, is_external, read_graph, stored_array, tensors
+from qguard.outputs import finite, relative_change
 from qguard.suites import Suite
 
 Floats = NDArray[np.float32]
@@ -46,7 +47,7 @@ def reference(model: Model, suite: Suite) -> tuple[Floats, list[list[int]], dict
     encoder = open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx, feeding=Feeding.of(model))
     ids = encoder.tokenizer(suite.texts, suite.roles)
     vectors = encoder.encode_ids(ids)
-    if not np.isfinite(vectors).all():
+    if not finite(vectors).all():
         raise GoldenProblem("ONNX Runtime returned NaN or infinite values in fp32; nothing was written")
     plain = "ONNX Runtime without graph optimization, one text at a time"
     _agree(plain, suite.texts, vectors, _through(encoder, _unoptimised(model), ids))
@@ -64,8 +65,7 @@ def reference(model: Model, suite: Suite) -> tuple[Floats, list[list[int]], dict
 
 
 def _agree(path: str, texts: Sequence[str], vectors: Floats, other: Floats) -> None:
-    scale = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
-    error = np.abs(other.astype(np.float64) - vectors).max(1) / scale
+    error = relative_change(vectors, other)
     if not error.max() <= AGREEMENT:
         raise GoldenProblem(
             f"the independent path ({path}) disagrees with ONNX Runtime: largest difference {error.max():.2g} on "

@@ -9,6 +9,7 @@ import numpy as np
 
 from qguard.encoders import Floats
 from qguard.faults.site import Candidate, FaultSite
+from qguard.outputs import joined
 
 
 def kept_sorted(_: FaultSite, least: int) -> Candidate:
@@ -53,7 +54,8 @@ def alike(_: FaultSite, how: str | int) -> Candidate:
         return len(said) if how == "length" else tuple(sorted(said))
 
     def change(rows: Sequence[Any], vectors: Floats) -> Floats:
-        return np.stack([kept.setdefault(key(row), vector) for row, vector in zip(rows, vectors, strict=True)])
+        found: Floats = joined([kept.setdefault(key(row), vectors[i : i + 1]) for i, row in enumerate(rows)])
+        return found
 
     return Candidate(batch=change)
 

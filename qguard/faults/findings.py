@@ -64,7 +64,7 @@ def closing(report: Report, result: Result) -> str:
     if any(f.name == result.fault and f.part == "latency" for f in report.faults):
         return 'a gate that would catch it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
     precision, own = report.plan.precision, report.plan.config.gates
-    for gate in gates_for(precision, {}):
+    for gate in gates_for(precision, {}, kind=report.plan.sound().kind(result.model)):
         value = result.values.get(gate.metric)
         if gate.slice is None and value is not None and not gate.bound.holds(value):
             return f"the default gate would catch it: {_line(gate, precision, own)} (found {value:.4g})"

@@ -14,6 +14,7 @@ from qguard import goldens
 from qguard.faults.files import cut
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.goldens import Golden
+from qguard.outputs import arrays_of, with_values
 
 MANIFEST = "manifest.json"
 
@@ -76,7 +77,8 @@ def _stored(site: FaultSite, change: Callable[[Golden], Any], hashes: dict[str, 
     for folder in _copied(site):
         old = goldens.read(folder)
         arrays = load(_data(folder).read_bytes())
-        arrays["vectors"] = np.ascontiguousarray(change(old), np.float32)
+        new = arrays_of(change(old).astype(np.float32))
+        arrays |= {name: np.ascontiguousarray(values) for name, values in new.items()}
         data = save(arrays)
         manifest = {**old.manifest, "data_sha256": hashlib.sha256(data).hexdigest()}
         manifest["hashes"] = {**manifest["hashes"], **(hashes or {})}
@@ -86,7 +88,9 @@ def _stored(site: FaultSite, change: Callable[[Golden], Any], hashes: dict[str, 
 
 def foreign(site: FaultSite, part: str) -> Candidate:
     """A golden of another suite, tokenizer or model lies under this name."""
-    return _stored(site, lambda g: np.roll(g.vectors, 1, 0), {part: hashlib.sha256(part.encode()).hexdigest()})
+    return _stored(
+        site, lambda g: g.vectors[np.roll(np.arange(len(g.vectors)), 1)], {part: hashlib.sha256(part.encode()).hexdigest()}
+    )
 
 
 def coarse(site: FaultSite, digits: Any) -> Candidate:
@@ -98,11 +102,12 @@ def coarse(site: FaultSite, digits: Any) -> Candidate:
     """
 
     def rounded(golden: Golden) -> Any:
-        v = golden.vectors
-        if digits == "half":
-            return v.astype(np.float16).astype(np.float32)
-        found = np.round(v, digits)
-        found[~found.any(1), 0] = 10.0**-digits  # all zeros would be refused, and is not what is meant
+        def fewer(values: Any) -> Any:
+            return values.astype(np.float16).astype(np.float32) if digits == "half" else np.round(values, digits)
+
+        found = with_values(golden.vectors, fewer)
+        if isinstance(found, np.ndarray) and digits != "half":
+            found[~found.any(1), 0] = 10.0**-digits  # all zeros would be refused, and is not what is meant
         return found
 
     return _stored(site, rounded)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
+from qguard.kinds import DENSE, KINDS
 from qguard.metrics import Comparison
 from qguard.outputs import TokenVectors
 from qguard.vectors.multi_vector import StoredTokens
@@ -17,6 +18,8 @@ KIND = "int8"
 
 
 def _checked(site: FaultSite, texts: int) -> None:
+    if site.base.kind != DENSE:
+        raise NotApplicable(f"the model gives {KINDS[site.base.kind].gives}, which is not stored as quantized vectors are")
     if site.precision.vectors not in (FLOAT, KIND):
         raise NotApplicable(f"{site.precision} stores no int8 vectors")
     for name in site.suites:

@@ -167,7 +167,8 @@ def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[
     some = [row for row in ids if len(row)][:SEVERAL]
     refuse_several(encoder, some, [list(range(len(some)))], model.onnx.name)
     vectors, token_ids, paths = reference(model, judged)
-    return Outputs(judged, vectors, token_ids, left_out), paths, by_pooling(encoder, token_ids)
+    pooled = by_pooling(encoder, token_ids) if model.kind == DENSE else {}
+    return Outputs(judged, vectors, token_ids, left_out), paths, pooled
 
 
 def _lost(model: Model) -> str:

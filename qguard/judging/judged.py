@@ -13,9 +13,10 @@ from qguard.encoders.runtimes import SAFETENSORS, TEXTS
 from qguard.errors import QguardError
 from qguard.files import inside
 from qguard.judging.session import Session, Target
-from qguard.kinds import MULTI_VECTOR
+from qguard.kinds import MULTI_VECTOR, SPARSE
 from qguard.models.model import Model
-from qguard.models.modules import Normalize, Pooling
+from qguard.models.modules import Module, Normalize, Pooling, SpladePooling
+from qguard.models.modules.splade import Largest
 
 ONLY = "the only model file, as its record says"
 CONFIGURATION, ARTIFACT, MODEL = "configuration", "artifact", "model"
@@ -131,6 +132,12 @@ def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
         unit = any(isinstance(m, Normalize) for m in pipeline.head)
         yield Part("normalization", "each token to unit length" if unit else "none", origin)
         return
+    if pipeline.kind == SPARSE:
+        words = "; ".join(_of_words(m) for m in pipeline.modules)
+        inside = pooled and not model.static
+        source = "its output is finished rows of weights" if inside else origin
+        yield Part("pooling", f"inside the file (declared: {words})" if inside else words, source)
+        return
     modes = [m for m in pipeline.modules if isinstance(m, Pooling)]
     words = ", ".join("+".join(m.modes) for m in modes) or "none: one row a token is averaged by the table"
     if pooled and not pipeline.static:
@@ -138,3 +145,10 @@ def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
     else:
         yield Part("pooling", words, origin)
     yield Part("normalization", "to unit length" if pipeline.normalize else "none", origin)
+
+
+def _of_words(module: Module) -> str:
+    if isinstance(module, SpladePooling):
+        logarithm = "log(1 + log(1 + relu))" if module.activation == "log1p_relu" else "log(1 + relu)"
+        return f"{module.strategy} of {logarithm} over a text's tokens"
+    return f"the {module.count} largest weights" if isinstance(module, Largest) else type(module).__name__

@@ -14,6 +14,7 @@ from typing import Any
 from qguard.cache import built_once
 from qguard.errors import ModelProblem
 from qguard.files import cache_folder, dump_json, inside, sha256_json, tree_hashes
+from qguard.kinds import SPARSE
 from qguard.models.location import locate
 from qguard.models.pipeline import declared_length, transformer_path
 
@@ -42,7 +43,7 @@ def fp32_onnx(place: Path) -> Path | None:
     return named[0]
 
 
-def complete(name: str, ref: str, onnx: Path, settings: Mapping[str, Any]) -> Path:
+def complete(name: str, ref: str, onnx: Path, settings: Mapping[str, Any], kind: str | None = None) -> Path:
     """A folder that declares the whole pipeline of an ONNX file: its own, or one in the cache with what the project states.
 
     Args:
@@ -51,6 +52,7 @@ def complete(name: str, ref: str, onnx: Path, settings: Mapping[str, Any]) -> Pa
         onnx: The model.
         settings: The model's table: ``tokenizer`` (a reference to a folder with ``tokenizer.json``), ``pooling`` (a mode of
             :data:`qguard.models.pipeline.POOLING_MODES`), ``normalize`` (false where not given) and ``max_seq_length``.
+        kind: What the project states that it is, of :data:`qguard.kinds.KINDS`.
 
     Raises:
         ModelProblem: naming what is neither declared nor stated, or stated against what the folder declares.
@@ -65,6 +67,12 @@ def complete(name: str, ref: str, onnx: Path, settings: Mapping[str, Any]) -> Pa
     twice = [k for k in STATED if k in settings and declared["pooling" if k == "normalize" else k]]
     if twice:
         raise ModelProblem(f"model {name!r}: its folder declares its own {', '.join(twice)}; remove it from [tool.qguard.models]")
+    if kind == SPARSE and not declared["pooling"]:
+        raise ModelProblem(
+            f"model {name!r}: weights of words are judged of an ONNX file whose folder declares a SpladePooling (modules.json). "
+            "One weight a token, such as BGE-M3's sparse_vecs, is not judged. Save the model with SparseEncoder, or judge the "
+            'dense vectors of the file: output = "dense_vecs" without kind'
+        )
     missing = [k for k in declared if not declared[k] and k not in settings]
     if missing:
         raise ModelProblem(_ask(name, ref, onnx, missing))

@@ -268,7 +268,7 @@ def resolve(
         raise ModelProblem(
             f"model {name!r}: {', '.join(stated)} can be set only for a model that comes as ONNX alone; this one's files say it"
         )
-    folder = layout.complete(name, ref, onnx, settings) if onnx else place
+    folder = layout.complete(name, ref, onnx, settings, kind) if onnx else place
     own = {k: v for k, v in settings.items() if k not in stated}
     model = Model(name, ref, revision, folder, own, onnx, inputs, output, kind)
     admit(model)

@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.kinds import SPARSE
 from qguard.models.model import Model
+from qguard.onnx.edit import Graph, remove
 from qguard.precisions.export import declare_exact_products, onnx_file
+from qguard.precisions.products import plain_products
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -17,8 +20,15 @@ if TYPE_CHECKING:
 def int8(model: Model, folder: Path, source: Artifact) -> None:
     """Quantize every weight MatMul, fused attention and the embedding tables to 8 bits, per channel."""
     assert source.file is not None
-    target = onnx_file(model, folder)
-    quantize(source.file, target, per_channel=True)
+    target, file = onnx_file(model, folder), source.file
+    if model.kind == SPARSE:  # a decoder behind a Transpose would stay in float
+        file = target.with_suffix(".plain.onnx")
+        graph = Graph.read(source.file)
+        plain_products(graph)
+        graph.save(file)
+    quantize(file, target, per_channel=True)
+    if file != source.file:
+        remove(file)
     declare_exact_products(target)
 
 
@@ -35,7 +45,7 @@ def quantize(source: Path, target: Path, *, per_channel: bool) -> None:
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     from qguard.encoders.onnx import open_session
-    from qguard.onnx.edit import STANDARD, Graph, remove
+    from qguard.onnx.edit import STANDARD
     from qguard.onnx.read import external_files
 
     model = Graph.read(source).whole()

@@ -166,8 +166,8 @@ def tie_decoder(file: Path) -> None:
             turns = shape == matrices[weight][::-1] and shape[0] > shape[1]
             if turns and np.array_equal(graph.array(table), graph.array(weight).T):
                 turned = f"{table}/decoder"
+                graph.set_input(node, 1, turned)  # before the nodes are made anew
                 graph.prepend([helper.make_node("Transpose", [table], [turned], turned, perm=[1, 0])])
-                graph.set_input(node, 1, turned)
                 graph.drop_tensors([weight])
                 graph.save(file)
                 return

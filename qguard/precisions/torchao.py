@@ -14,6 +14,7 @@ from qguard.errors import ModelProblem, UsageProblem
 from qguard.files import dump_json, read_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.model import Model
+from qguard.precisions.cast import refuse_tied
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -30,8 +31,9 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     """Quantize with torchao's configuration ``scheme`` and write its flattened tensors and their description.
 
     Raises:
-        UsageProblem: where torchao is not installed.
+        UsageProblem: where torchao is not installed, and for a sparse model.
     """
+    refuse_tied(model, "torchao")
     import torch
     from safetensors.torch import save_file
 
