@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from qguard.artifacts.artifact import Artifact
 from qguard.files import inside
-from qguard.models.tensors import BF16, FLOATS, mapped, widened
+from qguard.models.tensors import FLOATS, stored_tensors
 from qguard.onnx.read import read_graph, stored_array, stored_bytes, tensors
 
 AT_ONCE = 2**24  # values that are looked at together
@@ -36,13 +38,13 @@ def unsound(artifact: Artifact) -> tuple[list[Unsound], int]:
     """
     files = [p for p in artifact.weight_files if p.suffix == ".safetensors"]
     files += [inside(artifact.folder, m.path) / "model.safetensors" for m in artifact.pipeline.weighted]
-    arrays = [a for f in dict.fromkeys(files) if f.is_file() for a in _of_safetensors(f)]
-    if artifact.file is not None:
-        arrays += list(_of_onnx(artifact.file))
-    return [found for name, values in arrays if (found := _looked_at(name, values)) is not None], len(arrays)
+    arrays = (a for f in dict.fromkeys(files) if f.is_file() for a in _of_safetensors(f))
+    # one after the other: none stays in memory
+    looked_at = [_looked_at(*a) for a in chain(arrays, _of_onnx(artifact.file) if artifact.file is not None else ())]
+    return [found for found in looked_at if found is not None], len(looked_at)
 
 
-def _of_onnx(file: Path) -> Iterator[tuple[str, Any]]:
+def _of_onnx(file: Path) -> Iterator[tuple[str, tuple[int, ...], Any]]:
     from onnx import TensorProto, helper
 
     for i, tensor in enumerate(tensors(read_graph(file))):
@@ -52,30 +54,30 @@ def _of_onnx(file: Path) -> Iterator[tuple[str, Any]]:
         values = stored_array(tensor, file.parent)
         # types that NumPy lacks have ml_dtypes' functions, all but the widest of which are slower than a cast
         wide = helper.tensor_dtype_to_np_dtype(tensor.data_type).kind == "f"
-        yield tensor.name or f"constant {i}", values if wide else _Narrow(values)
+        flat = np.asarray(values).reshape(-1)
+        yield tensor.name or f"constant {i}", tuple(tensor.dims), flat if wide else _Narrow(flat)
 
 
 class _Narrow:
-    """Floats of another package's type, or bfloat16 of safetensors, widened where they are read."""
+    """Floats of another package's type, widened where they are read."""
 
-    def __init__(self, raw: Any, element: str = "") -> None:
-        self.raw, self.shape, self.size, self.element = raw.reshape(-1), raw.shape, raw.size, element
+    def __init__(self, flat: Any) -> None:
+        self._flat = flat
 
     def __getitem__(self, index: Any) -> Any:
-        return widened(self.raw[index], self.element).astype(np.float32)
+        return self._flat[index].astype(np.float32)
 
 
-def _of_safetensors(file: Path) -> Iterator[tuple[str, Any]]:
-    for name, element, raw in sorted(mapped(file), key=lambda found: found[0]):
-        if element in FLOATS:
-            values = np.atleast_1d(raw)
-            yield name, _Narrow(values, element) if element == BF16 else values
+def _of_safetensors(file: Path) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    for tensor in sorted(stored_tensors(file), key=lambda t: t.name):
+        if tensor.element in FLOATS:
+            yield tensor.name, tensor.shape or (1,), tensor.flat
 
 
-def _looked_at(name: str, values: Any) -> Unsound | None:
-    flat = values if isinstance(values, _Narrow) else np.asarray(values).reshape(-1)
-    count, first, nan, finite = 0, -1, False, set[float]()
-    for start in range(0, flat.size, AT_ONCE):
+def _looked_at(name: str, shape: tuple[int, ...], flat: Any) -> Unsound | None:
+    """What is wrong with a tensor of this shape, whose values lie one after the other in ``flat``."""
+    size, count, first, nan, finite = prod(shape), 0, -1, False, set[float]()
+    for start in range(0, size, AT_ONCE):
         part = flat[start : start + AT_ONCE]
         sound = np.isfinite(part)
         if sound.all():
@@ -88,6 +90,6 @@ def _looked_at(name: str, values: Any) -> Unsound | None:
         nan = nan or bool(np.isnan(part[at]).any())
         others = part[sound]
         finite |= {float(others.min()), float(others.max())} if len(others) else set()
-    if not count or (not nan and (flat.size == 1 or len(finite) < 2)):
+    if not count or (not nan and (size == 1 or len(finite) < 2)):
         return None
-    return Unsound(name, count, tuple(int(i) for i in np.unravel_index(first, values.shape)), "NaN" if nan else "infinity")
+    return Unsound(name, count, tuple(int(i) for i in np.unravel_index(first, shape)), "NaN" if nan else "infinity")

@@ -11,7 +11,7 @@ import numpy as np
 from qguard.models.model import Model
 from qguard.models.modules import MASK, SENTENCE, TOKENS, Features, SpladePooling, Weights
 from qguard.models.pipeline import Pipeline
-from qguard.models.tensors import mapped, widened
+from qguard.models.tensors import stored_tensors
 
 Pool = Callable[[Any, SpladePooling], Any]
 
@@ -79,9 +79,9 @@ def decoder_bias(model: Model) -> Any:
         return None
     width = max((t["shape"][0] for t in model.tensors.values() if len(t["shape"]) == 2), default=0)
     found = [
-        np.asarray(widened(values, element), np.float32)
+        np.asarray(tensor[:], np.float32)
         for file in model.weight_files
-        for _, element, values in mapped(file)
-        if values.shape == (width,)
+        for tensor in stored_tensors(file)
+        if tensor.shape == (width,)
     ]
     return found[0] if found and all(np.array_equal(f, found[0]) for f in found) else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qguard.artifacts.layers import Layer
-from qguard.models.tensors import BF16, mapped, widened
+from qguard.models.tensors import stored_tensors
 from qguard.onnx.read import read_graph, stored_array, tensors
 
 _SAMPLE = 16  # outputs that are enough to tell whose weights they are
@@ -25,9 +25,7 @@ def matrices(files: Iterable[Path]) -> Iterator[Any]:
             yield from _onnx_matrices(file)
         if file.suffix != ".safetensors":
             continue
-        for _, element, raw in mapped(file):
-            if raw.ndim == 2:
-                yield _Bfloat16(raw.T) if element == BF16 else raw.T
+        yield from (tensor.T for tensor in stored_tensors(file) if len(tensor.shape) == 2)
 
 
 def _onnx_matrices(file: Path) -> Iterator[Any]:
@@ -35,7 +33,17 @@ def _onnx_matrices(file: Path) -> Iterator[Any]:
 
     for tensor in tensors(read_graph(file)):
         if len(tensor.dims) == 2 and tensor.data_type == TensorProto.FLOAT:
-            yield stored_array(tensor, file.parent)
+            yield _Matrix(tensor, file.parent)
+
+
+class _Matrix:
+    """A matrix of an ONNX file, which is read anew each time: none stays in memory."""
+
+    def __init__(self, tensor: Any, folder: Path) -> None:
+        self._tensor, self._folder, self.shape = tensor, folder, tuple(tensor.dims)
+
+    def __getitem__(self, index: Any) -> Any:
+        return stored_array(self._tensor, self._folder)[index]
 
 
 def vectors(files: Iterable[Path]) -> Iterator[Any]:
@@ -48,19 +56,7 @@ def vectors(files: Iterable[Path]) -> Iterator[Any]:
             yield from (stored_array(t, file.parent) for t in stored)
         if file.suffix != ".safetensors":
             continue
-        for _, element, raw in mapped(file):
-            if raw.ndim == 1:
-                yield widened(raw, element)
-
-
-class _Bfloat16:
-    """The upper halves of float32, widened where they are read."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw, self.shape = raw, raw.shape
-
-    def __getitem__(self, index: Any) -> Any:
-        return widened(self.raw[index], BF16)
+        yield from (tensor[:] for tensor in stored_tensors(file) if len(tensor.shape) == 1)
 
 
 def weight_errors(layers: Iterable[Layer], references: Iterable[Any]) -> list[tuple[Layer, float]]:

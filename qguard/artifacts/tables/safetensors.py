@@ -14,7 +14,7 @@ from qguard.artifacts.tables import Table
 from qguard.models.model import safetensors_header
 from qguard.models.table import FILE, is_table, read_table
 from qguard.models.table import Table as Static
-from qguard.models.tensors import FLOATS, mapped, widened
+from qguard.models.tensors import FLOATS, Stored, stored_tensors
 
 
 def read(artifact: Artifact) -> list[Table]:
@@ -41,17 +41,18 @@ def of_files(files: Iterable[Path], names: Collection[str] | None = None) -> lis
     for file in files:
         if file.suffix != ".safetensors":
             continue
-        for name, element, raw in sorted(mapped(file), key=lambda tensor: tensor[0]):
-            if raw.ndim == 2 and element in FLOATS and (names is None or name in names):
-                found.append(_mapped(name, raw, element))
+        for tensor in sorted(stored_tensors(file), key=lambda t: t.name):
+            if len(tensor.shape) == 2 and tensor.element in FLOATS and (names is None or tensor.name in names):
+                found.append(_of_tensor(tensor))
     return found
 
 
-def _mapped(name: str, raw: Any, element: str) -> Table:
+def _of_tensor(tensor: Stored) -> Table:
     def rows(start: int, stop: int) -> tuple[Any, Any]:
-        return widened(np.asarray(raw[start:stop]), element).astype(np.float32, copy=False), 0.0
+        return tensor[start:stop].astype(np.float32, copy=False), 0.0
 
-    return Table(name, True, raw.shape[0], raw.shape[1], element, rows)
+    count, width = tensor.shape
+    return Table(tensor.name, True, count, width, tensor.element, rows)
 
 
 def of_array(name: str, values: Any, *, by_token: bool) -> Table:
