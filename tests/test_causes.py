@@ -223,7 +223,7 @@ def test_files_of_other_tools_give_fp32_without_their_rounding(tiny, make, tmp_p
     def far(file):
         return distance(want, open_encoder("onnx", model.folder, model.pipeline, "fp32", file).encode_ids(ids))
 
-    made = unrounded(artifact, model)
+    made = unrounded(artifact, model, tmp_path)
     made.graph.save(tmp_path / "u.onnx")
     before, after = far(artifact.file), far(tmp_path / "u.onnx")
     assert (made.kept, after < before / 3) == ([], True), (before, after)
@@ -231,7 +231,7 @@ def test_files_of_other_tools_give_fp32_without_their_rounding(tiny, make, tmp_p
     graph = Graph.read(artifact.file)
     graph.rewrite(lambda n: [onnx.helper.make_node("Neg", n.input[:1], n.output)] if n.op_type == "Gelu" else None)
     graph.save(tmp_path / "m.onnx")
-    unrounded(open_artifact(tmp_path / "m.onnx", model), model).graph.save(tmp_path / "u.onnx")
+    unrounded(open_artifact(tmp_path / "m.onnx", model), model, tmp_path).graph.save(tmp_path / "u.onnx")
     assert far(tmp_path / "u.onnx") > far(tmp_path / "m.onnx") / 3
 
 
@@ -259,7 +259,7 @@ def test_products_of_integers_are_products_of_floats_without_their_rounding(tiny
         [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1, 4, 4])], [tensor(v, k) for k, v in stored.items()],
     )  # fmt: skip
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
-    made = unrounded(open_artifact(tmp_path / "m.onnx", model), model)
+    made = unrounded(open_artifact(tmp_path / "m.onnx", model), model, tmp_path)
     (found,) = made.graph.session(ort.SessionOptions()).run(None, {"input_ids": np.arange(4)[None]})
     product = stored["table"][:4] @ weight
     assert made.kept == []

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from qguard.artifacts.artifact import open_artifact
 from qguard.artifacts.finite import unsound
 from qguard.artifacts.tables import read_tables
-from qguard.artifacts.tables.compare import wrong_rows
+from qguard.artifacts.tables.compare import of_model, own_rows, wrong_rows
 from qguard.judging.artifact import measure_artifact
 from qguard.models.model import resolve
 from qguard.onnx.edit import Graph
@@ -75,6 +75,30 @@ def test_a_factor_and_an_offset_of_columns_are_no_damage_of_rows(base, words, tm
     assert not len(found(lookups.write("float", scaled, tmp_path / "m.onnx"), base)[0].rows)
     scaled[5] *= -1
     assert found(lookups.write("float", scaled, tmp_path / "m.onnx"), base)[0].rows.tolist() == [5]
+
+
+@pytest.mark.parametrize("form", lookups.FORMS)
+def test_the_rows_of_a_table_without_its_rounding_are_the_models(base, words, form, tmp_path):
+    def read(values):
+        tables = read_tables(open_artifact(lookups.write(form, values, tmp_path / "m.onnx"), base))
+        return own_rows(next(t for t in tables if t.by_token), of_model(base))
+
+    rows = read(words)
+    assert np.array_equal(np.concatenate([rows(0, 333), rows(333, len(words))]), words)
+    assert read(np.random.default_rng(0).normal(size=words.shape).astype(np.float32)) is None
+
+
+def test_what_an_exporter_did_to_a_table_stays_without_its_rounding(base, words, tmp_path):
+    def read(values):
+        (table,) = read_tables(open_artifact(lookups.write("rows", values, tmp_path / "m.onnx"), base))
+        return own_rows(table, of_model(base))(0, table.rows), table.read(0, table.rows)[0]
+
+    scaled = words * np.linspace(0.5, 2, words.shape[1], dtype=np.float32) + np.float32(0.1)
+    rows, stored = read(scaled)
+    assert np.abs(rows - scaled).max() < 0.1 * np.abs(stored - scaled).max()
+    longer = np.concatenate([words, np.ones((5, words.shape[1]), np.float32)])  # rows for no token of the model
+    rows, stored = read(longer)
+    assert np.array_equal(rows, np.concatenate([words, stored[len(words) :]]))
 
 
 def test_a_table_in_an_unknown_form_does_not_pass(base, words, tmp_path):

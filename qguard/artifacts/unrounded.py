@@ -6,8 +6,9 @@ What is wrong with the vectors of this graph is wrong with what the file compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import numpy as np
 
 from qguard.artifacts.artifact import Artifact
 from qguard.artifacts.layers.dequantize import dequantized, unpacked
-from qguard.artifacts.layers.onnx import Reader
 from qguard.artifacts.layers.weights import References, matrices, scaled_like, vectors
+from qguard.artifacts.tables import Table, chunks
+from qguard.artifacts.tables.compare import of_model, own_rows
 from qguard.artifacts.tables.onnx import Tables
 from qguard.errors import ArtifactProblem
 from qguard.files import inside
 from qguard.models.model import Model
-from qguard.onnx.edit import Graph, attribute, attributes
+from qguard.onnx.edit import KEPT, Graph, attribute, attributes
 from qguard.onnx.read import read_graph
 
 # operators whose result is float where an operand is
@@ -50,8 +52,13 @@ class Unrounded:
     kept: list[str] = field(default_factory=list)
 
 
-def unrounded(artifact: Artifact, model: Model) -> Unrounded:
+def unrounded(artifact: Artifact, model: Model, scratch: Path) -> Unrounded:
     """The graph of an ONNX artifact without rounding.
+
+    Args:
+        artifact: Whose file is read.
+        model: The fp32 model.
+        scratch: An empty folder, where the float weights lie for as long as the graph is used: none stays in memory.
 
     Raises:
         ArtifactProblem: when the file holds an operator that is not known here, or cannot be read.
@@ -59,18 +66,29 @@ def unrounded(artifact: Artifact, model: Model) -> Unrounded:
     assert artifact.file is not None
     heads = [inside(model.folder, m.path) / "model.safetensors" for m in model.pipeline.weighted]
     files = [*model.weight_files, *(h for h in heads if h.is_file())]
-    return _Builder(artifact.file, References(matrices(files)), vectors(files)).build()
+    return _Builder(artifact.file, References(matrices(files)), vectors(files), of_model(model), scratch).build()
+
+
+class _OnDisk(Graph):
+    """A graph whose large arrays lie in files, each mapped for as long as it is read."""
+
+    def array(self, name: str) -> Any:
+        file: Any = getattr(self._kept.get(name), "base", None)
+        if not isinstance(file, np.memmap):
+            return super().array(name)
+        return np.memmap(file.filename, file.dtype, "r", shape=file.shape)  # type: ignore[call-overload]
 
 
 class _Builder:
-    def __init__(self, file: Path, references: References, known: Iterable[Any]) -> None:
+    def __init__(self, file: Path, references: References, known: Iterable[Any], tables: Sequence[Table], scratch: Path) -> None:
         self.vectors = dict[int, list[Any]]()
         for vector in known:
             self.vectors.setdefault(vector.size, []).append(np.asarray(vector, np.float32))
-        self.graph = Graph.read(file)
-        self.reader = Reader(read_graph(file), file.parent)
-        self.tables = {t.name: t for t in Tables(read_graph(file), file.parent).tables()}
-        self.references, self.made = references, Unrounded(self.graph)
+        self.graph = _OnDisk.read(file)
+        self.reader = Tables(read_graph(file), file.parent)
+        self.tables = {t.name: t for t in self.reader.tables() if not t.unread}
+        self.references, self.of_model, self.made = references, tables, Unrounded(self.graph)
+        self.scratch, self.files = scratch, count()
         self.floated = set[str]()  # tensors that were integers, or 16 bits wide
 
     def build(self) -> Unrounded:
@@ -119,14 +137,14 @@ class _Builder:
     def _dequantize(self, node: Any) -> list[Any]:
         x, scale, zero = [*node.input, ""][:3]
         if x in self.graph.constants:
+            if x in self.tables:  # whose rows may be cut into blocks
+                name = self._put_rows(f"{node.output[0]}/float", self.tables[x], self._rows(x), self.graph.constants[x].dims)
+                return self._stands(node, name)
             stored = self.graph.array(x)
             along, block = attribute(node, "axis", 1) % max(1, stored.ndim), attribute(node, "block_size", 0)
             arrays = (self._constant(scale), self._constant(zero) if zero else None)
-            values, table = dequantized(stored, *arrays, along, block), self.tables.get(x)
-            if table is not None and not table.unread and values.shape != (table.rows, table.width):  # rows cut into blocks
-                own = self._own(x, values.reshape(table.rows, table.width)).reshape(values.shape)
-                return self._stands(node, own)
-            return self._stands(node, self._own(x, values))
+            values = self._own(x, dequantized(stored, *arrays, along, block))
+            return self._stands(node, self._put(f"{node.output[0]}/float", values))
         self._one_number(node, scale)
         return self._affine(x, scale, zero, node.output[0], back=True)
 
@@ -229,13 +247,18 @@ class _Builder:
             if name in self.floated:
                 self.floated.add(node.output[0])
             return [node]
-        stored, table = self.graph.array(name).astype(np.float32), self.tables.get(name)
-        if table is not None and not table.unread:
-            values, step = table.read(0, table.rows)
-            stored = stored + (self._own(name, values) - values) / np.where(step == 0, 1, step)
+        stored, table = self.graph.array(name), self.tables.get(name)
+        if table is not None:
+            own = self._rows(name)
+
+            def steps(start: int, stop: int) -> Any:
+                values, step = table.read(start, stop)
+                return stored[start:stop].astype(np.float32) + (own(start, stop) - values) / np.where(step == 0, 1, step)
+
+            node.input[0] = self._put_rows(f"{name}/float", table, steps, stored.shape)
         else:
             self.made.kept.append(name)
-        node.input[0] = self._put(f"{name}/float", stored.astype(np.float32))
+            node.input[0] = self._put(f"{name}/float", stored.astype(np.float32))
         self.floated.add(node.output[0])
         return [node]
 
@@ -243,9 +266,9 @@ class _Builder:
         """``GatherBlockQuantized``."""
         self.floated.discard(node.output[0])
         table = self.tables.get(node.input[0])
-        if table is None or table.unread or attribute(node, "gather_axis", 0):
+        if table is None or attribute(node, "gather_axis", 0):
             raise ArtifactProblem("GatherBlockQuantized in a form that is not known")
-        name = self._put(f"{table.name}/float", self._own(table.name, table.read(0, table.rows)[0]))
+        name = self._put_rows(f"{table.name}/float", table, self._rows(table.name), (table.rows, table.width))
         return [_node("Gather", [name, node.input[1]], node.output[0])]
 
     def _embedding(self, node: Any) -> list[Any]:
@@ -256,8 +279,12 @@ class _Builder:
             if not names[i]:
                 floats.append("")
                 continue
+            name, table = f"{names[i]}/float", self.tables.get(names[i])
+            if table is not None:
+                floats.append(self._put_rows(name, table, self._rows(table.name), (table.rows, table.width)))
+                continue
             values = dequantized(self._constant(names[i]), self._constant(names[6 + i]), self._constant(names[11 + i]), 0)
-            floats.append(self._put(f"{names[i]}/float", self._own(names[i], values)))
+            floats.append(self._put(name, self._own(names[i], values)))
         self.floated.difference_update(node.output)
         made = _node(
             "EmbedLayerNormalization", [*names[:2], *floats, names[7]], node.output[0], "com.microsoft", **attributes(node)
@@ -268,9 +295,9 @@ class _Builder:
 
     # helpers
 
-    def _stands(self, node: Any, values: Any) -> list[Any]:
+    def _stands(self, node: Any, name: str) -> list[Any]:
         self.floated.discard(node.output[0])
-        return [_node("Identity", [self._put(f"{node.output[0]}/float", values)], node.output[0])]
+        return [_node("Identity", [name], node.output[0])]
 
     def _weight(self, node: Any, out: str) -> str:
         layer = next((x for x in self.reader.of_node(node) if x.read is not None), None)
@@ -278,6 +305,16 @@ class _Builder:
             raise ArtifactProblem(f"the weights of {node.op_type} cannot be read")
         self.floated.discard(out)
         return self._put(f"{out}/weight", self._own(layer.weight, layer.read()[1]))
+
+    def _rows(self, name: str) -> Callable[[int, int], Any]:
+        """The rows of a table: the model's where these are the same, rounded; else its own."""
+        table = self.tables[name]
+        found = own_rows(table, self.of_model)
+        if found is not None:
+            return found
+        if name not in self.made.kept:
+            self.made.kept.append(name)
+        return lambda start, stop: table.read(start, stop)[0]
 
     def _own(self, name: str, values: Any) -> Any:
         """The model's weights where these are the same, rounded; else these."""
@@ -338,7 +375,20 @@ class _Builder:
         return self.graph.array(name)
 
     def _put(self, name: str, value: Any) -> str:
-        return self.graph.put(name, value)
+        value = np.asarray(value)
+        return self.graph.put(name, value) if value.nbytes < KEPT else self._put_parts(name, [value], value.dtype, value.shape)
+
+    def _put_rows(self, name: str, table: Table, rows: Callable[[int, int], Any], shape: Sequence[int]) -> str:
+        """Store float rows, a part of them after the other."""
+        return self._put_parts(name, (rows(*part) for part in chunks(table.rows, table.width)), np.dtype(np.float32), shape)
+
+    def _put_parts(self, name: str, parts: Iterable[Any], dtype: Any, shape: Sequence[int]) -> str:
+        """Store an array that lies in a file of its own."""
+        file = self.scratch / str(next(self.files))
+        with file.open("wb") as f:
+            for part in parts:
+                f.write(np.ascontiguousarray(part, dtype).data)
+        return self.graph.put(name, np.memmap(file, dtype, "r", shape=tuple(shape)))
 
     def _halves(self) -> None:
         """16-bit floats as 32-bit ones."""
@@ -346,7 +396,10 @@ class _Builder:
         graph.store_constants(lambda t: t.data_type in _HALVES)
         halves = [t.name for t in graph.model.graph.initializer if t.data_type in _HALVES]
         for name in halves:
-            graph.put(name, self._own(name, graph.array(name).astype(np.float32)))
+            if name in self.tables:
+                self._put_rows(name, self.tables[name], self._rows(name), graph.constants[name].dims)
+            else:
+                self._put(name, self._own(name, graph.array(name).astype(np.float32)))
         if not halves:
             return
         for node in graph.nodes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.judging.once import once
 from qguard.judging.session import Session, Target
 from qguard.precisions import Precision, fp32_of
 
@@ -39,9 +38,8 @@ def fp32_runtime(session: Session, precision: Precision, model: str) -> str:
     return fp32_of(session.artifact(precision, model).runtime(precision.runtime)).runtime
 
 
-@once
 def fp32_encoder(session: Session, model: str, runtime: str) -> Encoder:
-    """fp32 in a runtime, to be run now.
+    """fp32 in a runtime, to be run now; opened anew each time, since whoever keeps it keeps all of its weights in memory.
 
     Raises:
         QguardError: when fp32 cannot be made or run here.

@@ -195,10 +195,10 @@ def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -
     artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
     if artifact.file is None:
         raise ArtifactProblem("torch computes from weights alone, and rounds them itself")
-    made = unrounded(artifact, model)
-    if made.kept:
-        raise ArtifactProblem(f"{len(made.kept)} of its stored weights are in no matrix of the model, such as {made.kept[0]}")
     with tempfile.TemporaryDirectory() as folder:
+        made = unrounded(artifact, model, Path(folder))
+        if made.kept:
+            raise ArtifactProblem(f"{len(made.kept)} of its stored weights are in no matrix of the model, such as {made.kept[0]}")
         file = Path(folder) / artifact.file.name
         made.graph.save(file)
         tokenizer = session.tokenizer(target.precision, target.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from qguard.artifacts.tables import Table, chunks
 from qguard.artifacts.tables import safetensors as stored
 from qguard.models.model import Model
 from qguard.models.table import read_table
-from qguard.onnx.read import read_graph, stored_array, tensors
+from qguard.onnx.read import is_external, read_graph, stored_array, tensors
 
 Array = NDArray[Any]
 ROUNDING = 0.75  # steps of the integers: rounding to nearest leaves half a step, cutting off and 16-bit scales some more
@@ -108,26 +109,62 @@ def of_model(model: Model) -> list[Table]:
     return stored.of_files(model.weight_files)
 
 
-def _of_onnx(file: Any) -> list[Table]:
+def _of_onnx(file: Path) -> list[Table]:
     from onnx import TensorProto
 
     matrices = [t for t in tensors(read_graph(file)) if len(t.dims) == 2 and t.data_type == TensorProto.FLOAT]
-    return [stored.of_array(t.name, stored_array(t, file.parent), by_token=True) for t in matrices]
+    return [_of_tensor(t, file.parent) for t in matrices]
+
+
+def _of_tensor(tensor: Any, folder: Path) -> Table:
+    if not is_external(tensor):
+        return stored.of_array(tensor.name, stored_array(tensor, None), by_token=True)
+    # mapped anew for each part, so that none of it stays in memory
+    rows, width = tensor.dims
+    return Table(tensor.name, True, rows, width, "F32", lambda a, b: (stored_array(tensor, folder)[a:b], 0.0))
+
+
+def own_rows(table: Table, references: Sequence[Table]) -> Callable[[int, int], Array] | None:
+    """The model's rows as a table has them, without its rounding.
+
+    Args:
+        table: Of the artifact, whose rows can be read.
+        references: Of the model; see :func:`of_model`.
+
+    Returns:
+        First row and the one behind the last → float32 values (n, width). Where the model has no such rows or columns they are
+        the table's own. ``None`` where most rows are not the model's.
+    """
+    best = _counterpart(table, _fitting(table, references))
+    if best is None:
+        return None
+    rows = min(table.rows, best.rows)
+    wrong, fit = _wrong_of(table, best, rows, 0.0)
+    if 2 * len(wrong) > rows:
+        return None
+
+    def read(start: int, stop: int) -> Array:
+        values = np.array(table.read(start, stop)[0], np.float32)
+        if start < rows:
+            want, _ = best.read(start, min(stop, rows))
+            values[: len(want), : best.width] = want if fit is None else want * fit[0] + fit[1]
+        return values
+
+    return read
+
+
+def _fitting(table: Table, references: Sequence[Table]) -> list[Table]:
+    """Tables of the model that have the shape of a table's."""
+    fits = [r for r in references if 0 <= table.width - r.width < _PADDED and (table.by_token or r.rows >= table.rows)]
+    return [r for r in fits if r.width == table.width] or fits
 
 
 def _compared(table: Table, references: Sequence[Table], tolerance: float) -> Wrong | None:
-    fits = [r for r in references if 0 <= table.width - r.width < _PADDED and (table.by_token or r.rows >= table.rows)]
-    fits = [r for r in fits if r.width == table.width] or fits
-    best = _counterpart(table, fits)
+    best = _counterpart(table, _fitting(table, references))
     if best is None:
         return Wrong(table, np.arange(table.rows), table.rows, reference=False) if table.by_token else None
     rows = min(table.rows, best.rows)
-    wrong = _differing(table, best, rows, tolerance, None)
-    if 2 * len(wrong) > rows:  # a factor or an offset of columns, which exporters fold into a table, is none of its rows' fault
-        # first of all rows, then without those that lie far from it
-        far = _differing(table, best, rows, _FAR, _fit(table, best, rows, np.zeros(0, np.int64)))
-        fitted = _differing(table, best, rows, tolerance, _fit(table, best, rows, far))
-        wrong = fitted if 2 * len(fitted) < rows else wrong
+    wrong, _ = _wrong_of(table, best, rows, tolerance)
     if not len(wrong):
         return Wrong(table, wrong, rows)
     made = _explained(Wrong(table, wrong, rows), best)
@@ -135,6 +172,19 @@ def _compared(table: Table, references: Sequence[Table], tolerance: float) -> Wr
         return made
     # most rows of a table of positions: it is the model's, moved, or another tensor of the same shape
     return made if made.moved and not _cut(made, best) else None
+
+
+def _wrong_of(table: Table, best: Table, rows: int, tolerance: float) -> tuple[Array, tuple[Array, Array] | None]:
+    """Numbers of rows that are not those of the model's table, and what was fitted to its columns so that the others are."""
+    wrong = _differing(table, best, rows, tolerance, None)
+    if 2 * len(wrong) > rows:  # a factor or an offset of columns, which exporters fold into a table, is none of its rows' fault
+        # first of all rows, then without those that lie far from it
+        far = _differing(table, best, rows, _FAR, _fit(table, best, rows, np.zeros(0, np.int64)))
+        fit = _fit(table, best, rows, far)
+        fitted = _differing(table, best, rows, tolerance, fit)
+        if 2 * len(fitted) < rows:
+            return fitted, fit
+    return wrong, None
 
 
 def _counterpart(table: Table, fits: Sequence[Table]) -> Table | None:
