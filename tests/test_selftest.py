@@ -306,7 +306,10 @@ def test_exit_codes(report):
     assert findings.exit_code(report) == 0
     missed = replace(report, results=(small, replace(seen, status=MISSED, failures=())))
     assert findings.exit_code(missed) == 1
-    assert findings.exit_code(replace(report, results=(small, replace(seen, status=BROKEN, reason="why")))) == 3
+    broken = replace(report, results=(small, replace(seen, status=BROKEN, reason="why")))
+    assert findings.exit_code(broken) == 3
+    counts = [findings.lines(r)[0] for r in (report, missed, broken)]
+    assert [c.partition("in full, ")[2] for c in counts] == ["1 of 1 faults", "0 of 1 faults", "0 of 1 faults"]
     assert findings.exit_code(replace(report, results=(replace(seen, status=NOT_APPLICABLE),))) == 3
     alarm = run_alarm()
     assert findings.exit_code(replace(report, repeats=(alarm,))) == 1

@@ -173,11 +173,11 @@ def lines(report: Report) -> list[str]:
     made = [r for r in report.results if r.status != NOT_APPLICABLE]
     caught = [r for r in made if r.status == CAUGHT]
     open_faults = holes(report)
-    faults = {(r.model, r.fault) for r in made}
+    found = summaries(report)
     alarms = [r for r in report.repeats if r.failures]
     out = [
-        f"{len(caught)} of {len(made)} cases of {len(faults)} faults are caught; in full, {len(faults) - len(open_faults)} of "
-        f"{len(faults)} faults",
+        f"{len(caught)} of {len(made)} cases of {len(found)} faults are caught; in full, "
+        f"{sum(s.full.status == CAUGHT for s in found)} of {len(found)} faults",
         f"{len(report.repeats)} clean repeats in {len({r.process for r in report.repeats})} processes: "
         f"{len(alarms)} false alarms",
     ]
@@ -186,7 +186,7 @@ def lines(report: Report) -> list[str]:
         out.append(f"false alarm: {alarm.condition}: {check} {value} {bound}")
     for r, closes in open_faults:
         out.append(f"hole: {r.fault} ({r.severity}) of {r.model} is {r.status}; {closes}")
-    for s in summaries(report):
+    for s in found:
         if s.full.status == CAUGHT and not s.told:
             out.append(
                 f"caught, but not by the check that is meant for it ({s.fault.expected}): {s.fault.name}: {_short(s.full)}"
