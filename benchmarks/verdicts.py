@@ -2,7 +2,9 @@
 
 An empty folder and an empty cache; ``qguard init REF``, then one ``pytest --precision P`` each, all in processes of their own.
 
-usage: python benchmarks/verdicts.py REF [--precisions fp32,fp16,bf16,int8,int8@openvino] [--json OUT]
+usage: python benchmarks/verdicts.py REF [--precisions fp32,fp16,bf16,int8,int8@openvino] [--accuracy-only] [--json OUT]
+
+--accuracy-only leaves speed out, which a busy machine cannot measure.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("ref")
     parser.add_argument("--precisions", default="fp32,fp16,bf16,int8,int8@openvino")
+    parser.add_argument("--accuracy-only", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     ref = str(Path(args.ref).resolve()) if Path(args.ref).exists() else args.ref
@@ -61,12 +64,13 @@ def main() -> None:
         rows = {}
         for precision in args.precisions.split(","):
             gate = ["pytest", "--pyargs", "qguard.gate", "--precision", precision, "--qguard-report=report.json", "-q"]
+            gate += ["--qguard-latency=off"] * args.accuracy_only
             (folder / "report.json").unlink(missing_ok=True)
             status, minutes, said = run(gate, folder)
             if not (folder / "report.json").exists():
                 sys.exit(said)
-            found = row(json.loads((folder / "report.json").read_text(encoding="utf-8")))
-            rows[precision] = {"verdict": "pass" if status == 0 else "fail", **found, "minutes": minutes}
+            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            rows[precision] = {"verdict": report["verdict"], **row(report), "minutes": minutes}
             if status:
                 print(said, file=sys.stderr)
             cells = [f"{v:.4g}" if isinstance(v := rows[precision].get(n, ""), float) else str(v) for n in names]
