@@ -70,6 +70,7 @@ NOT_RUN = {
     r"^pytest .*@acme": "names a runtime of another package; tests/test_runtimes.py",
     r"^pytest .*@torch": "loads torch for every precision; tests/test_torch_recipes.py",
     r"^qguard selftest ": "takes a quarter of an hour, in processes that know the real core alone; tests/test_selftest.py",
+    r"^qguard init FOLDER": "names the reader's own model; tests/test_sparse.py",
     r"^qguard init package:vital": "records 1,440 texts of another model; tests/test_onnx_model.py",
 }
 # what a Python snippet holds → why it is not run here

@@ -363,3 +363,22 @@ def test_weights_are_not_stored_as_quantized_vectors_are(session):
 def test_torchs_quantizers_are_refused_in_words(session, precision):
     with pytest.raises(UsageProblem, match="its decoder shares its weights with the table of words"):
         session.artifact(parse_precision(precision), "tiny")
+
+
+def test_precisions_are_compared_in_one_table(project, session, monkeypatch, capsys):
+    monkeypatch.setattr("qguard.judging.compare.BUCKETS", ())  # what is timed is no matter of its kind
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["compare", "--precision", "fp32,int8"])
+    out = capsys.readouterr().out
+    assert "words kept" in out
+    counts = session.golden("tiny", "own").vectors.counts
+    assert f" {round(8 * counts.mean())} " in out.replace("│", " ").replace("|", " ")
+
+
+def test_gates_are_proposed_for_weights_too(session):
+    from qguard.tolerances import proposals_for
+
+    found = {p.key for p in proposals_for(session, parse_precision("int8"), lambda _: None)}
+    assert {"weights.kept", "weights.added", "ranking.overlap@10"} <= found
+    assert not any(key.startswith("embedding.") for key in found)

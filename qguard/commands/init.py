@@ -10,7 +10,7 @@ from typing import TypeVar
 from qguard.commands import tolerances
 from qguard.console.visible import say
 from qguard.errors import UsageProblem
-from qguard.kinds import KINDS
+from qguard.kinds import DENSE, KINDS
 from qguard.models.location import is_local
 from qguard.models.pipeline import POOLING_MODES
 
@@ -99,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.precision:
         standing = session.standing(name)
         moved = f"moved by its golden of core: {standing.words}" if standing else "those chosen on all-MiniLM-L6-v2"
+        if (kind := session.kind(name)) != DENSE:
+            moved = f"those of {kind} models"
         say(f"gates are the defaults, {moved}")
         say(f"for gates from your own texts: qguard tolerances --precision {precision} --write")
     say(f"next: pytest --precision {precision}")

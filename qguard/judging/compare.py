@@ -25,6 +25,7 @@ BUCKETS = (Bucket(64, 1), Bucket(64, 32))
 SHOWN = ("ranking.overlap@10", "ranking.top1", "embedding.cosine_p01", "embedding.cosine_min", "similarity.p99_error")
 # of a precision with fewer dimensions: fp32's loss by them, and both losses
 ALONE, TOTAL = OVERLAP
+OF_WORDS = ("weights.kept", "weights.p99_error")  # of a sparse model
 SECONDS = 2.0  # of timing for one bucket, beyond the fewest rounds
 ROUNDS = (3, 25)
 LEVEL = 1.03  # speeds nearer than this are one speed: the trial is short
@@ -35,7 +36,7 @@ class Row:
     """One precision of one model on one suite.
 
     Attributes:
-        values: The metrics of :data:`SHOWN`, :data:`ALONE` and :data:`TOTAL`, for the whole suite.
+        values: The metrics of :data:`SHOWN`, :data:`ALONE`, :data:`TOTAL` and :data:`OF_WORDS`, for the whole suite.
         bytes: Size of the weights; ``None`` without files.
         vector_bytes: Size of one stored vector.
         speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate. Empty where the
@@ -142,7 +143,7 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     # its speed is measured beside that of the others, and is no verdict
     families = [f.name for f in session.families(target) if "process" not in f.needs]
     checks = [c for family in families for c in session.checks(target, family)]
-    values = {c.name: c.value for c in checks if c.slice is None and c.name in (*SHOWN, ALONE, TOTAL)}
+    values = {c.name: c.value for c in checks if c.slice is None and c.name in (*SHOWN, ALONE, TOTAL, *OF_WORDS)}
     failed = tuple(c for c in checks if c.outcome == "fail")
     artifact = session.artifact(target.precision, target.model)
     size = artifact.bytes if artifact.has_files else None
@@ -218,6 +219,8 @@ def table(rows: list[Row]) -> Any:
     several = len({(r.model, r.suite) for r in rows}) > 1
     cut = any(ALONE in r.values for r in rows)
     heads = ["overlap@10", "top-1", "cosine p01", "cosine min", "error p99"]
+    words = any(OF_WORDS[0] in r.values for r in rows)
+    heads += ["words kept", "words p99"] if words else []
     heads += [*(["by dimensions", "in all"] if cut else []), "MB", "vector B", *(f"speed {b}" for b in BUCKETS)]
     out = Table("", "precision", *(["model", "suite"] if several else []))
     for head in heads:
@@ -228,7 +231,7 @@ def table(rows: list[Row]) -> Any:
         if r.error is None:
             size = "" if r.bytes is None else f"{r.bytes / 1e6:.1f}"
             speeds = [f"{r.speed[str(b)]:.2f}{'?' if str(b) in r.busy else ''}" if r.speed else "" for b in BUCKETS]
-            shown = (*SHOWN, *((ALONE, TOTAL) if cut else ()))
+            shown = (*SHOWN, *(OF_WORDS if words else ()), *((ALONE, TOTAL) if cut else ()))
             values = [f"{r.values[m]:.4f}" if m in r.values else "" for m in shown]
             numbers = [*values, size, str(r.vector_bytes), *speeds]
         else:

@@ -7,7 +7,9 @@ from typing import Any
 from qguard.accepted.scores import Scope
 from qguard.judging.judged import judged
 from qguard.judging.session import Session, Target
+from qguard.kinds import SPARSE
 from qguard.machine.versions import installed
+from qguard.metrics.sparse import ENTRY
 from qguard.outputs import TokenVectors
 from qguard.vectors.quantized import FLOAT, quantize
 
@@ -40,7 +42,11 @@ def parts(session: Session, target: Target) -> list[dict[str, Any]]:
 
 
 def stored_bytes(session: Session, target: Target) -> int:
-    """Bytes of one vector as the precision stores it; of a model with a vector to each token, those of one token."""
+    """Bytes of one vector as the precision stores it; of a model with a vector to each token, those of one token; of a sparse
+    model those of a text's entries in an inverted index, on average.
+    """
+    if session.kind(target.model) == SPARSE:
+        return round(ENTRY * float(session.embeddings(target).counts.mean()))  # type: ignore[attr-defined]
     kind, cut = target.precision.vectors, session.cut(target, _one(session.golden(target.model, target.suite).vectors))
     return cut.nbytes if kind == FLOAT else quantize(cut, kind, session.ranges(target)).nbytes
 

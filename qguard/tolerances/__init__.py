@@ -23,8 +23,7 @@ def proposals_for(session: Session, precision: Precision, say: Callable[[str], N
         precision: Whose gates.
         say: Called with the name of each run when it is done.
     """
-    gates = session.gates(precision)
-    families = {family_of(g.metric) for g in gates}
+    families = {family_of(g.metric) for model in session.config.models for g in session.gates(precision, model)}
     found: dict[str, list[Proposal]] = {}
     for target in session.targets([precision]):
         runs = []

@@ -42,7 +42,7 @@ def repeated_runs(session: Session, target: Target, families: set[str]) -> Itera
     suite, rows = session.suite(target.suite, target.model), session.rows(target, encoder, ids)
 
     def run(name: str, comparison: Comparison, computed_by: Encoder | None = None) -> Run:
-        found = [m for f in sampled(suite) if f in families for m in measure(comparison, f, worst=0)]
+        found = [m for f in sampled(suite, session.kind(target.model)) if f in families for m in measure(comparison, f, worst=0)]
         if computed_by is not None and "invariance" in families:
             found += [replace(m, worst=()) for m in measure_invariance(computed_by, suite, ids, comparison.similarity)]
         return Run(name, tuple(found))
