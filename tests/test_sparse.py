@@ -382,3 +382,9 @@ def test_gates_are_proposed_for_weights_too(session):
     found = {p.key for p in proposals_for(session, parse_precision("int8"), lambda _: None)}
     assert {"weights.kept", "weights.added", "ranking.overlap@10"} <= found
     assert not any(key.startswith("embedding.") for key in found)
+
+
+def test_what_is_measured_of_vectors_of_unit_length_alone_has_no_gate(session):
+    """A verdict must hold a value for every gate, or ``qguard verify`` refuses it."""
+    assert "robustness.norm_error" not in {g.metric for g in session.gates(parse_precision("int8"), "tiny")}
+    assert "robustness.cosine_min" in {g.metric for g in session.gates(parse_precision("int8"), "tiny")}

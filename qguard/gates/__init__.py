@@ -126,6 +126,7 @@ _OF_PLAIN = ("robustness.", "memory.")
 
 # default gates that mean something of vectors of unit length alone
 _OF_UNIT_LENGTH = ("embedding.norm_error",)
+_LENGTH_OF_GENERATED = "robustness.norm_error"  # which is measured of no others
 
 
 def gates_for(
@@ -167,6 +168,8 @@ def gates_for(
         bounds |= _of_lengths(bounds)
     elif not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
+    if not normalized:
+        bounds.pop(_LENGTH_OF_GENERATED, None)
     origins = dict[str, str]()
     if standing is not None:
         written, bounds = bounds, standing.carry(bounds, integers=precision.recipe.stores_integers)
