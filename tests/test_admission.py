@@ -88,7 +88,7 @@ def pickled(folder):
 
 
 REFUSED = {
-    "cross-encoder": (declared(model_type="CrossEncoder"), "is a CrossEncoder: it gives scores for a pair of texts"),
+    "cross-encoder": (declared(model_type="CrossEncoder"), "scores pairs by the modules Transformer, Pooling"),
     "multi-vector": (declared(model_type="MultiVectorEncoder"), "'Pooling' in 1_Pooling reads token_embeddings and gives"),
     "classifier": (
         config(architectures=["BertForSequenceClassification"]), "is a BertForSequenceClassification: it gives scores",

@@ -86,7 +86,7 @@ def test_a_refused_model_is_told_why(folder, tmp_path, capsys):
     model = shutil.copytree(folder, tmp_path / "model")
     (model / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
     code, out, err = told(capsys, model)
-    assert (code, out, "it gives scores for a pair of texts" in err) == (3, "", True)
+    assert (code, out, "scores pairs by the modules Transformer, Pooling" in err) == (3, "", True)
 
 
 def test_what_is_not_installed_is_named_with_the_command_that_mends_it(folder, capsys, monkeypatch):

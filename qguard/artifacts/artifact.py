@@ -17,7 +17,7 @@ from qguard.encoders.feeding import Feeding
 from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
-from qguard.kinds import KINDS, SPARSE
+from qguard.kinds import CROSS_ENCODER, KINDS, SPARSE
 from qguard.models.model import Model
 from qguard.models.pipeline import (
     STATIC,
@@ -294,6 +294,8 @@ def copy_layout(base: Model, folder: Path) -> None:
         (folder / "modules.json").write_text(json.dumps(modules))
     elif not (folder / "modules.json").exists() and base.kind == SPARSE:
         _declare_sparse(folder)
+    elif not (folder / "modules.json").exists() and base.pipeline.scoring is not None:
+        _declare_scores(base.pipeline.scoring.activation, folder)
     elif not (folder / "modules.json").exists():
         modules = [
             {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
@@ -302,6 +304,29 @@ def copy_layout(base: Model, folder: Path) -> None:
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir(exist_ok=True)
         (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+
+
+def _declare_scores(activation: str, folder: Path) -> None:
+    """What sentence-transformers makes of a classifier without modules, in its own words; such a folder has no prompts."""
+    place = "linear" if activation == "Identity" else "activation"
+    declared: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+        ],
+        "sentence_bert_config.json": {
+            **read_optional(folder / "sentence_bert_config.json"),
+            "transformer_task": "sequence-classification",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+            "module_output_name": "scores",
+        },
+        "config_sentence_transformers.json": {
+            "model_type": KINDS[CROSS_ENCODER].model_type,
+            "activation_fn": f"torch.nn.modules.{place}.{activation}",
+            "prompts": {},
+        },
+    }
+    for name, value in declared.items():
+        (folder / name).write_text(json.dumps(value))
 
 
 def _declare_sparse(folder: Path) -> None:

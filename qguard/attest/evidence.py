@@ -60,7 +60,7 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
     Raises:
         QguardError: when the artifact, the golden or the suite cannot be read.
     """
-    precision, model, suite = target.precision, session.model(target.model), session.suite(target.suite)
+    precision, model, suite = target.precision, session.model(target.model), session.suite_of(target.suite, target.model)
     artifact = session.artifact(precision, target.model)
     manifest = session.golden(target.model, target.suite).manifest
     in_force = gates_in_force(session, precision, target.model)

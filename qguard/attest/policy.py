@@ -77,9 +77,9 @@ def required(session: Session, target: Target, keys: Collection[str]) -> dict[st
     from qguard.metrics.task import names
 
     golden = goldens.read(goldens.golden_folder(session.config.golden_root, target.model, target.suite))
-    if golden.manifest["hashes"]["suite"] != session.suite(target.suite).sha256:
+    if golden.manifest["hashes"]["suite"] != session.suite_of(target.suite, target.model).sha256:
         return {}
-    suite = golden.judged(session.suite(target.suite))
+    suite = golden.judged(session.suite_of(target.suite, target.model))
     found: dict[str, int | None] = {}
     for family in session.families(target):
         mine = [k for k in keys if family_of(k) == family.name]

@@ -169,7 +169,7 @@ def _suites(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
         if name not in verdict.suites or name not in verdict.goldens:
             yield Refusal("suite", f"{name}, which the project is judged on", listed(verdict.suites), asked.again)
             continue
-        suite = session.suite(name)
+        suite = session.suite_of(name, asked.model)
         if suite.sha256 != verdict.suite_sha256[name]:
             found = f"SHA-256 {verdict.suite_sha256[name][:12]}…: other texts"
             yield Refusal(f"suite {name}", f"SHA-256 {suite.sha256[:12]}…", found, asked.again)

@@ -45,7 +45,7 @@ def _update(args: argparse.Namespace) -> int:
         say(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
         try:
             review = golden.record(
-                session.model(model), session.suite(suite), session.config.golden_root, args.reason,
+                session.model(model), session.suite_of(suite, model), session.config.golden_root, args.reason,
                 accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words),
             )  # fmt: skip
         except UsageProblem:

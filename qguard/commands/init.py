@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         session = Session(load_config(written))
         review = golden.record(
-            session.model(name), session.suite("core"), session.config.golden_root, "First golden, by qguard init",
+            session.model(name), session.suite_of("core", name), session.config.golden_root, "First golden, by qguard init",
             show=lambda r: None if r.new else say(r.words),
         )  # fmt: skip
         without = review.without if review.new else ()

@@ -59,6 +59,7 @@ class ModelConfig(_Table):
         inputs: Name → value of further inputs of the ONNX file, such as ``{task_id = 0}``: a number, or nested lists of numbers.
         output: Name of the output that holds the embedding, for an ONNX file with several.
         kind: What the model gives, if its files do not declare it: ``dense``, ``cross-encoder``, ``sparse`` or ``multi-vector``.
+        threshold: Of a cross-encoder with one label: the score, after activation, from which on a pair is a match.
     """
 
     ref: str = Field(min_length=1)
@@ -71,6 +72,7 @@ class ModelConfig(_Table):
     inputs: dict[str, bool | int | float | list[Any]] | None = None
     output: str | None = Field(None, min_length=1)
     kind: str | None = None
+    threshold: float | None = Field(None, allow_inf_nan=False)
 
     @field_validator("inputs")
     @classmethod
@@ -97,7 +99,7 @@ class ModelConfig(_Table):
     @property
     def settings(self) -> dict[str, Any]:
         """What the project sets over the model's own declarations, or states where there are none."""
-        return self.model_dump(exclude={"ref", "revision"}, exclude_none=True)
+        return self.model_dump(exclude={"ref", "revision", "threshold"}, exclude_none=True)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
@@ -122,6 +124,8 @@ class SuiteConfig(_Table):
         scores: Lowest and highest valid score; a score outside the range is an error.
         split: The only split to read.
         duplicates: ``error`` refuses repeated rows; ``keep`` counts every row.
+        candidates: For cross-encoders, where the suite has no candidates of its own: the dense model whose golden finds them.
+        top: Number of candidates it finds for each query.
     """
 
     path: str = Field(min_length=1)
@@ -130,6 +134,8 @@ class SuiteConfig(_Table):
     scores: tuple[float, float] | None = None
     split: str = ""
     duplicates: Literal["error", "keep"] = "error"
+    candidates: str | None = Field(None, min_length=1)
+    top: int = Field(20, ge=2)
 
     @field_validator("format")
     @classmethod

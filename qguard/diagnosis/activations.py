@@ -204,7 +204,7 @@ def layer_errors(
     return [_error(s, total[s.fp32], own[s.fp32], heads) for s in usable]
 
 
-def behind(rows: Sequence[Sequence[int]], pad_id: int, padding: int, room: int | None, side: str = RIGHT) -> tuple[Any, Any]:
+def behind(rows: Sequence[Sequence[int]], pad_id: int, padding: int, room: int | None, side: str = RIGHT) -> tuple[Any, ...]:
     """Token ids and mask of a batch, with ``padding`` tokens more than its longest text, or as many as the model has room for."""
     from qguard.encoders import padded
 

@@ -15,7 +15,7 @@ from qguard.console.progress import progress
 from qguard.encoders.feeding import LEFT, RIGHT, Feeding
 from qguard.encoders.pooling import Head
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, TEXTS, TOKEN_IDS, RuntimeRecord
-from qguard.encoders.tokenizer import TextTokenizer, Tokens
+from qguard.encoders.tokenizer import TextTokenizer, Tokens, types_of
 from qguard.errors import MeasurementProblem, QguardError, first_line
 from qguard.kinds import DENSE
 from qguard.models.pipeline import Pipeline
@@ -43,8 +43,14 @@ class Runtime(Protocol):
     batch_tokens: int
     workers: int
 
-    def __call__(self, input_ids: Ints, attention_mask: Ints) -> Floats:
-        """Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim)."""
+    def __call__(self, input_ids: Ints, attention_mask: Ints, token_type_ids: Ints | None = None) -> Floats:
+        """Token embeddings (batch, length, hidden), or finished sentence embeddings (batch, dim).
+
+        Args:
+            input_ids: Token ids (batch, length), padded.
+            attention_mask: 1 at tokens, 0 at padding.
+            token_type_ids: Given for pairs of texts alone, where the model reads them: 0 and 1; 0 at padding.
+        """
         ...
 
 
@@ -71,8 +77,9 @@ def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         start += size
 
 
-def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side: str = RIGHT) -> tuple[Ints, Ints]:
-    """Token ids (n, length) of n texts and their mask (n, length), 1 at tokens and 0 at padding.
+def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side: str = RIGHT) -> tuple[Ints, ...]:
+    """Token ids (n, length) of n texts and their mask (n, length), 1 at tokens and 0 at padding; then their token type ids, where
+    the rows have some.
 
     Args:
         ids: Token ids of at least one text; what a query is filled up with has mask 0, where the network does not attend to it.
@@ -82,12 +89,15 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side
     """
     length = max(1, max(map(len, ids))) + padding
     input_ids, mask = np.full((len(ids), length), pad_id, np.int64), np.zeros((len(ids), length), np.int64)
+    types = np.zeros_like(mask)
+    every = [types_of(row) for row in ids]
     for k, row in enumerate(ids):
         at = slice(length - len(row), length) if side == LEFT else slice(len(row))
         input_ids[k, at] = row
         mask[k, at] = 1
         mask[k, at][getattr(row, "attended", len(row)) :] = 0
-    return input_ids, mask
+        types[k, at] = every[k] or 0
+    return (input_ids, mask) if all(row is None for row in every) else (input_ids, mask, types)
 
 
 class Encoder:
@@ -184,10 +194,10 @@ class Encoder:
         room = getattr(self.runtime, "room", None)
         if room is not None:
             padding = max(0, min(padding, room - max(map(len, ids))))
-        input_ids, mask = padded(ids, self.tokenizer.pad_id, padding, self.tokenizer.side)
+        batch = padded(ids, self.tokenizer.pad_id, padding, self.tokenizer.side)
         if self.head.pipeline.by_role and not all(isinstance(row, Tokens) for row in ids):
             raise MeasurementProblem("this model's head depends on the role of a text; expected token ids with their roles")
-        vectors: Floats = self.head(self.runtime(input_ids, mask), mask, ids if self.head.pipeline.by_role else None)
+        vectors: Floats = self.head(self.runtime(*batch), batch[1], ids if self.head.pipeline.by_role else None)
         return vectors
 
 

@@ -100,32 +100,33 @@ class Feeds:
         words = said.get(self._roles.get(port.name) or "", "")
         return f"{words or self._feeding.inputs.get(port.name)} as {port.kind}"
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> dict[str, Any]:
-        """The inputs of one run by name, for token ids and mask, each (batch, length).
+    def __call__(self, input_ids: Any, attention_mask: Any, types: Any = None) -> dict[str, Any]:
+        """The inputs of one run by name, for token ids, mask and, of pairs, token type ids, each (batch, length).
 
         Raises:
             ArtifactProblem: where the batch needs several runs, or does not fit the file.
         """
-        runs = list(self.runs(input_ids, attention_mask))
+        runs = list(self.runs(input_ids, attention_mask, types))
         if len(runs) > 1:
             raise ArtifactProblem(f"{self._file.name} takes {self.batch} texts a run, and the batch has {len(input_ids)}")
         return runs[0]
 
-    def runs(self, input_ids: Any, attention_mask: Any) -> Iterator[dict[str, Any]]:
+    def runs(self, input_ids: Any, attention_mask: Any, types: Any = None) -> Iterator[dict[str, Any]]:
         """As :meth:`__call__`, of every run that a file of fixed shapes needs; the last one is filled up with its last text.
 
         Raises:
             ArtifactProblem: for texts longer than the file's fixed length.
         """
         count, length = input_ids.shape
+        types = np.zeros_like(input_ids) if types is None else types
         if self.length is not None and length != self.length:
-            input_ids, attention_mask = self._padded_up(input_ids, attention_mask)
+            input_ids, attention_mask, types = self._padded_up(input_ids, attention_mask, types)
         step = self.batch or count
         for start in range(0, count, step):
             rows = np.minimum(np.arange(start, start + step), count - 1) if step != count else slice(None)
-            yield self._run(input_ids[rows], attention_mask[rows])
+            yield self._run(input_ids[rows], attention_mask[rows], types[rows])
 
-    def _padded_up(self, ids: Any, mask: Any) -> tuple[Any, Any]:
+    def _padded_up(self, ids: Any, mask: Any, types: Any) -> tuple[Any, Any, Any]:
         assert self.length is not None
         more = self.length - ids.shape[1]
         if more < 0:
@@ -135,14 +136,14 @@ class Feeds:
                 "record the golden again"
             )
         width = ((0, 0), (more, 0) if self._feeding.side == LEFT else (0, more))
-        return np.pad(ids, width, constant_values=self._feeding.pad_id), np.pad(mask, width)
+        return np.pad(ids, width, constant_values=self._feeding.pad_id), np.pad(mask, width), np.pad(types, width)
 
-    def _run(self, ids: Any, mask: Any) -> dict[str, Any]:
+    def _run(self, ids: Any, mask: Any, types: Any) -> dict[str, Any]:
         values: dict[str, Callable[[], Any]] = {
             INPUT_IDS: lambda: ids[mask > 0] if self._flat else ids,
             OFFSETS: lambda: np.cumsum(mask.sum(1)) - mask.sum(1),
             MASK: lambda: mask,
-            TYPES: lambda: np.zeros_like(ids),
+            TYPES: lambda: types,
             POSITIONS: lambda: positions(mask, self._feeding.first_position),
         }
         feeds = {}

@@ -48,20 +48,22 @@ class Interface:
         """Tokens of a text that the file fixes, or ``None``."""
         return self.feeds.length
 
-    def __call__(self, run: Callable[[dict[str, Any]], Any], input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, run: Callable[[dict[str, Any]], Any], input_ids: Any, attention_mask: Any, types: Any = None) -> Any:
         """float32 token embeddings (batch, length, hidden) or finished vectors (batch, dim).
 
         Args:
             run: Feeds by name → the chosen output of one run.
             input_ids: Token ids (batch, length), padded.
             attention_mask: 1 at tokens, 0 at padding.
+            types: Token type ids of pairs; ``None`` for zeros.
 
         Raises:
             ArtifactProblem: where the batch does not fit the file, or the output has another shape.
         """
         count, length = input_ids.shape
         whole, texts = self.feeds.length or length, self.feeds.batch or count
-        found = [self.output(run(feeds), texts, whole, self._file) for feeds in self.feeds.runs(input_ids, attention_mask)]
+        runs = self.feeds.runs(input_ids, attention_mask, types)
+        found = [self.output(run(feeds), texts, whole, self._file) for feeds in runs]
         values = found[0] if len(found) == 1 else np.concatenate(found)
         values = values[:count] if len(values) > count else values
         if values.ndim == 2 or whole == length:

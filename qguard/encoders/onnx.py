@@ -72,9 +72,9 @@ class OnnxRuntime:
         self.batch_tokens, self.workers = RUNTIMES["onnx"].batch, RUNTIMES["onnx"].parallel
         self.room = self.interface.room
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
         """See :class:`qguard.encoders.Runtime`."""
-        return self.interface(self._run, input_ids, attention_mask)
+        return self.interface(self._run, input_ids, attention_mask, token_type_ids)
 
     def _run(self, feeds: dict[str, Any]) -> Any:
         try:

@@ -111,9 +111,9 @@ class OpenvinoRuntime:
         for _ in range(self.workers):
             self._requests.put(self.compiled.create_infer_request())
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
         """See :class:`qguard.encoders.Runtime`."""
-        return self.interface(self._run, input_ids, attention_mask)
+        return self.interface(self._run, input_ids, attention_mask, token_type_ids)
 
     def _run(self, feeds: dict[str, Any]) -> Any:
         request = self._requests.get()

@@ -49,7 +49,7 @@ class NumpyTable:
 
         self.table = read_table(root).folded()
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
         """See :class:`qguard.encoders.Runtime`."""
         import numpy as np
 

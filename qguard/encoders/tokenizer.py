@@ -9,8 +9,10 @@ from typing import Any
 
 from qguard.encoders.feeding import RIGHT, declared_side
 from qguard.errors import ModelProblem, first_line
+from qguard.kinds import CROSS_ENCODER
 from qguard.models.modules.masking import MultiVectorMask
 from qguard.models.pipeline import Late, Pipeline, read_optional, tokenizer_file
+from qguard.suites.paired import TextPair
 
 MASKS = ("[MASK]", "<mask>")  # what fills queries up where the tokenizer's files name no token for it
 
@@ -23,9 +25,10 @@ class Tokens(list[int]):
         prompt: Tokens at the start that belong to its prompt, where the pooling leaves these out; else 0.
         attended: Tokens at the start that the network attends to: all, but those that a query is filled up with.
         counted: Whether each token counts in scores by tokens; empty for a model that does not score so.
+        types: Of a pair of texts, to which of both each token belongs (``token_type_ids``), where the model reads that.
     """
 
-    __slots__ = ("attended", "counted", "prompt", "role")
+    __slots__ = ("attended", "counted", "prompt", "role", "types")
 
     def __init__(
         self,
@@ -34,10 +37,29 @@ class Tokens(list[int]):
         prompt: int = 0,
         attended: int | None = None,
         counted: Sequence[bool] = (),
+        types: Sequence[int] | None = None,
     ) -> None:
         super().__init__(ids)
-        self.role, self.prompt, self.counted = role, prompt, counted
+        self.role, self.prompt, self.counted, self.types = role, prompt, counted, types
         self.attended = len(self) if attended is None else attended
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (list(self), self.role, self.prompt, self.attended, self.counted, self.types)
+
+
+def types_of(row: Sequence[int]) -> list[int] | None:
+    """The token type ids of a row; ``None`` where the model reads none."""
+    types = getattr(row, "types", None)
+    return None if types is None else list(types)
+
+
+def shortened(row: Sequence[int], length: int) -> Sequence[int]:
+    """A row cut to so many tokens, of which the last stays the last."""
+    if len(row) <= length:
+        return row
+    types = types_of(row)
+    ids = [*row[: length - 1], row[-1]]
+    return ids if types is None else Tokens(ids, types=[*types[: length - 1], types[-1]])
 
 
 class TextTokenizer:
@@ -117,10 +139,15 @@ class TextTokenizer:
         """Token ids of each text as :class:`Tokens`, special tokens included, at most ``max_seq_length`` of them.
 
         Args:
-            texts: n texts.
+            texts: n texts; of a cross-encoder pairs (:class:`qguard.suites.paired.TextPair`), any other text in two halves.
             roles: For each text ``"query"``, ``"document"`` or ``None``; decides its prompt.
         """
         prefix, roles = self._pipeline.prefix, roles or [None] * len(texts)
+        if self._pipeline.kind == CROSS_ENCODER:
+            pairs = [TextPair.of(t).prefixed(prefix(role)) for t, role in zip(texts, roles, strict=True)]
+            read = self._tokenizer.encode_batch([(pair.first, pair.second) for pair in pairs])
+            typed = self._pipeline.scoring is not None and self._pipeline.scoring.typed
+            return [Tokens(e.ids, role, types=e.type_ids if typed else None) for e, role in zip(read, roles, strict=True)]
         # outer whitespace stays: some tokenizers have tokens for it, and sentence-transformers keeps it
         prepared = [prefix(role) + t for t, role in zip(texts, roles, strict=True)]
         if self._pipeline.late is not None:
@@ -163,7 +190,7 @@ class TextTokenizer:
         if self._pipeline.late is not None:
             return [self._late(row, role, self._pipeline.late) for row, role in zip(ids, roles, strict=True)]
         if self._pipeline.include_prompt:
-            return [Tokens(row, role) for row, role in zip(ids, roles, strict=True)]
+            return [Tokens(row, role, types=types_of(row)) for row, role in zip(ids, roles, strict=True)]
         return [Tokens(row, role, self._length(self._pipeline.prefix(role))) for row, role in zip(ids, roles, strict=True)]
 
     def _trailing(self, ids: Sequence[int]) -> int:

@@ -66,25 +66,25 @@ class TorchRuntime:
         self.model = network.to(device)
         self.device = device
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
         """See :class:`qguard.encoders.Runtime`; returns when the device is done."""
-        return self._tokens(input_ids, attention_mask).float().cpu().numpy()  # the copy waits for the device
+        return self._tokens(input_ids, attention_mask, token_type_ids).float().cpu().numpy()  # the copy waits for the device
 
-    def first_tokens(self, input_ids: Any, attention_mask: Any) -> Any:
+    def first_tokens(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
         """The embedding of each text's first token, float32 (batch, dim), when the device is done.
 
         What is timed on CUDA: there a service pools on the device and fetches one vector a text. To fetch those of all
         tokens can take twice as long as to compute them, and would draw every ratio toward 1.
         """
-        found = self._tokens(input_ids, attention_mask)
+        found = self._tokens(input_ids, attention_mask, token_type_ids)
         return (found[:, 0] if found.ndim == 3 else found).float().cpu().numpy()
 
-    def _tokens(self, input_ids: Any, attention_mask: Any) -> Any:
+    def _tokens(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
         import torch
 
-        ids, mask = (torch.from_numpy(a).to(self.device) for a in (input_ids, attention_mask))
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         with torch.inference_mode():
-            found = self.model(input_ids=ids, attention_mask=mask)
+            found = self.model(**{k: torch.from_numpy(a).to(self.device) for k, a in given.items() if a is not None})
         if isinstance(found, torch.Tensor):
             return found
         return found.logits if "logits" in found else found.last_hidden_state

@@ -23,6 +23,7 @@ from qguard.vectors.quantized import FLOAT
 NEEDS = {
     "vectors": "embeddings of the suite's texts",
     "labels": "a suite with labels: scored pairs, or queries with relevance judgments",
+    "candidates": "a model with one score a pair, and a suite of queries with candidates",
     "files": "the artifact's files",
     "tokens": "a runtime that takes token ids",
     "generated": "texts that are generated for the run",

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from qguard.families import TIMED, Family, Parts
-from qguard.kinds import DENSE, KINDS, MULTI_VECTOR, SPARSE
-from qguard.metrics import Comparison, MetricInfo, embedding, invariance, ranking, similarity, sparse, task, tokens, truncation
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
+from qguard.metrics import (
+    Comparison,
+    MetricInfo,
+    embedding,
+    invariance,
+    ranking,
+    scores,
+    similarity,
+    sparse,
+    task,
+    tokens,
+    truncation,
+)
 from qguard.vectors.quantized import FLOAT
 
 # the kinds whose texts are ranked by their outputs
@@ -45,7 +57,7 @@ ARTIFACT = (
     _artifact("overflow", False, "ratio, 0 or more", "the largest activation over the largest number of its 16-bit type"),
     _artifact("unit_length", False, "distance, 0 or more", "distance of the length of a vector that the file has pooled from 1"),
     _artifact("output_agreement", True, "cosine in [-1, 1]", "the file's own pooled output to its token embeddings, pooled here"),
-    _artifact("head", True, "0 or 1", "whether the vectors are those of the model's own pooling and Dense modules"),
+    _artifact("head", True, "0 or 1", "whether the outputs are those of the model's own pooling, Dense modules or classifier"),
     _artifact("size_ratio", False, "ratio of bytes", "bytes of the weights over those of fp32"),
 )
 
@@ -108,7 +120,16 @@ OWN = (
     ),
     Family(
         name="task", question="Do labeled pairs and queries score as well as in fp32?", test="test_task_quality",
-        needs=("vectors", "labels"), metrics=task.METRICS, bounded_by=_BY_PRECISION, kinds=_OF_TEXTS, parts=task.parts, lead=3,
+        needs=("vectors", "labels"), metrics=task.METRICS, bounded_by=_BY_PRECISION, kinds=tuple(KINDS), parts=task.parts, lead=3,
+    ),
+    Family(
+        name="score", question="Do pairs of texts still get the scores that fp32 gives them?", test="test_scores",
+        needs=("vectors",), metrics=scores.METRICS, bounded_by=_BY_PRECISION, kinds=(CROSS_ENCODER,), parts=scores.parts, lead=5,
+    ),
+    Family(
+        name="order", question="Do a query's candidates keep the order that fp32 gives them?", test="test_order",
+        needs=("vectors", "candidates"), metrics=scores.ORDER, bounded_by=_BY_PRECISION, kinds=(CROSS_ENCODER,),
+        parts=scores.order_parts, lead=0,
     ),
     Family(
         name="truncation", question="How much of the loss comes from fewer dimensions, and how much do both losses cost?",

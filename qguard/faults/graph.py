@@ -229,7 +229,7 @@ def hidden_overflow(site: FaultSite, count: int) -> Candidate:
     return site.operated()
 
 
-def _alone(row: list[int]) -> tuple[Any, Any]:
+def _alone(row: list[int]) -> tuple[Any, ...]:
     from qguard.encoders import padded
 
     return padded([row])

@@ -117,6 +117,7 @@ class Judge(Session):
             judge.served = served
         Session.model.share(sound, judge)
         Session.whole_suite.share(sound, judge)
+        Session.paired_suite.share(sound, judge)
         Session.fp32.share(sound, judge)
         if not candidate.golden:
             Session.golden.share(sound, judge)

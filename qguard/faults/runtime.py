@@ -19,12 +19,12 @@ class _Around:
     Attributes:
         inner: The sound runtime.
         every: Which batches: each ``every``-th.
-        run: Given the runtime, ids and mask, the output.
+        run: Given the runtime and a batch (token ids, mask and, of pairs, token type ids), the output.
     """
 
     inner: Runtime
     every: int
-    run: Callable[[Runtime, Any, Any], Any]
+    run: Callable[..., Any]
     _count: int = 0
 
     @property
@@ -43,14 +43,16 @@ class _Around:
     def workers(self, value: int) -> None:
         pass
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
+        batch = [part for part in (input_ids, attention_mask, token_type_ids) if part is not None]
         self._count += 1
         if (self._count - 1) % self.every:
-            return self.inner(input_ids, attention_mask)
-        return self.run(self.inner, input_ids, attention_mask)
+            return self.inner(*batch)
+        return self.run(self.inner, *batch)
 
 
-def _around(every: int, run: Callable[[Runtime, Any, Any], Any]) -> Candidate:
+def around(every: int, run: Callable[..., Any]) -> Candidate:
+    """A candidate whose runtime has something done to each ``every``-th batch; see :class:`_Around`."""
     return Candidate(runtime=lambda inner: _Around(inner, every, run))
 
 
@@ -59,16 +61,16 @@ def padded_left(site: FaultSite, every: int) -> Candidate:
     if site.base.static:
         raise NotApplicable("a static model knows no positions")
 
-    def run(inner: Runtime, ids: Any, mask: Any) -> Any:
+    def run(inner: Runtime, *batch: Any) -> Any:
         # stable: tokens keep their order, padding goes to the front
-        order = np.argsort(mask, axis=1, kind="stable")
-        out = inner(np.take_along_axis(ids, order, 1), np.take_along_axis(mask, order, 1))
+        order = np.argsort(batch[1], axis=1, kind="stable")
+        out = inner(*(np.take_along_axis(part, order, 1) for part in batch))
         if out.ndim == 2:
             return out
         back = np.argsort(order, axis=1, kind="stable")
         return np.take_along_axis(out, back[..., None], 1)
 
-    return _around(every, run)
+    return around(every, run)
 
 
 def mixed_up(site: FaultSite, how: tuple[int, int]) -> Candidate:
@@ -80,13 +82,13 @@ def mixed_up(site: FaultSite, how: tuple[int, int]) -> Candidate:
     """
     every, rows = how
 
-    def run(inner: Runtime, ids: Any, mask: Any) -> Any:
-        out, end = np.array(inner(ids, mask)), rows or len(ids)
+    def run(inner: Runtime, *batch: Any) -> Any:
+        out, end = np.array(inner(*batch)), rows or len(batch[0])
         # a row's own mask still pools it: both are reversed where their lengths are, which is what sorting by length does
         out[:end] = out[:end][::-1]
         return out
 
-    return _around(every, run)
+    return around(every, run)
 
 
 def rounded(site: FaultSite, bits: int) -> Candidate:
@@ -97,9 +99,9 @@ def rounded(site: FaultSite, bits: int) -> Candidate:
         bits: Of the mantissa, beyond its leading one: 7 is bfloat16.
     """
 
-    def run(inner: Runtime, ids: Any, mask: Any) -> Any:
-        fraction, exponent = np.frexp(inner(ids, mask))
+    def run(inner: Runtime, *batch: Any) -> Any:
+        fraction, exponent = np.frexp(inner(*batch))
         steps = 2.0 ** (bits + 1)
         return np.ldexp(np.rint(fraction * steps) / steps, exponent).astype(np.float32)
 
-    return _around(1, run)
+    return around(1, run)

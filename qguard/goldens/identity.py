@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qguard.encoders.tokenizer import types_of
 from qguard.errors import GoldenProblem
 from qguard.goldens.stored import Golden, update_command
 from qguard.machine.versions import installed
@@ -71,7 +72,17 @@ def compare_tokens(golden: Golden, suite: Suite, token_ids: list[list[int]], mod
     Raises:
         GoldenProblem: with the first text that differs, and whose tokenizer it is.
     """
-    wrong = [i for i, (a, b) in enumerate(zip(golden.token_ids, token_ids, strict=True)) if a != b]
+    rows = list(zip(golden.token_ids, token_ids, strict=True))
+    wrong = [i for i, (a, b) in enumerate(rows) if a != b]
+    if not wrong:
+        wrong = [i for i, (a, b) in enumerate(rows) if types_of(a) != types_of(b)]
+        if wrong:
+            a, b = rows[wrong[0]]
+            raise GoldenProblem(
+                f"token type ids differ from the golden's in {len(wrong)} of {len(rows)} pairs: which text of a pair a token "
+                f"belongs to. First: {suite.texts[wrong[0]][:60]!r}: {types_of(b)} against the golden's {types_of(a)}. Copy "
+                "tokenizer.json and config.json of the model into the artifact"
+            )
     if wrong:
         i = wrong[0]
         a, b = golden.token_ids[i], token_ids[i]

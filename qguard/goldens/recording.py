@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qguard.boundary import step
+from qguard.encoders.tokenizer import types_of
 from qguard.errors import GoldenProblem
 from qguard.goldens.consent import check_named, refuse_unnamed
 from qguard.goldens.fragile import rounded_apart
@@ -25,7 +26,7 @@ from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
 from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, public_ref, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
-from qguard.kinds import DENSE, KINDS
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS
 from qguard.machine.versions import installed
 from qguard.models.location import is_local
 from qguard.models.model import Model
@@ -75,7 +76,7 @@ def record(
     check_named(accept_change)
     with step(f"recording fp32 of model {model.name!r} on suite {suite.name!r}", model.onnx or model.folder):
         (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
-    similarity = similarity_of(model.pipeline)
+    similarity = similarity_of(model.pipeline).fitted(vectors)
     fragile = {}
     if (
         suite.name in BUILTIN and model.onnx is None and not model.static and model.kind == DENSE
@@ -96,7 +97,13 @@ def record(
     # of unit vectors the inner product is the cosine
     ranked = DOT if similarity is COSINE and model.pipeline.unit_length else similarity
     data = _pack(vectors, token_ids, judged, retrieved, ranked)
-    text = summary(model.name, judged, vectors, token_ids, retrieved, similarity)
+    if model.kind == CROSS_ENCODER:
+        from qguard.goldens.cross_encoder import summary as summary_of_scores
+
+        assert model.pipeline.scoring is not None
+        text = summary_of_scores(model.name, judged, vectors, token_ids, model.pipeline.scoring)
+    else:
+        text = summary(model.name, judged, vectors, token_ids, retrieved, similarity)
     libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
     manifest = {
         "schema": SCHEMA,
@@ -104,7 +111,10 @@ def record(
             "name": model.name, "ref": public_ref(model.ref), "revision": model.revision,
             **({"folder": True} if is_local(model.ref) else {}),
         },
-        "suite": {"name": suite.name, "texts": len(suite.texts), **(retrieved.facts if retrieved else {})},
+        "suite": {
+            "name": suite.name, "texts": len(suite.texts), **(retrieved.facts if retrieved else {}),
+            **({"first_stage": dict(suite.first_stage)} if suite.first_stage else {}),
+        },
         "hashes": identity(model, suite),
         "pipeline": model.pipeline.declared(),
         "data_sha256": hashlib.sha256(data).hexdigest(),
@@ -216,6 +226,8 @@ def _pack(
         "token_ids": np.concatenate([np.asarray(i, np.int32) for i in token_ids]),
         "token_offsets": np.cumsum([0, *map(len, token_ids)]).astype(np.int64),
     }
+    if any(types_of(row) is not None for row in token_ids):
+        arrays["token_types"] = np.concatenate([np.asarray(types_of(row) or [0] * len(row), np.int8) for row in token_ids])
     if retrieved is not None:
         arrays |= retrieved.arrays
     elif suite.queries and suite.documents:

@@ -13,21 +13,27 @@ from qguard.errors import GoldenProblem, MeasurementProblem, ModelProblem, first
 from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
 from qguard.models.admission import refuse_unknown_type
 from qguard.models.model import Model
-from qguard.outputs import Collected, finite, relative_change
+from qguard.outputs import Collected, finite
 from qguard.registry import function_of
 from qguard.suites import Suite
+from qguard.vectors.similarity import similarity_of
 
 # The independent path differs from sentence-transformers only by rounding.
 AGREEMENT = 1e-5
 # fp32 of another runtime, version or CPU differs from a golden by some 1e-6; a hundred times that is no rounding.
 DRIFT = 1e-4
 NO_TOKEN = "it has no token in this model's tokenizer"
-_CONFIRMED = {False: "Transformers with the declared pooling", True: "NumPy with the mean of the table's rows"}
+_CONFIRMED = {
+    DENSE: "Transformers with the declared pooling",
+    CROSS_ENCODER: "Transformers with token types of the tokenizer alone",
+}
+_OF_TABLE = "NumPy with the mean of the table's rows"
 
 
 def paths(model: Model) -> dict[str, str]:
     """What records a golden of a model, and what confirms it."""
-    return {"recorded": "sentence-transformers", "confirmed": _CONFIRMED[model.static]}
+    confirmed = _OF_TABLE if model.static else _CONFIRMED.get(model.kind, _CONFIRMED[DENSE])
+    return {"recorded": "sentence-transformers", "confirmed": confirmed}
 
 
 def open_fp32(model: Model) -> Any:
@@ -143,6 +149,12 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
         from qguard.goldens.multi_vector import preprocess as of_roles
 
         prepared = of_roles(st, given, [whole.roles[i] for i in some])
+    elif model.kind == CROSS_ENCODER:
+        from qguard.goldens.cross_encoder import preprocessed, refuse_other_types
+
+        theirs = preprocessed(st, model, [whole.texts[i] for i in some])
+        refuse_other_types(whole.without([i for i in range(len(own)) if not own[i]]), [own[i] for i in some], theirs)
+        prepared = [row for row, _ in theirs]
     else:
         prepared = preprocess(st, given, 1)
     ids = dict(zip(some, prepared, strict=True))
@@ -157,11 +169,11 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     told = model.pipeline.routed or model.kind == MULTI_VECTOR  # such a model is told the role itself
     alike = [(model.pipeline.prefix(role), role if told else None) for role in suite.roles]
     collected = Collected(len(suite.texts))
-    with progress(f"{model.name}: {len(suite.texts)} texts of {suite.name} by sentence-transformers", None):
+    with progress(f"{model.name}: {len(suite.texts)} {KINDS[model.kind].noun} of {suite.name} by sentence-transformers", None):
         for key in dict.fromkeys(alike):
             rows = [i for i, found in enumerate(alike) if found == key]
             collected.put(rows, encode_texts(st, model, suite.roles[rows[0]], [suite.texts[i] for i in rows]))
-    return Outputs(suite, collected.whole(), list(ids.values()), left_out, loaded)
+    return Outputs(suite, collected.whole(), [own[i] for i in some], left_out, loaded)
 
 
 def without_tokens(suite: Suite, ids: Sequence[Sequence[int]]) -> dict[int, str]:
@@ -209,7 +221,7 @@ def confirm(model: Model, suite: Suite, vectors: Any, token_ids: list[list[int]]
         encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
     rows = encoder.tokenizer.told(token_ids, suite.roles)
     pooled = by_pooling(encoder, rows) if model.kind == DENSE else {"as declared": encoder.encode_ids(rows)}
-    error = relative_change(vectors, next(iter(pooled.values())))
+    error = similarity_of(model.pipeline).fitted(vectors).change(vectors, next(iter(pooled.values())))
     if not error.max() <= AGREEMENT:
         raise GoldenProblem(
             f"the independent path ({paths(model)['confirmed']}) disagrees with sentence-transformers: largest "

@@ -16,7 +16,6 @@ from qguard.goldens.stored import SUMMARY, Golden
 from qguard.goldens.summary import keys_of, listed_texts
 from qguard.goldens.tokens import token_change
 from qguard.models.model import Model
-from qguard.outputs import relative_change
 from qguard.suites import Suite
 from qguard.vectors.cosine import cosine
 from qguard.vectors.similarity import Similarity, similarity_of
@@ -111,20 +110,22 @@ def review(
         lines.append(f"tokens: {tokens or 'none changes'}")
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}: {tokens}" if "tokenizer" in details else tokens
-        change = relative_change(old.vectors[before], vectors[after])
-        lines += _moved(suite, change, old.vectors[before], vectors[after], after, similarity_of(model.pipeline))
+        similarity = similarity_of(model.pipeline).fitted(old.vectors, model.pipeline.declared())
+        change = similarity.change(old.vectors[before], vectors[after])
+        lines += _moved(suite, change, old.vectors[before], vectors[after], after, similarity)
         if change.max() > DRIFT and not set(details) - {"suite"}:
             details["stack"] = f"fp32 itself moved by up to {change.max():.2g} with the same weights, tokenizer and pipeline" + (
                 f"; {versions}" if versions else "; no recorded version changed"
             )
-        lines += _neighbours(suite, old, vectors, before, after, similarity_of(model.pipeline))
+        lines += [] if suite.of_pairs else _neighbours(suite, old, vectors, before, after, similarity)
     if not other and old.retrieved and retrieved:
         queries, tokens = old.retrieved.moved(retrieved)
         lines += [queries, f"tokens: {tokens or 'no token of a document changes'}"]
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}; {tokens}" if "tokenizer" in details else tokens
     if not other:
-        scores = compare_quality(suite, old.vectors, vectors, similarity_of(model.pipeline))
+        similarity = similarity_of(model.pipeline).fitted(old.vectors, model.pipeline.declared())
+        scores = compare_quality(suite, old.vectors, vectors, similarity)
         lines += [f"labels: {q}" for q in scores]
         if fallen := [q for q in scores if q.fell > 0]:
             details["quality"] = "; ".join(map(str, fallen))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qguard.console.visible import visible_json
+from qguard.encoders.tokenizer import Tokens
 from qguard.errors import GoldenProblem, first_line
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
 from qguard.goldens.retrieved import Retrieved
@@ -33,7 +34,7 @@ class Golden:
 
     Attributes:
         vectors: float32 (texts, dim); of a model of another kind its outputs (:mod:`qguard.outputs`).
-        token_ids: One list per text, special tokens included.
+        token_ids: One list per text, special tokens included; of pairs with their token type ids, where the model reads them.
         manifest: What it was recorded from; see DESIGN in the documentation.
         retrieved: Of a large suite, what its queries found in the whole corpus; else ``None``.
         tokenizer: ``tokenizer.json`` of the tokenizer that gave the token ids; ``None`` where that is the model's own file.
@@ -162,7 +163,10 @@ def read(folder: Path) -> Golden:
     try:
         arrays = load(data)
         offsets, flat = arrays["token_offsets"], arrays["token_ids"].tolist()
-        ids = [flat[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+        ids: list[list[int]] = [flat[a:b] for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+        if "token_types" in arrays:
+            types, starts = arrays["token_types"].tolist(), offsets[:-1].tolist()
+            ids = [Tokens(row, types=types[a : a + len(row)]) for a, row in zip(starts, ids, strict=True)]
         retrieved = Retrieved.of(arrays, manifest.get("suite", {}))
         vectors = stored(arrays, _kind(manifest), int(manifest["dim"]))
         golden = Golden(folder, vectors, ids, manifest, retrieved, _tokenizer(folder, manifest, where, mend))

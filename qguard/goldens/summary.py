@@ -6,6 +6,7 @@ The manifest holds its hash. It is for people: the gate reads the data file, ``q
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -82,13 +83,30 @@ def summary(
     ]
     keys = {i: text_key(suite.texts[i]) for i in {*rows.tolist(), *near.tolist()}}
     for k, i in enumerate(rows.tolist()):
-        start = " ".join(_digits(x) for x in first_values(vectors, i, _ELEMENTS))
+        start = " ".join(digits(x) for x in first_values(vectors, i, _ELEMENTS))
         cells = (keys[i], _ROLE[suite.roles[i]], _cell(names[i]), tokens[i], keys[int(near[k])], f"{score[k]:.4f}", start)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return ("\n".join(lines) + "\n").encode()
 
 
-def _digits(value: Any) -> str:
+def table_of_texts(suite: Suite, tokens: Any, outputs: Sequence[str]) -> list[str]:
+    """The table of texts, for outputs that have no nearest text.
+
+    Args:
+        suite: The texts.
+        tokens: How many each has.
+        outputs: The last cell of each.
+    """
+    lines = ["", "## Texts", "", "One line a pair, in the suite's order: a hash of the pair, its role, slice, tokens and scores."]
+    lines += ["", f"{_TABLE}- | scores |", "|---|---|---|--:|---|---|--:|"]
+    for i, text in enumerate(suite.texts):
+        cells = (text_key(text), _ROLE[suite.roles[i]], _cell(suite.slices[i] or ""), tokens[i], "-", "-", outputs[i])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def digits(value: Any) -> str:
+    """A value as a summary has it."""
     return f"{float(value) + 0.0:.3f}".replace("-0.000", "0.000")
 
 

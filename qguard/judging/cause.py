@@ -156,7 +156,7 @@ def find_cause(session: Session, target: Target) -> Cause:
         again = f"pytest --precision {_repeat(session, target)} --qguard-suite {target.suite}"
         return Cause.of("unknown", {"fp32": name, "error": str(e), "command": again})
     golden = session.golden(target.model, target.suite)
-    change = relative_change(golden.vectors[rows], live)
+    change = session.similarity(target.model).change(golden.vectors[rows], live)
     facts: Facts = {"fp32": name, "texts": len(rows), "change": float(change.max())}
     if not change.max() <= DRIFT:
         return Cause.of("stack", {**facts, **_drifted(session, target, rows, live)})

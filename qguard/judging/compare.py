@@ -23,6 +23,11 @@ from qguard.vectors.quantized import FLOAT, KINDS
 
 BUCKETS = (Bucket(64, 1), Bucket(64, 32))
 SHOWN = ("ranking.overlap@10", "ranking.top1", "embedding.cosine_p01", "embedding.cosine_min", "similarity.p99_error")
+# the same of cross-encoders, each with its head in the table
+OF_SCORES = {
+    "order.tau": "tau", "order.overlap@5": "overlap@5", "order.top1": "first kept", "score.p99_error": "error p99",
+    "score.max_error": "error max",
+}  # fmt: skip
 # of a precision with fewer dimensions: fp32's loss by them, and both losses
 ALONE, TOTAL = OVERLAP
 OF_WORDS = ("weights.kept", "weights.p99_error")  # of a sparse model
@@ -69,8 +74,9 @@ class Row:
 
     @property
     def overlap(self) -> float:
-        """overlap@10 with whole fp32: by both losses, where dimensions are cut."""
-        return self.values.get(TOTAL, self.values[SHOWN[0]])
+        """overlap@10 with whole fp32: by both losses, where dimensions are cut; of scores the rank correlation with fp32's."""
+        known = (self.values[name] for name in (TOTAL, SHOWN[0], "order.tau", "score.spearman") if name in self.values)
+        return next(known, 0.0)
 
     @property
     def overall_speed(self) -> float:
@@ -143,7 +149,8 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     # its speed is measured beside that of the others, and is no verdict
     families = [f.name for f in session.families(target) if "process" not in f.needs]
     checks = [c for family in families for c in session.checks(target, family)]
-    values = {c.name: c.value for c in checks if c.slice is None and c.name in (*SHOWN, ALONE, TOTAL, *OF_WORDS)}
+    known = (*SHOWN, *OF_SCORES, "score.spearman", ALONE, TOTAL, *OF_WORDS)
+    values = {c.name: c.value for c in checks if c.slice is None and c.name in known}
     failed = tuple(c for c in checks if c.outcome == "fail")
     artifact = session.artifact(target.precision, target.model)
     size = artifact.bytes if artifact.has_files else None
@@ -218,7 +225,11 @@ def table(rows: list[Row]) -> Any:
 
     several = len({(r.model, r.suite) for r in rows}) > 1
     cut = any(ALONE in r.values for r in rows)
-    heads = ["overlap@10", "top-1", "cosine p01", "cosine min", "error p99"]
+    named = dict(zip(SHOWN, ("overlap@10", "top-1", "cosine p01", "cosine min", "error p99"), strict=True)) | OF_SCORES
+    of_scores = [name for name in OF_SCORES if any(name in r.values for r in rows)]
+    vectors = not of_scores or any(name in r.values for r in rows for name in SHOWN)
+    metrics = [*(SHOWN if vectors else ()), *of_scores]
+    heads = [named[name] for name in metrics]
     words = any(OF_WORDS[0] in r.values for r in rows)
     heads += ["words kept", "words p99"] if words else []
     heads += [*(["by dimensions", "in all"] if cut else []), "MB", "vector B", *(f"speed {b}" for b in BUCKETS)]
@@ -231,7 +242,7 @@ def table(rows: list[Row]) -> Any:
         if r.error is None:
             size = "" if r.bytes is None else f"{r.bytes / 1e6:.1f}"
             speeds = [f"{r.speed[str(b)]:.2f}{'?' if str(b) in r.busy else ''}" if r.speed else "" for b in BUCKETS]
-            shown = (*SHOWN, *(OF_WORDS if words else ()), *((ALONE, TOTAL) if cut else ()))
+            shown = (*metrics, *(OF_WORDS if words else ()), *((ALONE, TOTAL) if cut else ()))
             values = [f"{r.values[m]:.4f}" if m in r.values else "" for m in shown]
             numbers = [*values, size, str(r.vector_bytes), *speeds]
         else:

@@ -22,7 +22,7 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
     if artifact.has_files:
         facts["artifact"] = {"sha256": artifact.sha256, "bytes": artifact.bytes}
     facts["scope"] = scope(session, target).to_json()
-    texts = session.suite(target.suite).texts
+    texts = session.suite_of(target.suite, target.model).texts
     left_out = session.golden(target.model, target.suite).left_out
     facts["texts_left_out"] = [f"{texts[i][:60]!r}: {why}" for i, why in left_out.items()]
     if target.precision != target.precision.plain:

@@ -31,7 +31,9 @@ def families_of(session: Session, target: Target) -> list[Family]:
 
 def _has(session: Session, need: str, target: Target) -> bool:
     if need == "labels":
-        return session.labelled(target.suite)
+        return session.labelled(target.suite, target.model)
+    if need == "candidates":
+        return session.ordered(target.suite, target.model)
     if need == "files":
         return target.precision.runs_in.files != NO_FILES
     if need == "tokens":
@@ -81,7 +83,7 @@ def checks(session: Session, target: Target, family: str) -> list[Check]:
         if lost:
             what = "the artifact holds nothing that this gate bounds" if family == "artifact" else "it was not measured"
             raise MeasurementProblem(f"no value for {', '.join(sorted(lost))}: {what}")
-    if slices := set(session.suite(target.suite).slice_names):  # those whose texts are all left out too
+    if slices := set(session.suite_of(target.suite, target.model).slice_names):  # those whose texts are all left out too
         of = {m.name for m in measured}
         idle = [g for g in gates if g.slice in slices and g.metric in of and not any(g.applies(m) for m in measured)]
         if idle:

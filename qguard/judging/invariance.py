@@ -13,6 +13,7 @@ import numpy as np
 
 from qguard.encoders import Encoder
 from qguard.encoders.runtimes import TEXTS
+from qguard.encoders.tokenizer import shortened
 from qguard.errors import MeasurementProblem
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
@@ -28,7 +29,7 @@ PADDING = 16  # tokens of padding that a text alone gets beyond its own, where t
 _COLUMNS = ("batch", "order", "padding", "equal_length")
 
 
-def sample(suite: Suite, ids: Sequence[Sequence[int]], longest: int = LONGEST) -> tuple[list[int], list[list[int]]]:
+def sample(suite: Suite, ids: Sequence[Sequence[int]], longest: int = LONGEST) -> tuple[list[int], list[Sequence[int]]]:
     """Texts spread over lengths and slices, in groups of :data:`GROUPS` neighbors in length, cut to equal length.
 
     Args:
@@ -54,7 +55,7 @@ def sample(suite: Suite, ids: Sequence[Sequence[int]], longest: int = LONGEST) -
         chosen = sorted(sorted(turn, key=lambda i: (turn[i], i))[:GROUPS], key=lambda i: (len(ids[i]), i))
         length = min(len(ids[chosen[0]]), longest)
         texts += chosen
-        rows += [[*ids[i][: length - 1], ids[i][-1]] if len(ids[i]) > length else list(ids[i]) for i in chosen]
+        rows += [shortened(ids[i], length) for i in chosen]
     return texts, rows
 
 

@@ -13,7 +13,7 @@ from qguard.encoders.runtimes import SAFETENSORS, TEXTS
 from qguard.errors import QguardError
 from qguard.files import inside
 from qguard.judging.session import Session, Target
-from qguard.kinds import MULTI_VECTOR, SPARSE
+from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR, SPARSE
 from qguard.models.model import Model
 from qguard.models.modules import Module, Normalize, Pooling, SpladePooling
 from qguard.models.modules.splade import Largest
@@ -28,7 +28,7 @@ class Part:
 
     Attributes:
         name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
-            ``pooling`` or ``normalization``.
+            ``pooling`` or ``normalization``; of a cross-encoder ``labels`` and ``activation``.
         value: What it is.
         source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
         others: What could have been judged in its place.
@@ -57,7 +57,8 @@ def judged(session: Session, target: Target) -> list[Part]:
     except QguardError as e:  # which the gate tells too
         return [*found, Part("output", "cannot be opened", str(e))]
     if artifact.kind == SAFETENSORS and not model.static:
-        found.append(Part("output", "last_hidden_state", "what the network gives"))
+        gives = "logits" if model.kind in (CROSS_ENCODER, SPARSE) else "last_hidden_state"
+        found.append(Part("output", gives, "what the network gives"))
     if isinstance(interface, Interface):
         output = interface.output
         pooled = output.finished or output.port.rank == 2
@@ -118,6 +119,9 @@ def _text(session: Session, target: Target, artifact: Artifact, model: Model) ->
 def _fed(name: str, words: str, artifact: Artifact, model: Model) -> tuple[str, str]:
     if name in artifact.feeding.inputs:
         return words, CONFIGURATION
+    scoring = model.pipeline.scoring
+    if scoring is not None and scoring.typed and words.startswith("zeros"):
+        return words.replace("zeros", "0 at the first text of a pair, 1 at the second"), "its name"
     if not words.startswith("positions"):
         return words, "its name"
     own = inside(artifact.folder, artifact.pipeline.transformer)
@@ -127,6 +131,10 @@ def _fed(name: str, words: str, artifact: Artifact, model: Model) -> tuple[str, 
 
 def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
     pipeline, origin = artifact.pipeline, _origin(artifact, model)
+    if pipeline.scoring is not None:
+        yield Part("labels", ", ".join(pipeline.scoring.labels), origin)
+        yield Part("activation", pipeline.scoring.activation, origin)
+        return
     if pipeline.kind == MULTI_VECTOR:
         yield Part("pooling", "none: each token that counts has a vector", origin)
         unit = any(isinstance(m, Normalize) for m in pipeline.head)

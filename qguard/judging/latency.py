@@ -9,6 +9,7 @@ from qguard import accepted
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.goldens import golden_folder
+from qguard.kinds import CROSS_ENCODER
 from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, same_outputs, spec_of
 from qguard.latency.memory import NAME, peak_bytes
 from qguard.metrics import Measured
@@ -17,6 +18,10 @@ from qguard.precisions import Precision, fp32_of
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
+
+
+# of a cross-encoder: one pair, and the candidates of one query
+OF_PAIRS = (Bucket(64, 1), Bucket(64, 100))
 
 
 def buckets(session: Session, precision: Precision, model: str | None = None) -> list[Bucket]:
@@ -30,6 +35,8 @@ def buckets(session: Session, precision: Precision, model: str | None = None) ->
         return []
     if not (speedup(session, precision, model) or session.has_baseline):
         return []
+    if model is not None and session.kind(model) == CROSS_ENCODER and not {"tokens", "batches"} & latency.model_fields_set:
+        return list(OF_PAIRS)
     return [Bucket(t, b) for t in latency.tokens for b in latency.batches]
 
 

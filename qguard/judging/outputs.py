@@ -18,7 +18,7 @@ from qguard.judging.fp32 import fp32_encoder, fp32_runtime
 from qguard.judging.once import once
 from qguard.judging.session import Session, Target
 from qguard.judging.splade import alternatives as of_sparse
-from qguard.kinds import DENSE, SPARSE
+from qguard.kinds import CROSS_ENCODER, DENSE, SPARSE
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.models.modules import POOLING_MODES, Dense
@@ -52,6 +52,10 @@ def values(session: Session, target: Target) -> list[Measured]:
     if encoder.takes != TOKEN_IDS:
         return []
     interface = getattr(encoder.runtime, "interface", None)
+    if model.kind == CROSS_ENCODER:
+        from qguard.judging.scoring import of_target as of_scores
+
+        return of_scores(session, target)
     ports = finished(interface) if interface and model.kind == DENSE else []
     if model.static:  # a file beside modules of its own is normalized by them
         alone = session.artifact(target.precision, target.model).folder == model.folder
@@ -238,9 +242,9 @@ class _Kept:
     def __init__(self, runtime: Any) -> None:
         self._runtime, self._found, self.batch_tokens = runtime, dict[bytes, Any](), runtime.batch_tokens
 
-    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+    def __call__(self, *batch: Any) -> Any:
         """See :class:`qguard.encoders.Runtime`."""
-        key = input_ids.tobytes()
+        key = batch[0].tobytes()
         if key not in self._found:
-            self._found[key] = self._runtime(input_ids, attention_mask)
+            self._found[key] = self._runtime(*batch)
         return self._found[key]

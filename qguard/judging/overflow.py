@@ -161,9 +161,10 @@ class Layers:
             if name and not any(True for _ in module.children()):
                 module.register_forward_hook(keep(name))
 
-        def run(ids: Ints, mask: Ints) -> None:
+        def run(*batch: Ints) -> None:
+            names = ("input_ids", "attention_mask", "token_type_ids")
             with torch.inference_mode():
-                network(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+                network(**{name: torch.from_numpy(value) for name, value in zip(names, batch, strict=False)})
 
         return cls(run, most)
 

@@ -20,8 +20,8 @@ from qguard.judging.once import once
 from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR
 from qguard.models.modules import Normalize, SpladePooling
 from qguard.models.pipeline import Pipeline
-from qguard.outputs import joined, relative_distance
-from qguard.vectors.similarity import COSINE, similarity_for
+from qguard.outputs import joined
+from qguard.vectors.similarity import COSINE, Similarity, similarity_for
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -73,9 +73,11 @@ class Findings:
         return self.alone is not None and self.alone <= LEFT * self.distance
 
 
-def distance(golden: Any, found: Any) -> float:
-    """Mean of ``|y - x| / |x|`` over rows of outputs; infinite where ``y`` is not finite, or has another shape."""
-    far = float(relative_distance(golden, found).mean())
+def distance(golden: Any, found: Any, similarity: Similarity = COSINE) -> float:
+    """Mean of :meth:`qguard.vectors.similarity.Similarity.distances`; infinite where ``found`` is not finite or has another
+    shape.
+    """
+    far = float(similarity.distances(golden, found).mean())
     return far if np.isfinite(far) else float("inf")
 
 
@@ -90,7 +92,8 @@ def findings(session: Session, target: Target, rows: tuple[int, ...]) -> Finding
     """
     artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
     golden = session.golden(target.model, target.suite).vectors[list(rows)]
-    far = distance(golden, session.embeddings(target)[list(rows)])
+    similarity = session.similarity(target.model)
+    far = distance(golden, session.embeddings(target)[list(rows)], similarity)
     if not artifact.has_files:
         return Findings(far, untested="its runtime keeps the model, so that no file could be compared with fp32's")
     said = tuple(differing(model.pipeline, artifact.pipeline))
@@ -103,11 +106,11 @@ def findings(session: Session, target: Target, rows: tuple[int, ...]) -> Finding
     unrounded, untested = None, ""
     if target.precision.base != "fp32":
         try:
-            unrounded = distance(golden, _without_rounding(session, target, rows))
+            unrounded = distance(golden, _without_rounding(session, target, rows), similarity)
         except Exception as e:  # files of other tools hold what no one has seen; the gate's own failure must still be told
             untested = str(e) if isinstance(e, QguardError) else f"{type(e).__name__}: {e}"
     # also where rounding would explain it: a batch that moves its texts is none of the file's, whose own vectors lie near too
-    alone = distance(golden, _alone(session, target, encoder, rows)) if encoder.takes == TOKEN_IDS else None
+    alone = distance(golden, _alone(session, target, encoder, rows), similarity) if encoder.takes == TOKEN_IDS else None
     return Findings(far, unrounded=unrounded, untested=untested, alone=alone)
 
 
@@ -118,6 +121,8 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
         found.append(f"pooling is {'+'.join(artifact.pooling) or 'none'}, the model's {'+'.join(model.pooling) or 'none'}")
     if (own := _splade(model)) != (its := _splade(artifact)):
         found.append(f"weights of words are pooled by {its}, the model's by {own}")
+    if model.scoring != artifact.scoring:
+        found.append("labels, activation or token types are not the model's")
     if len(model.dense) != len(artifact.dense):
         found.append(f"{len(artifact.dense)} dense modules, the model has {len(model.dense)}")
     if model.normalize != artifact.normalize:

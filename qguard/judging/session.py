@@ -16,7 +16,7 @@ from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.errors import MeasurementProblem, QguardError, UsageProblem
+from qguard.errors import MeasurementProblem, QguardError, UsageProblem, unknown
 from qguard.families import FAMILIES, TASK, Family, family_of
 from qguard.gates import Gate, gates_for
 from qguard.gates.check import Check
@@ -26,7 +26,7 @@ from qguard.goldens.fragile import KEY as FRAGILE
 from qguard.judging.once import once
 from qguard.judging.surroundings import prove
 from qguard.judging.target import Target
-from qguard.kinds import DENSE, KINDS, MULTI_VECTOR
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
 from qguard.models.pipeline import STATIC, Pipeline
@@ -122,11 +122,12 @@ class Session:
     def _refuse_idle_gates(self, precisions: list[Precision]) -> None:
         """A gate of the project on task quality needs a suite with such labels; without one, nothing would ever judge it."""
         wanted = {key for gates in self.config.gates.values() for key in gates if key.startswith(f"{TASK}.")}
-        if not wanted or not all(self.readable(s) for s in self.config.suites):
+        read = [(s, m) for s in self.config.suites for m in self.config.models]
+        if not wanted or not all(self.readable(s, m) for s, m in read):
             return
         from qguard.metrics.task import names
 
-        have = {name for s in self.config.suites for name in names(self.suite(s))}
+        have = {name for s, m in read for name in names(self.suite_of(s, m))}
         for precision in precisions:
             for gate in gates_for(precision, self.config.gates):
                 key = gate.metric + (f"[{gate.slice}]" if gate.slice else "")
@@ -146,6 +147,13 @@ class Session:
                     raise UsageProblem(
                         f"gate {key} of {table} would never be judged: it is for models of kind {' or '.join(of)}, and the "
                         f"configured ones are {' and '.join(sorted(kinds))}; remove the gate"
+                    )
+                if key.startswith("score.threshold_flips") and not any(
+                    m.threshold is not None for m in self.config.models.values()
+                ):
+                    raise UsageProblem(
+                        f"gate {key} of {table} would never be judged: no model has a threshold; state the score from which on a "
+                        'pair is a match: NAME = { ref = "…", threshold = 0.5 } in [tool.qguard.models]'
                     )
 
     @once
@@ -178,16 +186,60 @@ class Session:
     @once
     def judged_suite(self, name: str, model: str) -> Suite:
         """The suite without the texts that a model's golden leaves out."""
-        return self.golden(model, name).judged(self.whole_suite(name))
+        return self.golden(model, name).judged(self.suite_of(name, model))
 
-    def labelled(self, name: str) -> bool:
-        """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why."""
-        return not self.readable(name) or self.suite(name).labelled
+    def suite_of(self, name: str, model: str) -> Suite:
+        """The suite as a model reads it, with all of its texts: a cross-encoder reads pairs."""
+        return self.paired_suite(name) if self.kind(model) == CROSS_ENCODER else self.whole_suite(name)
 
-    def readable(self, name: str) -> bool:
-        """Whether a suite can be read."""
+    @once
+    def paired_suite(self, name: str) -> Suite:
+        """The suite as pairs of texts; see :meth:`qguard.suites.Suite.paired`. Where it gives no candidates, they are those that
+        the project's first stage finds.
+
+        Raises:
+            DataProblem: for a suite without pairs and candidates.
+            UsageProblem: for a first stage that is no dense model of the configuration.
+        """
+        suite, stated = self.whole_suite(name), self.config.suite.get(name)
+        if stated is not None and stated.candidates is not None:
+            if suite.candidates:
+                raise UsageProblem(
+                    f"suite {name!r} has candidates of its own; remove candidates = {stated.candidates!r} from "
+                    f"[tool.qguard.suite.{name}]"
+                )
+            from qguard.goldens.first_stage import with_candidates
+
+            first = stated.candidates
+            if first not in self.config.models:
+                raise unknown("model", first, self.config.models)
+            suite = with_candidates(suite, self.golden(first, name), first, stated.top, self.similarity(first))
+        return suite.paired()
+
+    def labelled(self, name: str, model: str | None = None) -> bool:
+        """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why.
+
+        Of a cross-encoder with several labels nothing tells which of its scores a label is about.
+        """
+        if not self.readable(name, model):
+            return True
+        suite = self.suite(name) if model is None else self.suite_of(name, model)
+        return suite.labelled and (model is None or self.scores(model) <= 1)
+
+    def ordered(self, name: str, model: str) -> bool:
+        """Whether a cross-encoder orders candidates: it gives one score, and the suite has queries with several of them."""
+        if not self.readable(name, model):
+            return True
+        return self.scores(model) == 1 and any(len(g.members) > 1 for g in self.suite_of(name, model).groups)
+
+    def scores(self, model: str) -> int:
+        """How many scores a cross-encoder gives a pair; 0 of any other model."""
+        return len((self.declared(model).get("scoring") or {}).get("labels", ()))
+
+    def readable(self, name: str, model: str | None = None) -> bool:
+        """Whether a suite can be read, as a model reads it where one is named."""
         try:
-            return bool(self.suite(name).texts)
+            return bool((self.suite(name) if model is None else self.suite_of(name, model)).texts)
         except QguardError:
             return False
 
@@ -197,7 +249,7 @@ class Session:
         folder = goldens.golden_folder(self.config.golden_root, model, suite)
         with step(f"reading the golden of model {model!r} and suite {suite!r}", folder):
             golden = goldens.read(folder)
-            goldens.check(golden, self.model(model), self.suite(suite))
+            goldens.check(golden, self.model(model), self.suite_of(suite, model))
             return golden
 
     def artifact(self, precision: Precision, model: str) -> Artifact:
@@ -309,7 +361,7 @@ class Session:
         """As :meth:`comparison`, of any float32 embeddings (texts, dim) of the suite."""
         golden = self.golden(target.model, target.suite)
         pipeline = self.model(target.model).pipeline
-        similarity = similarity_of(pipeline)
+        similarity = similarity_of(pipeline).fitted(golden.vectors, pipeline.declared(), self._threshold(target.model))
         fp32, found_vectors = self.cut(target, golden.vectors), self.cut(target, embeddings)
         found = Comparison.of(self.suite(target.suite, target.model), fp32, found_vectors, similarity)
         if found.similarity.of_outputs:  # which are whole: another precision was refused
@@ -425,7 +477,23 @@ class Session:
 
     def similarity(self, model: str) -> Similarity:
         """What a model ranks by, as its golden says."""
-        return similarity_for(self.kind(model), str(self.declared(model).get("similarity", COSINE.name)))
+        found = similarity_for(self.kind(model), str(self.declared(model).get("similarity", COSINE.name)))
+        return self._fitted(model) if self.kind(model) == CROSS_ENCODER else found
+
+    @once
+    def _fitted(self, model: str) -> Similarity:
+        """That of a cross-encoder, by the scores of its first golden."""
+        found = similarity_for(CROSS_ENCODER, "")
+        for suite in self.config.suites:
+            try:
+                golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
+            except QguardError:
+                continue
+            return found.fitted(golden.vectors, self.declared(model), self._threshold(model))
+        return found
+
+    def _threshold(self, model: str) -> float | None:
+        return self.config.models[model].threshold if model in self.config.models else None
 
     def kind(self, model: str) -> str:
         """What a model gives for a text, a name in :data:`qguard.kinds.KINDS`, as its golden says."""

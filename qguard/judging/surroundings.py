@@ -79,6 +79,7 @@ def _declared(artifact: Artifact, model: Model) -> Iterator[str]:
             yield f"{'similarity_fn_name' if name == 'similarity' else name} in {file} is {b}, the model's {a}"
     yield from _by_role(ours, theirs)
     yield from _of_tokens(ours, theirs)
+    yield from _scoring(ours, theirs)
     if ours.do_lower_case != theirs.do_lower_case:
         # of an uncased vocabulary it changes nothing
         a, b = (
@@ -87,6 +88,21 @@ def _declared(artifact: Artifact, model: Model) -> Iterator[str]:
         )
         if a != b:
             yield f"do_lower_case in {_LENGTH} is {theirs.do_lower_case}, the model's {ours.do_lower_case}"
+
+
+def _scoring(ours: Pipeline, theirs: Pipeline) -> Iterator[str]:
+    """What a cross-encoder's logits mean."""
+    a, b = ours.scoring, theirs.scoring
+    if a is None or b is None:
+        return
+    if a.activation != b.activation:
+        yield f"activation_fn in {ST_CONFIG} (or config.json) is {b.activation}, the model's {a.activation}"
+    if a.labels != b.labels:
+        yield f"id2label in config.json names {', '.join(b.labels)}, the model's {', '.join(a.labels)}"
+    if a.typed != b.typed:
+        found, wanted = ("read" if p.typed else "not read" for p in (b, a))
+        where = "type_vocab_size in config.json, model_input_names in tokenizer_config.json"
+        yield f"token_type_ids are {found} ({where}), the model's {wanted}"
 
 
 def _by_role(ours: Pipeline, theirs: Pipeline) -> Iterator[str]:

@@ -17,7 +17,7 @@ from qguard.errors import MeasurementProblem
 from qguard.kinds import DENSE
 from qguard.latency.fresh import last_words
 
-Batch = tuple[Any, Any]  # input_ids and attention_mask, int64 (batch, tokens)
+Batch = tuple[Any, ...]  # input_ids, attention_mask and, of pairs, token_type_ids, each int64 (batch, tokens)
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,13 @@ class LocalArm:
 
     def block(self, discard: int, timed: int) -> list[tuple[int, int]]:
         """See :class:`qguard.latency.trial.Arm`."""
-        ids, mask = self._batch
         run = self._runtime.first_tokens if self._spec.device == "cuda" else self._runtime
         for _ in range(discard):
-            run(ids, mask)
+            run(*self._batch)
         timings = []
         for _ in range(timed):
             wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
-            run(ids, mask)
+            run(*self._batch)
             # a run returns when its device is done; a thread that waits for CUDA may sleep, and was not interrupted
             spent = time.perf_counter_ns() - wall
             timings.append((spent, spent if self._spec.device == "cuda" else time.thread_time_ns() - cpu))

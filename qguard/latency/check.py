@@ -46,21 +46,22 @@ class Bucket:
             token_ids: Token ids of texts, first and last are special tokens.
 
         Returns:
-            input_ids and attention_mask, int64 (batch, tokens); every token is text.
+            input_ids, attention_mask and, of pairs, token_type_ids, int64 (batch, tokens); every token is text.
         """
-        import numpy as np
+        from qguard.encoders import padded
+        from qguard.encoders.tokenizer import Tokens, shortened, types_of
 
-        first, last = token_ids[0][0], token_ids[0][-1]
-        inner = self.tokens - 2
-        near = sorted((row[1:-1] for row in token_ids if len(row) - 2 >= inner), key=len)[: self.batch]
+        near = sorted((row for row in token_ids if len(row) >= self.tokens), key=len)[: self.batch]
         if not near:
+            inner = self.tokens - 2
             joined = [t for row in token_ids for t in row[1:-1]]
             if not joined:
                 raise MeasurementProblem("the suite has no text to measure latency with")
-            near = [(joined * (inner // len(joined) + 1))[:inner]]
-        rows = [[first, *near[i % len(near)][:inner], last] for i in range(self.batch)]
-        ids = np.asarray(rows, np.int64)
-        return ids, np.ones_like(ids)
+            types = types_of(token_ids[0])
+            ids = [token_ids[0][0], *(joined * (inner // len(joined) + 1))[:inner], token_ids[0][-1]]
+            half = self.tokens // 2  # as of two texts of one length
+            near = [ids if types is None else Tokens(ids, types=[0] * half + [1] * (self.tokens - half))]
+        return padded([shortened(near[i % len(near)], self.tokens) for i in range(self.batch)])
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,7 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
             kind of model has, below 0.9999).
     """
 
-    ids, mask = batch
-    timed, judged = (encoder.head(runtime(ids, mask), mask) for runtime in (candidate.open_runtime(), encoder.runtime))
+    timed, judged = (encoder.head(runtime(*batch), batch[1]) for runtime in (candidate.open_runtime(), encoder.runtime))
     pipeline = encoder.head.pipeline
     near = cosine if pipeline.kind == DENSE else similarity_of(pipeline).agreement
     least = near(timed, judged).min()

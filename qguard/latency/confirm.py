@@ -25,7 +25,7 @@ def confirm(trial: Trial, specs: tuple[ArmSpec, ArmSpec], batch: Any, rule: Rule
     Args:
         trial: The failed trial; its outcome is returned unless the repetition says otherwise.
         specs: Baseline and candidate.
-        batch: input_ids and attention_mask.
+        batch: input_ids, attention_mask and, of pairs, token_type_ids.
         rule: The trial's rule.
         options: ``tokens threads budget`` of the trial.
 
@@ -56,8 +56,7 @@ def main() -> None:
 
     spec = json.load(sys.stdin)
     a, b = (ArmSpec.from_json(s) for s in spec["arms"])
-    ids, mask = (np.asarray(x, np.int64) for x in spec["batch"])
-    batch = ids, mask
+    batch = tuple(np.asarray(x, np.int64) for x in spec["batch"])
     rule = Rule(**{**spec["rule"], "sessions": tuple(spec["rule"]["sessions"])})
     options = spec["options"]
     again = run_trial(a.arm(batch), b.arm(batch), rule, seed=1, **options)

@@ -31,8 +31,7 @@ def main() -> None:
     import numpy as np
 
     spec = json.load(sys.stdin)
-    ids, mask = (np.asarray(x, np.int64) for x in spec["batch"])
-    ArmSpec.from_json(spec["arm"]).open_runtime()(ids, mask)
+    ArmSpec.from_json(spec["arm"]).open_runtime()(*(np.asarray(x, np.int64) for x in spec["batch"]))
     status = Path("/proc/self/status")
     if spec["arm"]["device"] == "cuda":
         import torch

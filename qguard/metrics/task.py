@@ -5,6 +5,7 @@ and linear correlation.
 Retrieval: trec_eval's measures (see :mod:`qguard.metrics.retrieval`) of each judged query over all documents, which are ranked by
 that similarity in float64, by that of the codes where vectors are quantized; documents of equal score stand in descending order
 of their ids, as trec_eval has them. trec_eval itself keeps scores in float32.
+Candidates: the same measures of what a cross-encoder makes of each query's candidates, which alone are ranked and judged.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ BLOCK = 64  # queries whose scores are held at once
 
 def names(suite: Suite) -> list[str]:
     """The metrics that a suite's labels allow."""
-    return [m.name for m in (*_of_pairs(suite), *(_of_queries(suite) if suite.qrels else ()))]
+    judged = suite.qrels or any(g.judged for g in suite.groups)
+    return [m.name for m in (*_of_pairs(suite), *(_of_queries(suite) if judged else ()))]
 
 
 def _of_pairs(suite: Suite) -> tuple[Metric, ...]:
@@ -63,6 +65,8 @@ def labelled_items(c: Comparison) -> list[tuple[Items, tuple[Metric, ...]]]:
         found.append((_pairs(c, [p for p in c.suite.pairs if p.score is not None]), metrics))
     if c.suite.qrels:
         found.append((_queries(c), _of_queries(c.suite)))
+    if any(g.judged for g in c.suite.groups):
+        found.append((_candidates(c), _of_queries(c.suite)))
     return found
 
 
@@ -97,6 +101,21 @@ def _queries(c: Comparison) -> Items:
         return f"ndcg@10 {rows[i, 0]:.3f} → {rows[i, len(MEASURES)]:.3f}  {suite.texts[queries[i]][:90]!r}"
 
     return Items(rows, tuple(suite.slices[q] for q in queries), label, "queries")
+
+
+def _candidates(c: Comparison) -> Items:
+    """As :func:`_queries`, of the queries whose candidates somebody judged: each ranking is of these alone."""
+    groups = [g for g in c.suite.groups if g.judged]
+    rows = []
+    for group in groups:
+        scores = (side[list(group.members), 0] for side in (c.golden, c.candidate))
+        rows.append([value for s in scores for value in measured(np.argsort(-s, kind="stable").tolist(), group.judged)])
+    found = np.asarray(rows, np.float64)
+
+    def label(i: int) -> str:
+        return f"ndcg@10 {found[i, 0]:.3f} → {found[i, len(MEASURES)]:.3f}  {groups[i].query[:90]!r}"
+
+    return Items(found, tuple(g.slice for g in groups), label, "queries")
 
 
 def _searched(c: Comparison, side: int, judged: list[int]) -> dict[int, list[int]]:

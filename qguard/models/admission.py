@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
-from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
+from qguard.kinds import CROSS_ENCODER, DENSE, KINDS
 from qguard.models.kind import read_kind
 from qguard.models.multi_vector import older
 from qguard.models.pipeline import ROUTERS, SHIFTED, first_position, read_optional
@@ -21,7 +21,7 @@ from qguard.models.pipeline import ROUTERS, SHIFTED, first_position, read_option
 if TYPE_CHECKING:
     from qguard.models.model import Model
 
-JUDGED = (DENSE, SPARSE, MULTI_VECTOR)  # the kinds that are judged so far
+JUDGED = tuple(KINDS)  # the kinds that are judged so far
 # encoders with a decoder of which the encoder alone is opened, as by sentence-transformers: type → class in Transformers
 ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _TWO_HALVES = ("longt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")

@@ -13,9 +13,10 @@ from typing import Any
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
+from qguard.kinds import CROSS_ENCODER
 from qguard.models import layout
 from qguard.models.admission import admit
-from qguard.models.kind import said_kind
+from qguard.models.kind import read_kind, said_kind
 from qguard.models.location import locate
 from qguard.models.pipeline import Pipeline, read_pipeline, tokenizer_file
 from qguard.models.table import read_table
@@ -264,6 +265,11 @@ def resolve(
     inputs, output, kind = settings.pop("inputs", {}), settings.pop("output", ""), settings.pop("kind", None)
     onnx = layout.fp32_onnx(place)
     stated = [k for k in layout.STATED if k in settings]
+    if onnx is not None and read_kind(place if place.is_dir() else place.parent, kind) == CROSS_ENCODER:
+        raise ModelProblem(
+            f"model {name!r} is a cross-encoder that comes as ONNX alone ({onnx.name}); qguard does not judge that yet. Give a "
+            "folder with safetensors; the ONNX file can be judged as its artifact: pytest --precision int8 --artifact=FILE"
+        )
     if onnx is None and stated:
         raise ModelProblem(
             f"model {name!r}: {', '.join(stated)} can be set only for a model that comes as ONNX alone; this one's files say it"

@@ -79,6 +79,26 @@ class Late:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How a cross-encoder scores.
+
+    Attributes:
+        activation: What sentence-transformers applies to logits, a class of ``torch.nn``; see
+            :data:`qguard.models.modules.activations.COMPUTED`.
+        labels: Names of the labels, in the order of the network's outputs.
+        typed: Whether the network reads to which text of a pair each token belongs (``token_type_ids``).
+    """
+
+    activation: str
+    labels: tuple[str, ...]
+    typed: bool = False
+
+    def declared(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"activation": self.activation, "labels": list(self.labels), "token_types": self.typed}
+
+
+@dataclass(frozen=True)
 class Pipeline:
     """What happens around the transformer, as declared by the model's own files.
 
@@ -97,6 +117,7 @@ class Pipeline:
             1. ``None`` for all.
         kind: What it gives for a text, of :data:`qguard.kinds.KINDS`.
         late: Of a multi-vector model, what its queries and documents have of their own.
+        scoring: Of a cross-encoder, how it scores; else ``None``.
     """
 
     head: tuple[Module, ...] = (Pooling(),)
@@ -111,6 +132,7 @@ class Pipeline:
     truncation_side: str = "right"
     kind: str = DENSE
     late: Late | None = None
+    scoring: Scoring | None = None
 
     @property
     def longest(self) -> int:
@@ -238,6 +260,8 @@ class Pipeline:
             plain["kind"] = self.kind
         if self.late is not None:
             plain["late"] = asdict(self.late)
+        if self.scoring is not None:
+            plain["scoring"] = self.scoring.declared()
         return plain if self.first == "Transformer" else {**plain, "first": self.first}
 
     def sha256(self) -> str:
@@ -471,9 +495,11 @@ def _check_settings(root: Path, settings: Mapping[str, Any], gives: Mapping[str,
     if said:
         found = ", ".join(f"{key} = {value!r}" for key, value in said.items())
         what, head = ("logits", "SpladePooling") if of_text != _OF_TEXT else ("last hidden states", "Pooling")
+        scores = gives["module_output_name"] == "scores"
+        wanted = "whose Transformer is a plain classifier" if scores else f"with a plain Transformer and a {head}"
         raise ModelProblem(
             f"the Transformer in {root.name} is declared to give something else than the {what} of its texts "
-            f"({found[:300]}), which is not reproduced; give a model with a plain Transformer and a {head}"
+            f"({found[:300]}), which is not reproduced; give a model {wanted}"
         )
 
 

@@ -274,7 +274,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         mark = metafunc.definition.get_closest_marker("qguard")
         asks = mark.kwargs if state and mark else {}
         if state and asks.get("labelled"):
-            targets = [t for t in targets if state.session.labelled(t.suite)]
+            targets = [t for t in targets if state.session.labelled(t.suite, t.model)]
         if state and asks.get("generated"):
             from qguard.judging.robustness import tried
 

@@ -84,7 +84,7 @@ class Collector:
         status = 0
         for target in self.state.targets:
             try:
-                model, suite = session.model(target.model), session.suite(target.suite)
+                model, suite = session.model(target.model), session.suite_of(target.suite, target.model)
                 review = golden.record(
                     model, suite, session.config.golden_root, self.config.getoption("qguard_golden_reason"),
                     accept_change=self.config.getoption("qguard_golden_accept_change"),

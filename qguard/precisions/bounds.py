@@ -5,7 +5,7 @@ All were chosen on all-MiniLM-L6-v2. For another model, :mod:`qguard.gates.deriv
 
 from __future__ import annotations
 
-from qguard.kinds import SPARSE
+from qguard.kinds import CROSS_ENCODER, SPARSE
 from qguard.metrics.bounds import Bound
 
 # A text's vector does not depend on its batch: what remains is the order of float sums.
@@ -246,6 +246,89 @@ _WRITTEN: dict[str, dict[str, str]] = {
 # Of the other kinds of models: kind → precision, or precision@runtime, which is laid over it → bounds
 # Figures of sparse models are splade-tiny's on core (docs/sparse.md)
 _WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
+    # figures are those of a reranker of MiniLM's size, benchmarks/train_kinds.py, on every fourth query of core; errors in spreads
+    CROSS_ENCODER: {
+        "fp32": {
+            "score.max_error": "<= 0.001",  # only rounding separates runtimes
+            "score.label_flips": "<= 0.01",  # a pair whose two best labels tie
+            "score.threshold_flips": "<= 0.01",  # a pair at the threshold itself
+            "order.tau": ">= 0.999",  # only exact ties may swap
+            "order.top1": ">= 0.99",  # the first candidate is what users see
+        },
+        "fp16": {
+            "score.max_error": "<= 0.02",
+            "score.label_flips": "<= 0.01",
+            "score.threshold_flips": "<= 0.01",
+            "order.tau": ">= 0.99",
+            "order.top1": ">= 0.98",
+        },
+        "bf16": {
+            "score.p99_error": "<= 0.1",
+            "score.bias": "<= 0.02",
+            "score.label_flips": "<= 0.03",
+            "score.threshold_flips": "<= 0.03",
+            "order.tau": ">= 0.96",
+            "order.overlap@5": ">= 0.95",
+            "order.top1": ">= 0.92",
+            "order.inversions": "<= 0.002",
+        },
+        "int8": {  # as of dynamic ranges; per tensor is one scale a matrix of these
+            "score.p99_error": "<= 0.42",  # .324; per tensor .529
+            "score.bias": "<= 0.06",  # .016; a shift of all scores breaks users' thresholds
+            "score.spearman": ">= 0.987",  # .994; per tensor .979
+            "score.label_flips": "<= 0.06",  # of two labels that nearly tie
+            "score.threshold_flips": "<= 0.06",  # .031
+            "order.tau": ">= 0.88",  # .917; per tensor .838
+            "order.tau_min": ">= 0.72",  # .853; per tensor .674
+            "order.overlap@5": ">= 0.87",  # .925; per tensor .906
+            "order.top1": ">= 0.78",  # .875; per tensor .688
+            "order.inversions": "<= 0.008",  # .002; per tensor .019
+            "task.spearman_retention": ">= 0.97",  # .983, of 69 pairs
+            "task.ndcg@10_retention": ">= 0.95",  # .977; per tensor .947
+        },
+        "int8@onnx": {  # fixed ranges
+            "score.p99_error": "<= 0.2",  # .081
+            "score.bias": "<= 0.03",  # .000
+            "score.spearman": ">= 0.997",  # .9996
+            "score.threshold_flips": "<= 0.03",  # .008
+            "order.tau": ">= 0.95",  # .978
+            "order.tau_min": ">= 0.85",  # .947
+            "order.overlap@5": ">= 0.94",  # .988
+            "order.top1": ">= 0.88",  # .969
+            "order.inversions": "<= 0.002",  # none seen
+            "task.spearman_retention": ">= 0.98",  # .991, of 69 pairs
+        },
+        "int8@openvino": {
+            "score.p99_error": "<= 0.25",
+            "score.bias": "<= 0.03",
+            "order.tau": ">= 0.94",
+            "order.overlap@5": ">= 0.92",
+            "order.top1": ">= 0.86",
+            "order.inversions": "<= 0.004",
+            "task.spearman_retention": ">= 0.98",
+        },
+        "int8-weight": {
+            "score.p99_error": "<= 0.2",
+            "score.bias": "<= 0.03",
+            "order.tau": ">= 0.95",
+            "order.overlap@5": ">= 0.94",
+            "order.top1": ">= 0.88",
+            "order.inversions": "<= 0.002",
+            "task.spearman_retention": ">= 0.98",
+        },
+        "int4": {
+            "score.p99_error": "<= 0.6",
+            "score.bias": "<= 0.1",
+            "score.label_flips": "<= 0.1",
+            "score.threshold_flips": "<= 0.1",
+            "order.tau": ">= 0.84",
+            "order.overlap@5": ">= 0.84",
+            "order.top1": ">= 0.72",
+            "order.inversions": "<= 0.02",
+            "task.spearman_retention": ">= 0.96",
+            "task.ndcg@10_retention": ">= 0.94",
+        },
+    },
     SPARSE: {
         "fp32": {
             "weights.kept": ">= 0.999",  # 1.000: a logit that rounding moves across 0 is a weight of 1e-6
@@ -319,6 +402,9 @@ _WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
+_WRITTEN_OF_KIND[CROSS_ENCODER] |= dict.fromkeys(
+    ("int8-dynamic", "int8-static", "int8-legacy"), _WRITTEN_OF_KIND[CROSS_ENCODER]["int8"]
+)
 
 
 DEFAULT_BOUNDS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from qguard.errors import DataProblem, UsageProblem
 from qguard.files import sha256_json
+from qguard.kinds import CROSS_ENCODER
 from qguard.models.pipeline import ROLES, Pipeline
+from qguard.suites.paired import TextPair
 from qguard.suites.source import Source
 
 # Written for calibration alone: no text of it is in a built-in suite, so that the default never judges what it was tuned on.
@@ -105,6 +107,20 @@ class Calibration:
                 f"{len(texts)} texts of suite {suite!r} that judge it are among them, for example {common[0][:60]!r}; calibrate "
                 f'on other texts, or say that it is intended: overlap = "allow" under [tool.qguard.precision.{precision}]'
             )
+
+
+def inputs_of(sample: Sample, pipeline: Pipeline) -> tuple[Sequence[str], Sequence[str | None]]:
+    """The texts of a sample as a model of a kind reads them, and their roles.
+
+    A cross-encoder reads pairs: each text in two halves, which belong together, and its first half with the next text, which
+    mostly has nothing to do with it.
+    """
+    if pipeline.kind != CROSS_ENCODER:
+        return sample.texts, sample.roles_of(pipeline)
+    halves = [TextPair.of(text) for text in sample.texts]
+    others = [TextPair(a.first, b) for a, b in zip(halves, [*sample.texts[1:], sample.texts[0]], strict=True)]
+    pairs = [pair for both in zip(halves, others, strict=True) for pair in both]
+    return pairs, [None] * len(pairs)
 
 
 # One object, so that qguard's own texts are read once in a process

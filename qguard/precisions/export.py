@@ -139,6 +139,8 @@ def export(root: Path, target: Path, kind: str = DENSE) -> None:
     release()
     if config.model_type in _OPTIMISER:
         _fuse(raw, target, _OPTIMISER[config.model_type], config)
+        if kind == CROSS_ENCODER:
+            _plain_head(target)
     else:
         from qguard.precisions.fusion import fuse
 
@@ -171,6 +173,15 @@ def tie_decoder(file: Path) -> None:
                 graph.drop_tensors([weight])
                 graph.save(file)
                 return
+
+
+def _plain_head(file: Path) -> None:
+    """A classifier reads one token of a pair, so that its layers are written as Gemm: as MatMul, every quantizer knows them."""
+    from qguard.precisions.products import plain_products
+
+    graph = Graph.read(file)
+    plain_products(graph)
+    graph.save(file)
 
 
 def export_plain(root: Path, target: Path, kind: str = DENSE) -> Any:

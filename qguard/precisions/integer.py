@@ -188,8 +188,9 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
 def token_ids(model: Model, sample: Sample) -> list[list[int]]:
     """The sample's token ids, longest first; texts without a token are left out."""
     from qguard.encoders.tokenizer import TextTokenizer
+    from qguard.precisions.calibration import inputs_of
 
-    ids = TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles_of(model.pipeline))
+    ids = TextTokenizer.open(model.root, model.pipeline)(*inputs_of(sample, model.pipeline))
     return sorted(filter(None, ids), key=len, reverse=True)
 
 
@@ -321,20 +322,21 @@ class Observer:
         self._session = graph.session(options)
         self._feeds = Feeds(of_session(self._session.get_inputs()), file, feeding)
 
-    def _batches(self, ids: list[list[int]], channels: int) -> Iterator[tuple[Array, Array, Array]]:
-        """Padded token ids and masks of texts, with tensors of at most :data:`OUTPUTS` bytes where texts are that short, and
-        which of them are tokens of a text: those that fill a query up are, whether the network attends to them or not.
+    def _batches(self, ids: list[list[int]], channels: int) -> Iterator[tuple[tuple[Array, ...], Array]]:
+        """Padded token ids, masks and, of pairs, token type ids, with tensors of at most :data:`OUTPUTS` bytes where texts are
+        that short; and which of them are tokens of a text: those that fill a query up are, whether the network attends to them
+        or not.
         """
         from qguard.encoders import padded
 
         for start in range(0, len(ids), BATCH):
             part = ids[start : start + BATCH]
-            inputs, mask = padded(part)
-            own = np.arange(inputs.shape[1]) < np.asarray([[len(row)] for row in part])
-            rows = max(1, OUTPUTS // (4 * channels * inputs.shape[1]))
-            for first in range(0, len(inputs), rows):
+            batch = padded(part)
+            own = np.arange(batch[0].shape[1]) < np.asarray([[len(row)] for row in part])
+            rows = max(1, OUTPUTS // (4 * channels * batch[0].shape[1]))
+            for first in range(0, len(part), rows):
                 some = slice(first, first + rows)
-                yield inputs[some], mask[some], own[some]
+                yield tuple(values[some] for values in batch), own[some]
 
     def __call__(self, names: Collection[str], channels: int = 1) -> dict[str, Statistics]:
         """Of some of the tensors, which have so many channels together; the texts are run up to the last of them."""
@@ -345,8 +347,8 @@ class Observer:
 
     def values(self, names: Collection[str]) -> dict[str, Array]:
         """What some of the tensors hold, which no text changes."""
-        inputs, mask, _ = next(self._batches(self.ids[-1:], 1))
-        return dict(zip(names, self._session.run(list(names), self._feeds(inputs, mask)), strict=True))
+        batch, _ = next(self._batches(self.ids[-1:], 1))
+        return dict(zip(names, self._session.run(list(names), self._feeds(*batch)), strict=True))
 
     def reaches(self, names: Collection[str], channels: int, texts: int) -> dict[str, Array]:
         """The greatest absolute value of each channel of some of the tensors, on about so many texts of all lengths."""
@@ -363,10 +365,11 @@ class Observer:
         names = sorted(set(names))
         options = ort.RunOptions()
         options.only_execute_path_to_fetches = True
-        for inputs, mask, own in self._batches(ids, channels):
-            for name, value in zip(names, self._session.run(names, self._feeds(inputs, mask), options), strict=True):
-                # what has no row for each token, such as relative positions, has no padding either
-                yield name, value[own] if value.shape[:2] == own.shape else value.reshape(-1, value.shape[-1])
+        for batch, own in self._batches(ids, channels):
+            for name, value in zip(names, self._session.run(names, self._feeds(*batch), options), strict=True):
+                # what has no row for each token, such as relative positions or a head behind pooling, has no padding either
+                by_token = value.ndim == 3 and value.shape[:2] == own.shape
+                yield name, value[own] if by_token else value.reshape(-1, value.shape[-1])
 
     def in_groups(self, wanted: Iterable[tuple[Collection[str], int]]) -> Iterator[dict[str, Statistics]]:
         """What is known of the tensors of each entry in turn; second moments of at most :data:`MOMENTS` bytes are held at once.

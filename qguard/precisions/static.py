@@ -137,9 +137,10 @@ def _feeds(model: Model, sample: Sample, feeds: Feeds) -> Iterator[dict[str, Any
     """One text each, unpadded: a padding token's activations are never used, and must not widen a range."""
     from qguard.encoders import padded
     from qguard.encoders.tokenizer import TextTokenizer
+    from qguard.precisions.calibration import inputs_of
 
     # in the sample's order, which NNCF's ranges depend on; a text without a token has no activation
-    for row in filter(None, TextTokenizer.open(model.root, model.pipeline)(sample.texts, sample.roles_of(model.pipeline))):
+    for row in filter(None, TextTokenizer.open(model.root, model.pipeline)(*inputs_of(sample, model.pipeline))):
         yield feeds(*padded([row]))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import unknown
 from qguard.files import sha256_json
+from qguard.suites.paired import Candidate, Group, TextPair, identity, kept_groups, paired
 
 if TYPE_CHECKING:
     from qguard.suites.corpus import Corpus
@@ -42,6 +43,10 @@ class Suite:
         query_ids: As the data has them.
         document_ids: The same; documents of equal score are ranked by them.
         corpus: The whole collection of a large suite, whose texts, documents and qrels hold a sample of it; else ``None``.
+        candidates: Place in ``queries`` → the texts that a cross-encoder orders for this query. Dense models do not read them,
+            and no hash but that of the pairs counts them.
+        groups: Of a suite of pairs, the candidates of each query; see :meth:`paired`.
+        first_stage: What chose the candidates that the suite itself does not give; empty for its own.
     """
 
     name: str
@@ -54,6 +59,13 @@ class Suite:
     query_ids: tuple[str, ...] = ()
     document_ids: tuple[str, ...] = ()
     corpus: Corpus | None = None
+    candidates: Mapping[int, tuple[Candidate, ...]] = field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
+    first_stage: Mapping[str, Any] = field(default_factory=dict)
+
+    def paired(self) -> Suite:
+        """The suite as a cross-encoder reads it; see :func:`qguard.suites.paired.paired`."""
+        return paired(self)
 
     @cached_property
     def sha256(self) -> str:
@@ -69,12 +81,19 @@ class Suite:
             parts.append([(q, sorted(judged.items())) for q, judged in sorted(self.qrels.items())])
         if self.corpus is not None:
             parts.append([self.corpus.sha256, [(q, sorted(j.items())) for q, j in sorted(self.corpus.qrels.items())]])
+        if self.of_pairs:
+            parts.append(identity(self))
         return sha256_json(parts)
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether its texts are pairs, as of :meth:`paired`."""
+        return bool(self.texts) and isinstance(self.texts[0], TextPair)
 
     @property
     def labelled(self) -> bool:
         """Whether there is anything to measure the task's quality on: a graded pair, or a judged query."""
-        return bool(self.qrels) or any(p.score is not None for p in self.pairs)
+        return bool(self.qrels) or any(p.score is not None for p in self.pairs) or any(g.judged for g in self.groups)
 
     @cached_property
     def roles(self) -> tuple[str | None, ...]:
@@ -105,6 +124,8 @@ class Suite:
             qrels={q: grades for q, grades in judged.items() if grades},
             query_ids=tuple(self.query_ids[k] for k in queries) if self.query_ids else (),
             document_ids=tuple(self.document_ids[k] for k in documents) if self.document_ids else (),
+            candidates={new: self.candidates[old] for new, old in enumerate(queries) if old in self.candidates},
+            groups=kept_groups(self.groups, at),
         )
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from qguard.suites import Pair, Suite, corpus
 from qguard.suites.columns import Columns
 from qguard.suites.corpus import Corpus, Document
 from qguard.suites.formats import Row, Table, tables_of
+from qguard.suites.paired import Candidate
 from qguard.suites.source import Source
 
 # Judgments first: queries that nobody judged are not encoded. The rest in the order in which texts are counted.
-_ORDER = ("qrels", "texts", "pairs", "corpus", "queries")
+_ORDER = ("qrels", "texts", "pairs", "corpus", "queries", "candidates")
 
 
 def read_suite(name: str, source: Path | Source) -> Suite:
@@ -48,6 +50,8 @@ class _Builder:
         self.seen: dict[Any, str] = {}
         self.labels: dict[str, set[float]] = {}  # column called a label → its values, or the first of them
         self.large: Corpus | None = None
+        self.unjudged: set[str] = set()  # queries that are left out
+        self.candidates: dict[str, tuple[Candidate, ...]] = {}  # by query id
 
     def read(self, tables: list[Table]) -> Suite:
         opened = sorted((_open(t, self.source) for t in tables), key=lambda o: _ORDER.index(o[0].kind))
@@ -56,7 +60,10 @@ class _Builder:
             if kind == "corpus":
                 self._corpus(some)
                 continue
-            add = {"qrels": self._qrels, "texts": self._texts, "pairs": self._pairs, "queries": self._queries}[kind]
+            add = {
+                "qrels": self._qrels, "texts": self._texts, "pairs": self._pairs, "queries": self._queries,
+                "candidates": self._candidates,
+            }[kind]  # fmt: skip
             for table, columns in some:
                 for number, row in self._wanted(table, columns):
                     add(row, columns, f"{table.name}:{number}")
@@ -68,12 +75,23 @@ class _Builder:
             self.name, tuple(text for text, _ in self.index), tuple(self.slices), tuple(self.pairs),
             tuple(self.queries.values()), tuple(self.documents.values()), qrels,
             tuple(self.queries), tuple(self.documents), self.large,
+            {place: self.candidates[key] for place, key in enumerate(self.queries) if key in self.candidates},
         )  # fmt: skip
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The distinct texts, when all are read."""
+        return [text for text, _ in self.index]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each document stands, when all are read."""
+        return {key: i for i, key in enumerate(self.documents)}
 
     def _wanted(self, table: Table, columns: Columns) -> Iterator[Row]:
         """The rows of the split, where the file is not of one split itself."""
         split, found, others = self.source.split, False, set[str]()
-        if not split or table.chosen or table.kind == "queries":
+        if not split or table.chosen or table.kind in ("queries", "candidates"):
             yield from table.rows
             return
         for number, row in table.rows:
@@ -143,13 +161,52 @@ class _Builder:
     def _queries(self, row: dict[str, Any], columns: Columns, where: str) -> None:
         key, text = columns.identity("id", row, where), columns.text("text", row, where)
         if self.grades and key not in self.grades:
+            self.unjudged.add(key)
             return
         if not text.strip():
             raise DataProblem(f"{where}: query {key!r} is empty")
         self._new(key, self.queries, where)
         self.queries[key] = self._add(text, columns.slice(row, where), query=True)
 
-    def _new(self, key: str, ids: dict[str, int], where: str) -> None:
+    def _candidates(self, row: dict[str, Any], columns: Columns, where: str) -> None:
+        """The candidates of one query: documents by id, or texts of their own, with a grade where somebody gave one."""
+        query, listed = row.get("query"), row.get("candidates")
+        if isinstance(query, bool) or not isinstance(query, str | int) or not isinstance(listed, list | tuple) or not listed:
+            raise DataProblem(
+                f'{where}: expected {{"query": ID, "candidates": [{{"document": ID, "score": 1}}, {{"text": "…"}}]}}, found keys '
+                f"{sorted(map(str, row))}"
+            )
+        if str(query) in self.unjudged:
+            return
+        if str(query) not in self.queries:
+            raise DataProblem(f"{where}: candidates of query {query!r}, which the suite does not hold")
+        self._new(str(query), self.candidates, where)
+        found = tuple(self._candidate(entry, f"{where}, candidate {n}") for n, entry in enumerate(listed, 1))
+        texts = [c.text for c in found]
+        if len(set(texts)) < len(texts):
+            twice = next(t for i, t in enumerate(texts) if t in texts[:i])
+            raise DataProblem(f"{where}: the candidate {twice[:60]!r} is there twice")
+        self.candidates[str(query)] = found
+
+    def _candidate(self, entry: Any, where: str) -> Candidate:
+        known = {k: v for k, v in entry.items() if v is not None} if isinstance(entry, dict) else {}
+        if len({"document", "text"} & known.keys()) != 1 or known.keys() - {"document", "text", "score"}:
+            raise DataProblem(
+                f"{where}: expected a document's id or a text, and a score where there is one; found {entry!r:.200}"
+            )
+        grade = known.get("score")
+        if isinstance(grade, bool) or not (grade is None or (isinstance(grade, int | float) and grade == int(grade))):
+            raise DataProblem(f"{where}: a score must be a whole number, found {grade!r}")
+        score = None if grade is None else float(grade)
+        if "text" in known:
+            return Candidate(Columns({}).text("text", known, where), score)
+        key = str(known["document"])
+        if key not in self.documents:
+            sampled = "; of a large suite only documents that are judged are held" if self.large else ""
+            raise DataProblem(f"{where}: the suite does not hold document {key!r}{sampled}")
+        return Candidate(self.texts[self.documents[key]], score, self.places[key])
+
+    def _new(self, key: str, ids: Collection[str], where: str) -> None:
         if key in ids:
             raise DataProblem(f"{where}: the id {key!r} is there twice")
 

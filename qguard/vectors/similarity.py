@@ -15,6 +15,7 @@ length, dot and euclidean score their cosine. The maps keep the order of scores.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from qguard.kinds import CROSS_ENCODER, DENSE, MULTI_VECTOR, SPARSE
 from qguard.models.pipeline import Pipeline
+from qguard.outputs import relative_change, relative_distance
 from qguard.registry import function_of
 from qguard.vectors.cosine import Rows, cosine, of_units, unit
 
@@ -92,6 +94,24 @@ class Similarity:
         with np.errstate(invalid="ignore", over="ignore"):
             lengths = (x * x).sum(1) + (y * y).sum(1)
             return np.asarray(2 * (x * y).sum(1) / np.where(lengths == 0, 1.0, lengths))
+
+    def fitted(self, outputs: Any, declared: Mapping[str, Any] | None = None, threshold: float | None = None) -> Similarity:
+        """The same, with what it takes from fp32's own outputs; of vectors it takes nothing.
+
+        Args:
+            outputs: fp32's of a suite.
+            declared: The model's pipeline, as its golden has it.
+            threshold: The score that the project takes for a match, where it states one.
+        """
+        return self
+
+    def change(self, old: Any, new: Any) -> Rows:
+        """How far values moved; see :func:`qguard.outputs.relative_change`."""
+        return relative_change(old, new)
+
+    def distances(self, old: Any, new: Any) -> Rows:
+        """How far rows moved; see :func:`qguard.outputs.relative_distance`."""
+        return relative_distance(old, new)
 
 
 @dataclass(frozen=True)

@@ -311,8 +311,9 @@ class Reader(Graph):
         if weight.block:
             return f"block {weight.block}"
         scales = math.prod(self.constants[weight.scale].dims)
-        if scales == 1:
-            return PER_TENSOR
+        if scales == 1:  # of one output channel, as of a classifier with one label, it is that channel's
+            alone = weight.axis is not None and not lookup and weight.tensor.dims[weight.axis] == 1
+            return PER_CHANNEL if alone else PER_TENSOR
         if lookup and weight.shape and weight.along == 0 and self.constants[weight.scale].dims[0] == weight.tensor.dims[0]:
             return f"block {weight.tensor.dims[1]}"  # rows were cut into runs of values, a scale each
         outputs = weight.axis == weight.along and weight.tensor.dims[weight.axis] == scales

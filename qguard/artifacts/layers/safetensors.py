@@ -69,7 +69,7 @@ def _is_scale(name: str) -> bool:
 
 def _granularity(scales: int, shape: list[int]) -> str:
     """torch stores (outputs, inputs)."""
-    if scales == 1:
+    if scales == 1 < shape[0]:
         return PER_TENSOR
     if scales == shape[0]:
         return PER_CHANNEL

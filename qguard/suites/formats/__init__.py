@@ -27,7 +27,7 @@ class Table:
     Attributes:
         name: Of the file, for messages.
         rows: Each once.
-        kind: ``texts pairs corpus queries qrels``; ``""`` where the columns tell.
+        kind: ``texts pairs corpus queries candidates qrels``; ``""`` where the columns tell.
         chosen: The file itself is the wanted split: its rows need not say so.
     """
 

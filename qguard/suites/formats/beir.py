@@ -1,4 +1,5 @@
-"""BEIR's layout: ``corpus queries qrels``, and ``texts`` and ``pairs`` beside them, each a file or a folder of files.
+"""BEIR's layout: ``corpus queries qrels``, and ``texts``, ``pairs`` and ``candidates`` beside them, each a file or a folder of
+files.
 
 ``qrels/SPLIT.tsv`` as BEIR has it, or flat: ``qrels.tsv``, ``qrels_SPLIT.tsv``.
 """
@@ -12,7 +13,7 @@ from qguard.suites.formats import Table, rows_of, suffixes
 from qguard.suites.formats import table as tsv
 from qguard.suites.formats.datasets import choose
 
-PARTS = ("texts", "pairs", "corpus", "queries")
+PARTS = ("texts", "pairs", "corpus", "queries", "candidates")
 
 
 def holds(path: Path) -> bool:
@@ -28,7 +29,10 @@ def tables(path: Path, split: str) -> list[Table]:
     """
     found = {part: files for part in PARTS if (files := _files(path, part))}
     judged = _qrels(path, split)
-    if len({"corpus", "queries"} & set(found)) == 1 or (judged and "corpus" not in found):
+    if "candidates" in found and "queries" not in found:
+        raise DataProblem(f"{path.name}/ holds candidates, and no queries.jsonl says of which queries")
+    alone = len({"corpus", "queries"} & set(found)) == 1 and "candidates" not in found  # candidates may be texts of their own
+    if alone or (judged and "corpus" not in found):
         raise DataProblem(f"{path.name}/ is no retrieval suite: it needs corpus.jsonl and queries.jsonl both")
     for part, files in found.items():
         if len({f.suffix for f in files}) > 1:

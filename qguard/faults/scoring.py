@@ -1,0 +1,119 @@
+"""Faults of cross-encoders: labels in another order, a lost or doubled activation, pairs that are fed in another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qguard.encoders import Runtime
+from qguard.encoders.ports import TYPES, role_of
+from qguard.faults.runtime import around
+from qguard.faults.site import Candidate, FaultSite, NotApplicable
+from qguard.files import dump_json
+from qguard.kinds import CROSS_ENCODER
+from qguard.models.pipeline import ST_CONFIG, Scoring
+
+
+def _scoring(site: FaultSite) -> Scoring:
+    scoring = site.base.pipeline.scoring
+    if site.base.kind != CROSS_ENCODER or scoring is None:
+        raise NotApplicable("the model is no cross-encoder")
+    return scoring
+
+
+def labels_turned(site: FaultSite, _: None) -> Candidate:
+    """The classifier's outputs come in reverse order, as of an export that sorts labels by name."""
+    from onnx import helper
+
+    labels = len(_scoring(site).labels)
+    if labels < 2:
+        raise NotApplicable("the model has one label")
+    graph = site.graph
+    out = graph.output()
+    inner = graph.before_output(out)
+    turned = graph.put("fault/labels", np.arange(labels)[::-1].astype(np.int64))
+    graph.append([helper.make_node("Gather", [inner, turned], [out], axis=1)])
+    return site.operated()
+
+
+def activated(site: FaultSite, _: None) -> Candidate:
+    """The file applies the activation itself, and whoever reads it does so again."""
+    from onnx import helper
+
+    operator = "Softmax" if len(_scoring(site).labels) > 1 else "Sigmoid"
+    graph = site.graph
+    out = graph.output()
+    inner = graph.before_output(out)
+    graph.append([helper.make_node(operator, [inner], [out])])
+    return site.operated()
+
+
+def activation_lost(site: FaultSite, _: None) -> Candidate:
+    """The artifact declares another activation than the model."""
+    own = _scoring(site).activation
+    other = "torch.nn.modules.activation.Sigmoid" if own == "Identity" else "torch.nn.modules.linear.Identity"
+    path, old = site.config(ST_CONFIG)
+    if not (site.folder / "modules.json").exists():
+        raise NotApplicable("the artifact declares no modules, and no activation of its own")
+    path.write_bytes(dump_json({**old, "activation_fn": other}))
+    return site.sealed()
+
+
+def untyped(site: FaultSite, _: None) -> Candidate:
+    """Every token counts as one of the first text: what the tokenizer says of them is multiplied by 0."""
+    from onnx import helper
+
+    if not _scoring(site).typed:
+        raise NotApplicable("the model does not read to which text a token belongs")
+    graph = site.graph
+    name = next((i.name for i in graph.model.graph.input if role_of(i.name) == TYPES), "")
+    if not name:
+        raise NotApplicable("the file takes no token_type_ids")
+    kind = next(i.type.tensor_type.elem_type for i in graph.model.graph.input if i.name == name)
+    zero = graph.put("fault/zero", np.zeros((), helper.tensor_dtype_to_np_dtype(kind)))
+    graph.redirect(list(graph.nodes), {name: "fault/types"})
+    graph.prepend([helper.make_node("Mul", [name, zero], ["fault/types"])])
+    return site.operated()
+
+
+def exchanged(site: FaultSite, _: None) -> Candidate:
+    """The second text of each pair is fed as its first."""
+    if not _scoring(site).typed:
+        raise NotApplicable("token ids do not tell where the second text of a pair begins")
+
+    def run(inner: Runtime, *batch: Any) -> Any:
+        ids, mask, *types = (np.array(part) for part in batch)
+        for k in range(len(ids) if types else 0):
+            at = np.flatnonzero(mask[k])
+            first, second = at[types[0][k, at] == 0], at[types[0][k, at] == 1]
+            if len(second):
+                ids[k, at] = np.concatenate([ids[k, first[:1]], ids[k, second], ids[k, first[1:]]])
+                types[0][k, at] = [0] * (len(second) + 1) + [1] * (len(first) - 1)
+        return inner(ids, mask, *types)
+
+    return around(1, run)
+
+
+def head_in_float(site: FaultSite, _: None) -> Candidate:
+    """The classifier stays in float, as quantizers leave what they do not know."""
+    from onnx import helper
+
+    _scoring(site)
+    graph = site.graph
+    layer = graph.quantized[-1]
+    node = next((n for n in graph.nodes if n.op_type == "MatMulIntegerToFloat" and n.input[1] == layer.weight), None)
+    if node is None or layer.read is None:
+        raise NotApplicable("the classifier is no integer product with a float output")
+    x, _weight, scale, _, zero, _, *bias = node.input
+    floats = graph.put("fault/classifier/weight", np.ascontiguousarray(layer.read()[1], np.float32))
+    plain, product, out = "fault/classifier/x", "fault/classifier/product", node.output[0]
+    made = [
+        helper.make_node("DequantizeLinear", [x, scale, zero], [plain], "fault/classifier/Dequantize"),
+        helper.make_node("MatMul", [plain, floats], [product if bias else out], "classifier/MatMul"),
+    ]
+    if bias:
+        made.append(helper.make_node("Add", [product, bias[0]], [out], "fault/classifier/Bias"))
+    graph.replace(node, made)
+    graph.drop_unread()
+    return site.operated()
