@@ -246,7 +246,7 @@ _WRITTEN: dict[str, dict[str, str]] = {
 # Of the other kinds of models: kind → precision, or precision@runtime, which is laid over it → bounds
 # Figures of sparse models are splade-tiny's on core (docs/sparse.md)
 _WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
-    # figures are those of a reranker of MiniLM's size, benchmarks/train_kinds.py, on every fourth query of core; errors in spreads
+    # figures: a reranker of MiniLM (benchmarks/train_kinds.py) on every fourth query of core; errors in spreads
     CROSS_ENCODER: {
         "fp32": {
             "score.max_error": "<= 0.001",  # only rounding separates runtimes
