@@ -1,10 +1,11 @@
 """A cross-encoder's int8 by qguard beside sentence-transformers' own quantized export: accuracy, size and latency, in one run.
 
-Accuracy is against the fp32 golden of the configured cross-encoder on ``core``. Latency is the time of fp32 in ONNX Runtime over
-the file's, one thread, for one pair and for 100 candidates of 64 tokens: the median of ten rounds in which all files take turns.
+Accuracy is against the fp32 golden of the configured cross-encoder on the first configured suite. Latency is the time of fp32 in
+ONNX Runtime over the file's, one thread, for one pair and for 100 candidates of 64 tokens: the median of ten rounds in which all
+files take turns.
 
 usage: python benchmarks/reranker_exports.py --config FOLDER --peer NAME=FILE.onnx [--peer …] [--precisions int8,int8-dynamic]
-FOLDER holds a pyproject.toml with one cross-encoder and its golden of core; benchmarks/peer_exports.py writes the peers' files.
+FOLDER holds a pyproject.toml with one cross-encoder and its golden; benchmarks/peer_exports.py writes the peers' files.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="int8,int8-dynamic")
     args = parser.parse_args()
     config = load_config(args.config)
-    (model,) = config.models
+    (model,), suite = config.models, config.suites[0]
     judged: list[tuple[str, Session, Precision]] = [
         (name, Session(config), parse_precision(name)) for name in args.precisions.split(",")
     ]
@@ -63,10 +64,10 @@ def main() -> None:
     specs = {"fp32": spec_of(own.fp32(model, "onnx"), Precision("fp32", "onnx"), 1)}
     rows = {}
     for name, session, precision in judged:
-        target = Target(precision, model, "core")
+        target = Target(precision, model, suite)
         rows[name] = *measured(session, target), session.artifact(precision, model).bytes
         specs[name] = spec_of(session.artifact(precision, model), precision, 1)
-    took = {b: times(specs, b.fill(own.golden(model, "core").token_ids)) for b in BUCKETS}
+    took = {b: times(specs, b.fill(own.golden(model, suite).token_ids)) for b in BUCKETS}
     print("| |", " | ".join(rows), "|")
     print("|---|" + "--:|" * len(rows))
     for metric in SHOWN:
