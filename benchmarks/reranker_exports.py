@@ -4,19 +4,23 @@ Accuracy is against the fp32 golden of the configured cross-encoder on the first
 ONNX Runtime over the file's, one thread, for one pair and for 100 candidates of 64 tokens: the median of ten rounds in which all
 files take turns.
 
-usage: python benchmarks/reranker_exports.py --config FOLDER --peer NAME=FILE.onnx [--peer …] [--precisions int8,int8-dynamic]
+usage: python benchmarks/reranker_exports.py --config FOLDER [--make MODEL] [--peer NAME=FILE.onnx …] [--precisions int8,int8-dynamic]
+With --make, FOLDER is filled first: every fourth query of core with its candidates, every sixth of its pairs, and the golden of MODEL.
 FOLDER holds a pyproject.toml with one cross-encoder and its golden; benchmarks/peer_exports.py writes the peers' files.
 """
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from qguard.config import load_config
+from qguard.goldens import record
 from qguard.judging.session import Session, Target
 from qguard.latency.check import Bucket, spec_of
 from qguard.precisions import Precision, parse_precision
+from qguard.suites import BUILTIN
 
 BUCKETS = (Bucket(64, 1), Bucket(64, 100))
 ROUNDS = 10
@@ -30,6 +34,33 @@ def measured(session: Session, target: Target) -> tuple[dict[str, float], list[s
     """What the gate measures of a file, and the checks that do not hold."""
     found = [c for family in ("artifact", "score", "order", "task") for c in session.checks(target, family)]
     return {c.name: c.value for c in found if c.slice is None}, [c.label for c in found if c.outcome == "fail"]
+
+
+def make(folder: Path, model: str) -> None:
+    """A configuration of one cross-encoder, a part of the suite core, and the golden of it."""
+    part = folder / "part"
+    part.mkdir(parents=True)
+
+    def rows(name: str) -> list[Any]:
+        return [json.loads(line) for line in (BUILTIN["core"] / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    candidates = {row["query"]: row for row in rows("candidates")}
+    queries = [row for row in rows("queries") if row["_id"] in candidates][::4]
+    parts = {
+        "queries": queries,
+        "corpus": rows("corpus"),
+        "candidates": [candidates[row["_id"]] for row in queries],
+        "pairs": rows("pairs")[::6],
+    }
+    for name, some in parts.items():
+        (part / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    (folder / "pyproject.toml").write_text(
+        f'[tool.qguard]\nsuites = ["part"]\n[tool.qguard.models]\nreranker = {{ ref = {json.dumps(model)}, threshold = 0.5 }}\n'
+        '[tool.qguard.suite.part]\npath = "part"\n',
+        encoding="utf-8",
+    )
+    session = Session(load_config(folder))
+    record(session.model("reranker"), session.suite_of("part", "reranker"), session.config.golden_root, "benchmark")
 
 
 def times(specs: dict[str, Any], batch: Any) -> dict[str, float]:
@@ -51,7 +82,10 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=FILE")
     parser.add_argument("--precisions", default="int8,int8-dynamic")
+    parser.add_argument("--make", metavar="MODEL")
     args = parser.parse_args()
+    if args.make:
+        make(args.config, args.make)
     config = load_config(args.config)
     (model,), suite = config.models, config.suites[0]
     judged: list[tuple[str, Session, Precision]] = [
