@@ -4,8 +4,9 @@ Accuracy is against the fp32 golden of the configured cross-encoder on the first
 ONNX Runtime over the file's, one thread, for one pair and for 100 candidates of 64 tokens: the median of ten rounds in which all
 files take turns.
 
-usage: python benchmarks/reranker_exports.py --config FOLDER [--make MODEL] [--peer NAME=FILE.onnx …] [--precisions int8,int8-dynamic]
-With --make, FOLDER is filled first: every fourth query of core with its candidates, every sixth of its pairs, and the golden of MODEL.
+usage: python benchmarks/reranker_exports.py --config FOLDER [--make MODEL] [--peer NAME=FILE.onnx …] [--precisions int8,int4]
+With --make, FOLDER is filled first: every fourth query of core with its candidates, every sixth of its pairs, and the golden of
+MODEL. "per tensor" is what ONNX Runtime's dynamic quantization writes with one scale a matrix.
 FOLDER holds a pyproject.toml with one cross-encoder and its golden; benchmarks/peer_exports.py writes the peers' files.
 """
 
@@ -20,6 +21,7 @@ from qguard.goldens import record
 from qguard.judging.session import Session, Target
 from qguard.latency.check import Bucket, spec_of
 from qguard.precisions import Precision, parse_precision
+from qguard.precisions.dynamic import quantize
 from qguard.suites import BUILTIN
 
 BUCKETS = (Bucket(64, 1), Bucket(64, 100))
@@ -95,6 +97,10 @@ def main() -> None:
         name, _, file = given.partition("=")
         judged.append((name, Session(config, artifact_path=Path(file)), parse_precision("int8-dynamic")))
     own = Session(config)
+    coarse, fp32 = args.config / "per-tensor.onnx", own.fp32(model, "onnx").file
+    assert fp32 is not None
+    quantize(fp32, coarse, per_channel=False)
+    judged.append(("per tensor", Session(config, artifact_path=coarse), parse_precision("int8-dynamic")))
     specs = {"fp32": spec_of(own.fp32(model, "onnx"), Precision("fp32", "onnx"), 1)}
     rows = {}
     for name, session, precision in judged:

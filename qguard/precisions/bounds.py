@@ -263,14 +263,14 @@ _WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
             "order.top1": ">= 0.98",
         },
         "bf16": {
-            "score.p99_error": "<= 0.1",
-            "score.bias": "<= 0.02",
-            "score.label_flips": "<= 0.03",
-            "score.threshold_flips": "<= 0.03",
-            "order.tau": ">= 0.96",
-            "order.overlap@5": ">= 0.95",
-            "order.top1": ">= 0.92",
-            "order.inversions": "<= 0.002",
+            "score.p99_error": "<= 0.06",  # .019
+            "score.bias": "<= 0.02",  # .003
+            "score.label_flips": "<= 0.02",  # two labels that nearly tie
+            "score.threshold_flips": "<= 0.02",  # .001
+            "order.tau": ">= 0.98",  # .995
+            "order.overlap@5": ">= 0.96",  # 1.000
+            "order.top1": ">= 0.94",  # 1.000
+            "order.inversions": "<= 0.001",  # none seen
         },
         "int8": {  # dynamic ranges, of qguard and of sentence-transformers 5.7; per tensor: one scale a matrix
             "score.p99_error": "<= 0.45",  # .324 and .376; per tensor .529
