@@ -110,7 +110,8 @@ REFUSED = {
     ),
     "masked language model": (
         lambda f: ((f / "modules.json").unlink(), config(architectures=["BertForMaskedLM"])(f)),
-        r"is a BertForMaskedLM, and no modules.json says how it embeds texts; if .*SentenceTransformer\(FOLDER\).save\(COPY\)",
+        r"is a BertForMaskedLM, and no modules.json says how it embeds texts; if .*SentenceTransformer\(FOLDER\).save\(COPY\)"
+        r".*SPLADE\), state kind = .sparse.",
     ),
     "language model": (
         lambda f: ((f / "modules.json").unlink(), config(architectures=["BertLMHeadModel"])(f)), "is a BertLMHeadModel, and no"

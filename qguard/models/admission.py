@@ -69,7 +69,7 @@ def admit(model: Model) -> None:
         )
 
 
-_CLASSIFIER = "ForSequenceClassification"
+_CLASSIFIER, _MASKED = "ForSequenceClassification", "ForMaskedLM"
 _CODE = (
     "such code is never run. Where Transformers and sentence-transformers compute the same by themselves, give a copy whose "
     "files do not name it"
@@ -97,7 +97,8 @@ def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> 
                 _refusal(
                     model,
                     f"is a {name}, and no modules.json says how it embeds texts",
-                    "if it is the mean of its tokens, declare that with SentenceTransformer(FOLDER).save(COPY) and give the copy",
+                    "if it is the mean of its tokens, declare that with SentenceTransformer(FOLDER).save(COPY) and give the copy"
+                    + (', if it weighs words (SPLADE), state kind = "sparse"' if name.endswith(_MASKED) else ""),
                 )
             )
     kind = str(config.get("model_type", ""))
