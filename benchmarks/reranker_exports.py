@@ -28,7 +28,7 @@ BUCKETS = (Bucket(64, 1), Bucket(64, 100))
 ROUNDS = 10
 SHOWN = (
     "order.tau", "order.overlap@5", "order.top1", "order.inversions", "score.p99_error", "score.max_error",
-    "task.ndcg@10_retention", "artifact.granularity",
+    "score.bias", "task.ndcg@10_retention", "artifact.size_ratio", "artifact.granularity",
 )  # fmt: skip
 
 
