@@ -168,7 +168,7 @@ def gates_for(
         bounds |= _of_lengths(bounds)
     elif not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
-    if not normalized:
+    if kind != DENSE and not normalized:
         bounds.pop(_LENGTH_OF_GENERATED, None)
     origins = dict[str, str]()
     if standing is not None:
