@@ -17,6 +17,9 @@ from qguard.config import load_config
 from qguard.encoders import open_encoder
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ArtifactProblem, GoldenProblem, MeasurementProblem, ModelProblem, QguardError, UsageProblem
+from qguard.faults import FAULTS
+from qguard.faults.judging import CAUGHT, judge_fault
+from qguard.gates import gates_for
 from qguard.judging.cause import find_cause
 from qguard.judging.families import checks
 from qguard.judging.session import Session
@@ -288,28 +291,42 @@ def test_an_artifact_without_its_modules_is_named(session, tmp_path):
         masked.token_ids(target(masked))
 
 
-def test_a_file_that_zeroes_padding_gives_no_vector_to_what_fills_queries_up(session, tmp_path):
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+def test_the_default_gates_are_those_of_tokens():
+    gates = {g.key: g.bound.number for g in gates_for(parse_precision("int8"), {}, kind=MULTI_VECTOR)}
+    assert not [key for key in gates if key.startswith("embedding.")]
+    # one scale a matrix leaves .80 of the tokens' cosines and .56 of the neighbors; docs/multi-vector.md
+    for name in ("int8", "int8-dynamic", "int8@torch", "int8@openvino", "int8-legacy"):
+        gates = {g.key: g.bound.number for g in gates_for(parse_precision(name), {}, kind=MULTI_VECTOR)}
+        assert gates["ranking.overlap@10"] > 0.6 < gates["tokens.cosine_p01"]
+        assert gates["tokens.lost"] == gates["tokens.gained"] == 0
+    stored = {g.key for g in gates_for(parse_precision("fp32@onnx+int8"), {}, kind=MULTI_VECTOR)}
+    assert {"tokens.clipped", "ranking.rescored_overlap@10", "tokens.lost"} <= stored
 
-    sound = session.artifact(parse_precision("fp32@onnx"), "multi")
-    folder = tmp_path / "artifact"
-    shutil.copytree(sound.folder, folder, ignore=shutil.ignore_patterns(PROVENANCE))
-    (file,) = folder.rglob("*.onnx")
-    made = onnx.load(str(file))
-    out = made.graph.output[0].name
-    for node in made.graph.node:
-        node.output[:] = [f"{out}/all" if name == out else name for name in node.output]
-    made.graph.initializer.append(numpy_helper.from_array(np.asarray([2]), "last"))
-    made.graph.node.extend([
-        helper.make_node("Unsqueeze", ["attention_mask", "last"], ["column"]),
-        helper.make_node("Cast", ["column"], ["kept"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{out}/all", "kept"], [out]),
-    ])  # fmt: skip
-    onnx.save(made, str(file))
-    other = Session(session.config, artifact_path=folder)
-    with pytest.raises(MeasurementProblem, match="only zeros"):
-        other.comparison(target(other))
+
+FAULTY = {
+    ("filling-changed", "to half of the length"): "golden",
+    ("filling-changed", "attended to"): "golden",
+    ("filling-changed", "not at all"): "golden",
+    ("filling-zeroed", "full"): "tokens",
+    ("skiplist-lost", "full"): "golden",
+    ("normalize-missing", "full"): "tokens",
+    ("dense-missing", "full"): "artifact",
+    ("mask-dropped", "every layer"): "invariance",
+    ("rows-mixed-up", "2 texts of every batch"): "tokens",
+    ("cache-key-too-short", "the same length"): "tokens",
+    ("lengths-kept-sorted", "where they differ"): "tokens",
+    ("golden-too-coarse", "1 decimal"): "tokens",
+    ("golden-of-something-else", "other weights"): "golden",
+}
+
+
+@pytest.mark.parametrize(("fault", "severity"), FAULTY)
+def test_a_fault_is_caught_for_the_right_reason(session, fault, severity):
+    precision = parse_precision("fp32@onnx")
+    result = judge_fault(session, precision, "multi", ["own"], FAULTS[fault], severity)
+    assert result.status == CAUGHT, result
+    assert any(map(FAULTS[fault].told_by, result.failures)), result.failures
+    assert FAULTY[fault, severity] in {f.gate for f in result.failures}
 
 
 def test_a_text_without_a_token_that_counts_is_left_out_of_no_score():

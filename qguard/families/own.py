@@ -109,6 +109,7 @@ OWN = (
     Family(
         name="tokens", question="Do the vectors of tokens still point where those of fp32 point?", test="test_tokens",
         needs=("vectors",), metrics=tokens.METRICS, bounded_by=_BY_PRECISION, kinds=(MULTI_VECTOR,), parts=tokens.parts, lead=5,
+        bounds={"tokens.lost": "<= 0", "tokens.gained": "<= 0"},
     ),
     Family(
         name="similarity", question="Do pairs of texts still score what they scored in fp32?", test="test_similarity",

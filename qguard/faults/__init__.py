@@ -76,7 +76,8 @@ class Fault:
         check, _, words = self.expected.partition(": ")
         if words or check == self.part:
             return failure.gate in (self.part, *_IN_PLACE.get(self.part, ())) and words in failure.words
-        return failure.check.partition("[")[0] == check
+        own, what = self.part, check.removeprefix(self.part)
+        return failure.check.partition("[")[0] in (check, *(f"{family}{what}" for family in _IN_PLACE.get(own, ())))
 
     @property
     def full(self) -> str:
@@ -203,6 +204,11 @@ _ALL = (
           "scoring:exchanged", needs=("tokens",)),
     Fault("head-in-float", "the classifier stays in float", "artifact.quantized_ops", "", "scoring:head_in_float"),
     Fault("dense-missing", "a Dense head is skipped", "embedding", "", "pipeline:dense"),
+    Fault("filling-changed", "queries of a multi-vector model are filled up otherwise", "golden: query_expansion", "",
+          "late:filling", {"to half of the length": "shorter", "attended to": "attend", "not at all": "none"}),
+    Fault("filling-zeroed", "the file gives zeros where the mask is 0, also for what fills queries up", "tokens: only zeros", "",
+          "late:zeroed"),
+    Fault("skiplist-lost", "tokens of documents count that the model skips", "golden: skiplist_words", "", "late:unskipped"),
     Fault("length-cut", "max_seq_length is smaller than the model's", "golden: max_seq_length",
           "text-embeddings-inference#146", "pipeline:length",
           {"1 token less than the longest text": 0, "half of it": 0.5, "an eighth of it": 0.125}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
-from qguard.models.modules import Dense
+from qguard.models.modules import Dense, Normalize
 
 
 def _modules(site: FaultSite) -> list[dict[str, Any]]:
@@ -47,7 +47,8 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
 
 def normalize(site: FaultSite, _: None) -> Candidate:
     """Leave out the last module."""
-    if not site.base.pipeline.unit_length:
+    pipeline = site.base.pipeline
+    if not (pipeline.unit_length or (pipeline.late and any(isinstance(module, Normalize) for module in pipeline.head))):
         raise NotApplicable("the model's vectors are not of unit length")
     return _without(site, "Normalize")
 

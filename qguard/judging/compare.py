@@ -28,6 +28,8 @@ OF_SCORES = {
     "order.tau": "tau", "order.overlap@5": "overlap@5", "order.top1": "first kept", "score.p99_error": "error p99",
     "score.max_error": "error max",
 }  # fmt: skip
+# of a model with a vector to each token, in the same columns
+_OF_TOKENS = {"tokens.cosine_p01": "embedding.cosine_p01", "tokens.cosine_min": "embedding.cosine_min"}
 # of a precision with fewer dimensions: fp32's loss by them, and both losses
 ALONE, TOTAL = OVERLAP
 OF_WORDS = ("weights.kept", "weights.p99_error")  # of a sparse model
@@ -41,7 +43,8 @@ class Row:
     """One precision of one model on one suite.
 
     Attributes:
-        values: The metrics of :data:`SHOWN`, :data:`ALONE`, :data:`TOTAL` and :data:`OF_WORDS`, for the whole suite.
+        values: The metrics of :data:`SHOWN`, :data:`ALONE`, :data:`TOTAL` and :data:`OF_WORDS`, for the whole suite; of a
+            multi-vector model those of its tokens in place of the vectors'.
         bytes: Size of the weights; ``None`` without files.
         vector_bytes: Size of one stored vector.
         speed: Bucket → time of fp32 in ONNX Runtime over the candidate's; medians of a few runs in turn, no gate. Empty where the
@@ -149,7 +152,7 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     # its speed is measured beside that of the others, and is no verdict
     families = [f.name for f in session.families(target) if "process" not in f.needs]
     checks = [c for family in families for c in session.checks(target, family)]
-    known = (*SHOWN, *OF_SCORES, "score.spearman", ALONE, TOTAL, *OF_WORDS)
+    known = (*SHOWN, *OF_SCORES, *_OF_TOKENS, "score.spearman", ALONE, TOTAL, *OF_WORDS)
     values = {c.name: c.value for c in checks if c.slice is None and c.name in known}
     failed = tuple(c for c in checks if c.outcome == "fail")
     artifact = session.artifact(target.precision, target.model)
@@ -243,7 +246,8 @@ def table(rows: list[Row]) -> Any:
             size = "" if r.bytes is None else f"{r.bytes / 1e6:.1f}"
             speeds = [f"{r.speed[str(b)]:.2f}{'?' if str(b) in r.busy else ''}" if r.speed else "" for b in BUCKETS]
             shown = (*metrics, *(OF_WORDS if words else ()), *((ALONE, TOTAL) if cut else ()))
-            values = [f"{r.values[m]:.4f}" if m in r.values else "" for m in shown]
+            known = r.values | {dense: r.values[m] for m, dense in _OF_TOKENS.items() if m in r.values}
+            values = [f"{known[m]:.4f}" if m in known else "" for m in shown]
             numbers = [*values, size, str(r.vector_bytes), *speeds]
         else:
             numbers = [""] * len(heads)

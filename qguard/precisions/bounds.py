@@ -5,7 +5,7 @@ All were chosen on all-MiniLM-L6-v2. For another model, :mod:`qguard.gates.deriv
 
 from __future__ import annotations
 
-from qguard.kinds import CROSS_ENCODER, SPARSE
+from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR, SPARSE
 from qguard.metrics.bounds import Bound
 
 # A text's vector does not depend on its batch: what remains is the order of float sums.
@@ -408,10 +408,87 @@ _WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
             "weights.index_ratio": "<= 1.08",  # 1.019
         },
     },
+    MULTI_VECTOR: {  # figures are those of a MiniLM with a projection to 128 values on core (docs/multi-vector.md)
+        "fp32": {
+            "tokens.cosine_p01": ">= 0.99999",  # only rounding separates runtimes
+            "tokens.cosine_min": ">= 0.9999",  # one wrong token is a bug, not noise
+            "tokens.norm_error": "<= 0.001",  # an unnormalized output shows here
+            "tokens.maxsim_p99_error": "<= 0.0001",  # scores agree to four digits
+        },
+        "fp16": {
+            "tokens.cosine_p01": ">= 0.9999",  # 11 bits of precision lose no more
+            "tokens.cosine_min": ">= 0.999",  # an overflow would show in one token first
+            "tokens.norm_error": "<= 0.005",  # lengths survive a cast
+            "tokens.maxsim_p99_error": "<= 0.002",  # scores agree to nearly three digits
+        },
+        "bf16": {
+            "tokens.cosine_p01": ">= 0.999",  # .9998
+            "tokens.cosine_min": ">= 0.997",  # .9995; no single token may fall out
+            "tokens.norm_error": "<= 0.02",  # lengths survive a cast
+            "tokens.maxsim_p99_error": "<= 0.01",  # .003
+            "ranking.overlap@10": ">= 0.94",  # .970
+        },
+        "int8": {
+            "tokens.cosine_mean": ">= 0.98",  # ranges of the batch .988; one scale a matrix .939
+            "tokens.cosine_p01": ">= 0.94",  # .966; one scale a matrix .800
+            "tokens.cosine_min": ">= 0.75",  # .876; one scale a matrix .612
+            "tokens.norm_error": "<= 0.001",  # the projection and the normalization are computed in float
+            "tokens.maxsim_p99_error": "<= 0.07",  # .047; one scale a matrix .113
+            "ranking.overlap@10": ">= 0.68",  # .749; one scale a matrix .559
+            "ranking.overlap@10[*]": ">= 0.5",  # .623; one scale a matrix .331
+            "ranking.top1": ">= 0.56",  # .646
+            "ranking.inversions": "<= 0.06",  # .033; one scale a matrix .116
+        },
+        "int8@onnx": {  # fixed ranges
+            "tokens.cosine_mean": ">= 0.998",  # .9990
+            "tokens.cosine_p01": ">= 0.994",  # .9974
+            "tokens.cosine_min": ">= 0.95",  # .985
+            "tokens.maxsim_p99_error": "<= 0.02",  # .009
+            "ranking.overlap@10": ">= 0.88",  # .927; ranges of the batch .749
+            "ranking.overlap@10[*]": ">= 0.75",  # no domain pays for the mean
+            "ranking.top1": ">= 0.84",  # .906
+            "ranking.inversions": "<= 0.005",  # none seen
+        },
+        "int8-weight": {
+            "tokens.cosine_mean": ">= 0.999",  # .9996: blocks of 32 values share a scale
+            "tokens.cosine_p01": ">= 0.997",  # .999
+            "tokens.cosine_min": ">= 0.99",  # .998
+            "tokens.norm_error": "<= 0.001",  # the projection and the normalization are computed in float
+            "tokens.maxsim_p99_error": "<= 0.015",  # .006
+            "ranking.overlap@10": ">= 0.92",  # .948
+        },
+        "+int8": {
+            "tokens.cosine_mean": ">= 0.999",  # .9998
+            "tokens.cosine_min": ">= 0.97",  # .996; a token far outside the ranges shows here
+            "tokens.norm_error": "<= 0.08",  # .035: clipping shortens
+            "tokens.clipped": "<= 0.01",  # .0001
+            "tokens.maxsim_p99_error": "<= 0.006",  # .0016
+            "ranking.overlap@10": ">= 0.7",  # .752: codes of a narrow dimension weigh as much as those of a wide one
+            "ranking.overlap@10[*]": ">= 0.5",  # no domain pays for the mean
+            "ranking.rescored_overlap@10": ">= 0.96",  # .990
+        },
+        "+binary": {  # one bit of each of 128 values: documents that lie near to each other change places
+            "tokens.cosine_mean": ">= 0.78",  # .799, of a Gaussian sqrt(2/pi) = .798
+            "tokens.cosine_min": ">= 0.65",  # .711
+            "ranking.overlap@10": ">= 0.36",  # .420
+            "ranking.overlap@10[*]": ">= 0.1",  # .162
+            "ranking.top1": ">= 0.37",  # .441
+            "ranking.rescored_overlap@10": ">= 0.43",  # .487
+            "ranking.rescored_overlap@10[*]": ">= 0.25",  # .331
+            "ranking.rescored_top1": ">= 0.42",  # .488
+            "task.spearman_retention": ">= 0.95",  # .969
+            "task.ndcg@10_retention": ">= 0.73",  # .790, without rescoring
+        },
+    },
 }
 _WRITTEN_OF_KIND[CROSS_ENCODER] |= dict.fromkeys(
     ("int8-dynamic", "int8-static", "int8-legacy"), _WRITTEN_OF_KIND[CROSS_ENCODER]["int8"]
 )
+_WRITTEN_OF_KIND[MULTI_VECTOR] |= {
+    **dict.fromkeys(("int8-dynamic", "int8-static", "int8-legacy"), _WRITTEN_OF_KIND[MULTI_VECTOR]["int8"]),
+    "+uint8": _WRITTEN_OF_KIND[MULTI_VECTOR]["+int8"],
+    "+ubinary": _WRITTEN_OF_KIND[MULTI_VECTOR]["+binary"],
+}
 
 
 DEFAULT_BOUNDS = {
