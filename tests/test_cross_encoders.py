@@ -148,7 +148,7 @@ def test_every_recipe_reaches_the_classifier(session, precision: str) -> None:
     found = checks(session, precision, families=("artifact", "score"))
     failed = [c for c in found.values() if c.outcome == "fail" and c.name != "artifact.size_ratio"]
     assert not [c for c in failed if c.name.startswith("artifact.")], failed
-    assert found["score.spearman"].value > 0.9
+    assert found["score.spearman"].value > (0.8 if precision == "int4" else 0.9)  # 32 values wide: one block a row
 
 
 def test_of_three_labels_flips_are_counted_and_nothing_is_ordered(session) -> None:

@@ -720,6 +720,8 @@ BOUND = {
     "models.inputs": "settings", "models.output": "settings",
     "models.pooling": "settings", "models.normalize": "settings", "suites": "suites", "suite.path": "the suite's hash",
     "suite.format": "the suite's hash", "suite.columns": "the suite's hash", "suite.scores": "the suite's hash",
+    "models.kind": "settings", "models.threshold": "settings", "suite.candidates": "the suite's hash",
+    "suite.top": "the suite's hash",
     "suite.split": "the suite's hash", "suite.duplicates": "the suite's hash", "precisions": "--require", "golden": "golden",
     "strict": "what was not measured did not pass", "folder": "no key",
 }  # fmt: skip

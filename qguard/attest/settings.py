@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = "robustness.examples"
 # of a recipe: what its files are held against
 _PROMISES = ("weights", "bits", "weight_error", "least_cosine", "integer", "granularity", "tables", "excluded")
-_MODEL = ("max_seq_length", "prompts", "pooling", "normalize", "inputs", "output")
+_MODEL = ("max_seq_length", "prompts", "pooling", "normalize", "inputs", "output", "kind", "threshold")
 
 
 def settings_in_force(session: Session, precision: Precision, model: str) -> dict[str, Any]:

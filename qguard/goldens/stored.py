@@ -168,7 +168,7 @@ def read(folder: Path) -> Golden:
             types, starts = arrays["token_types"].tolist(), offsets[:-1].tolist()
             ids = [Tokens(row, types=types[a : a + len(row)]) for a, row in zip(starts, ids, strict=True)]
         retrieved = Retrieved.of(arrays, manifest.get("suite", {}))
-        vectors = stored(arrays, _kind(manifest), int(manifest["dim"]))
+        vectors = stored(arrays, _kind(manifest), int(manifest.get("dim", 0)))
         golden = Golden(folder, vectors, ids, manifest, retrieved, _tokenizer(folder, manifest, where, mend))
         whole = set(manifest["hashes"]) == {"weights", "tokenizer", "pipeline", "suite"}
     except GoldenProblem:
