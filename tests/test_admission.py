@@ -61,6 +61,19 @@ def modules(*types):
     return change
 
 
+def routed_sparse(folder):
+    """SpladePooling behind a Router, and no model_type that says so."""
+    path = folder / "1_SpladePooling"
+    path.mkdir()
+    edit(path / "config.json", pooling_strategy="max")
+    types = {
+        "": "sentence_transformers.models.Transformer",
+        "1_SpladePooling": "sentence_transformers.sparse_encoder.models.SpladePooling",
+    }
+    edit(folder / "router_config.json", types=types, structure={"text": list(types)}, parameters={"default_route": "text"})
+    modules("sentence_transformers.models.Router")(folder)
+
+
 def raw(**values):
     """Vectors that are not normalized."""
 
@@ -93,6 +106,7 @@ REFUSED = {
     "classifier": (
         config(architectures=["BertForSequenceClassification"]), "is a BertForSequenceClassification: it gives scores",
     ),
+    "sparse modules behind a Router": (routed_sparse, "the Router sends queries and documents to different first modules"),
     "another class": (declared(model_type="Reader"), "expected one of SentenceTransformer, CrossEncoder.*found .Reader."),
     "a similarity of tokens": (
         declared(similarity_fn_name="maxsim"), "expected one of cosine, dot, euclidean, manhattan, found 'maxsim'",

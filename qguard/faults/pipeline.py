@@ -7,7 +7,7 @@ from typing import Any
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
-from qguard.models.modules import Dense, Normalize
+from qguard.models.modules import Dense
 
 
 def _modules(site: FaultSite) -> list[dict[str, Any]]:
@@ -47,8 +47,7 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
 
 def normalize(site: FaultSite, _: None) -> Candidate:
     """Leave out the last module."""
-    pipeline = site.base.pipeline
-    if not (pipeline.unit_length or (pipeline.late and any(isinstance(module, Normalize) for module in pipeline.head))):
+    if not (site.base.pipeline.unit_length or site.base.pipeline.normalizes_tokens):
         raise NotApplicable("the model's vectors are not of unit length")
     return _without(site, "Normalize")
 

@@ -15,7 +15,7 @@ from qguard.files import inside
 from qguard.judging.session import Session, Target
 from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR, SPARSE
 from qguard.models.model import Model
-from qguard.models.modules import Module, Normalize, Pooling, SpladePooling
+from qguard.models.modules import Module, Pooling, SpladePooling
 from qguard.models.modules.splade import Largest
 
 ONLY = "the only model file, as its record says"
@@ -137,8 +137,7 @@ def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
         return
     if pipeline.kind == MULTI_VECTOR:
         yield Part("pooling", "none: each token that counts has a vector", origin)
-        unit = any(isinstance(m, Normalize) for m in pipeline.head)
-        yield Part("normalization", "each token to unit length" if unit else "none", origin)
+        yield Part("normalization", "each token to unit length" if pipeline.normalizes_tokens else "none", origin)
         return
     if pipeline.kind == SPARSE:
         words = "; ".join(_of_words(m) for m in pipeline.modules)

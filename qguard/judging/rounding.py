@@ -18,7 +18,7 @@ from qguard.errors import QguardError
 from qguard.judging.artifact import damage
 from qguard.judging.once import once
 from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR
-from qguard.models.modules import Normalize, SpladePooling
+from qguard.models.modules import SpladePooling
 from qguard.models.pipeline import Pipeline
 from qguard.outputs import joined
 from qguard.vectors.similarity import COSINE, Similarity, similarity_for
@@ -127,8 +127,8 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
         found.append(f"{len(artifact.dense)} dense modules, the model has {len(model.dense)}")
     if model.normalize != artifact.normalize:
         found.append("they do not normalize, the model does" if model.normalize else "they normalize, the model does not")
-    if model.kind == MULTI_VECTOR and _of_units(model) != _of_units(artifact):
-        found.append("they do not normalize, the model does" if _of_units(model) else "they normalize, the model does not")
+    if model.normalizes_tokens != artifact.normalizes_tokens:
+        found.append("they do not normalize, the model does" if model.normalizes_tokens else "they normalize, the model does not")
     if model.truncate_dim != artifact.truncate_dim:
         found.append(f"truncate_dim is {artifact.truncate_dim}, the model's {model.truncate_dim}")
     if not found and [m.declared() | {"path": ""} for m in model.head] != [m.declared() | {"path": ""} for m in artifact.head]:
@@ -139,11 +139,6 @@ def differing(model: Pipeline, artifact: Pipeline) -> list[str]:
 def _splade(pipeline: Pipeline) -> str:
     found = (f"{m.strategy} of {m.activation}" for m in pipeline.modules if isinstance(m, SpladePooling))
     return next(found, "none")
-
-
-def _of_units(pipeline: Pipeline) -> bool:
-    """Whether the vectors of tokens have length 1."""
-    return any(isinstance(m, Normalize) for m in pipeline.head)
 
 
 def _exchanged(session: Session, target: Target, rows: tuple[int, ...]) -> str:

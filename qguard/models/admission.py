@@ -5,7 +5,6 @@ Nothing here imports a heavy library, but :func:`refuse_unknown_type`, which is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
 from qguard.kinds import CROSS_ENCODER, DENSE, KINDS
-from qguard.models.kind import read_kind
+from qguard.models.kind import CLASSIFIER, MASKED, module_entries, read_kind
 from qguard.models.multi_vector import older
-from qguard.models.pipeline import ROUTERS, SHIFTED, first_position, read_optional
+from qguard.models.pipeline import SHIFTED, first_position, read_optional
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
 
-JUDGED = tuple(KINDS)  # the kinds that are judged so far
 # encoders with a decoder of which the encoder alone is opened, as by sentence-transformers: type → class in Transformers
 ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _TWO_HALVES = ("longt5", "switch_transformers", "t5gemma", "t5gemma2", "bart", "mbart")
@@ -39,7 +37,7 @@ def admit(model: Model) -> None:
             texts that may be longer than the model has positions.
     """
     folder = model.folder
-    modules = _modules(folder)
+    modules = module_entries(folder)
     for root in (folder, *(inside(folder, str(m.get("path") or "")) for m in modules)):
         if (root / "adapter_config.json").exists():  # mostly without a config.json of its own
             raise ModelProblem(
@@ -49,7 +47,7 @@ def admit(model: Model) -> None:
                     "merge it and save the whole: PeftModel.from_pretrained(base, adapter).merge_and_unload()",
                 )
             )
-    kind = read_kind(folder, model.stated_kind)
+    read_kind(folder, model.stated_kind)  # raises for one that does not exist
     for module in modules:
         package, _, rest = str(module.get("type", "")).partition(".")
         if package == "pylate":
@@ -58,8 +56,6 @@ def admit(model: Model) -> None:
             raise ModelProblem(_refusal(model, f"has a module {module.get('type')!r}, which is code that comes with it", _CODE))
         if rest.endswith(".CLIPModel"):
             raise ModelProblem(_refusal(model, "is a CLIPModel, which embeds images as well as texts", _TEXT_TOWER))
-    if kind not in JUDGED:
-        raise ModelProblem(_refusal(model, f"is a {KINDS[kind].model_type}: it gives {KINDS[kind].gives}"))
     pipeline = model.pipeline  # raises for modules that cannot be reproduced
     if not pipeline.static:
         _admit_transformer(model, read_optional(model.root / "config.json"), pipeline.longest)
@@ -69,7 +65,6 @@ def admit(model: Model) -> None:
         )
 
 
-_CLASSIFIER, _MASKED = "ForSequenceClassification", "ForMaskedLM"
 _CODE = (
     "such code is never run. Where Transformers and sentence-transformers compute the same by themselves, give a copy whose "
     "files do not name it"
@@ -90,7 +85,7 @@ def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> 
     for name in architectures:
         if model.kind != DENSE:
             break
-        if name.endswith(_CLASSIFIER):
+        if name.endswith(CLASSIFIER):
             raise ModelProblem(_refusal(model, f"is a {name}: it gives {KINDS[CROSS_ENCODER].gives}"))
         if _HEAD.search(name) and not (model.folder / "modules.json").exists():
             raise ModelProblem(
@@ -98,7 +93,7 @@ def _admit_transformer(model: Model, config: Mapping[str, Any], length: int) -> 
                     model,
                     f"is a {name}, and no modules.json says how it embeds texts",
                     "if it is the mean of its tokens, declare that with SentenceTransformer(FOLDER).save(COPY) and give the copy"
-                    + (', if it weighs words (SPLADE), state kind = "sparse"' if name.endswith(_MASKED) else ""),
+                    + (', if it weighs words (SPLADE), state kind = "sparse"' if name.endswith(MASKED) else ""),
                 )
             )
     kind = str(config.get("model_type", ""))
@@ -166,24 +161,3 @@ def refuse_unknown_type(root: Path) -> None:
 
 def _refusal(model: Model, what: str, mend: str = "qguard does not judge that yet; give a dense embedding model") -> str:
     return f"model {model.name!r} {what}; {mend}"
-
-
-def _modules(folder: Path) -> list[Any]:
-    """The entries of ``modules.json`` and of its Routers; what is wrong with them, the pipeline's reader says."""
-    try:
-        found = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    modules = [m for m in found if isinstance(m, dict)] if isinstance(found, list) else []
-    return [*modules, *(routed for m in modules for routed in _routed(folder, m))]
-
-
-def _routed(folder: Path, module: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The modules that a Router names, as ``modules.json`` would have them."""
-    path = str(module.get("path") or "")
-    for file in (inside(folder, path) / "router_config.json", inside(folder, path) / "config.json"):
-        if str(module.get("type", "")).rpartition(".")[2] in ROUTERS and file.exists():
-            types = read_json(file, ModelProblem).get("types")
-            named = types.items() if isinstance(types, dict) else ()
-            return [{"type": kind, "path": f"{path}/{name}" if path else name} for name, kind in named]
-    return []

@@ -9,6 +9,7 @@ from typing import Any
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
 from qguard.kinds import CROSS_ENCODER
+from qguard.models.kind import CLASSIFIER
 from qguard.models.modules.activations import COMPUTED
 from qguard.models.pipeline import (
     ST_CONFIG,
@@ -20,7 +21,6 @@ from qguard.models.pipeline import (
     read_optional,
 )
 
-_CLASSIFIER = "ForSequenceClassification"
 SIGMOID, IDENTITY = "Sigmoid", "Identity"
 # what a Transformer of release 6 declares that scores pairs
 _SCORES: dict[str, Any] = {"transformer_task": "sequence-classification", "module_output_name": "scores"}
@@ -43,9 +43,9 @@ def read(folder: Path) -> Pipeline:
     config = read_json(inside(root, "config.json"), ModelProblem)
     found = config.get("architectures")
     names = [str(n) for n in found] if isinstance(found, list) else []
-    if not any(n.endswith(_CLASSIFIER) for n in names):
+    if not any(n.endswith(CLASSIFIER) for n in names):
         raise ModelProblem(
-            f"config.json of {root.name} names {', '.join(names) or 'no class'}; expected one that ends with {_CLASSIFIER}: any "
+            f"config.json of {root.name} names {', '.join(names) or 'no class'}; expected one that ends with {CLASSIFIER}: any "
             "other has no trained classifier of pairs. Give a cross-encoder that was saved with one"
         )
     labels = label_names(config)
@@ -65,12 +65,12 @@ def _network(folder: Path) -> str:
     if any(name == "LogitScore" for name, _ in modules):
         raise ModelProblem(
             f"{folder.name} scores pairs by the logits of two words of a language model (LogitScore), which is not reproduced; "
-            f"give a cross-encoder with a classifier ({_CLASSIFIER})"
+            f"give a cross-encoder with a classifier ({CLASSIFIER})"
         )
     found = ", ".join(name for name, _ in modules)
     raise ModelProblem(
         f"{folder.name} scores pairs by the modules {found}; expected one Transformer whose network is a classifier "
-        f"({_CLASSIFIER}), and others are not reproduced"
+        f"({CLASSIFIER}), and others are not reproduced"
     )
 
 

@@ -12,12 +12,11 @@ from qguard.models.kind import PYLATE
 from qguard.models.modules import TOKENS, refusal
 from qguard.models.modules.masking import MultiVectorMask
 from qguard.models.pipeline import (
-    ROLES,
     ST_CONFIG,
     Late,
     Pipeline,
-    declared_prompts,
     lengths,
+    prompts_of_roles,
     read_optional,
     split,
     transformer_settings,
@@ -60,10 +59,7 @@ def read(folder: Path) -> Pipeline:
             "query_expansion fills queries up, and modules.json has no MultiVectorMask that lets these tokens count; add one, or "
             "remove query_expansion"
         )
-    prompts = declared_prompts(folder)
-    # sentence-transformers has an empty prompt for a role where none is declared: no default takes its place
-    prompts["prompts"] = dict(sorted((dict.fromkeys(ROLES, "") | prompts["prompts"]).items()))
-    return Pipeline(head, transformer=path, similarity=_similarity(folder), late=late, **declared, **prompts)
+    return Pipeline(head, transformer=path, similarity=_similarity(folder), late=late, **declared, **prompts_of_roles(folder))
 
 
 def older(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json, sha256_json
 from qguard.kinds import CROSS_ENCODER, DENSE, MULTI_VECTOR, SPARSE
-from qguard.models.kind import read_kind
+from qguard.models.kind import ROUTERS, read_kind
 from qguard.models.modules import (
     POOLING_MODES,
     SENTENCE,
@@ -225,6 +225,11 @@ class Pipeline:
         return bool(self.closing) and isinstance(self.closing[-1], Normalize)
 
     @property
+    def normalizes_tokens(self) -> bool:
+        """Whether the vectors of a multi-vector model's tokens are scaled to unit length."""
+        return self.late is not None and any(isinstance(m, Normalize) for m in self.head)
+
+    @property
     def dense(self) -> tuple[Dense, ...]:
         """The linear layers."""
         return tuple(m for m in self.modules if isinstance(m, Dense))
@@ -379,6 +384,14 @@ def declared_prompts(folder: Path) -> dict[str, Any]:
     return {"prompts": dict(sorted(prompts.items())), "default_prompt": default}
 
 
+def prompts_of_roles(folder: Path) -> dict[str, Any]:
+    """As :func:`declared_prompts`, of a sparse or multi-vector model: sentence-transformers gives it an empty prompt for a role
+    where none is declared, so that the default prompt never takes its place.
+    """
+    found = declared_prompts(folder)
+    return {**found, "prompts": dict(sorted((dict.fromkeys(ROLES, "") | found["prompts"]).items()))}
+
+
 def transformer_path(folder: Path) -> str:
     """Where the transformer's files are, relative to ``folder``: ``""`` unless ``modules.json`` says otherwise."""
     if not (folder / "modules.json").exists():
@@ -517,7 +530,6 @@ class First:
 
 
 FIRST: dict[str, First] = {"Transformer": First(TOKENS, lengths), STATIC: First(SENTENCE, _table)}
-ROUTERS = ("Router", "Asym")
 
 
 # these count positions from the padding token's id on, so that the first rows of their table are not used

@@ -6,21 +6,20 @@ from pathlib import Path
 
 from qguard.errors import ModelProblem
 from qguard.files import inside, read_json
+from qguard.models.kind import MASKED, ROUTERS
 from qguard.models.modules import Module, read_modules
 from qguard.models.modules.splade import Largest, SpladePooling
 from qguard.models.pipeline import (
-    ROUTERS,
     ST_CONFIG,
     Pipeline,
     declared_modules,
-    declared_prompts,
     lengths,
+    prompts_of_roles,
     read_optional,
     transformer_settings,
 )
 
 SIMILARITIES = ("dot", "cosine")
-_MASKED = "ForMaskedLM"
 # what the Transformer of release 6 declares where it gives the logits of a masked language model
 _LOGITS = {"transformer_task": "fill-mask"}
 _OF_TEXT = {"method": "forward", "method_output_name": "logits"}
@@ -70,21 +69,18 @@ def read(folder: Path) -> Pipeline:
     there = frozenset([head[0].reads])
     for module in head:
         there = module.after(there)
-    found = declared_prompts(folder)
-    # a sparse model always has these two prompts, so that the default one is never put before queries and documents
-    found["prompts"] = dict(sorted({"query": "", "document": "", **found["prompts"]}.items()))
     settings = lengths(root, {} if kind == "MLMTransformer" else _LOGITS, _OF_TEXT)
-    return Pipeline(head, transformer=path, similarity=_similarity(folder), **settings, **found)
+    return Pipeline(head, transformer=path, similarity=_similarity(folder), **settings, **prompts_of_roles(folder))
 
 
 def _head(folder: Path, root: Path, rest: list[tuple[str, str]]) -> tuple[Module, ...]:
     if not (folder / "modules.json").exists():
         names = read_json(root / "config.json", ModelProblem).get("architectures")
         found = [str(n) for n in names] if isinstance(names, list) else []
-        if not any(n.endswith(_MASKED) for n in found):
+        if not any(n.endswith(MASKED) for n in found):
             raise ModelProblem(
                 f"{folder.name} is {', '.join(found) or 'of no architecture'}, and no modules.json says how it weighs words; "
-                f"expected a …{_MASKED}, whose logits sentence-transformers max-pools, or a folder that SparseEncoder saved"
+                f"expected a …{MASKED}, whose logits sentence-transformers max-pools, or a folder that SparseEncoder saved"
             )
         head: tuple[Module, ...] = (SpladePooling("1_SpladePooling"),)
     else:
