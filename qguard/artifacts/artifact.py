@@ -18,8 +18,10 @@ from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
 from qguard.kinds import CROSS_ENCODER, KINDS, SPARSE
+from qguard.models.layout import module_list
 from qguard.models.model import Model
 from qguard.models.pipeline import (
+    ST_CONFIG,
     STATIC,
     Pipeline,
     overstated,
@@ -267,7 +269,7 @@ def _declare(base: Model, folder: Path) -> None:
     wherever it is deployed.
     """
     names = {"max_seq_length": Path(base.pipeline.transformer) / "sentence_bert_config.json"}
-    names["prompts"] = Path("config_sentence_transformers.json")
+    names["prompts"] = Path(ST_CONFIG)
     usable = {"max_seq_length": base.pipeline.max_seq_length} if not base.static and overstated(base.root) else {}
     for key, value in (usable | dict(base.settings)).items():
         file = folder / names[key]
@@ -285,75 +287,53 @@ def copy_layout(base: Model, folder: Path) -> None:
             target = folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    if not (folder / "modules.json").exists() and base.static:
-        kinds = [STATIC, *(["Normalize"] if base.pipeline.normalize else [])]
-        modules = [
-            {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
-            for i, kind in enumerate(kinds)
-        ]
-        (folder / "modules.json").write_text(json.dumps(modules))
-    elif not (folder / "modules.json").exists() and base.kind == SPARSE:
-        _declare_sparse(folder)
-    elif not (folder / "modules.json").exists() and base.pipeline.scoring is not None:
-        _declare_scores(base.pipeline.scoring.activation, folder)
-    elif not (folder / "modules.json").exists():
-        modules = [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-        ]
-        (folder / "modules.json").write_text(json.dumps(modules))
-        (folder / "1_Pooling").mkdir(exist_ok=True)
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    if not (folder / "modules.json").exists():
+        for name, value in _layout(base, folder).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(value))
 
 
-def _declare_scores(activation: str, folder: Path) -> None:
-    """What sentence-transformers makes of a classifier without modules, in its own words; such a folder has no prompts."""
-    place = "linear" if activation == "Identity" else "activation"
-    declared: dict[str, Any] = {
-        "modules.json": [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
-        ],
-        "sentence_bert_config.json": {
-            **read_optional(folder / "sentence_bert_config.json"),
-            "transformer_task": "sequence-classification",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-            "module_output_name": "scores",
-        },
-        "config_sentence_transformers.json": {
-            "model_type": KINDS[CROSS_ENCODER].model_type,
-            "activation_fn": f"torch.nn.modules.{place}.{activation}",
-            "prompts": {},
-        },
-    }
-    for name, value in declared.items():
-        (folder / name).write_text(json.dumps(value))
-
-
-def _declare_sparse(folder: Path) -> None:
-    """What sentence-transformers makes of a masked language model without modules, in its own words."""
-    base, splade = "sentence_transformers.base.modules", "sentence_transformers.sparse_encoder.modules.splade_pooling"
-    declared: dict[str, Any] = {
-        "modules.json": [
-            {"idx": 0, "name": "0", "path": "", "type": f"{base}.transformer.Transformer"},
-            {
-                "idx": 1,
-                "name": "1",
-                "path": "1_SpladePooling",
-                "type": f"{splade}.SpladePooling",
+def _layout(base: Model, folder: Path) -> dict[str, Any]:
+    """The files that declare what sentence-transformers makes of a model without modules, in its own words."""
+    if base.static:
+        return {"modules.json": module_list(_RELEASE_2, STATIC, *(["Normalize"] if base.pipeline.normalize else []))}
+    if base.kind == SPARSE:
+        return {
+            "modules.json": [
+                *module_list(_TRANSFORMER, "Transformer"),
+                *module_list("sentence_transformers.sparse_encoder.modules.splade_pooling", "SpladePooling", start=1),
+            ],
+            "1_SpladePooling/config.json": {"pooling_strategy": "max", "activation_function": "relu"},
+            **_of_logits(folder, "fill-mask", "token_embeddings"),
+            ST_CONFIG: {**read_optional(folder / ST_CONFIG), "model_type": KINDS[SPARSE].model_type},
+        }
+    if base.pipeline.scoring is not None:
+        activation = base.pipeline.scoring.activation
+        place = "linear" if activation == "Identity" else "activation"
+        return {
+            "modules.json": module_list(_TRANSFORMER, "Transformer"),
+            **_of_logits(folder, "sequence-classification", "scores"),
+            ST_CONFIG: {
+                "model_type": KINDS[CROSS_ENCODER].model_type,
+                "activation_fn": f"torch.nn.modules.{place}.{activation}",
+                "prompts": {},  # such a folder has none
             },
-        ],
-        "1_SpladePooling/config.json": {"pooling_strategy": "max", "activation_function": "relu"},
-        "sentence_bert_config.json": {
-            **read_optional(folder / "sentence_bert_config.json"),
-            "transformer_task": "fill-mask",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-            "module_output_name": "token_embeddings",
-        },
-        "config_sentence_transformers.json": {
-            **read_optional(folder / "config_sentence_transformers.json"),
-            "model_type": KINDS[SPARSE].model_type,
-        },
+        }
+    return {
+        "modules.json": module_list(_RELEASE_2, "Transformer", "Pooling"),
+        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
     }
-    for name, value in declared.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(value))
+
+
+_RELEASE_2, _TRANSFORMER = "sentence_transformers.models", "sentence_transformers.base.modules.transformer"
+
+
+def _of_logits(folder: Path, task: str, name: str) -> dict[str, Any]:
+    """The settings of a Transformer that gives the logits of its own head."""
+    file = "sentence_bert_config.json"
+    declared = {
+        "transformer_task": task,
+        "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+        "module_output_name": name,
+    }
+    return {file: {**read_optional(folder / file), **declared}}

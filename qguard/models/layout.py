@@ -86,14 +86,23 @@ def complete(name: str, ref: str, onnx: Path, settings: Mapping[str, Any], kind:
         files[file] = dump_json({"max_seq_length": settings["max_seq_length"]})
     if not declared["pooling"]:
         kinds = ["Transformer", "Pooling", *(["Normalize"] if settings.get("normalize") else [])]
-        files["modules.json"] = dump_json(
-            [
-                {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
-                for i, kind in enumerate(kinds)
-            ]
-        )
+        files["modules.json"] = dump_json(module_list("sentence_transformers.models", *kinds))
         files["1_Pooling/config.json"] = dump_json({"pooling_mode": settings["pooling"]})
     return _kept(name, files)
+
+
+def module_list(package: str, *names: str, start: int = 0) -> list[dict[str, Any]]:
+    """The entries of ``modules.json``, each module but the first in a folder of its own.
+
+    Args:
+        package: Where sentence-transformers has the modules' classes.
+        names: Of the classes, in order.
+        start: The number of the first of them.
+    """
+    return [
+        {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": f"{package}.{name}"}
+        for i, name in enumerate(names, start)
+    ]
 
 
 def _ask(name: str, ref: str, onnx: Path, missing: list[str]) -> str:
