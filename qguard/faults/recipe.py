@@ -70,21 +70,8 @@ def no_op(site: FaultSite, one: bool) -> Candidate:
 
 
 def _one_in_float(site: FaultSite) -> Candidate:
-    from onnx import helper
-
     graph = site.graph
-    for layer in some(graph.quantized, 0)[len(graph.quantized) // 2 :]:
-        node = next(n for n in graph.nodes if layer.weight in n.input)
-        source = graph.producers.get(node.input[0])
-        if node.op_type != "MatMulIntegerToFloat" or source is None or source.op_type != "QuantizeLinear" or layer.read is None:
-            continue
-        weight = graph.put(f"{node.name}/float_weight", layer.read()[1].astype(np.float32))
-        product = f"{node.output[0]}/float" if len(node.input) > 6 and node.input[6] else node.output[0]
-        made = [helper.make_node("MatMul", [source.input[0], weight], [product], f"{node.name}/Float")]
-        if product != node.output[0]:
-            made.append(helper.make_node("Add", [product, node.input[6]], [node.output[0]], f"{node.name}/FloatBias"))
-        graph.replace(node, made)
-        graph.drop_unread()
+    if any(graph.in_float(layer) for layer in some(graph.quantized, 0)[len(graph.quantized) // 2 :]):
         return site.operated()
     raise NotApplicable("no integer product of the file can be put back into float one by one")
 

@@ -97,23 +97,7 @@ def exchanged(site: FaultSite, _: None) -> Candidate:
 
 def head_in_float(site: FaultSite, _: None) -> Candidate:
     """The classifier stays in float, as quantizers leave what they do not know."""
-    from onnx import helper
-
     _scoring(site)
-    graph = site.graph
-    layer = graph.quantized[-1]
-    node = next((n for n in graph.nodes if n.op_type == "MatMulIntegerToFloat" and n.input[1] == layer.weight), None)
-    if node is None or layer.read is None:
-        raise NotApplicable("the classifier is no integer product with a float output")
-    x, _weight, scale, _, zero, _, *bias = node.input
-    floats = graph.put("fault/classifier/weight", np.ascontiguousarray(layer.read()[1], np.float32))
-    plain, product, out = "fault/classifier/x", "fault/classifier/product", node.output[0]
-    made = [
-        helper.make_node("DequantizeLinear", [x, scale, zero], [plain], "fault/classifier/Dequantize"),
-        helper.make_node("MatMul", [plain, floats], [product if bias else out], "classifier/MatMul"),
-    ]
-    if bias:
-        made.append(helper.make_node("Add", [product, bias[0]], [out], "fault/classifier/Bias"))
-    graph.replace(node, made)
-    graph.drop_unread()
+    if not site.graph.in_float(site.graph.quantized[-1]):
+        raise NotApplicable("the classifier is no integer product of the file that could be put back into float")
     return site.operated()

@@ -123,23 +123,10 @@ def bias(site: FaultSite, _: None) -> Candidate:
 
 def decoder(site: FaultSite, _: None) -> Candidate:
     """The decoder multiplies in float."""
-    from onnx import helper
-
     _need_sparse(site)
     graph = site.graph
-    layer = max((x for x in graph.quantized if x.computes != LOOKUP), key=lambda x: x.bytes)
-    node = next((n for n in graph.nodes if layer.weight in n.input), None)
-    source = graph.producers.get(node.input[0]) if node is not None else None
-    if node is None or node.op_type != "MatMulIntegerToFloat" or source is None or layer.read is None:
+    if not graph.in_float(max((x for x in graph.quantized if x.computes != LOOKUP), key=lambda x: x.bytes)):
         raise NotApplicable("the decoder is no integer product of the file that could be put back into float")
-    weight = graph.put("fault/decoder", layer.read()[1].astype(np.float32))
-    biased = len(node.input) > 6 and node.input[6]
-    product = f"{node.output[0]}/float" if biased else node.output[0]
-    made = [helper.make_node("MatMul", [source.input[0], weight], [product], f"{node.name}/Float")]
-    if biased:
-        made.append(helper.make_node("Add", [product, node.input[6]], [node.output[0]], f"{node.name}/FloatBias"))
-    graph.replace(node, made)
-    graph.drop_unread()
     return site.operated()
 
 

@@ -92,6 +92,28 @@ class ArtifactGraph(Graph):
         new = change(np.array(stored))
         self.put(layer.weight, (new if straight else new.T).astype(now.dtype))
 
+    def in_float(self, layer: Layer) -> bool:
+        """Multiply in float, with a layer's own weights as they were rounded; whether that could be done.
+
+        It can of an integer product whose input is quantized right before it.
+        """
+        from onnx import helper
+
+        node = next((n for n in self.nodes if layer.weight in n.input), None)
+        source = self.producers.get(node.input[0]) if node is not None else None
+        if node is None or source is None or node.op_type != "MatMulIntegerToFloat" or source.op_type != "QuantizeLinear":
+            return False
+        if layer.read is None:
+            return False
+        weight = self.put(f"{node.name}/float_weight", layer.read()[1].astype(np.float32))
+        product = f"{node.output[0]}/float" if len(node.input) > 6 and node.input[6] else node.output[0]
+        made = [helper.make_node("MatMul", [source.input[0], weight], [product], f"{node.name}/Float")]
+        if product != node.output[0]:
+            made.append(helper.make_node("Add", [product, node.input[6]], [node.output[0]], f"{node.name}/FloatBias"))
+        self.replace(node, made)
+        self.drop_unread()
+        return True
+
     def vector(self, name: str, like: Layer) -> Any:
         """One number of each output channel: a scale or a zero point, spread over the channels where it is one number.
 
