@@ -236,6 +236,11 @@ def empty(outputs: Any) -> Flags:
     return np.asarray(~outputs.any(1) if isinstance(outputs, np.ndarray) else outputs.empty())
 
 
+def vectors_of(outputs: Any) -> Any:
+    """Vectors (n, dim): of texts, or of all their tokens where each token has one."""
+    return outputs.vectors if isinstance(outputs, TokenVectors) else outputs
+
+
 def joined(parts: Sequence[Any]) -> Any:
     """All rows of the parts, in their order."""
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else type(parts[0]).joined(parts)
@@ -289,8 +294,7 @@ def relative_change(old: Any, new: Any) -> NDArray[np.float64]:
         return np.asarray(_of_rows(old, new))
     if isinstance(old, SparseRows):
         a, b = old.matrix.astype(np.float64), new.matrix.astype(np.float64)
-        lengths = np.sqrt(np.asarray((a * a).sum(1)))
-        return np.asarray(np.asarray(abs(b - a).max(axis=1).todense()).ravel() / np.maximum(lengths, 1e-12))
+        return np.asarray(np.asarray(abs(b - a).max(axis=1).todense()).ravel() / np.maximum(lengths(old), 1e-12))
     out = np.full(len(old), np.inf)
     for i in np.flatnonzero(old.counts == new.counts):
         out[i] = _of_rows(old.text(i), new.text(i)).max(initial=0)
@@ -298,8 +302,7 @@ def relative_change(old: Any, new: Any) -> NDArray[np.float64]:
 
 
 def _of_rows(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
-    scale = np.maximum(np.linalg.norm(old.astype(np.float64), axis=1), 1e-12)
-    return np.asarray(np.abs(new.astype(np.float64) - old).max(1) / scale)
+    return np.asarray(np.abs(new.astype(np.float64) - old).max(1) / np.maximum(lengths(old), 1e-12))
 
 
 def relative_distance(old: Any, new: Any) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from qguard.encoders.feeds import Feeds
 from qguard.encoders.ports import Port
 from qguard.encoders.tokenizer import TextTokenizer, Tokens, shortened, types_of
 from qguard.errors import DataProblem
+from qguard.goldens.cross_encoder import summary
 from qguard.metrics import Comparison
 from qguard.metrics.scores import METRICS, ORDER, items, kendall, order_parts, parts
 from qguard.metrics.task import labelled_items, names
@@ -255,3 +257,10 @@ def test_two_scores_agree_by_their_distance_over_the_spread() -> None:
     assert np.isnan(similar.agreement(np.array([[0.0]]), np.array([[np.nan]]))).all()
     assert similar.change(np.array([[1.0]]), np.array([[1.5]])).tolist() == [0.25]
     assert {m.name.partition(".")[0] for m in METRICS} == {"score"}
+
+
+def test_a_slice_of_any_name_is_one_cell_of_a_goldens_summary() -> None:
+    suite = replace(suite_of([[1.0, 0.0]]), slices=("two\nlines | here",) * 2)
+    text = summary("m", suite, np.zeros((2, 1), np.float32), [[1], [2]], Scoring("Identity", ("LABEL_0",))).decode()
+    assert text.count("| two lines / here | 2 |") == 1
+    assert "two\n" not in text

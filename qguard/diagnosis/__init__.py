@@ -69,14 +69,14 @@ def command(session: Session, target: Target) -> str:
     return f"qguard diagnose --precision {target.precision}{given}{model}{suite}"
 
 
-def refuse(precision: Precision, session: Session | None = None) -> None:
+def refuse(precision: Precision, session: Session) -> None:
     """Say what can be diagnosed.
 
     Raises:
         UsageProblem: for a precision that cannot, or a model of ``session`` that gives something else than one vector a text.
     """
-    for model in session.config.models if session is not None else ():
-        if session is not None and (kind := session.kind(model)) != DENSE:
+    for model in session.config.models:
+        if (kind := session.kind(model)) != DENSE:
             raise UsageProblem(
                 f"a diagnosis follows one vector a text through the layers, and model {model!r} gives {KINDS[kind].gives}. What "
                 f"its files compute is proved by the family artifact: pytest --precision {precision}"

@@ -89,15 +89,15 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side
     """
     length = max(1, max(map(len, ids))) + padding
     input_ids, mask = np.full((len(ids), length), pad_id, np.int64), np.zeros((len(ids), length), np.int64)
-    types = np.zeros_like(mask)
-    every = [types_of(row) for row in ids]
     for k, row in enumerate(ids):
         at = slice(length - len(row), length) if side == LEFT else slice(len(row))
         input_ids[k, at] = row
         mask[k, at] = 1
         mask[k, at][getattr(row, "attended", len(row)) :] = 0
-        types[k, at] = every[k] or 0
-    return (input_ids, mask) if all(row is None for row in every) else (input_ids, mask, types)
+    every = [types_of(row) for row in ids]
+    if all(types is None for types in every):
+        return input_ids, mask
+    return input_ids, mask, padded([types or [0] * len(row) for types, row in zip(every, ids, strict=True)], 0, padding, side)[0]
 
 
 class Encoder:

@@ -10,7 +10,7 @@ import numpy as np
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.kinds import DENSE, KINDS
 from qguard.metrics import Comparison
-from qguard.outputs import TokenVectors
+from qguard.outputs import vectors_of
 from qguard.vectors.multi_vector import StoredTokens
 from qguard.vectors.quantized import FLOAT, LEAST_CALIBRATION, Vectors
 
@@ -31,12 +31,8 @@ def _checked(site: FaultSite, texts: int) -> None:
 
 def _ranges(found: Comparison, texts: int) -> Any:
     rows = list(found.suite.documents or range(len(found.suite.texts)))[:texts]
-    golden = _rows(found.golden[rows]).astype(np.float32)
+    golden = vectors_of(found.golden[rows]).astype(np.float32)
     return np.stack((golden.min(0), golden.max(0)))
-
-
-def _rows(outputs: Any) -> Any:
-    return outputs.vectors if isinstance(outputs, TokenVectors) else outputs
 
 
 def _vectors(found: Comparison) -> Vectors:

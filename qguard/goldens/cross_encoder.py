@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import GoldenProblem
-from qguard.goldens.summary import digits, table_of_texts
+from qguard.goldens.summary import cell, digits, table_of_texts
 from qguard.models.model import Model
 from qguard.models.pipeline import Scoring
 from qguard.suites import Suite
@@ -94,7 +94,7 @@ def summary(model: str, suite: Suite, scores: NDArray[Any], token_ids: Sequence[
     for name in ["", *suite.slice_names]:
         part = np.arange(len(names)) if not name else np.flatnonzero(names == name)
         low, mean, high = (digits(f(first[part])) for f in (np.min, np.mean, np.max))
-        lines.append(f"| {name.replace('|', '/') or 'all'} | {len(part)} | {tokens[part].mean():.1f} | {low} | {mean} | {high} |")
+        lines.append(f"| {cell(name) or 'all'} | {len(part)} | {tokens[part].mean():.1f} | {low} | {mean} | {high} |")
     if suite.groups and scores.shape[1] == 1:
         lines += ["", "## First candidate of some queries", ""]
         for k in np.unique(np.linspace(0, len(suite.groups) - 1, 12).astype(int)):

@@ -72,17 +72,7 @@ def compare_tokens(golden: Golden, suite: Suite, token_ids: list[list[int]], mod
     Raises:
         GoldenProblem: with the first text that differs, and whose tokenizer it is.
     """
-    rows = list(zip(golden.token_ids, token_ids, strict=True))
-    wrong = [i for i, (a, b) in enumerate(rows) if a != b]
-    if not wrong:
-        wrong = [i for i, (a, b) in enumerate(rows) if types_of(a) != types_of(b)]
-        if wrong:
-            a, b = rows[wrong[0]]
-            raise GoldenProblem(
-                f"token type ids differ from the golden's in {len(wrong)} of {len(rows)} pairs: which text of a pair a token "
-                f"belongs to. First: {suite.texts[wrong[0]][:60]!r}: {types_of(b)} against the golden's {types_of(a)}. Copy "
-                "tokenizer.json and config.json of the model into the artifact"
-            )
+    wrong = [i for i, (a, b) in enumerate(zip(golden.token_ids, token_ids, strict=True)) if a != b]
     if wrong:
         i = wrong[0]
         a, b = golden.token_ids[i], token_ids[i]
@@ -98,4 +88,18 @@ def compare_tokens(golden: Golden, suite: Suite, token_ids: list[list[int]], mod
             f"token ids differ from the golden's in {len(wrong)} of {len(token_ids)} texts: {whose}. "
             f"First: {suite.texts[i][:60]!r}, position {at}: "
             f"{b[at : at + 5]} against the golden's {a[at : at + 5]}; lengths {len(b)} and {len(a)}"
+        )
+    _compare_types(golden, suite, token_ids)
+
+
+def _compare_types(golden: Golden, suite: Suite, token_ids: list[list[int]]) -> None:
+    """As :func:`compare_tokens`, of the text of a pair that each token belongs to."""
+    rows = list(zip(golden.token_ids, token_ids, strict=True))
+    wrong = [i for i, (a, b) in enumerate(rows) if types_of(a) != types_of(b)]
+    if wrong:
+        a, b = rows[wrong[0]]
+        raise GoldenProblem(
+            f"token type ids differ from the golden's in {len(wrong)} of {len(rows)} pairs: which text of a pair a token "
+            f"belongs to. First: {suite.texts[wrong[0]][:60]!r}: {types_of(b)} against the golden's {types_of(a)}. Copy "
+            "tokenizer.json and config.json of the model into the artifact"
         )

@@ -78,9 +78,8 @@ def record(
         (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
     similarity = similarity_of(model.pipeline).fitted(vectors)
     fragile = {}
-    if (
-        suite.name in BUILTIN and model.onnx is None and not model.static and model.kind == DENSE
-    ):  # default gates follow no other golden
+    # default gates follow no other golden
+    if suite.name in BUILTIN and model.onnx is None and not model.static and model.kind == DENSE:
         fragile = rounded_apart(model, token_ids, judged.roles, vectors)
     by_labels = contradiction(judged, pooled, similarity) if model.kind == DENSE else ""
     doubts = "; ".join(filter(None, (by_labels, _lost(model))))

@@ -17,7 +17,6 @@ from qguard.goldens.summary import keys_of, listed_texts
 from qguard.goldens.tokens import token_change
 from qguard.models.model import Model
 from qguard.suites import Suite
-from qguard.vectors.cosine import cosine
 from qguard.vectors.similarity import Similarity, similarity_of
 
 _SHOWN = 5
@@ -104,13 +103,13 @@ def review(
     if versions := _versions(old.manifest.get("versions", {}), manifest["versions"]):
         lines.append(f"versions: {versions}")
     before, after = _kept(old, suite, other)
+    similarity = similarity_of(model.pipeline).fitted(old.vectors, model.pipeline.declared())
     lines += _texts(len(old.vectors), len(vectors), len(before), other)
     if len(before):
         tokens = token_change([old.token_ids[i] for i in before], [ids[i] for i in after], model)
         lines.append(f"tokens: {tokens or 'none changes'}")
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}: {tokens}" if "tokenizer" in details else tokens
-        similarity = similarity_of(model.pipeline).fitted(old.vectors, model.pipeline.declared())
         change = similarity.change(old.vectors[before], vectors[after])
         lines += _moved(suite, change, old.vectors[before], vectors[after], after, similarity)
         if change.max() > DRIFT and not set(details) - {"suite"}:
@@ -124,7 +123,6 @@ def review(
         if tokens:
             details["tokenizer"] = f"{details['tokenizer']}; {tokens}" if "tokenizer" in details else tokens
     if not other:
-        similarity = similarity_of(model.pipeline).fitted(old.vectors, model.pipeline.declared())
         scores = compare_quality(suite, old.vectors, vectors, similarity)
         lines += [f"labels: {q}" for q in scores]
         if fallen := [q for q in scores if q.fell > 0]:
@@ -175,7 +173,7 @@ def _moved(
         return [f"vectors: 0 of {len(change)} texts moved, largest change {change.max():.2g}"]
     if old.shape != new.shape:
         return [f"vectors: {old.shape[1]} → {new.shape[1]} dimensions"]
-    found = similarity.agreement(old, new) if similarity.of_outputs else cosine(old, new)
+    found = similarity.nearness(old, new)
     worst = int(found.argmin())
     return [
         f"vectors: {moved} of {len(change)} texts moved, largest change {change.max():.2g}, "

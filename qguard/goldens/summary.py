@@ -64,7 +64,7 @@ def summary(
         part = np.arange(len(names)) if not name else np.flatnonzero(names == name)
         seen = np.isin(rows, part)
         mean = f"{score[seen].mean():.4f}" if seen.any() else ""
-        lines.append(f"| {_cell(name) or 'all'} | {len(part)} | {tokens[part].mean():.1f} | {norms[part].mean():.4f} | {mean} |")
+        lines.append(f"| {cell(name) or 'all'} | {len(part)} | {tokens[part].mean():.1f} | {norms[part].mean():.4f} | {mean} |")
     if len(vectors) > 1:
         lines += ["", "## Nearest text of some", ""]
         for k in np.unique(np.linspace(0, len(rows) - 1, _EXAMPLES).astype(int)):
@@ -84,7 +84,7 @@ def summary(
     keys = {i: text_key(suite.texts[i]) for i in {*rows.tolist(), *near.tolist()}}
     for k, i in enumerate(rows.tolist()):
         start = " ".join(digits(x) for x in first_values(vectors, i, _ELEMENTS))
-        cells = (keys[i], _ROLE[suite.roles[i]], _cell(names[i]), tokens[i], keys[int(near[k])], f"{score[k]:.4f}", start)
+        cells = (keys[i], _ROLE[suite.roles[i]], cell(names[i]), tokens[i], keys[int(near[k])], f"{score[k]:.4f}", start)
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return ("\n".join(lines) + "\n").encode()
 
@@ -100,7 +100,7 @@ def table_of_texts(suite: Suite, tokens: Any, outputs: Sequence[str]) -> list[st
     lines = ["", "## Texts", "", "One line a pair, in the suite's order: a hash of the pair, its role, slice, tokens and scores."]
     lines += ["", f"{_TABLE}- | scores |", "|---|---|---|--:|---|---|--:|"]
     for i, text in enumerate(suite.texts):
-        cells = (text_key(text), _ROLE[suite.roles[i]], _cell(suite.slices[i] or ""), tokens[i], "-", "-", outputs[i])
+        cells = (text_key(text), _ROLE[suite.roles[i]], cell(suite.slices[i] or ""), tokens[i], "-", "-", outputs[i])
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return lines
 
@@ -110,7 +110,8 @@ def digits(value: Any) -> str:
     return f"{float(value) + 0.0:.3f}".replace("-0.000", "0.000")
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text as one cell of a table, whatever it holds."""
     return " ".join(text.replace("|", "/").split())
 
 

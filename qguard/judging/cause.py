@@ -17,10 +17,8 @@ from qguard.judging.facts import changed
 from qguard.judging.fp32 import live_fp32
 from qguard.judging.once import once
 from qguard.judging.rounding import LEFT, Findings, findings
-from qguard.kinds import DENSE
 from qguard.metrics import Comparison
 from qguard.outputs import relative_change
-from qguard.vectors.cosine import cosine
 from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
@@ -196,7 +194,7 @@ def as_facts(found: Findings) -> Facts:
 
 def _drifted(session: Session, target: Target, rows: list[int], live: Floats) -> Facts:
     golden = session.golden(target.model, target.suite).vectors[rows]
-    near = session.similarity(target.model).agreement if session.kind(target.model) != DENSE else cosine
+    near = session.similarity(target.model).nearness
     facts: Facts = {
         "drift": float(1 - near(golden, live).mean()),
         "versions": changed(session, target),

@@ -10,7 +10,7 @@ from qguard.judging.session import Session, Target
 from qguard.kinds import SPARSE
 from qguard.machine.versions import installed
 from qguard.metrics.sparse import ENTRY
-from qguard.outputs import TokenVectors
+from qguard.outputs import vectors_of
 from qguard.vectors.quantized import FLOAT, quantize
 
 
@@ -29,7 +29,7 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
         calibration = session.calibration(target)
         facts["stored"] = {
             "bytes": stored_bytes(session, target),
-            "float32_bytes": _one(session.golden(target.model, target.suite).vectors).nbytes,
+            "float32_bytes": vectors_of(session.golden(target.model, target.suite).vectors)[:1].nbytes,
             "calibration": calibration and calibration.to_json(),
             "latency_of": str(target.precision.plain),
         }
@@ -47,12 +47,8 @@ def stored_bytes(session: Session, target: Target) -> int:
     """
     if session.kind(target.model) == SPARSE:
         return round(ENTRY * float(session.embeddings(target).counts.mean()))  # type: ignore[attr-defined]
-    kind, cut = target.precision.vectors, session.cut(target, _one(session.golden(target.model, target.suite).vectors))
+    kind, cut = target.precision.vectors, session.cut(target, vectors_of(session.golden(target.model, target.suite).vectors)[:1])
     return cut.nbytes if kind == FLOAT else quantize(cut, kind, session.ranges(target)).nbytes
-
-
-def _one(outputs: Any) -> Any:
-    return outputs.vectors[:1] if isinstance(outputs, TokenVectors) else outputs[:1]
 
 
 def scope(session: Session, target: Target) -> Scope:

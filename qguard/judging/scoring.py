@@ -17,6 +17,7 @@ from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.models.modules.activations import COMPUTED
 from qguard.suites.paired import TextPair
+from qguard.vectors.scores import Scores
 
 PAIRS = 32  # of the suite, spread over their lengths
 _FAR = 0.05  # of the spread: what lies nearer is the model's own score
@@ -40,13 +41,9 @@ def of_target(session: Session, target: Target) -> list[Measured]:
     words = ""
     if found.shape != own.shape:
         words = f"the file gives {found.shape[1]} scores a pair, and the model {own.shape[1]}"
-    elif (far := _apart(found, own, _spread(golden))) > _FAR:
+    elif (far := _apart(found, own, Scores().scale(golden))) > _FAR:
         words = _nearer(session, target, at, found, own, far)
     return [Measured(HEAD, None, float(not words), len(at), True, (words,) if words else (), Bound(">=", 1))]
-
-
-def _spread(golden: Any) -> float:
-    return float(np.sqrt(golden.astype(np.float64).var(0).mean())) or 1.0
 
 
 def _apart(a: Any, b: Any, spread: float) -> float:
@@ -59,7 +56,7 @@ def _nearer(session: Session, target: Target, at: list[int], found: Any, own: An
     """What the scores are instead of the model's, in words; empty for nothing that lies clearly nearer."""
     try:
         for words, other in _others(session, target, at, own):
-            spread = _spread(other)
+            spread = Scores().scale(other)
             near = _apart(found, other, spread)
             if near * _CLEARLY <= _apart(found, own, spread):
                 return f"{words}: they lie {near:.2g} spreads from these, and {far:.2g} from the model's own scores"

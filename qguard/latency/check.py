@@ -15,14 +15,12 @@ from qguard.encoders.runtimes import RUNTIMES, libraries
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check
-from qguard.kinds import DENSE
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import BUSY, FAIL, UNDECIDED, UNTIMED, Rule
 from qguard.latency.trial import Trial, run_trial
 from qguard.machine.cpu import ISA, cpu
 from qguard.precisions import Precision
-from qguard.vectors.cosine import cosine
 from qguard.vectors.similarity import similarity_of
 
 SUSPICIOUS = 8.0  # times fp32: more than any recipe here can explain
@@ -190,9 +188,7 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
     """
 
     timed, judged = (encoder.head(runtime(*batch), batch[1]) for runtime in (candidate.open_runtime(), encoder.runtime))
-    pipeline = encoder.head.pipeline
-    near = cosine if pipeline.kind == DENSE else similarity_of(pipeline).agreement
-    least = near(timed, judged).min()
+    least = similarity_of(encoder.head.pipeline).nearness(timed, judged).min()
     if not least >= 0.9999:
         raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {least:.4f}")
 

@@ -128,7 +128,7 @@ def _orders(c: Comparison, groups: tuple[Group, ...]) -> Items:
     for group in groups:
         members = list(group.members)
         old, new = c.golden[members, 0], c.candidate[members, 0]
-        before, after = best_first(old), best_first(new)
+        before, after = ranked(old), ranked(new)
         clear = old[:, None] - old[None, :] > MARGIN * spread
         flipped = (clear & (new[:, None] < new[None, :])).sum()
         overlaps = [len({*before[:k]} & {*after[:k]}) / min(k, len(members)) for k in DEPTHS]
@@ -144,7 +144,7 @@ def _orders(c: Comparison, groups: tuple[Group, ...]) -> Items:
     return Items(found, tuple(g.slice for g in groups), label, "queries")
 
 
-def best_first(scores: Rows) -> list[int]:
+def ranked(scores: Rows) -> list[int]:
     """Places of scores (n,), the greatest first; ties by place, as of Python's stable sort, which ``CrossEncoder.rank`` uses."""
     found: list[int] = np.argsort(-np.asarray(scores), kind="stable").tolist()
     return found

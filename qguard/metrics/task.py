@@ -19,6 +19,7 @@ from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.agreement import AveragePrecision, Pearson, Retention
 from qguard.metrics.ranking import best_first
 from qguard.metrics.retrieval import MEASURES, measured
+from qguard.metrics.scores import ranked as candidates_ranked
 from qguard.metrics.statistics import Mean, Spearman, Statistic
 from qguard.suites import Pair, Suite
 
@@ -109,7 +110,7 @@ def _candidates(c: Comparison) -> Items:
     rows = []
     for group in groups:
         scores = (side[list(group.members), 0] for side in (c.golden, c.candidate))
-        rows.append([value for s in scores for value in measured(np.argsort(-s, kind="stable").tolist(), group.judged)])
+        rows.append([value for s in scores for value in measured(candidates_ranked(s), group.judged)])
     found = np.asarray(rows, np.float64)
 
     def label(i: int) -> str:

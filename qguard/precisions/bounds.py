@@ -481,20 +481,17 @@ _WRITTEN_OF_KIND: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
-_WRITTEN_OF_KIND[CROSS_ENCODER] |= dict.fromkeys(
-    ("int8-dynamic", "int8-static", "int8-legacy"), _WRITTEN_OF_KIND[CROSS_ENCODER]["int8"]
-)
+for _tables in (_WRITTEN_OF_KIND[CROSS_ENCODER], _WRITTEN_OF_KIND[MULTI_VECTOR]):
+    _tables |= dict.fromkeys(("int8-dynamic", "int8-static", "int8-legacy"), _tables["int8"])
 _WRITTEN_OF_KIND[MULTI_VECTOR] |= {
-    **dict.fromkeys(("int8-dynamic", "int8-static", "int8-legacy"), _WRITTEN_OF_KIND[MULTI_VECTOR]["int8"]),
     "+uint8": _WRITTEN_OF_KIND[MULTI_VECTOR]["+int8"],
     "+ubinary": _WRITTEN_OF_KIND[MULTI_VECTOR]["+binary"],
 }
 
 
-DEFAULT_BOUNDS = {
-    name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in _WRITTEN.items()
-}
-OF_KIND = {
-    kind: {name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in tables.items()}
-    for kind, tables in _WRITTEN_OF_KIND.items()
-}
+def _parsed(tables: dict[str, dict[str, str]]) -> dict[str, dict[str, Bound]]:
+    return {name: {key: Bound.parse(text, f"gate {key}") for key, text in gates.items()} for name, gates in tables.items()}
+
+
+DEFAULT_BOUNDS = _parsed(_WRITTEN)
+OF_KIND = {kind: _parsed(tables) for kind, tables in _WRITTEN_OF_KIND.items()}

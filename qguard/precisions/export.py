@@ -21,8 +21,7 @@ from qguard.onnx import edit
 from qguard.onnx.edit import Graph, remove
 from qguard.onnx.read import external_files
 from qguard.precisions.norms import rms_layer_norm
-from qguard.vectors.cosine import cosine
-from qguard.vectors.similarity import similarity_of
+from qguard.vectors.similarity import DOT, similarity_of
 
 if TYPE_CHECKING:
     from qguard.encoders import Encoder
@@ -118,9 +117,10 @@ def check(model: Model, folder: Path, runtime: str) -> None:
 def agreement(encoders: Iterator[Encoder]) -> float:
     """The smallest cosine between two encoders' embeddings of a text in :data:`CHECK_TEXTS`; one of them is open at a time."""
     release()
-    ids, vectors, pipeline = list[list[int]](), [], None
+    ids, vectors, nearness = list[list[int]](), [], DOT.nearness
     for encoder in encoders:
         pipeline = encoder.head.pipeline
+        nearness = similarity_of(pipeline).nearness
         if not ids:
             roles = (None,) if pipeline.late is None else (None, "query")  # what fills queries up is computed otherwise
             every = (row for role in roles for row in encoder.tokenizer(CHECK_TEXTS, [role] * len(CHECK_TEXTS)))
@@ -128,8 +128,7 @@ def agreement(encoders: Iterator[Encoder]) -> float:
         vectors.append(encoder.encode_ids(ids))
         del encoder
         release()
-    agree = cosine if pipeline is None or pipeline.kind == DENSE else similarity_of(pipeline).agreement
-    return float(agree(*vectors).min())
+    return float(nearness(*vectors).min())
 
 
 def export(root: Path, target: Path, kind: str = DENSE) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +29,8 @@ class MaxSim(Similarity):
 
     name: str = MAXSIM
 
-    @property
-    def of_outputs(self) -> bool:
-        """See :class:`Similarity`."""
-        return True
-
-    @property
-    def asymmetric(self) -> bool:
-        """See :class:`Similarity`."""
-        return True
+    of_outputs: ClassVar[bool] = True
+    asymmetric: ClassVar[bool] = True
 
     def prepared(self, vectors: TokenVectors) -> Any:
         """See :class:`Similarity`: :class:`qguard.outputs.TokenVectors` in float64."""

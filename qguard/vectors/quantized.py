@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.errors import MeasurementProblem
-from qguard.outputs import TokenVectors
+from qguard.outputs import vectors_of
 from qguard.vectors import cosine
 from qguard.vectors.similarity import DOT, Similarity
 
@@ -117,8 +117,7 @@ class Ranges:
             MeasurementProblem: for fewer than :data:`LEAST_CALIBRATION`.
         """
         chosen = vectors[list(suite.documents)] if suite.documents else vectors
-        rows = chosen.vectors if isinstance(chosen, TokenVectors) else chosen
-        return cls(suite.name, "documents" if suite.documents else "texts", len(chosen), ranges_of(rows))
+        return cls(suite.name, "documents" if suite.documents else "texts", len(chosen), ranges_of(vectors_of(chosen)))
 
     def to_json(self) -> dict[str, Any]:
         """For the report; the hash says whether two runs used the same ranges."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,15 +28,8 @@ class Scores(Similarity):
     activation: str = "Identity"
     threshold: float | None = None
 
-    @property
-    def of_outputs(self) -> bool:
-        """See :attr:`Similarity.of_outputs`."""
-        return True
-
-    @property
-    def refuses_zeros(self) -> bool:
-        """See :attr:`Similarity.refuses_zeros`; a logit may be 0."""
-        return False
+    of_outputs: ClassVar[bool] = True
+    refuses_zeros: ClassVar[bool] = False  # a logit may be 0
 
     def fitted(self, outputs: Any, declared: Mapping[str, Any] | None = None, threshold: float | None = None) -> Scores:
         """See :meth:`Similarity.fitted`."""

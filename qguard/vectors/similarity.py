@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,27 +38,17 @@ class Similarity:
 
     name: str = "dot"
 
+    # whether it ranks the outputs of another kind of models than dense ones, which are not cut or searched as vectors are
+    of_outputs: ClassVar[bool] = False
+    # whether outputs of zeros alone are broken
+    refuses_zeros: ClassVar[bool] = True
+    # whether a score is that of a query with a document, and another the other way round: then queries alone search
+    asymmetric: ClassVar[bool] = False
+
     @property
     def by_length(self) -> bool:
         """Whether the lengths of vectors count."""
         return True
-
-    @property
-    def of_outputs(self) -> bool:
-        """Whether it ranks the outputs of another kind of models than dense ones: these are not cut, quantized or searched as
-        vectors are.
-        """
-        return False
-
-    @property
-    def refuses_zeros(self) -> bool:
-        """Whether outputs of zeros alone are broken."""
-        return True
-
-    @property
-    def asymmetric(self) -> bool:
-        """Whether a score is that of a query with a document, and another the other way round: then queries alone search."""
-        return False
 
     def prepared(self, vectors: Any) -> Rows:
         """Rows (n, dim) as the other methods take them, float64."""
@@ -104,6 +94,12 @@ class Similarity:
             threshold: The score that the project takes for a match, where it states one.
         """
         return self
+
+    def nearness(self, a: Any, b: Any) -> Rows:
+        """How nearly each row of ``a`` points where the same row of ``b`` does: their cosine, whatever ranks; of other outputs
+        than vectors :meth:`agreement`.
+        """
+        return self.agreement(a, b) if self.of_outputs else cosine(a, b)
 
     def change(self, old: Any, new: Any) -> Rows:
         """How far values moved; see :func:`qguard.outputs.relative_change`."""

@@ -7,7 +7,7 @@ cosines as those of dense vectors are; see :mod:`qguard.vectors.similarity`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,15 +27,8 @@ class SparseDot(Similarity):
     A text without any weight scores 0 with every text. It agrees with another one that has none.
     """
 
-    @property
-    def of_outputs(self) -> bool:
-        """See :attr:`Similarity.of_outputs`."""
-        return True
-
-    @property
-    def refuses_zeros(self) -> bool:
-        """A text may hold no word that counts: a search for it finds nothing."""
-        return False
+    of_outputs: ClassVar[bool] = True
+    refuses_zeros: ClassVar[bool] = False  # a text may hold no word that counts: a search for it finds nothing
 
     def prepared(self, vectors: Any) -> Any:
         """:class:`SparseRows` in float64."""
