@@ -1,0 +1,1 @@
+"""JavaScript: Node.js, npm packages that the project installed, and workers that compute with them."""
