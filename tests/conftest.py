@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,37 @@ def static8(minilm):
     from qguard.precisions import parse_precision
 
     return parse_precision("int8-static").build(minilm)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A project of its own with a tiny model of a kind, named ``tiny``: ``tiny("dense")``, the folder."""
+
+    @cache
+    def project(kind: str) -> Path:
+        from tests import kinds
+
+        make = {"dense": kinds.tiny_dense, "cross-encoder": kinds.tiny_cross_encoder, "sparse": kinds.tiny_sparse}
+        folder = tmp_path_factory.mktemp(kind)
+        make[kind](folder / "model")
+        (folder / "pyproject.toml").write_text('[tool.qguard.models]\ntiny = "model"\n')
+        return folder
+
+    return project
+
+
+@pytest.fixture(scope="session")
+def served(tiny):
+    """The tiny model of a kind as the reference server has it, in int8: ``served("dense")``."""
+    from tests import servers
+
+    return cache(lambda kind: servers.model_of(tiny(kind)))
+
+
+@pytest.fixture(scope="session")
+def server(served):
+    """The URL of the reference server of the tiny model of a kind, in this process: ``server("dense")``."""
+    from tests import servers
+
+    with ExitStack() as stack:
+        yield cache(lambda kind: stack.enter_context(servers.running(servers.application(served(kind)))))

@@ -1,4 +1,4 @@
-"""Tiny models of the kinds that are not embedders, saved by sentence-transformers itself: random weights, a small vocabulary.
+"""Tiny models of each kind, saved by sentence-transformers itself: random weights, a small vocabulary.
 
 A cross-encoder scores pairs, a sparse encoder weighs the words of its vocabulary, a multi-vector one has a vector for each token.
 Nothing here is trained, so the numbers mean nothing; ``benchmarks/train_kinds.py`` makes models whose numbers do.
@@ -22,6 +22,23 @@ TEXTS = (
     "Soak beans overnight (in cold water), and cook them for an hour.",
 )
 MARKS = {"query": "[unused0] ", "document": "[unused1] "}
+
+
+def tiny_dense(folder: Path) -> Path:
+    """One vector to a text, the mean of its tokens, of unit length; a prompt for queries and one for documents.
+
+    Args:
+        folder: Is made, and filled.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import BertModel
+
+    _network(folder, BertModel)
+    modules = [Transformer(str(folder)), Pooling(WIDE), Normalize()]
+    prompts = {"query": "when: ", "document": "text: "}
+    SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(folder), create_model_card=False)
+    return folder
 
 
 def tiny_cross_encoder(folder: Path, labels: int = 1) -> Path:

@@ -18,6 +18,7 @@ COMMANDS = {
     "models": "show which models and precisions are supported here, or how one model is",
     "compare": "compare several precisions in one table: accuracy, size, speed and verdict",
     "quantize": "write the quantized model to a folder, ready to deploy",
+    "serve": "serve one precision over HTTP, as a reference server for tests and demos",
     "selftest": "inject known real-world faults into your model and show which ones your gate catches",
     "tolerances": "propose gates from your own suite, using a bootstrap and repeated runs",
     "diagnose": "find the stage and the layers where an artifact loses accuracy, and which layers to keep in fp32",

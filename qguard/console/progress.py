@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+_off: list[bool] = []  # one entry for each no_progress() around
 _live: list[Progress] = []  # the display of this process, while there is one: bars within bars are lines of it
 
 
@@ -30,7 +31,7 @@ def progress(text: str, total: float | None, after: float = 0.0, in_tests: bool 
     """
     within = "PYTEST_CURRENT_TEST" in os.environ
     # what works for another process writes where that one draws
-    if not sys.stderr.isatty() or parent_process() is not None or (within and not in_tests):
+    if _off or not sys.stderr.isatty() or parent_process() is not None or (within and not in_tests):
         yield lambda steps=1, text="", to=0: None
         return
     with ExitStack() as stack:
@@ -51,6 +52,16 @@ def progress(text: str, total: float | None, after: float = 0.0, in_tests: bool 
         if not after:
             advance(0)
         yield advance
+
+
+@contextmanager
+def no_progress() -> Iterator[None]:
+    """No bars meanwhile: a server answers several requests side by side, and nobody waits before its terminal."""
+    _off.append(True)
+    try:
+        yield
+    finally:
+        _off.pop()
 
 
 def _bar(stack: ExitStack, text: str, total: float | None) -> Callable[[float, str], None]:

@@ -129,6 +129,13 @@ class TextTokenizer:
         masks = [t for key in ("mask_token", "eos_token") if (t := _name(config.get(key)))]
         return cls(tokenizer, pipeline, next(i for i in found if i is not None), side, said, masks or MASKS)
 
+    def following(self, pipeline: Pipeline) -> TextTokenizer:
+        """A tokenizer of the same vocabulary that follows another pipeline's prompts and lengths."""
+        from tokenizers import Tokenizer
+
+        copy = Tokenizer.from_str(self._tokenizer.to_str())
+        return TextTokenizer(copy, pipeline, self.pad_id, self.side, self.said, self._masks)
+
     @property
     def unknown_id(self) -> int | None:
         """The id that stands for what the vocabulary has not; ``None`` for a vocabulary that has everything, as of bytes."""
