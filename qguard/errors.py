@@ -46,6 +46,18 @@ class MeasurementProblem(QguardError):
     """A measurement that could not be taken: no items, NaN, wrong shape."""
 
 
+class EndpointProblem(MeasurementProblem):
+    """A server that cannot be reached, refuses, or answers with something else than it was asked for.
+
+    Attributes:
+        status: The code of its answer; ``None`` if there is none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class LibraryProblem(QguardError):
     """An error of another library, in words; see :mod:`qguard.boundary`."""
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError, field_validator
 from qguard.config.tables import (
     PARTS,
     STRICT,
+    EndpointConfig,
     GateConfig,
     LatencyConfig,
     ModelConfig,
@@ -20,6 +21,7 @@ from qguard.config.tables import (
     SuiteConfig,
     VectorsConfig,
 )
+from qguard.endpoints.settings import OPENAI, SERVED, check_protocol, check_url
 from qguard.errors import ModelProblem, UsageProblem, unknown
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Config(BaseModel):
         device: Device that torch precisions run on.
         suite: Name → one of the project's own suites.
         precision: Name → one of the project's own precisions.
+        endpoint: Name → a server that keeps the model; it is judged as the precision of that name.
         gates: Precision (``int8``, ``int8@torch``, ``int8:256``, ``+binary``) → metric → bound; overrides the defaults. A string
             is short for ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice and ``metric[*]`` every slice.
         latency: How latency is measured and which bounds apply.
@@ -57,6 +60,7 @@ class Config(BaseModel):
     device: Literal["cpu", "cuda"] = "cpu"
     suite: dict[str, SuiteConfig] = {}
     precision: dict[str, PrecisionConfig] = {}
+    endpoint: dict[str, EndpointConfig] = {}
     gates: dict[str, dict[str, GateConfig]] = {}
     latency: LatencyConfig = LatencyConfig()
     robustness: RobustnessConfig = RobustnessConfig()
@@ -89,7 +93,7 @@ class Config(BaseModel):
                 raise ValueError(f"{name!r} must be usable as a folder name")
         return value
 
-    @field_validator("precision")
+    @field_validator("precision", "endpoint")
     @classmethod
     def _precision_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
@@ -116,12 +120,15 @@ class Config(BaseModel):
 
     @property
     def own_precisions(self) -> dict[str, Precision]:
-        """Name → precision of ``[tool.qguard.precision]``.
+        """Name → precision of ``[tool.qguard.precision]`` and ``[tool.qguard.endpoint]``.
+
+        :data:`~qguard.endpoints.settings.SERVED` is always one of them: gates may bound what ``--endpoint`` names later.
 
         Raises:
-            UsageProblem: for an unknown recipe, settings that it does not have, or calibration texts that are not there.
+            UsageProblem: for an unknown recipe, settings that it does not have, calibration texts that are not there, or a name
+                that both tables have.
         """
-        from qguard.precisions import Precision, default_runtime, parse_precision
+        from qguard.precisions import Precision, default_runtime, parse_precision, precision_at
 
         own = {}
         for name, table in self.precision.items():
@@ -133,7 +140,35 @@ class Config(BaseModel):
                 raise UsageProblem(f"precision.{name}: {base} is not calibrated, it has no {', '.join(sorted(foreign))}")
             calibration = self.calibration(table.calibration, table.samples, table.seed, table.overlap) if foreign else None
             own[name] = Precision(name, base.runtime, base=base.base, calibration=calibration)
+        own.setdefault(SERVED, precision_at(None))
+        for name, served in self.endpoint.items():
+            if name in self.precision:
+                raise UsageProblem(f"endpoint.{name}: [tool.qguard.precision.{name}] has that name too; rename one of them")
+            own[name] = precision_at(served.endpoint(name), served.precision)
         return own
+
+    def served(self, url: str | None, protocol: str | None = None, model: str | None = None) -> Config:
+        """This configuration with the server of ``--endpoint`` as :data:`~qguard.endpoints.settings.SERVED`.
+
+        Args:
+            url: Where it answers; ``None`` changes nothing.
+            protocol: Its protocol; by default that of ``[tool.qguard.endpoint.served]``, whose other settings apply too.
+            model: The model that requests name.
+
+        Raises:
+            UsageProblem: for a URL or protocol that cannot be used, and for these two without a URL.
+        """
+        if url is None:
+            if protocol or model:
+                option = "--endpoint-protocol" if protocol else "--endpoint-model"
+                raise UsageProblem(f"{option} is of the server that --endpoint URL names; give it too")
+            return self
+        check_url(url)
+        check_protocol(protocol or OPENAI)
+        given = {"url": url, "protocol": protocol, "model": model}
+        update = {name: value for name, value in given.items() if value is not None}
+        known = self.endpoint.get(SERVED) or EndpointConfig(url=url)
+        return self.model_copy(update={"endpoint": {**self.endpoint, SERVED: known.model_copy(update=update)}})
 
     def calibration(
         self, source: str | None, samples: int = 300, seed: int = 0, overlap: Literal["refuse", "allow"] = "refuse"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from qguard.endpoints.settings import OPENAI, Endpoint, check_headers, check_protocol, check_url
 from qguard.errors import UsageProblem, unknown
 from qguard.kinds import KINDS
 from qguard.metrics.bounds import Bound
@@ -180,6 +182,51 @@ class PrecisionConfig(_Table):
     overlap: Literal["refuse", "allow"] = "refuse"
 
 
+class EndpointConfig(_Table):
+    """A server that keeps a model, judged as the precision NAME. See docs/endpoints.md.
+
+    Attributes:
+        url: Where it answers; the path of the protocol is added unless the URL has it.
+        protocol: ``openai``, ``tei``, ``ollama`` or ``cohere``.
+        model: The model that requests name; defaults to the name of the judged model.
+        headers: Header → name of the environment variable that holds its value, such as ``{ Authorization = "MY_KEY" }``.
+        batch: Number of texts in one request.
+        concurrency: Number of requests at the same time.
+        timeout: Seconds that one request may take.
+        retries: How often a request is sent again if the server cannot be reached or is busy.
+        normalized: Whether the server returns vectors of unit length; of a reranker, scores after the sigmoid.
+        prompts: ``client``: qguard puts the model's prompts in front of the texts. ``server``: the server does.
+        precision: The precision whose default gates apply.
+    """
+
+    url: str = Field(min_length=1)
+    protocol: str = OPENAI
+    model: str = ""
+    headers: dict[str, str] = {}
+    batch: int = Field(32, ge=1, le=4096)
+    concurrency: int = Field(4, ge=1, le=64)
+    timeout: float = Field(60.0, gt=0, le=3600)
+    retries: int = Field(3, ge=0, le=10)
+    normalized: bool | None = None
+    prompts: Literal["client", "server"] = "client"
+    precision: str = "int8"
+
+    @field_validator("url", "headers", "protocol")
+    @classmethod
+    def _usable(cls, value: Any, info: ValidationInfo) -> Any:
+        checks: dict[str, Callable[[Any], None]] = {"url": check_url, "headers": check_headers, "protocol": check_protocol}
+        try:
+            checks[str(info.field_name)](value)
+        except UsageProblem as e:
+            raise ValueError(str(e)) from None  # which pydantic tells with the key
+        return value
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The same for whoever asks the server."""
+        given = self.model_dump(exclude={"precision", "headers"})
+        return Endpoint(name, headers=tuple(sorted(self.headers.items())), **given)
+
+
 class GateConfig(_Table):
     """A gate's bound and what it applies to: the value, or the end of its interval that is closer to failing.
 
@@ -260,5 +307,6 @@ class VectorsConfig(_Table):
 
 
 PARTS: tuple[type[BaseModel], ...] = (
-    ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig
+    ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig,
+    EndpointConfig,
 )  # fmt: skip

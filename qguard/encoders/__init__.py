@@ -17,9 +17,10 @@ from qguard.encoders.pooling import Head
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, TEXTS, TOKEN_IDS, RuntimeRecord
 from qguard.encoders.tokenizer import TextTokenizer, Tokens, types_of
 from qguard.errors import MeasurementProblem, QguardError, first_line
-from qguard.kinds import DENSE
+from qguard.kinds import CROSS_ENCODER, DENSE
 from qguard.models.pipeline import Pipeline
-from qguard.outputs import Collected
+from qguard.outputs import Collected, SparseRows
+from qguard.suites.paired import TextPair
 
 if TYPE_CHECKING:
     from qguard.models.model import Model
@@ -55,13 +56,18 @@ class Runtime(Protocol):
 
 
 class TextRuntime(Protocol):
-    """A runtime that takes texts; called from several threads where its record's ``workers`` is above 1."""
+    """A runtime that takes texts; called from several threads where its record's ``workers`` is above 1.
+
+    It may have the attributes ``batch``, ``workers`` and ``prompts``, which then count instead of its record's.
+    """
 
     def __call__(self, texts: Sequence[str], roles: Sequence[str | None]) -> Floats:
-        """Finished vectors, float (texts, dim), in the order of the texts.
+        """Finished vectors, float (texts, dim), in the order of the texts; of a model of another kind its outputs
+        (:mod:`qguard.outputs`).
 
         Args:
-            texts: At least one. Each has its prompt in front, unless the record says that the runtime adds ``prompts``.
+            texts: At least one. Each has its prompt in front, unless the record says that the runtime adds ``prompts``. To a
+                cross-encoder they are pairs (:class:`qguard.suites.paired.TextPair`); those of one first text stand together.
             roles: Of each text ``"query"``, ``"document"`` or ``None``.
         """
         ...
@@ -75,6 +81,14 @@ def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         size = max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+def batches_of(texts: Sequence[str], size: int) -> list[list[int]]:
+    """Indices in batches of ``size`` texts of similar length, the longest first; pairs of one query stand together."""
+    place: dict[str, int] = {}
+    keys = [place.setdefault(t.first, len(place)) if isinstance(t, TextPair) else 0 for t in texts]
+    order = sorted(range(len(texts)), key=lambda i: (keys[i], -len(texts[i]), i))
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side: str = RIGHT) -> tuple[Ints, ...]:
@@ -225,10 +239,13 @@ class TextEncoder(Encoder):
     def rows(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> Sequence[Any]:
         """What is encoded: each text, as it goes out, and its role."""
         prefix = (lambda _: "") if self._record.prompts else self._pipeline.prefix
-        return [(prefix(role) + text, role) for text, role in zip(texts, roles or [None] * len(texts), strict=True)]
+        given = zip(texts, roles or [None] * len(texts), strict=True)
+        if self._pipeline.kind == CROSS_ENCODER:
+            return [(TextPair.of(text).prefixed(prefix(role)), role) for text, role in given]
+        return [(prefix(role) + text, role) for text, role in given]
 
     def encode_rows(self, rows: Sequence[Any]) -> Floats:
-        """Embeddings (n, dim) of rows, in their order; batches hold texts of similar length, the longest first.
+        """Embeddings (n, dim) of rows, in their order; for batches see :func:`batches_of`.
 
         Raises:
             MeasurementProblem: when there is nothing to encode, the runtime fails, or it gives something else than a vector
@@ -236,8 +253,7 @@ class TextEncoder(Encoder):
         """
         if not rows:
             raise MeasurementProblem("nothing to encode: expected at least one text, found none")
-        order = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]), i))
-        return self._in_turn(rows, [order[i : i + self.batch] for i in range(0, len(order), self.batch)])
+        return self._in_turn(rows, batches_of([text for text, _ in rows], self.batch))
 
     def encode_ids(self, ids: Sequence[Sequence[int]]) -> Floats:
         """Nothing: this runtime takes texts.
@@ -261,16 +277,19 @@ class TextEncoder(Encoder):
         if padding:
             raise MeasurementProblem(f"runtime {name!r} takes texts, and padding is measured with token ids")
         try:
-            found = np.asarray(self._run([text for text, _ in ids], [role for _, role in ids]))
+            given = self._run([text for text, _ in ids], [role for _, role in ids])
+            found = given if isinstance(given, SparseRows) else np.asarray(given)
         except QguardError:
             raise
         except Exception as e:  # whatever another package, or the server behind it, does
             raise MeasurementProblem(f"runtime {name!r} failed on a batch of {n} texts: {first_line(e)}") from e
-        if found.ndim != 2 or len(found) != n or found.dtype.kind != "f":
+        dtype = found.matrix.dtype if isinstance(found, SparseRows) else found.dtype
+        if len(found.shape) != 2 or len(found) != n or dtype.kind != "f":
             raise MeasurementProblem(
-                f"runtime {name!r}: expected a float array ({n}, dim) for {n} texts, found {found.dtype} {found.shape}"
+                f"runtime {name!r}: expected a float array ({n}, dim) for {n} texts, found {dtype} {found.shape}"
             )
-        return np.asarray(found, np.float32)
+        outputs: Floats = found.astype(np.float32)
+        return outputs
 
 
 def open_runtime(
@@ -336,6 +355,7 @@ def open_encoder(
     tokenizer: TextTokenizer | None = None,
     model: Model | None = None,
     feeding: Feeding | None = None,
+    **options: Any,
 ) -> Encoder:
     """An encoder on the files of ``folder``, or on a runtime without files.
 
@@ -349,6 +369,7 @@ def open_encoder(
         tokenizer: That of ``folder``, where it is open already.
         model: The fp32 model, for a runtime without files.
         feeding: What the ONNX file does not say of its inputs and outputs; by default what ``folder`` declares.
+        options: Of the runtime's own, such as the settings of an endpoint.
     """
     root, record = folder / pipeline.transformer, RUNTIMES.find(runtime)
     tokenizer = tokenizer or TextTokenizer.open(root, pipeline)
@@ -357,7 +378,9 @@ def open_encoder(
         raise MeasurementProblem(f"runtime {runtime!r} has no files, and is opened with the fp32 model; none is given")
     if record.feeds:
         feeding = (feeding or Feeding.read(root)).padded_by(tokenizer)
-    opened = open_runtime(runtime, source, precision, None, device, feeding, **of_kind(record, pipeline.kind))
+    opened = open_runtime(runtime, source, precision, None, device, feeding, **of_kind(record, pipeline.kind), **options)
     if record.takes == TEXTS:
+        own = {name: getattr(opened, name) for name in ("batch", "workers", "prompts") if hasattr(opened, name)}
+        record = replace(record, **own)
         return TextEncoder(tokenizer, opened, record, pipeline)
     return Encoder(tokenizer, opened, Head.open(folder, pipeline))

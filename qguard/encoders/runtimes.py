@@ -14,6 +14,7 @@ from qguard.registry import Registry, function_of, is_function
 
 TOKEN_IDS, TEXTS = "token_ids", "texts"
 ONNX, SAFETENSORS, NO_FILES = "onnx", "safetensors", "none"
+ENDPOINT = "endpoint"  # the runtime of servers
 _CPU = ("cpu",)
 
 
@@ -149,6 +150,11 @@ def _own() -> Iterator[RuntimeRecord]:
     yield RuntimeRecord(
         "torch", "qguard.encoders.torch:TorchRuntime", TOKEN_IDS, SAFETENSORS, ("cpu", "cuda"), ("torch", "transformers"),
         batch=2048, timed=True,
+    )  # fmt: skip
+    # batch and requests at the same time are those of the endpoint's settings
+    yield RuntimeRecord(
+        ENDPOINT, "qguard.endpoints.runtime:EndpointRuntime", TEXTS, NO_FILES, ("server",), ("httpx",), batch=32, workers=4,
+        timed=False,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from qguard.artifacts.artifact import Artifact, open_artifact
 from qguard.boundary import step
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TOKEN_IDS
+from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem, unknown
 from qguard.families import FAMILIES, TASK, Family, family_of
@@ -72,6 +72,8 @@ class Session:
         if self.artifact_path is not None and len(plain) * len(self.config.models) > 1:
             raise UsageProblem("--artifact judges one artifact: give one --precision and one --qguard-model")
         for precision in plain:
+            if precision.runtime == ENDPOINT:
+                _ = precision.server
             if self.artifact_path is not None and precision.runs_in.files == NO_FILES:
                 raise UsageProblem(
                     f"--artifact: {precision} is kept by its runtime {precision.runtime!r}, which reads no files; leave it out"
@@ -286,8 +288,9 @@ class Session:
         runtime = a.runtime(precision.runtime)
         with step(f"opening {precision} in runtime {runtime!r}", a.file or a.folder):
             return open_encoder(
-                runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding
-            )
+                runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding,
+                **({"endpoint": precision.server} if runtime == ENDPOINT else {}),
+            )  # fmt: skip
 
     @once
     def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:

@@ -82,6 +82,9 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_attest", "--qguard-attest"),
             ("qguard_baseline_artifact", "--baseline-artifact"),
             ("qguard_baseline_python", "--baseline-python"),
+            ("qguard_endpoint", "--endpoint"),
+            ("qguard_endpoint_protocol", "--endpoint-protocol"),
+            ("qguard_endpoint_model", "--endpoint-model"),
         ):
             if config.getoption(option):
                 raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
@@ -113,6 +116,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _state(config: pytest.Config, asked: str) -> State:
     from qguard import parts
     from qguard.config import load_config
+    from qguard.endpoints.settings import SERVED
     from qguard.errors import UsageProblem
     from qguard.judging.session import Session
     from qguard.precisions import parse_precisions
@@ -121,8 +125,12 @@ def _state(config: pytest.Config, asked: str) -> State:
     path = config.getoption("qguard_config")
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
+    url = config.getoption("qguard_endpoint")
+    chosen = chosen.served(url, config.getoption("qguard_endpoint_protocol"), config.getoption("qguard_endpoint_model"))
     artifact = config.getoption("qguard_artifact")
     precisions, device = parse_precisions(asked, chosen.precisions, chosen.own_precisions), config.getoption("qguard_device")
+    if url and not any(p.name == SERVED for p in precisions):
+        raise UsageProblem(f"--endpoint URL is judged as {SERVED}, which is not among the precisions: --precision {SERVED}")
     if device == "cuda" and not any("cuda" in p.runs_in.devices for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}

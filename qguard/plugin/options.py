@@ -72,6 +72,24 @@ OPTIONS = (
         _value(),
         short=True,
     ),
+    Option(
+        "--qguard-endpoint",
+        "judge the server at this URL as the precision 'served'; give --precision served",
+        _value("URL"),
+        short=True,
+    ),
+    Option(
+        "--qguard-endpoint-protocol",
+        "protocol of that server: openai (default), tei, ollama or cohere",
+        _one_of("openai", "tei", "ollama", "cohere"),
+        short=True,
+    ),
+    Option(
+        "--qguard-endpoint-model",
+        "model that requests to that server name (default: the name of the judged model)",
+        _value("NAME"),
+        short=True,
+    ),
     Option("--qguard-model", "use only this model, by name or reference; repeatable", _values("NAME")),
     Option("--qguard-suite", "use only this suite; repeatable", _values("NAME")),
     Option(

@@ -10,7 +10,9 @@ from typing import Any
 from qguard.artifacts.artifact import Artifact, build_cached
 from qguard.boundary import step
 from qguard.encoders.loaded import carry_tokenizer
-from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
+from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
+from qguard.endpoints.protocols import check_kind
+from qguard.endpoints.settings import SERVED, Endpoint
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.files import sha256_json
 from qguard.machine.versions import installed
@@ -18,7 +20,7 @@ from qguard.models.admission import refuse_unknown_type
 from qguard.models.model import Model
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
-from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe
+from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe, served
 from qguard.vectors.quantized import FLOAT, KINDS
 
 __all__ = [
@@ -38,6 +40,7 @@ class Precision:
         base: The built-in precision whose recipe it has and what it computes in; ``name`` itself unless it is the project's own.
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
         dims: The first dimensions of a vector that are kept; 0 for all.
+        endpoint: The server that keeps the model; ``None`` for all other runtimes.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Precision:
     base: str = ""
     calibration: Calibration | None = None
     dims: int = 0
+    endpoint: Endpoint | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", self.base or self.name)
@@ -72,7 +76,7 @@ class Precision:
         Raises:
             UsageProblem: for a precision that nobody registered.
         """
-        return RECIPES.find(f"{self.base}@{self.runtime}")
+        return served(self.base) if self.runtime == ENDPOINT else RECIPES.find(f"{self.base}@{self.runtime}")
 
     def recipe_of(self, model: Model) -> Recipe:
         """How it is made of this model.
@@ -86,6 +90,20 @@ class Precision:
     def runs_in(self) -> RuntimeRecord:
         """The runtime that computes it."""
         return RUNTIMES.find(self.runtime)
+
+    @property
+    def server(self) -> Endpoint:
+        """The server that keeps the model.
+
+        Raises:
+            UsageProblem: if nobody says where it is.
+        """
+        if self.endpoint is None:
+            raise UsageProblem(
+                f"{self.name} is what a server answers, and no server is given: give --endpoint URL, or "
+                f"[tool.qguard.endpoint.{self.name}]"
+            )
+        return self.endpoint
 
     @property
     def sample(self) -> Sample | None:
@@ -162,9 +180,11 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
-            UsageProblem: see :meth:`recipe_of`.
+            UsageProblem: see :meth:`recipe_of`; for a server whose protocol does not carry what the model gives.
         """
         files = self.runs_in.files
+        if self.runtime == ENDPOINT:
+            check_kind(self.server.protocol, model.kind)
         if files == NO_FILES:
             return
         self.recipe_of(model)
@@ -175,6 +195,20 @@ class Precision:
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"
             )
+
+
+def precision_at(endpoint: Endpoint | None, base: str = "int8") -> Precision:
+    """The precision of what a server keeps.
+
+    Args:
+        endpoint: The server; ``None`` for :data:`~qguard.endpoints.settings.SERVED` without one, which cannot be judged.
+        base: The precision whose default gates apply, ``NAME[@RUNTIME]``.
+
+    Raises:
+        UsageProblem: for a base that nobody registered.
+    """
+    served(base)
+    return Precision(endpoint.name if endpoint else SERVED, ENDPOINT, base=base, endpoint=endpoint)
 
 
 def precision_of(recipe: Recipe) -> Precision:

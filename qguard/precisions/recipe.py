@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from qguard.encoders.runtimes import NO_FILES, RUNTIMES, TEXTS
+from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, TEXTS
 from qguard.errors import RegistryProblem, UsageProblem, unknown
 from qguard.families import metric_names
 from qguard.metrics.bounds import Bound
@@ -232,11 +232,33 @@ def default_runtime(precision: str) -> str | None:
     return next((r.runtime for r in RECIPES.values() if r.precision == precision), None)
 
 
+def served(base: str) -> Recipe:
+    """What is expected of a server: to compute as a precision does, and to be judged by its bounds. Nothing is built.
+
+    Args:
+        base: That precision, ``NAME[@RUNTIME]``.
+
+    Raises:
+        UsageProblem: for a precision that nobody registered.
+    """
+    name, _, runtime = base.partition("@")
+    known = RECIPES.find(f"{name}@{runtime or default_runtime(name)}")
+    return replace(
+        known, runtime=ENDPOINT, make=NOT_BUILT, of_table="", description=f"What a server keeps, judged as {base}.",
+        fp32=_OF_ENDPOINTS, speedup=None, granularity=None, excluded=(), from_fp32=False, calibrated=False, extra="endpoint",
+    )  # fmt: skip
+
+
+_OF_ENDPOINTS = "fp32@onnx"  # computed here, beside what a server answers
+
+
 def fp32_recipe(runtime: str) -> Recipe:
     """The recipe that makes fp32 for a runtime.
 
     Raises:
         UsageProblem: if no recipe is registered for it.
     """
+    if runtime == ENDPOINT:
+        return RECIPES.find(_OF_ENDPOINTS)
     found = next((r.fp32 for r in RECIPES.values() if r.runtime == runtime), f"fp32@{runtime}")
     return RECIPES.find(found)
