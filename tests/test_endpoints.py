@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qguard.config import load_config
-from qguard.endpoints.client import Client, address
+from qguard.endpoints.client import Client
 from qguard.endpoints.settings import Endpoint
+from qguard.endpoints.transport import address
 from qguard.errors import EndpointProblem, UsageProblem
 from qguard.judging.compare import compare, table
 from qguard.judging.session import Session, Target
@@ -126,7 +127,7 @@ def test_an_answer_is_bounded_in_size_and_time(monkeypatch):
 
 @pytest.mark.parametrize("answer", [None, Response({}, 503, {"retry-after": "0"}), Response({}, 429, {"retry-after": "0"})])
 def test_a_request_that_the_server_did_not_take_is_sent_again(answer, monkeypatch):
-    monkeypatch.setattr("qguard.endpoints.client._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("qguard.endpoints.transport._FIRST_WAIT", 0.001)
     left = [answer, answer]
 
     def answers(request):
@@ -157,7 +158,7 @@ def test_nobody_waits_for_longer_than_a_bound():
 
 
 def test_a_server_that_is_gone_is_named(monkeypatch):
-    monkeypatch.setattr("qguard.endpoints.client._FIRST_WAIT", 0.001)
+    monkeypatch.setattr("qguard.endpoints.transport._FIRST_WAIT", 0.001)
     with serving(openai(lengths)) as server:
         pass
     with client(server.url, retries=1) as c, pytest.raises(EndpointProblem, match=r"asked 2 times; is the server running\?"):
@@ -251,19 +252,21 @@ def test_a_header_is_read_from_the_environment_and_never_shown():
     with pytest.raises(UsageProblem, match="which is not shown because it may be the secret itself") as e:
         Endpoint("served", server.url, headers=(("Authorization", f"Bearer {SECRET}"),))
     assert SECRET not in str(e.value)
+    found = {"data": [{"index": 0, "embedding": "y" * 40 + SECRET + "!"}], "model": f"m {SECRET}"}
+    with serving(lambda _: Response(found)) as other, client(other.url, headers=headers) as c:
+        with pytest.raises(EndpointProblem, match=r"expected base64, found 'yyy.*…!") as e:  # 60 letters are shown
+            c.ask(["a"])
+        found["data"][0]["embedding"] = [1.0]
+        assert c.ask(["a"]).said.model == "m …"
+    assert SECRET[:9] not in str(e.value)
     url = f"{server.url}?key={SECRET}"
     with client(url) as c, pytest.raises(EndpointProblem) as e:
         c.embed(["a"])
     assert SECRET not in str(e.value) + repr(c) + json.dumps(c.endpoint.to_json())
 
 
-def test_a_protocol_that_cannot_carry_the_kind_is_refused():
-    with pytest.raises(UsageProblem, match="protocol 'openai' does not carry scores for a pair of texts"):
-        Client(Endpoint("served", "http://h"), "cross-encoder")
-
-
 @pytest.fixture(scope="module")
-def served(harness, int8):
+def mini(harness, int8):
     """A server that keeps int8 MiniLM, asked in OpenAI's protocol."""
     encoder = harness.encoder(parse_precision("int8"), "minilm")
     with serving(openai(encoder.encode)) as server:
@@ -271,24 +274,30 @@ def served(harness, int8):
 
 
 @pytest.fixture
-def configured(small, tmp_path, served):
+def configured(small, tmp_path, mini):
     """The small project with that server in its configuration."""
     (tmp_path / "own.jsonl").symlink_to(small / "own.jsonl")
     (tmp_path / "golden").symlink_to(small / "golden")
     text = (small / "pyproject.toml").read_text()
-    table = f'[tool.qguard.endpoint.live]\nurl = "{served.url}"\nbatch = 16\nheaders = {{ Authorization = "QG_KEY" }}\n'
+    table = f'[tool.qguard.endpoint.live]\nurl = "{mini.url}"\nbatch = 16\nheaders = {{ Authorization = "QG_KEY" }}\n'
     (tmp_path / "pyproject.toml").write_text(text + table)
     return tmp_path
 
 
-def test_a_server_is_judged_by_its_url(small, served, tmp_path):
+def test_a_server_is_judged_by_its_url(small, mini, tmp_path):
     report = tmp_path / "r.json"
-    code, out = gate(small, f"--endpoint={served.url}", f"--qguard-report={report}", precision="served")
+    code, out = gate(small, f"--endpoint={mini.url}", f"--qguard-report={report}", precision="served")
     assert code == 0, out
     (run,) = json.loads(report.read_text())["runs"]
     assert (run["precision"], run["runtime"], run["verdict"]) == ("served", "endpoint", "pass")
     assert {"test_embeddings", "test_similarity", "test_ranking", "test_invariance"} <= set(run["tests"])
     assert "artifact" in run["left_out"]
+    server = run["endpoint"]
+    assert (server["url"], server["model"], server["says"], server["encoding"]) == (mini.url, "minilm", "minilm", "base64")
+    assert server["lengths"] == pytest.approx([1, 1], abs=1e-3)
+    said = " ".join(out.split())
+    assert f"server {mini.url} (protocol openai, vectors in base64)" in said
+    assert "vectors of length 1, as the model declares" in said
 
 
 def test_a_server_is_judged_by_its_name_and_its_gates(configured, monkeypatch):
@@ -303,13 +312,13 @@ def test_a_server_is_judged_by_its_name_and_its_gates(configured, monkeypatch):
     assert SECRET not in out + (configured / "r.json").read_text() + (configured / "r.html").read_text()
 
 
-def test_another_model_behind_the_url_fails(small, served, harness):
+def test_another_model_behind_the_url_fails(small, harness):
     encoder = harness.encoder(parse_precision("int8"), "minilm")
-    other = serving(openai(lambda texts: encoder.encode(texts)[:, ::-1]))
-    with other as server:
-        code, out = gate(small, f"--endpoint={server.url}", precision="served")
-    assert code == 1
-    assert "served embedding.cosine_mean" in out
+    with serving(openai(lambda texts: encoder.encode(texts)[:, ::-1])) as server:
+        config = load_config(small).served(server.url)
+        target = Target(parse_precision("served", config.own_precisions), "minilm", "own")
+        failed = {c.name for c in Session(config).checks(target, "embedding") if c.outcome == "fail"}
+    assert "embedding.cosine_mean" in failed
 
 
 @pytest.mark.parametrize(
@@ -366,13 +375,13 @@ def test_a_server_stands_beside_precisions_in_compare(configured, monkeypatch):
     assert "live" in str(table([here, there]).columns[1]._cells)
 
 
-def test_vectors_of_a_server_are_stored_in_every_way(small, served):
-    config = load_config(small).served(served.url)
+def test_vectors_of_a_server_are_stored_in_every_way(small, mini):
+    config = load_config(small).served(mini.url)
     found = Session(config)
     own = config.own_precisions
     plain, binary = (Target(parse_precision(p, own), "minilm", "own") for p in ("served", "served:256+binary"))
     found.targets([plain.precision, binary.precision])
-    before = len(served.requests)
+    before = len(mini.requests)
     assert found.comparison(plain).candidate.shape == (117, 384)
     assert found.comparison(binary).candidate.shape == (117, 256)
-    assert len(served.requests) - before == -(-117 // 32)
+    assert len(mini.requests) - before == -(-117 // 32)

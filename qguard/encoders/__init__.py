@@ -232,6 +232,11 @@ class TextEncoder(Encoder):
         self.tokenizer, self._run, self._record, self._pipeline = tokenizer, runtime, record, pipeline
         self.batch = record.batch
 
+    @property
+    def text_runtime(self) -> TextRuntime:
+        """What computes."""
+        return self._run
+
     def around(self, change: Callable[[Any], Any]) -> TextEncoder:
         """The same, one batch at a time, with something around the runtime."""
         return TextEncoder(self.tokenizer, change(self._run), replace(self._record, workers=1), self._pipeline)

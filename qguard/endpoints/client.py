@@ -1,44 +1,30 @@
-"""The client: one kept HTTP connection pool that asks a server for outputs, and says in words what is wrong with an answer.
-
-Only requests that the server did not take are sent again: a request for outputs changes nothing, so that it may be sent twice.
-"""
+"""The client: asks a server for outputs, and says in words what is wrong with an answer."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
-import ssl
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NoReturn, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
 from qguard.encoders import batches_of
-from qguard.endpoints.answer import Answer, Reply
+from qguard.endpoints.answer import Answer, Reply, Said
 from qguard.endpoints.protocols import BASE64, Ask, check_kind, wire
 from qguard.endpoints.secrets import Secrets
 from qguard.endpoints.settings import Endpoint
+from qguard.endpoints.transport import BUSY, MIB, Transport, address, asked_times, named
 from qguard.errors import EndpointProblem, MeasurementProblem, UsageProblem, first_line
-from qguard.kinds import CROSS_ENCODER, DENSE
+from qguard.kinds import CROSS_ENCODER, DENSE, SPARSE
 from qguard.outputs import Collected
 from qguard.suites.paired import TextPair
 
-if TYPE_CHECKING:
-    import httpx
-
-MIB = 1 << 20
 LIMIT, LIMIT_OF_TEXT = 4 * MIB, MIB  # bytes of an answer, and of each text's part of it: 4,096 numbers take 0.1
-PATIENCE = 30.0  # seconds that are waited at most before a request is sent again, whatever the server asks for
-_FIRST_WAIT = 0.25
-_BUSY = (429, 503)
 _REFUSES = (400, 415, 422)  # a value of a request that the server does not know
 _SHOWN = 200
 _LEAST = 2.0**-25  # half of float32's step below 1
@@ -55,18 +41,21 @@ class Client:
         environ: Where the values of headers are read from; by default the environment.
 
     Raises:
-        UsageProblem: if a variable of a header is not set, the protocol does not carry this kind, or httpx is not installed.
+        UsageProblem: if a variable of a header is not set, the protocol does not carry this kind, the width of a sparse model is
+            missing, or httpx is not installed.
     """
 
     def __init__(
         self, endpoint: Endpoint, kind: str = DENSE, model: str = "", width: int = 0, environ: Mapping[str, str] | None = None
     ) -> None:
         check_kind(endpoint.protocol, kind)
+        if kind == SPARSE and not width:
+            raise UsageProblem("a server of a sparse model names words by their place, and config.json says no vocab_size")
         self.endpoint, self.kind, self.model, self.width = endpoint, kind, endpoint.model or model, width
         self.wire = wire(endpoint.protocol)
         self.url = address(endpoint.url, self.wire.paths[kind])
         self._secrets = Secrets.read(endpoint, os.environ if environ is None else environ)
-        self._http = _open(endpoint, self._secrets.headers)
+        self._transport = Transport(endpoint, self._secrets)
         self._encoding: str | None = BASE64
         self._width: int | None = None
         self._lock = threading.Lock()
@@ -80,18 +69,23 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def sigmoid(self) -> bool:
+        """Whether scores of a reranker come after the sigmoid."""
+        return self.wire.sigmoid if self.endpoint.normalized is None else self.endpoint.normalized
+
     def close(self) -> None:
         """Close its connections."""
-        self._http.close()
+        self._transport.close()
 
     def embed(self, texts: Sequence[str]) -> Any:
         """The outputs of n texts, in their order: float32 (n, dim) of a dense model, float32 (n, 1), logits, of a reranker and
         :class:`qguard.outputs.SparseRows` of a sparse model.
 
+        Texts of similar length share a request, and several requests are made at the same time.
+
         Args:
             texts: At least one; of a reranker pairs (:class:`qguard.suites.paired.TextPair`).
-
-        Texts of similar length share a request, and several requests are made at the same time.
 
         Raises:
             EndpointProblem: if one request fails; nothing is returned then.
@@ -118,30 +112,46 @@ class Client:
         """
         if self.kind == CROSS_ENCODER:
             return self._scores([TextPair.of(text) for text in texts])
+        return self._said(texts, prompt).outputs
+
+    def one(self, text: str) -> Said:
+        """What the server says of one text, or pair, by itself; the score of a reranker is a logit.
+
+        Raises:
+            EndpointProblem: as :meth:`outputs`.
+        """
+        if self.kind == CROSS_ENCODER:
+            pair = TextPair.of(text)
+            said = self.ask([pair.second], query=pair.first).said
+            return replace(said, outputs=self._logits(said.outputs, [pair]))
+        return self._said([text])
+
+    def _said(self, texts: Sequence[str], prompt: str = "") -> Said:
         encoding = self._encoding
         try:
-            found = self.ask(texts, encoding=encoding, prompt=prompt).said.outputs
+            said = self.ask(texts, encoding=encoding, prompt=prompt).said
         except EndpointProblem as e:
             if encoding is None or e.status not in _REFUSES:
                 raise
             # it may not know the member that asks for base64: the question is put without it, and so are all later ones
-            found = self.ask(texts, encoding=None, prompt=prompt).said.outputs
+            said = self.ask(texts, encoding=None, prompt=prompt).said
             self._encoding = None
-        self._same_width(texts, int(found.shape[1]))
-        return found
+        self._same_width(texts, said.dim)
+        return said
 
     def _scores(self, pairs: Sequence[TextPair]) -> Any:
         """Logits float32 (n, 1) of pairs: one request for each query that follows another."""
         found = []
         for query, own in groupby(pairs, key=lambda pair: pair.first):
             texts = [pair.second for pair in own]
-            scores = self.ask(texts, query=query).said.outputs
-            if self.endpoint.normalized is not False and (self.endpoint.normalized or self.wire.sigmoid):
-                scores = self._logits(scores, texts)
-            found.append(scores.astype(np.float32))
+            found.append(self._logits(self.ask(texts, query=query).said.outputs, texts))
         return np.concatenate(found)
 
     def _logits(self, scores: Any, texts: Sequence[str]) -> Any:
+        """Scores as logits, float32 (n, 1)."""
+        return (self._before_sigmoid(scores, texts) if self.sigmoid else scores).astype(np.float32)
+
+    def _before_sigmoid(self, scores: Any, texts: Sequence[str]) -> Any:
         """What scores were before the sigmoid; of a 0 or 1, to which it rounds, the nearest that float32 tells from it."""
         bad = np.flatnonzero((scores < 0) | (scores > 1))
         if len(bad):
@@ -173,10 +183,8 @@ class Client:
         reply = self.send(self.wire.payload(asked), len(texts))
         if reply.status != 200:
             self._refused(reply, texts)
-        try:
-            return Answer(self.wire.read(_json(reply), asked), reply)
-        except ValueError as e:
-            raise self._problem(texts, str(e), reply.status) from None
+        said = self._read(reply, asked)
+        return Answer(replace(said, model=said.model and self._secrets.hidden(said.model)[:_SHOWN]), reply)
 
     def send(self, payload: Mapping[str, Any], texts: int = 1, path: str | None = None) -> Reply:
         """One request and its answer, whatever status that has. Sent again while the server cannot be reached or is busy.
@@ -191,54 +199,21 @@ class Client:
         """
         url = self.url if path is None else address(self.endpoint.url, path)
         content = json.dumps(payload, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
-        tries = 0
-        while True:
-            tries += 1
-            last = tries > self.endpoint.retries
-            try:
-                reply = self._once(url, content, LIMIT + texts * LIMIT_OF_TEXT, tries)
-            except _Unreached as e:
-                if last or not e.again:
-                    raise self._failed(f"{e}{_times(tries)}{e.mend}") from None
-                time.sleep(_pause(tries))
-                continue
-            if reply.status not in _BUSY or last:
-                return reply
-            time.sleep(self._asked_wait(reply, tries))
+        return self._transport.post(url, content, LIMIT + texts * LIMIT_OF_TEXT)
 
-    def _once(self, url: str, content: bytes, limit: int, tries: int) -> Reply:
-        import httpx
-
-        start = time.monotonic()
-        end = start + self.endpoint.timeout
+    def _read(self, reply: Reply, asked: Ask) -> Said:
         try:
-            with self._http.stream("POST", url, content=content) as r:
-                body = bytearray()
-                for chunk in r.iter_bytes():
-                    body += chunk
-                    if len(body) > limit:
-                        raise self._failed(f"the answer has more than {limit // MIB} MiB; it is not read to its end")
-                    if time.monotonic() > end:
-                        raise httpx.ReadTimeout("")
-                headers = {k.lower(): v for k, v in r.headers.items()}
-                return Reply(r.status_code, headers, bytes(body), time.monotonic() - start, tries)
-        except httpx.TimeoutException:
-            mend = "; is the server busy? give a longer timeout, or a smaller batch"
-            raise _Unreached(f"no whole answer within {self.endpoint.timeout:g} seconds", False, mend) from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as e:
-            raise _unreached(e, self._secrets) from None
-
-    def _asked_wait(self, reply: Reply, tries: int) -> float:
-        """Seconds before the next try, as the server asks for."""
-        asked = _retry_after(reply.headers.get("retry-after", ""))
-        if asked is None:
-            return _pause(tries)
-        if asked > PATIENCE:
-            raise self._failed(
-                f"status {reply.status}, and the server asks to wait for {asked:.0f} seconds; at most {PATIENCE:.0f} are waited. "
-                "Ask it less often: lower batch or concurrency", reply.status,
-            )  # fmt: skip
-        return asked
+            return self.wire.read(_json(reply), asked)
+        except ValueError as e:
+            words = str(e)
+        hidden = self._secrets.hidden(reply.body.decode("utf-8", "replace")).encode()
+        if hidden != reply.body:  # the words may have cut a secret in two: they are made anew from an answer without it
+            try:
+                self.wire.read(_json(replace(reply, body=hidden)), asked)
+                words = "the answer repeats a secret of the request, and is not shown"
+            except ValueError as e:
+                words = str(e)
+        raise self._problem(asked.texts, words, reply.status)
 
     def _same_width(self, texts: Sequence[str], width: int) -> None:
         with self._lock:
@@ -258,80 +233,15 @@ class Client:
         elif reply.status == 404:
             words += f" ({_excerpt(said)}); does the server speak the protocol {self.endpoint.protocol!r} at this URL?"
         else:
-            words += f" ({_excerpt(said)}){_times(reply.tries) if reply.status in _BUSY else ''}"
+            words += f" ({_excerpt(said)}){asked_times(reply.tries) if reply.status in BUSY else ''}"
         raise self._problem(texts, words, reply.status)
 
     def _problem(self, texts: Sequence[str], words: str, status: int | None = None) -> EndpointProblem:
         count = f"{len(texts)} texts, first" if len(texts) > 1 else "text"
-        return self._failed(f"{count} {texts[0][:60]!r}: {self._secrets.hidden(words)}", status)
+        return self._failed(f"{count} {texts[0][:60]!r}: {words}", status)
 
     def _failed(self, words: str, status: int | None = None) -> EndpointProblem:
-        base, _, _ = self.url.partition("?")
-        return EndpointProblem(f"endpoint {self.endpoint.name!r}, POST {base}: {words}", status)
-
-
-class _Unreached(Exception):
-    """There is no answer.
-
-    Args:
-        words: What happened.
-        again: Whether the request may be sent again.
-        mend: What helps, for people.
-    """
-
-    def __init__(self, words: str, again: bool, mend: str = "") -> None:
-        super().__init__(words)
-        self.again, self.mend = again, mend
-
-
-def _unreached(error: Exception, secrets: Secrets) -> _Unreached:
-    import socket
-
-    import httpx
-
-    reasons = list(_causes(error))
-    said = secrets.hidden(first_line(error))
-    if any(isinstance(r, ssl.SSLError) for r in reasons):
-        mend = "; a certificate of your own authority is read from the file that SSL_CERT_FILE names"
-        return _Unreached(f"the connection is not secure: {said}", False, mend)
-    if any(isinstance(r, socket.gaierror) for r in reasons):
-        return _Unreached(f"its host is not known: {said}", False)
-    again = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
-    return _Unreached(f"no answer: {said}", again, "; is the server running?" if again else "")
-
-
-def _causes(error: BaseException | None) -> Any:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _open(endpoint: Endpoint, headers: Mapping[str, str]) -> httpx.Client:
-    try:
-        import httpx
-    except ImportError:
-        raise UsageProblem("endpoints are asked with httpx; install it: pip install 'qguard[endpoint]'") from None
-    from qguard.version import __version__
-
-    own = {"content-type": "application/json", "accept": "application/json", "user-agent": f"qguard/{__version__}"}
-    return httpx.Client(
-        headers={**own, **headers},
-        timeout=httpx.Timeout(endpoint.timeout, pool=None),
-        limits=httpx.Limits(max_connections=max(8, endpoint.concurrency), max_keepalive_connections=endpoint.concurrency),
-        follow_redirects=False,
-    )
-
-
-def address(url: str, path: str) -> str:
-    """Where a request goes: the path behind that of the URL, unless that ends with it, or with its first part.
-
-    ``http://h`` and ``http://h/v1`` and ``http://h/v1/embeddings`` are all asked at ``http://h/v1/embeddings``.
-    """
-    parts = urlsplit(url)
-    base, wanted = parts.path.rstrip("/"), path.strip("/").split("/")
-    have = next((n for n in range(len(wanted), 0, -1) if base.endswith("/" + "/".join(wanted[:n]))), 0)
-    whole = base + "".join(f"/{part}" for part in wanted[have:])
-    return urlunsplit((parts.scheme, parts.netloc, whole, parts.query, ""))
+        return EndpointProblem(f"{named(self.endpoint, self.url)}: {words}", status)
 
 
 def _json(reply: Reply) -> Any:
@@ -355,25 +265,3 @@ def _no_constant(name: str) -> NoReturn:
 
 def _excerpt(text: str) -> str:
     return repr(" ".join(text.split())[:_SHOWN]) if text.strip() else "an empty answer"
-
-
-def _times(tries: int) -> str:
-    return f", asked {tries} times" if tries > 1 else ""
-
-
-def _pause(tries: int) -> float:
-    """Seconds before the next try: twice as long each time, and never the same for two clients."""
-    longest: float = min(PATIENCE, _FIRST_WAIT * 2.0 ** (tries - 1))
-    return longest * random.uniform(0.8, 1.2)
-
-
-def _retry_after(value: str) -> float | None:
-    """Seconds of the header ``Retry-After``, a number or a date; ``None`` for neither."""
-    if value.strip().isdecimal():
-        return float(value.strip()[:9])
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())

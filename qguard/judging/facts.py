@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from qguard.accepted.scores import Scope
+from qguard.encoders.runtimes import ENDPOINT
+from qguard.judging import endpoint
 from qguard.judging.judged import judged
 from qguard.judging.session import Session, Target
 from qguard.kinds import SPARSE
@@ -19,6 +21,8 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
     artifact = session.artifact(target.precision, target.model)
     facts: dict[str, Any] = {"device": session.device(target), "changed": changed(session, target)}
     facts["judged"] = parts(session, target)
+    if target.precision.runtime == ENDPOINT:
+        facts["endpoint"] = endpoint.facts(session, target)
     if artifact.has_files:
         facts["artifact"] = {"sha256": artifact.sha256, "bytes": artifact.bytes}
     facts["scope"] = scope(session, target).to_json()

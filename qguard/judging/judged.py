@@ -9,9 +9,10 @@ from typing import Any
 
 from qguard.artifacts.artifact import Artifact
 from qguard.encoders.interface import Interface
-from qguard.encoders.runtimes import SAFETENSORS, TEXTS
+from qguard.encoders.runtimes import ENDPOINT, SAFETENSORS, TEXTS
 from qguard.errors import QguardError
 from qguard.files import inside
+from qguard.judging import endpoint
 from qguard.judging.session import Session, Target
 from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR, SPARSE
 from qguard.models.model import Model
@@ -28,7 +29,8 @@ class Part:
 
     Attributes:
         name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
-            ``pooling`` or ``normalization``; of a cross-encoder ``labels`` and ``activation``.
+            ``pooling`` or ``normalization``; of a cross-encoder ``labels`` and ``activation``; of a server ``server``,
+            ``model``, ``prompts``, ``normalization``, ``scores`` and ``fingerprint``.
         value: What it is.
         source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
         others: What could have been judged in its place.
@@ -47,6 +49,8 @@ class Part:
 def judged(session: Session, target: Target) -> list[Part]:
     """Every part, in the order in which a text meets them, after the file."""
     artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
+    if target.precision.runtime == ENDPOINT:
+        return [Part(*part) for part in endpoint.parts(session, target)]
     if not artifact.has_files:
         return [Part("runtime", target.precision.runtime, "it keeps the model, so that there are no files to name")]
     found = [_file(session, artifact), _runtime(target, artifact)]

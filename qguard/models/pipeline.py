@@ -151,10 +151,12 @@ class Pipeline:
         Args:
             role: ``"query"``, ``"document"`` or ``None``.
         """
-        for name in ROLES.get(role or "", ()):
-            if name in self.prompts:
-                return self.prompts[name]
-        return self.prompts.get(self.default_prompt, "") if self.default_prompt else ""
+        return self.prompts.get(self.prompt_name(role), "")
+
+    def prompt_name(self, role: str | None = None) -> str:
+        """The name of the prompt of :meth:`prefix`; empty for none."""
+        named = next((name for name in ROLES.get(role or "", ()) if name in self.prompts), self.default_prompt or "")
+        return named if named in self.prompts else ""
 
     @property
     def modules(self) -> Iterator[Module]:

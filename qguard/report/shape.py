@@ -339,7 +339,8 @@ class JudgedPart(Part):
 
     Attributes:
         name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
-            ``pooling`` or ``normalization``.
+            ``pooling`` or ``normalization``; of a server ``server``, ``model``, ``prompts``, ``normalization``, ``scores`` and
+            ``fingerprint``.
         value: What it is.
         source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
         others: What could have been judged in its place.
@@ -349,6 +350,46 @@ class JudgedPart(Part):
     value: str
     source: str
     others: list[str] = []
+
+
+class EndpointShape(Part):
+    """A server that was judged; see docs/endpoints.md. It holds no secret.
+
+    Attributes:
+        name: Name of the precision.
+        url: Where it answered, without the values of a query.
+        protocol: How it was asked.
+        model: The model that requests named.
+        says: The model that the server named in its answers; ``null`` if it named none.
+        headers: Names of the headers that were sent, without their values.
+        batch: Number of texts in one request.
+        concurrency: Number of requests at the same time.
+        normalized: What the settings state of lengths or scores; ``null`` if they state nothing.
+        prompts: ``client`` or ``server``: who put prompts in front of texts.
+        dimensions: Values of one output.
+        encoding: ``float`` or ``base64``, as vectors came.
+        lengths: Shortest and longest vector of the fingerprint's texts; zeros for a model that gives no vectors.
+        fingerprint: SHA-256 of what the server answered to a few fixed texts.
+        noise: Largest relative distance between two answers to one of these texts.
+        date: When the fingerprint was measured, in UTC.
+    """
+
+    name: str
+    url: str
+    protocol: str
+    model: str
+    says: str | None
+    headers: list[str] = []
+    batch: int
+    concurrency: int
+    normalized: bool | None
+    prompts: str
+    dimensions: int
+    encoding: str
+    lengths: list[float]
+    fingerprint: str
+    noise: float
+    date: str
 
 
 class RunShape(Part):
@@ -373,6 +414,7 @@ class RunShape(Part):
         checks: Every check.
         latency: Every comparison of times.
         artifact: Files of the judged artifact.
+        endpoint: The judged server; ``null`` for all else.
         judged: What is judged, part by part, each with its source. Empty in reports of older versions.
         device: Device that torch computed on.
         changed: Versions that differ from those that the golden was recorded with.
@@ -397,6 +439,7 @@ class RunShape(Part):
     checks: list[CheckShape]
     latency: list[TrialShape]
     artifact: Files | None = None
+    endpoint: EndpointShape | None = None
     judged: list[JudgedPart] = []
     device: str | None = None
     changed: list[str] = []

@@ -27,7 +27,7 @@ class Ask:
         encoding: :data:`FLOAT` or :data:`BASE64`; ``None`` leaves the choice to the server.
         prompt: Name of the prompt that the server is to put in front, for a protocol that can say it; empty for none.
         normalized: Whether vectors of unit length, or scores after the sigmoid, are expected; ``None`` if nobody says.
-        width: Of a sparse model, the words of its vocabulary; 0 if nobody says.
+        width: Of a sparse model, the words of its vocabulary.
         more: Further members of the request's JSON object; they win.
     """
 

@@ -59,15 +59,14 @@ def _sparse(rows: list[Any], ask: Ask) -> SparseRows:
         if not isinstance(row, list):
             raise ValueError(f"row {k}: expected a list of objects with 'index' and 'value', found {type(row).__name__}")
         own = [member(entry, "index", int, where=f"an entry of row {k}") for entry in row]
-        if own and not 0 <= min(own) <= max(own) < (ask.width or 1 << 31):
+        if own and not 0 <= min(own) <= max(own) < ask.width:
             raise ValueError(f"row {k}: expected indices of 0 to {ask.width - 1}, the words of the vocabulary, found {max(own)}")
         if len(set(own)) != len(own):
             raise ValueError(f"row {k}: an index stands there twice")
         columns += own
         weights += [number(member(e, "value", int, float, where=f"an entry of row {k}"), f"value of row {k}") for e in row]
         ends.append(len(columns))
-    width = ask.width or max(columns, default=0) + 1
-    return SparseRows.of(csr_array((np.asarray(weights, np.float32), columns, ends), shape=(len(rows), width)))
+    return SparseRows.of(csr_array((np.asarray(weights, np.float32), columns, ends), shape=(len(rows), ask.width)))
 
 
 WIRE = Wire({DENSE: "/embed", CROSS_ENCODER: "/rerank", SPARSE: "/embed_sparse"}, _payload, _read)
