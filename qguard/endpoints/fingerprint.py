@@ -67,8 +67,7 @@ class Fingerprint:
         """
         rows, again, said = [], [], []
         for text in TEXTS:
-            asked = TextPair.of(text) if client.kind == CROSS_ENCODER else text
-            first, second = client.one(asked), client.one(asked)
+            first, second = (client.one(_asked(client, text)) for _ in range(2))
             rows.append(_dense(first.outputs))
             again.append(_dense(second.outputs))
             said.append(first)
@@ -93,7 +92,21 @@ class Fingerprint:
 
     def same(self, other: Fingerprint) -> bool:
         """Whether both are of one model, computed in the same way."""
-        return self.apart(other) <= min(_MOST, max(SAME, _NOISE * self.noise, _NOISE * other.noise))
+        return self.apart(other) <= max(self._apart, other._apart)
+
+    def still(self, client: Client, number: int) -> bool:
+        """Whether the server answers to one of the texts as it did; each number asks another text in turn.
+
+        Raises:
+            EndpointProblem: if the server does not answer.
+        """
+        row = number % len(TEXTS)
+        now = _dense(client.one(_asked(client, TEXTS[row])).outputs)
+        return now.shape[1] == self.width and bool(_distances(self.sketch[row : row + 1], sketched(now)).max() <= self._apart)
+
+    @property
+    def _apart(self) -> float:
+        return min(_MOST, max(SAME, _NOISE * self.noise))
 
     def to_json(self) -> dict[str, Any]:
         """As a statement and a cache have it."""
@@ -136,6 +149,10 @@ def _signs(width: int) -> NDArray[np.float64]:
 def _digits(rows: NDArray[np.float32]) -> list[list[float]]:
     """The numbers of rows with the digits that float32 has: read again they are the same."""
     return [[float(f"{x:.9g}") for x in row] for row in rows.tolist()]
+
+
+def _asked(client: Client, text: str) -> str:
+    return TextPair.of(text) if client.kind == CROSS_ENCODER else text
 
 
 def _distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from qguard.console.progress import progress
+from qguard.console.visible import say
 from qguard.encoders import Encoder, Floats
 from qguard.encoders.runtimes import RUNTIMES, TEXTS
 from qguard.errors import MeasurementProblem
@@ -35,8 +37,25 @@ if TYPE_CHECKING:
     from qguard.precisions import Precision
 
 BLOCK = 1024  # documents that are encoded at once, and lost by a kill at most
-VECTORS, STATE = "vectors.f32", "state.json"
+VECTORS, STATE, WITNESS = "vectors.f32", "state.json", "witness.json"
 Ids = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Proves that what computes now is what computed the vectors that are kept, where no hash of files does.
+
+    Attributes:
+        whose: For people.
+        now: What it answers now, as JSON.
+        same: Whether two such answers are of the same model.
+        still: Whether it answers as it did; asked after each block, with the block's number.
+    """
+
+    whose: str
+    now: Callable[[], dict[str, Any]]
+    same: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+    still: Callable[[Mapping[str, Any], int], bool]
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class Coder:
         tokenize: n texts to their token ids.
         encode: n texts and their token ids to float32 (n, dim).
         similarity: What ranks; of vectors that are ranked by cosine, rows of unit length are kept.
+        witness: What proves whose vectors are kept, where the key cannot.
     """
 
     name: str
@@ -56,6 +76,7 @@ class Coder:
     tokenize: Callable[[list[str]], Ids]
     encode: Callable[[list[str], Ids], Floats]
     similarity: Similarity = COSINE
+    witness: Witness | None = None
 
 
 @dataclass(frozen=True)
@@ -130,9 +151,10 @@ def encode_corpus(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):  # whoever waits finds everything encoded
-            return _Encoding(folder, corpus, coder, block, check).run()
+            return _Encoding(_place(folder, coder), corpus, coder, block, check).run()
     except OSError as e:
-        if (whole := _Encoding(folder, corpus, coder, block, check).kept()) is not None:  # a cache that was filled before
+        found = _place(folder, coder, new=False)
+        if (whole := _Encoding(found, corpus, coder, block, check).kept()) is not None:  # a cache that was filled before
             return whole
         raise MeasurementProblem(
             f"the vectors of suite {corpus.name!r} cannot be kept in the cache: {e.strerror or e}; QGUARD_CACHE names another "
@@ -147,6 +169,33 @@ def forget(corpus: Corpus, coder: Coder, block: int) -> None:
 
 def _folder(corpus: Corpus, coder: Coder, block: int) -> Path:
     return cache_folder() / f"corpus-{sha256_json([corpus.sha256, coder.key, block])[:16]}"
+
+
+def _place(folder: Path, coder: Coder, new: bool = True) -> Path:
+    """Where the vectors of whoever computes now lie: a folder for each model that the same key has stood for.
+
+    Args:
+        folder: That of the key.
+        coder: Whose witness tells models apart.
+        new: Make a folder if none is of this model.
+    """
+    witness = coder.witness
+    if witness is None:
+        return folder
+    now = witness.now()
+    places = sorted(folder.glob("model-*"))
+    for place in places:
+        with contextlib.suppress(OSError, ValueError):
+            if witness.same(json.loads((place / WITNESS).read_text(encoding="utf-8")), now):
+                return place
+    made = folder / f"model-{1 + max((int(p.name[6:]) for p in places if p.name[6:].isdecimal()), default=0)}"
+    if not new:
+        return made
+    if any((place / STATE).exists() for place in places):
+        say(f"{witness.whose} answers otherwise than when documents were encoded before: it keeps another model", sys.stderr)
+    made.mkdir()
+    write_atomic(made / WITNESS, dump_json(now))
+    return made
 
 
 class _Encoding:
@@ -216,8 +265,21 @@ class _Encoding:
                         f"{self.coder.name}: the embeddings of {len(bad)} of {len(vectors)} documents hold NaN, infinite values "
                         f"or only zeros; first: {documents[bad[0]].id!r}"
                     )
+                self._prove(lambda witness, then: witness.still(then, len(self.blocks)))
                 self._append(file, unit(vectors) if self.coder.similarity is COSINE else vectors, tokens)
                 advance(len(documents))
+        self._prove(lambda witness, then: witness.same(then, witness.now()))
+
+    def _prove(self, same: Callable[[Witness, Mapping[str, Any]], bool]) -> None:
+        """What was encoded is not kept if it may be of two models."""
+        witness = self.coder.witness
+        if witness is None or same(witness, json.loads((self.folder / WITNESS).read_text(encoding="utf-8"))):
+            return
+        raise MeasurementProblem(
+            f"{witness.whose} answers otherwise than when encoding began: another model was put behind it after {self.done} of "
+            f"{self.corpus.rows} documents of {self.corpus.name}. These are kept for the former model; run this again when one "
+            "model is served"
+        )
 
     def _append(self, file: BinaryIO, vectors: Floats, tokens: str) -> None:
         self.dim = vectors.shape[1]

@@ -11,6 +11,7 @@ from qguard.encoders import TextEncoder
 from qguard.endpoints.fingerprint import TEXTS, Fingerprint
 from qguard.endpoints.runtime import NEAR_ONE, EndpointRuntime
 from qguard.endpoints.settings import SERVER
+from qguard.errors import MeasurementProblem
 from qguard.judging.once import once
 from qguard.kinds import CROSS_ENCODER, DENSE
 from qguard.models.pipeline import Pipeline
@@ -31,6 +32,21 @@ def runtime_of(session: Session, precision: Precision, model: str) -> EndpointRu
 def fingerprint(session: Session, target: Target) -> Fingerprint:
     """The fingerprint of a target's server, measured once a session."""
     return _measured(session, target.precision.plain, target.model)[0]
+
+
+def prove_still(session: Session, target: Target) -> None:
+    """The server answers as it did when its fingerprint was measured: what was computed in between is of one model.
+
+    Raises:
+        MeasurementProblem: if it does not.
+    """
+    client = runtime_of(session, target.precision, target.model).client
+    then = fingerprint(session, target)
+    if not all(then.still(client, number) for number in range(len(TEXTS))):
+        raise MeasurementProblem(
+            f"endpoint {target.precision.name!r} answers otherwise than before its texts were encoded: another model was put "
+            "behind it meanwhile; judge it again when one model is served"
+        )
 
 
 def facts(session: Session, target: Target) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -345,8 +346,23 @@ class Session:
         """As :meth:`embeddings`, of a precision with float32 vectors."""
         ids = self.token_ids(target)  # first: what may not be judged is not built either
         encoder, artifact = self.encoder(target.precision, target.model), self.artifact(target.precision, target.model)
-        with step(f"encoding suite {target.suite!r} with {target.precision}", artifact.file or artifact.folder):
+        with (
+            step(f"encoding suite {target.suite!r} with {target.precision}", artifact.file or artifact.folder),
+            self._of_one_model(target),
+        ):
             return encoder.encode_rows(self.rows(target, encoder, ids))
+
+    @contextmanager
+    def _of_one_model(self, target: Target) -> Iterator[None]:
+        """What is computed meanwhile is of one model; of a server nothing else proves it."""
+        if target.precision.runtime != ENDPOINT:
+            yield
+            return
+        from qguard.judging.endpoint import fingerprint, prove_still
+
+        fingerprint(self, target)
+        yield
+        prove_still(self, target)
 
     def rows(self, target: Target, encoder: Encoder, ids: list[list[int]]) -> Sequence[Any]:
         """What an encoder is given of the suite: its token ids, or the texts where its runtime takes them."""
@@ -405,6 +421,7 @@ class Session:
     def plain_corpus_vectors(self, target: Target) -> VectorFile:
         """As :meth:`corpus_vectors`, of a precision with float32 vectors."""
         from qguard.goldens.corpus import compare_block
+        from qguard.goldens.served import served_coder
         from qguard.goldens.vectors import candidate_coder, encode_corpus
 
         self.token_ids(target)  # what may not be judged is not encoded for hours
@@ -412,18 +429,21 @@ class Session:
         assert golden.retrieved is not None
         assert suite.corpus is not None
         artifact = self.artifact(target.precision, target.model)
-        coder = candidate_coder(
-            artifact,
-            target.precision,
-            self.config.device,
-            lambda: self.encoder(target.precision, target.model),
-            similarity_of(model.pipeline),
-        )
+
+        def encoder() -> Encoder:
+            return self.encoder(target.precision, target.model)
+
+        similarity = similarity_of(model.pipeline)
+        if target.precision.runtime == ENDPOINT:
+            coder = served_coder(target.precision, encoder, model.pipeline, similarity)
+        else:
+            coder = candidate_coder(artifact, target.precision, self.config.device, encoder, similarity)
 
         def check(number: int, digest: str) -> None:
             compare_block(golden, suite, model, number, digest, coder)
 
-        return encode_corpus(suite.corpus, coder, golden.retrieved.block, check)[0]
+        with self._of_one_model(target):
+            return encode_corpus(suite.corpus, coder, golden.retrieved.block, check)[0]
 
     def cut(self, target: Target, vectors: Floats) -> Floats:
         """Vectors (n, dim) cut to the precision's dimensions, as a user of sentence-transformers cuts them.
