@@ -10,6 +10,7 @@ from qguard.attest.settings import settings_in_force
 from qguard.attest.subjects import digests, name_in_folder
 from qguard.encoders.runtimes import NO_FILES
 from qguard.errors import UsageProblem
+from qguard.goldens.marked import KEY
 from qguard.judging.facts import scope
 from qguard.report.host import host
 
@@ -78,7 +79,10 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
             **({"left_out": unproved} if (unproved := precision.runs_in.left_out()) else {}),
         },
         "suite": {"name": target.suite, "sha256": suite.sha256, "texts": len(suite.texts), "slices": suite.slice_names},
-        "golden": {"manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"]},
+        "golden": {
+            "manifest": manifest["manifest_sha256"], "data": manifest["data_sha256"], "date": manifest["date"],
+            "endpoint": manifest.get(KEY),
+        },
         "scope": scope(session, target).to_json(),
         "gates": {key: {"bound": g.bound.to_json(), "on": g.on} for key, g in in_force.items()},
         "settings": settings_in_force(session, precision, target.model),

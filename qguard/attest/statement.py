@@ -88,6 +88,7 @@ def _configuration(
         facts = {"texts": e["suite"]["texts"], "slices": e["suite"]["slices"], "checks": checks, "latency": run["latency"]}
         out.append(_resource(f"suite/{name}", e["suite"]["sha256"], facts))
         sealed = {"manifest": golden["manifest"], "recorded": golden["date"], "scope": e["scope"]}
+        sealed |= {"endpoint": golden["endpoint"]} if golden.get("endpoint") else {}
         out.append(_resource(f"golden/{model['name']}/{name}", golden["data"], sealed))
     return out
 

@@ -72,6 +72,21 @@ def add_artifact(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--artifact", type=Path, metavar="PATH", help=text)
 
 
+def add_endpoint(parser: argparse.ArgumentParser, text: str, metavar: str = "URL") -> None:
+    """``--endpoint`` and what goes with a URL."""
+    from qguard.endpoints.settings import PROTOCOLS
+
+    parser.add_argument("--endpoint", metavar=metavar, help=text)
+    parser.add_argument(
+        "--endpoint-protocol",
+        choices=PROTOCOLS,
+        help="protocol of the server at that URL: openai (default), tei, ollama or cohere",
+    )
+    parser.add_argument(
+        "--endpoint-model", metavar="NAME", help="model that requests to that URL name (default: the judged model's)"
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``, for machines."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")

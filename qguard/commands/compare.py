@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_json, add_precision, add_selection, session_of
+from qguard.commands import add_endpoint, add_json, add_precision, add_selection, session_of
 from qguard.console.visible import say, visible
 
 
@@ -15,6 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dims", metavar="N,…", help="cut vectors to their first N dimensions; every precision with every N")
     text = "how vectors are stored, such as float32,int8,binary; every precision and number of dimensions with every kind"
     parser.add_argument("--vectors", metavar="KIND,…", help=text)
+    add_endpoint(parser, "compare the server at this URL as the precision 'served'")
     add_json(parser)
     add_selection(parser)
 
@@ -23,14 +24,18 @@ def run(args: argparse.Namespace) -> int:
     """Judge every precision, and print one row each."""
     from rich.console import Console
 
-    from qguard.errors import MeasurementProblem
+    from qguard.endpoints.settings import SERVED
+    from qguard.errors import MeasurementProblem, UsageProblem
     from qguard.files import dump_json, write_atomic
     from qguard.judging.compare import ALONE, BUCKETS, compare, swept, table, to_json
     from qguard.precisions import parse_precisions
 
     session = session_of(args)
+    session.config = session.config.served(args.endpoint, args.endpoint_protocol, args.endpoint_model)
     config = session.config
     precisions = swept(parse_precisions(args.precision, config.precisions, config.own_precisions), args.dims, args.vectors)
+    if args.endpoint and not any(p.name == SERVED for p in precisions):
+        raise UsageProblem(f"--endpoint URL is compared as {SERVED}, which is not among the precisions: --precision …,{SERVED}")
     rows = compare(session, precisions, lambda what: say(f"{what} …", file=sys.stderr))
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     out.print(table(rows))

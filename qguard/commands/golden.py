@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-from qguard.commands import add_command, add_selection, selected, session_of
+from qguard.commands import add_command, add_endpoint, add_selection, selected, session_of
 from qguard.console.visible import say
 from qguard.errors import QguardError, UsageProblem
+
+if TYPE_CHECKING:
+    from qguard.config import Config
+    from qguard.goldens.from_server import Server
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +33,12 @@ def add(parser: argparse.ArgumentParser) -> None:
                 help="declare a change intended: weights, tokenizer, pipeline, stack or quality; repeatable",
             )  # fmt: skip
             sub.add_argument("--golden-update-in-ci", action="store_true", help="allow recording where CI is set")
+            trusted = "record from this trusted fp32 server, by its name in the configuration or its URL; the golden says so"
+            add_endpoint(sub, trusted, "NAME|URL")
+            sub.add_argument(
+                "--unconfirmed", action="store_true",
+                help="with --endpoint: do not compare the server with fp32 of the model's files, which may not run here",
+            )  # fmt: skip
         if action == "show":
             sub.add_argument("--json", action="store_true", help="print the manifests as JSON instead")
             sub.add_argument("--texts", action="store_true", help="also print one line for each text")
@@ -40,13 +51,13 @@ def _update(args: argparse.Namespace) -> int:
     if not args.dry_run:
         golden.refuse_in_ci(args.golden_update_in_ci)
     session = session_of(args)
-    status = 0
+    server, status = _server(session.config, args), 0
     for model, suite in selected(session):
-        say(f"{model}/{suite}: recording fp32 …", file=sys.stderr)
+        say(f"{model}/{suite}: recording fp32{f' from {server.endpoint.shown}' if server else ''} …", file=sys.stderr)
         try:
             review = golden.record(
                 session.model(model), session.suite_of(suite, model), session.config.golden_root, args.reason,
-                accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words),
+                accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words), server=server,
             )  # fmt: skip
         except UsageProblem:
             raise
@@ -59,9 +70,23 @@ def _update(args: argparse.Namespace) -> int:
     return status
 
 
+def _server(config: Config, args: argparse.Namespace) -> Server | None:
+    """The server that is recorded from; ``None`` for the model's own files."""
+    if args.endpoint is None:
+        for option, given in (("--unconfirmed", args.unconfirmed), ("--endpoint-protocol", args.endpoint_protocol)):
+            if given:
+                raise UsageProblem(f"{option} is of the server that --endpoint names; give it too")
+        config.served(None, None, args.endpoint_model)
+        return None
+    from qguard.goldens.from_server import Server
+
+    return Server(config.server(args.endpoint, args.endpoint_protocol, args.endpoint_model), not args.unconfirmed)
+
+
 def _check(args: argparse.Namespace) -> int:
     from qguard import accepted
     from qguard.goldens import audit, golden_folder
+    from qguard.goldens.marked import said
 
     session = session_of(args)
     which = list(selected(session))
@@ -78,7 +103,10 @@ def _check(args: argparse.Namespace) -> int:
         try:
             golden = session.golden(model, suite)
             findings += audit.unfit(golden, accepted.read(folder)["scores"])
-            say(f"{model}/{suite}: current ({len(golden.vectors)} texts, {golden.manifest['date']}: {golden.manifest['reason']})")
+            manifest, source = golden.manifest, said(golden.manifest)
+            say(f"{model}/{suite}: current ({len(golden.vectors)} texts, {manifest['date']}: {manifest['reason']})")
+            if source:
+                say(f"  recorded from: {source}")
         except UsageProblem:
             raise
         except QguardError as e:

@@ -21,7 +21,7 @@ from qguard.config.tables import (
     SuiteConfig,
     VectorsConfig,
 )
-from qguard.endpoints.settings import OPENAI, SERVED, check_protocol, check_url
+from qguard.endpoints.settings import OPENAI, SERVED, Endpoint, check_protocol, check_url
 from qguard.errors import ModelProblem, UsageProblem, unknown
 
 if TYPE_CHECKING:
@@ -169,6 +169,31 @@ class Config(BaseModel):
         update = {name: value for name, value in given.items() if value is not None}
         known = self.endpoint.get(SERVED) or EndpointConfig(url=url)
         return self.model_copy(update={"endpoint": {**self.endpoint, SERVED: known.model_copy(update=update)}})
+
+    def server(self, named: str, protocol: str | None = None, model: str | None = None) -> Endpoint:
+        """The server of ``--endpoint NAME|URL``.
+
+        Args:
+            named: A name of ``[tool.qguard.endpoint]``, or a URL, as :meth:`served` has it.
+            protocol: See :meth:`served`; only with a URL.
+            model: See :meth:`served`; only with a URL.
+
+        Raises:
+            UsageProblem: for a name that is not configured, and as :meth:`served`.
+        """
+        if "://" in named:
+            return self.served(named, protocol, model).endpoint[SERVED].endpoint(SERVED)
+        if named not in self.endpoint:
+            raise (
+                unknown("endpoint", named, self.endpoint)
+                if self.endpoint
+                else UsageProblem(
+                    f"--endpoint {named!r}: no endpoint is configured; give its URL, or [tool.qguard.endpoint.{named}]"
+                )
+            )
+        if protocol or model:
+            raise UsageProblem(f"--endpoint {named}: its table says protocol and model; leave the options out")
+        return self.endpoint[named].endpoint(named)
 
     def calibration(
         self, source: str | None, samples: int = 300, seed: int = 0, overlap: Literal["refuse", "allow"] = "refuse"

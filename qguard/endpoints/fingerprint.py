@@ -6,6 +6,7 @@ large in a signed statement; each is kept as a sketch of :data:`SKETCH` sums wit
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,6 +132,27 @@ class Fingerprint:
             sketch, int(value["width"]), float(value["noise"]), (least, most), None if model is None else str(model),
             str(value["encoding"]), tuple(map(int, value["tokens"])),
         )  # fmt: skip
+
+
+def facts(client: Client, found: Fingerprint, moment: str) -> dict[str, Any]:
+    """What a report says of a server: its settings, what it says of itself, its fingerprint and when that was measured.
+
+    Args:
+        client: What asks it.
+        found: Its fingerprint.
+        moment: In UTC.
+    """
+    server = client.endpoint
+    return {
+        **server.to_json(), "name": server.name, "model": client.model, "says": found.model, "dimensions": found.width,
+        "encoding": found.encoding, "lengths": list(found.lengths), "fingerprint": found.sha256, "noise": found.noise,
+        "date": moment,
+    }  # fmt: skip
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def sketched(rows: NDArray[Any]) -> NDArray[np.float32]:

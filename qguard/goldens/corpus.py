@@ -63,27 +63,28 @@ def fp32_coder(model: Model) -> Coder:
     return Coder("fp32", key, tokenize, encode, similarity_of(model.pipeline))
 
 
-def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32]) -> Retrieved:
+def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32], coder: Coder | None = None) -> Retrieved:
     """Encode the corpus of a large suite in fp32, or what is left of it, and search it.
 
     Args:
         model: The fp32 model.
         suite: A large suite.
         vectors: float32 (texts, dim) of its texts, the queries among them.
+        coder: What encodes the corpus; by default :func:`fp32_coder`.
 
     Raises:
         MeasurementProblem: for vectors that are not finite, and where the cache cannot hold them.
     """
     assert suite.corpus is not None
-    documents, tokens = encode_corpus(suite.corpus, fp32_coder(model), BLOCK)
+    documents, tokens = encode_corpus(suite.corpus, coder or fp32_coder(model), BLOCK)
     rows, scores = search(suite, vectors[list(suite.queries)], documents, similarity_of(model.pipeline))
     return Retrieved(rows.astype(np.int32), scores, tuple(tokens), suite.corpus.documents, BLOCK)
 
 
-def forget_fp32(model: Model, suite: Suite) -> None:
+def forget_fp32(suite: Suite, coder: Coder) -> None:
     """Remove the vectors that :func:`retrieve` kept to continue after a kill: the golden is stored."""
     if suite.corpus is not None:
-        forget(suite.corpus, fp32_coder(model), BLOCK)
+        forget(suite.corpus, coder, BLOCK)
 
 
 def compare_block(golden: Golden, suite: Suite, model: Model, number: int, digest: str, candidate: Coder) -> None:

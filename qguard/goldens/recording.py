@@ -18,7 +18,9 @@ from qguard.encoders.tokenizer import types_of
 from qguard.errors import GoldenProblem
 from qguard.goldens.consent import check_named, refuse_unnamed
 from qguard.goldens.fragile import rounded_apart
+from qguard.goldens.from_server import Recorded, Server, client_of, outputs_of
 from qguard.goldens.identity import identity
+from qguard.goldens.marked import KEY
 from qguard.goldens.pooling import by_pooling, contradiction, left_behind
 from qguard.goldens.reference import Outputs, confirm, fp32_outputs, without_tokens
 from qguard.goldens.reference import paths as sources
@@ -26,6 +28,7 @@ from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
 from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, public_ref, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
+from qguard.goldens.vectors import Coder
 from qguard.kinds import CROSS_ENCODER, DENSE, KINDS
 from qguard.machine.versions import installed
 from qguard.models.location import is_local
@@ -48,6 +51,7 @@ def record(
     accept_change: Collection[str] = (),
     dry_run: bool = False,
     show: Callable[[Review], None] = lambda _: None,
+    server: Server | None = None,
 ) -> Review:
     """Record fp32 outputs by sentence-transformers, have plain Transformers confirm them, and store them atomically.
 
@@ -62,6 +66,7 @@ def record(
         accept_change: The parts whose change is intended; see :mod:`qguard.goldens.consent`.
         dry_run: Store nothing; a reason is not needed then.
         show: Is given the review before anything is stored or refused.
+        server: Whose outputs are recorded instead; the manifest names it.
 
     Returns:
         What moved.
@@ -75,24 +80,26 @@ def record(
         raise GoldenProblem('a golden needs a reason for its reviewers: --reason "…" (pytest: --golden-reason)')
     check_named(accept_change)
     with step(f"recording fp32 of model {model.name!r} on suite {suite.name!r}", model.onnx or model.folder):
-        (judged, vectors, token_ids, left_out, tokenizer), paths, pooled = _outputs(model, suite)
+        (judged, vectors, token_ids, left_out, tokenizer), paths, pooled, served = _outputs(model, suite, server)
     similarity = similarity_of(model.pipeline).fitted(vectors)
     fragile = {}
     # default gates follow no other golden
-    if suite.name in BUILTIN and model.onnx is None and not model.static and model.kind == DENSE:
+    here = server is None or server.confirm  # else the model may not run here
+    if here and suite.name in BUILTIN and model.onnx is None and not model.static and model.kind == DENSE:
         fragile = rounded_apart(model, token_ids, judged.roles, vectors)
-    by_labels = contradiction(judged, pooled, similarity) if model.kind == DENSE else ""
+    by_labels = contradiction(judged, pooled, similarity) if pooled else ""
     doubts = "; ".join(filter(None, (by_labels, _lost(model))))
-    retrieved = None
+    retrieved = coder = None
     if suite.corpus is not None and model.kind != DENSE:
         raise GoldenProblem(
             f"suite {suite.name!r} is large, and the whole of a large suite is searched for one vector a text alone; model "
             f"{model.name!r} gives {KINDS[model.kind].gives}. Judge it on fewer documents"
         )
     if suite.corpus is not None:
-        from qguard.goldens.corpus import retrieve
+        from qguard.goldens.corpus import fp32_coder, retrieve
 
-        retrieved = retrieve(model, suite, vectors)
+        coder = fp32_coder(model) if served is None else _coder(model, served)
+        retrieved = retrieve(model, suite, vectors, coder)
     # of unit vectors the inner product is the cosine
     ranked = DOT if similarity is COSINE and model.pipeline.unit_length else similarity
     data = _pack(vectors, token_ids, judged, retrieved, ranked)
@@ -103,7 +110,8 @@ def record(
         text = summary_of_scores(model.name, judged, vectors, token_ids, model.pipeline.scoring)
     else:
         text = summary(model.name, judged, vectors, token_ids, retrieved, similarity)
-    libraries = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
+    own = ("onnx", "onnxruntime") if model.onnx else ("sentence-transformers", "transformers", "torch", "onnxruntime")
+    libraries = own if served is None else ()
     manifest = {
         "schema": SCHEMA,
         "model": {
@@ -124,6 +132,7 @@ def record(
         "versions": installed("qguard", *libraries, "tokenizers", "numpy"),
         "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
         **({"left_out": list(left_out.items())} if left_out else {}),
+        **({KEY: served.facts} if served else {}),
         **fragile,
         **({"accepted_changes": sorted(set(accept_change))} if accept_change else {}),
         "reason": reason.strip(),
@@ -153,18 +162,23 @@ def record(
             f"cannot write the golden folder {root.name}/{model.name}/{suite.name}: {e.strerror or e}; "
             "the old golden is untouched"
         ) from e
-    if retrieved is not None:
+    if retrieved is not None and coder is not None:
         from qguard.goldens.corpus import forget_fp32
 
-        forget_fp32(model, suite)
+        forget_fp32(suite, coder)
     return found
 
 
-def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[str, Any]]:
-    """Confirmed outputs, the two paths that agree, and the vectors by pooling as evidence."""
+def _outputs(
+    model: Model, suite: Suite, server: Server | None
+) -> tuple[Outputs, dict[str, str], dict[str, Any], Recorded | None]:
+    """Confirmed outputs, the two paths that agree, the vectors by pooling as evidence, and what a server gave."""
+    if server is not None:
+        served = outputs_of(model, suite, server)
+        return served.outputs, served.paths, {}, served
     if model.onnx is None:
         found = fp32_outputs(model, suite)
-        return found, sources(model), confirm(model, found.suite, found.vectors, found.token_ids)
+        return found, sources(model), confirm(model, found.suite, found.vectors, found.token_ids), None
     from qguard.encoders import open_encoder
     from qguard.encoders.feeding import Feeding
     from qguard.encoders.reference import reference
@@ -177,7 +191,14 @@ def _outputs(model: Model, suite: Suite) -> tuple[Outputs, dict[str, str], dict[
     refuse_several(encoder, some, [list(range(len(some)))], model.onnx.name)
     vectors, token_ids, paths = reference(model, judged)
     pooled = by_pooling(encoder, token_ids) if model.kind == DENSE else {}
-    return Outputs(judged, vectors, token_ids, left_out), paths, pooled
+    return Outputs(judged, vectors, token_ids, left_out), paths, pooled, None
+
+
+def _coder(model: Model, served: Recorded) -> Coder:
+    from qguard.goldens.served import served_coder
+
+    server = client_of(served.encoder).endpoint
+    return served_coder("fp32", server, lambda: served.encoder, model.pipeline, similarity_of(model.pipeline))
 
 
 def _lost(model: Model) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from qguard.outputs import Collected, finite
 from qguard.registry import function_of
 from qguard.suites import Suite
 from qguard.vectors.similarity import similarity_of
+
+if TYPE_CHECKING:
+    from qguard.encoders import Encoder
+    from qguard.encoders.tokenizer import TextTokenizer
 
 # The independent path differs from sentence-transformers only by rounding.
 AGREEMENT = 1e-5
@@ -131,16 +135,8 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     Raises:
         GoldenProblem: see :func:`without_tokens`; also when the tokenizer alone gives other ids than sentence-transformers.
     """
-    from qguard.encoders.loaded import loaded_tokenizer
-    from qguard.encoders.tokenizer import TextTokenizer
-
     st = open_fp32(model)
-    loaded = loaded_tokenizer(model)
-    tokenizer = (
-        TextTokenizer.open(model.root, model.pipeline)
-        if loaded is None
-        else TextTokenizer.read(loaded, model.pipeline, "the tokenizer that sentence-transformers loads", model.root)
-    )
+    tokenizer, loaded = tokenizer_of(model)
     own = tokenizer(whole.texts, whole.roles)
     prefixes = [model.pipeline.prefix(role) for role in whole.roles]
     some = [i for i, ids in enumerate(own) if ids]
@@ -176,6 +172,17 @@ def fp32_outputs(model: Model, whole: Suite) -> Outputs:
     return Outputs(suite, collected.whole(), [own[i] for i in some], left_out, loaded)
 
 
+def tokenizer_of(model: Model) -> tuple[TextTokenizer, bytes | None]:
+    """The tokenizer that gives a golden's token ids, and its ``tokenizer.json`` where that is not the model's own file."""
+    from qguard.encoders.loaded import loaded_tokenizer
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    loaded = loaded_tokenizer(model)
+    if loaded is None:
+        return TextTokenizer.open(model.root, model.pipeline), None
+    return TextTokenizer.read(loaded, model.pipeline, "the tokenizer that sentence-transformers loads", model.root), loaded
+
+
 def without_tokens(suite: Suite, ids: Sequence[Sequence[int]]) -> dict[int, str]:
     """The texts that a golden leaves out, by index, and why: those that the tokenizer has no token for.
 
@@ -196,6 +203,22 @@ def without_tokens(suite: Suite, ids: Sequence[Sequence[int]]) -> dict[int, str]
     return out
 
 
+def independent(model: Model) -> Encoder:
+    """fp32 of a model's own files without sentence-transformers: what confirms a golden."""
+    from qguard.encoders import Encoder, open_encoder
+    from qguard.encoders.feeding import Feeding
+    from qguard.encoders.pooling import Head
+    from qguard.encoders.table import NumpyTable
+    from qguard.encoders.tokenizer import TextTokenizer
+
+    if model.onnx is not None:
+        return open_encoder("onnx", model.folder, model.pipeline, "fp32", model.onnx, feeding=Feeding.of(model))
+    if model.static:
+        tokenizer = TextTokenizer.open(model.root, model.pipeline)
+        return Encoder(tokenizer, NumpyTable(model.root), Head.open(model.folder, model.pipeline))
+    return open_encoder("torch", model.folder, model.pipeline, "fp32")
+
+
 def confirm(model: Model, suite: Suite, vectors: Any, token_ids: list[list[int]]) -> dict[str, Any]:
     """Plain Transformers with the declared pooling must agree before anything is written.
 
@@ -206,19 +229,11 @@ def confirm(model: Model, suite: Suite, vectors: Any, token_ids: list[list[int]]
     Raises:
         GoldenProblem: when vectors differ by more than :data:`AGREEMENT`, or they are not finite.
     """
-    from qguard.encoders import Encoder, open_encoder
-    from qguard.encoders.pooling import Head
-    from qguard.encoders.table import NumpyTable
-    from qguard.encoders.tokenizer import TextTokenizer
     from qguard.goldens.pooling import by_pooling
 
     if not finite(vectors).all():
         raise GoldenProblem("sentence-transformers returned NaN or infinite values in fp32; nothing was written")
-    if model.static:
-        tokenizer = TextTokenizer.open(model.root, model.pipeline)
-        encoder = Encoder(tokenizer, NumpyTable(model.root), Head.open(model.folder, model.pipeline))
-    else:
-        encoder = open_encoder("torch", model.folder, model.pipeline, "fp32")
+    encoder = independent(model)
     rows = encoder.tokenizer.told(token_ids, suite.roles)
     pooled = by_pooling(encoder, rows) if model.kind == DENSE else {"as declared": encoder.encode_ids(rows)}
     error = similarity_of(model.pipeline).fitted(vectors).change(vectors, next(iter(pooled.values())))

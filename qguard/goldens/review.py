@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.goldens.marked import KEY, said
 from qguard.goldens.neighbours import looked_at, nearest
 from qguard.goldens.quality import compare_quality
 from qguard.goldens.reference import AGREEMENT, DRIFT
@@ -90,7 +91,9 @@ def review(
     differs = [part for part in now if was[part] != now[part]]
     was_left, now_left = old.left_out, dict(manifest.get("left_out", []))
     other = "suite" in differs or list(was_left) != list(now_left)
-    same = not differs and was_left == now_left and old.manifest["data_sha256"] == manifest["data_sha256"]
+    source = [said(m) or "the model's own files" for m in (old.manifest, manifest)]
+    elsewhere = (KEY in old.manifest) != (KEY in manifest)
+    same = not differs and was_left == now_left and old.manifest["data_sha256"] == manifest["data_sha256"] and not elsewhere
     changed = not same or old.manifest.get("summary_sha256") != manifest["summary_sha256"] or not old.summary_is_whole
     lines = [f"against the golden of {old.manifest['date']} ({old.manifest['reason']})"]
     details = {part: f"{was[part][:8]} → {now[part][:8]}" for part in differs}
@@ -100,6 +103,8 @@ def review(
         words = f"texts that are left out: {len(was_left)} → {len(now_left)}"
         details["tokenizer"] = f"{details['tokenizer']}; {words}" if "tokenizer" in details else words
     lines += [f"{part}: {words}" for part, words in details.items()]
+    if source != ["the model's own files"] * 2:
+        lines.append(f"recorded from: {source[0]} → {source[1]}")
     if versions := _versions(old.manifest.get("versions", {}), manifest["versions"]):
         lines.append(f"versions: {versions}")
     before, after = _kept(old, suite, other)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qguard.encoders import TextEncoder
 from qguard.endpoints.fingerprint import Fingerprint
 from qguard.endpoints.runtime import EndpointRuntime
-from qguard.endpoints.settings import CLIENT
+from qguard.endpoints.settings import CLIENT, Endpoint
 from qguard.files import sha256_json
 from qguard.goldens.vectors import Coder, Ids, Witness
 from qguard.machine.versions import installed
 from qguard.models.pipeline import Pipeline
 from qguard.vectors.similarity import Similarity
 
-if TYPE_CHECKING:
-    from qguard.precisions import Precision
 
-
-def served_coder(precision: Precision, encoder: Callable[[], Any], pipeline: Pipeline, similarity: Similarity) -> Coder:
+def served_coder(name: str, server: Endpoint, encoder: Callable[[], Any], pipeline: Pipeline, similarity: Similarity) -> Coder:
     """The coder of what a server keeps. Its vectors are found again by its settings, and used if its fingerprint is the same.
 
     Args:
-        precision: What it is judged as.
+        name: For people.
+        server: Where it is and how it is asked.
         encoder: Opens what asks it.
         pipeline: Of the fp32 model.
         similarity: What the model ranks by.
     """
-    server = precision.server
     key = {
         # the URL may hold a key in its query
         "endpoint": [sha256_json(server.url), server.protocol, server.model, server.normalized, server.prompts],
@@ -64,4 +61,4 @@ def served_coder(precision: Precision, encoder: Callable[[], Any], pipeline: Pip
         same=same,
         still=lambda then, number: Fingerprint.from_json(then).still(asks().client, number),
     )
-    return Coder(str(precision.plain), key, tokenize, encode, similarity, witness)
+    return Coder(name, key, tokenize, encode, similarity, witness)

@@ -15,6 +15,7 @@ from qguard.console.visible import visible_json
 from qguard.encoders.tokenizer import Tokens
 from qguard.errors import GoldenProblem, first_line
 from qguard.files import cache_folder, dump_json, read_json, sha256_json, staged, sync_folder, write_atomic
+from qguard.goldens.marked import said
 from qguard.goldens.retrieved import Retrieved
 from qguard.kinds import DENSE
 from qguard.outputs import finite, stored
@@ -274,6 +275,7 @@ def words(golden: Golden, texts: bool = False) -> str:
         f"{m['model']['name']}/{m['suite']['name']}: recorded {m['date']}: {m['reason']}",
         "hashes: " + ", ".join(f"{part} {value[:8]}" for part, value in sorted(m["hashes"].items())),
         "versions: " + ", ".join(f"{name} {version}" for name, version in sorted(m.get("versions", {}).items())),
+        *([f"recorded from: {source}"] if (source := said(m)) else []),
     ]
     if golden.summary is None:
         state = "not the one that the manifest seals" if "summary_sha256" in m else "none, an older version recorded it"

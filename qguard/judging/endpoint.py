@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from qguard.boundary import step
 from qguard.encoders import TextEncoder
-from qguard.endpoints.fingerprint import TEXTS, Fingerprint
+from qguard.endpoints.fingerprint import TEXTS, Fingerprint, now
+from qguard.endpoints.fingerprint import facts as described
 from qguard.endpoints.runtime import NEAR_ONE, EndpointRuntime
 from qguard.endpoints.settings import SERVER
 from qguard.errors import MeasurementProblem
@@ -52,19 +52,14 @@ def prove_still(session: Session, target: Target) -> None:
 def facts(session: Session, target: Target) -> dict[str, Any]:
     """What a report says of a target's server: its settings, what it says of itself, its fingerprint and when it was measured."""
     found, moment = _measured(session, target.precision.plain, target.model)
-    return {
-        **target.precision.server.to_json(), "name": target.precision.name, "model": asked(session, target),
-        "says": found.model, "dimensions": found.width, "encoding": found.encoding, "lengths": list(found.lengths),
-        "fingerprint": found.sha256, "noise": found.noise, "date": moment,
-    }  # fmt: skip
+    return described(runtime_of(session, target.precision, target.model).client, found, moment)
 
 
 @once
 def _measured(session: Session, precision: Precision, model: str) -> tuple[Fingerprint, str]:
     with step(f"asking endpoint {precision.name!r} for its fingerprint"):
         found = Fingerprint.of(runtime_of(session, precision, model).client)
-    moment = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return found, moment
+    return found, now()
 
 
 def asked(session: Session, target: Target) -> str:

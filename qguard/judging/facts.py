@@ -6,6 +6,7 @@ from typing import Any
 
 from qguard.accepted.scores import Scope
 from qguard.encoders.runtimes import ENDPOINT
+from qguard.goldens.marked import said
 from qguard.judging import endpoint
 from qguard.judging.judged import judged
 from qguard.judging.session import Session, Target
@@ -23,6 +24,8 @@ def facts(session: Session, target: Target) -> dict[str, Any]:
     facts["judged"] = parts(session, target)
     if target.precision.runtime == ENDPOINT:
         facts["endpoint"] = endpoint.facts(session, target)
+    if source := said(session.golden(target.model, target.suite).manifest):
+        facts["golden_from"] = source
     if artifact.has_files:
         facts["artifact"] = {"sha256": artifact.sha256, "bytes": artifact.bytes}
     facts["scope"] = scope(session, target).to_json()

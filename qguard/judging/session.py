@@ -435,7 +435,7 @@ class Session:
 
         similarity = similarity_of(model.pipeline)
         if target.precision.runtime == ENDPOINT:
-            coder = served_coder(target.precision, encoder, model.pipeline, similarity)
+            coder = served_coder(str(target.precision.plain), target.precision.server, encoder, model.pipeline, similarity)
         else:
             coder = candidate_coder(artifact, target.precision, self.config.device, encoder, similarity)
 

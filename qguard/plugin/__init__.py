@@ -125,11 +125,11 @@ def _state(config: pytest.Config, asked: str) -> State:
     path = config.getoption("qguard_config")
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
-    url = config.getoption("qguard_endpoint")
+    url, update_goldens = config.getoption("qguard_endpoint"), config.getoption("qguard_golden_update")
     chosen = chosen.served(url, config.getoption("qguard_endpoint_protocol"), config.getoption("qguard_endpoint_model"))
     artifact = config.getoption("qguard_artifact")
     precisions, device = parse_precisions(asked, chosen.precisions, chosen.own_precisions), config.getoption("qguard_device")
-    if url and not any(p.name == SERVED for p in precisions):
+    if url and not (update_goldens or any(p.name == SERVED for p in precisions)):
         raise UsageProblem(f"--endpoint URL is judged as {SERVED}, which is not among the precisions: --precision {SERVED}")
     if device == "cuda" and not any("cuda" in p.runs_in.devices for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")

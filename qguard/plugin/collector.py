@@ -79,16 +79,19 @@ class Collector:
 
     def _update(self) -> int:
         from qguard import goldens as golden
+        from qguard.endpoints.settings import SERVED
+        from qguard.goldens.from_server import Server
 
         session, self.lines = self.state.session, list[str]()
-        status = 0
+        served, status = session.config.endpoint.get(SERVED) if self.config.getoption("qguard_endpoint") else None, 0
+        server = Server(served.endpoint(SERVED)) if served else None
         for target in self.state.targets:
             try:
                 model, suite = session.model(target.model), session.suite_of(target.suite, target.model)
                 review = golden.record(
                     model, suite, session.config.golden_root, self.config.getoption("qguard_golden_reason"),
                     accept_change=self.config.getoption("qguard_golden_accept_change"),
-                    show=lambda r: self.lines.extend(r.words.split("\n")),
+                    show=lambda r: self.lines.extend(r.words.split("\n")), server=server,
                 )  # fmt: skip
                 self.lines.append(f"{target.model}/{target.suite}: {'written' if review.changed else 'unchanged'}")
             except QguardError as e:

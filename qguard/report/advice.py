@@ -200,6 +200,7 @@ def judged(run: Mapping[str, Any]) -> list[str]:
     parts = run.get("judged") or ()
     files = [p for p in parts if p["name"] in ("file", "output") or p["name"].startswith("input ")]
     lines = ["; ".join(_part(p) for p in group) for group in (files, [p for p in parts if p not in files])]
+    lines += [f"against a golden of {run['golden_from']}"] if run.get("golden_from") else []
     return [line for line in lines if line]
 
 

@@ -415,6 +415,8 @@ class RunShape(Part):
         latency: Every comparison of times.
         artifact: Files of the judged artifact.
         endpoint: The judged server; ``null`` for all else.
+        golden_from: The server that the golden was recorded from, in words; ``null`` for a golden that was computed from the
+            model's own files.
         judged: What is judged, part by part, each with its source. Empty in reports of older versions.
         device: Device that torch computed on.
         changed: Versions that differ from those that the golden was recorded with.
@@ -440,6 +442,7 @@ class RunShape(Part):
     latency: list[TrialShape]
     artifact: Files | None = None
     endpoint: EndpointShape | None = None
+    golden_from: str | None = None
     judged: list[JudgedPart] = []
     device: str | None = None
     changed: list[str] = []
