@@ -19,7 +19,15 @@ from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
 from qguard.attest.settings import EXAMPLES, changed, settings_in_force
 from qguard.cli import main
 from qguard.config import Config, load_config
-from qguard.config.tables import LatencyConfig, ModelConfig, PrecisionConfig, RobustnessConfig, SuiteConfig, VectorsConfig
+from qguard.config.tables import (
+    EndpointConfig,
+    LatencyConfig,
+    ModelConfig,
+    PrecisionConfig,
+    RobustnessConfig,
+    SuiteConfig,
+    VectorsConfig,
+)
 from qguard.files import sha256_json
 from qguard.gates import parse_gate
 from qguard.gates.check import Check, judge
@@ -723,14 +731,18 @@ BOUND = {
     "models.kind": "settings", "models.threshold": "settings", "suite.candidates": "the suite's hash",
     "suite.top": "the suite's hash",
     "suite.split": "the suite's hash", "suite.duplicates": "the suite's hash", "precisions": "--require", "golden": "golden",
-    "strict": "what was not measured did not pass", "folder": "no key",
+    "strict": "what was not measured did not pass", "folder": "no key", "endpoint.protocol": "settings",
+    "endpoint.model": "settings", "endpoint.normalized": "settings", "endpoint.prompts": "settings",
+    "endpoint.url": "the fingerprint", "endpoint.headers": "the fingerprint", "endpoint.batch": "the fingerprint",
+    "endpoint.concurrency": "the fingerprint", "endpoint.timeout": "what takes too long did not pass",
+    "endpoint.retries": "what was not answered did not pass", "endpoint.precision": "the precision of the verdict",
 }  # fmt: skip
 
 
 def test_every_setting_is_bound_or_has_a_reason_not_to_be():
     tables = {
         "latency": LatencyConfig, "robustness": RobustnessConfig, "vectors": VectorsConfig, "precision": PrecisionConfig,
-        "models": ModelConfig, "suite": SuiteConfig,
+        "models": ModelConfig, "suite": SuiteConfig, "endpoint": EndpointConfig,
     }  # fmt: skip
     keys = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
     assert keys | (set(Config.model_fields) - set(tables)) == set(BOUND)
@@ -741,6 +753,9 @@ def test_the_settings_of_a_verdict_are_those_of_the_table(case):
     update = {"robustness": RobustnessConfig(), "latency": LatencyConfig()}
     found = settings_in_force(Session(config.model_copy(update=update)), parse_precision("int8+int8"), "minilm")
     timed = settings_in_force(Session(config.model_copy(update=update)), parse_precision("int8"), "minilm")
+    config = config.served("http://localhost:1")
+    server = settings_in_force(Session(config), parse_precision("served", config.own_precisions), "minilm")
     named = {"recipe": "precision.recipe"}
     keys = {named.get(k, k) for k in {*found, *timed} - {"model"}} | {f"models.{k}" for k in timed["model"]}
+    keys |= {f"endpoint.{k}" for k in server["endpoint"]}
     assert keys == {k for k, how in BOUND.items() if how == "settings"}

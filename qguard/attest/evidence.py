@@ -1,10 +1,11 @@
-"""What a run knows of one target beside its checks: files, model, texts, golden, and the gates that it was judged by."""
+"""What a run knows of one target beside its checks: files or server, model, texts, golden, and the gates in force."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qguard.attest import served
 from qguard.attest.policy import gates_in_force
 from qguard.attest.settings import settings_in_force
 from qguard.attest.subjects import digests, name_in_folder
@@ -28,7 +29,7 @@ def refuse_several(targets: Iterable[Target]) -> None:
     """
     targets = list(targets)
     for target in targets:
-        if target.precision.runs_in.files == NO_FILES:
+        if target.precision.runs_in.files == NO_FILES and not served.is_served(target.precision):
             raise UsageProblem(
                 f"--qguard-attest: a verdict is bound to an artifact's files, and {target.precision} has none: its runtime "
                 f"{target.precision.runtime!r} keeps the model; judge it without --qguard-attest"
@@ -64,9 +65,12 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
     precision, model, suite = target.precision, session.model(target.model), session.suite_of(target.suite, target.model)
     artifact = session.artifact(precision, target.model)
     manifest = session.golden(target.model, target.suite).manifest
+    of_server = served.is_served(precision)
+    path = None if of_server else artifact_path(session, target)
     in_force = gates_in_force(session, precision, target.model)
     return {
-        "files": digests(artifact_path(session, target)),
+        "files": digests(path) if path else served.subject(session, target),
+        **({"endpoint": served.facts(session, target)} if of_server else {}),
         "model": {
             "name": target.model, "weights": model.weight_sha256, "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
@@ -74,7 +78,7 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
         "precision": {
             "name": precision.label, "runtime": precision.runtime, "vectors": precision.vectors, "recipe": precision.base,
             "computed_in": artifact.runtime(precision.runtime),
-            "file": name_in_folder(artifact_path(session, target), artifact.file),
+            "file": name_in_folder(path, artifact.file) if path else "",
             "calibration": {k: v for k, v in artifact.calibration.items() if k != "texts"},
             **({"left_out": unproved} if (unproved := precision.runs_in.left_out()) else {}),
         },

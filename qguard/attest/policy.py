@@ -36,7 +36,7 @@ def gates_in_force(session: Session, precision: Precision, model: str) -> dict[s
         ``METRIC`` or ``METRIC[SLICE]`` → gate, sorted.
     """
     recipe, found = precision.recipe, list[Gate]()
-    for name, bound in BOUNDS.items():
+    for name, bound in {} if precision.runs_in.cannot_measure("artifact") else BOUNDS.items():
         if name != "artifact.granularity" or (recipe.granularity is not None and recipe.stores_integers):
             found.append(Gate(name, None, bound))
     found += session.gates(precision, model)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = "robustness.examples"
 # of a recipe: what its files are held against
 _PROMISES = ("weights", "bits", "weight_error", "least_cosine", "integer", "granularity", "tables", "excluded")
+_ENDPOINT = ("protocol", "model", "normalized", "prompts")
 _MODEL = ("max_seq_length", "prompts", "pooling", "normalize", "inputs", "output", "kind", "threshold")
 
 
@@ -42,6 +43,8 @@ def settings_in_force(session: Session, precision: Precision, model: str) -> dic
         "recipe": {name: getattr(recipe, name) for name in _PROMISES} | {"excluded": list(recipe.excluded)},
         "model": {name: own.get(name) for name in _MODEL},
     }
+    if precision.endpoint is not None:
+        found["endpoint"] = {name: getattr(precision.endpoint, name) for name in _ENDPOINT}
     if latency.buckets(session, precision, model):
         found["latency.threads"] = config.latency.threads
     if tried(session, precision) and config.robustness.mode == "gate":

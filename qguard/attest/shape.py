@@ -195,12 +195,19 @@ class GoldenFacts(Part):
     scope: ScopeFacts
 
 
+class EndpointFacts(Part):
+    """A server that was judged; see :mod:`qguard.attest.served`."""
+
+    fingerprint: dict[str, Any]
+
+
 class Verdict(Part):
     """A statement of qguard's with its parts by what they are.
 
     Attributes:
         settings: Those that decide a verdict and are no gates; ``None`` in an older one.
         printed: An older one, whose bounds are text of six digits.
+        endpoint: The server, of a verdict on one.
     """
 
     subjects: list[Subject]
@@ -218,6 +225,7 @@ class Verdict(Part):
     goldens: dict[str, GoldenFacts]
     golden_data: dict[str, str]
     printed: bool
+    endpoint: EndpointFacts | None = None
 
     @property
     def sealed_gates(self) -> dict[str, dict[str, Any]]:
@@ -256,7 +264,7 @@ _SINGLE = ("qguard", "gates", "settings")  # resources of which there is one
 
 
 def _parts(whole: Statement) -> Verdict:
-    found: dict[str, dict[str, Any]] = {"suite": {}, "golden": {}, "model": {}, "": {}}
+    found: dict[str, dict[str, Any]] = {"suite": {}, "golden": {}, "model": {}, "endpoint": {}, "": {}}
     digests: dict[str, str] = {}
     for r in whole.predicate.configuration:
         kind, slash, name = r.name.partition("/")
@@ -286,6 +294,7 @@ def _parts(whole: Statement) -> Verdict:
             "model_facts": found["model"][model], "suites": found["suite"],
             "suite_sha256": {s: digests[f"suite/{s}"] for s in found["suite"]}, "goldens": golden,
             "golden_data": {s: digests.get(f"golden/{model}/{s}", "") for s in golden}, "printed": _printed(gates),
+            "endpoint": next(iter(found["endpoint"].values()), None),
         }
     )  # fmt: skip
 

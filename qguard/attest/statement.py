@@ -33,7 +33,8 @@ def statement(
     Args:
         report: As of :func:`qguard.report.assemble`, of one precision of one model on any number of suites.
         found: :func:`qguard.attest.evidence.evidence` of every suite whose golden test got that far.
-        files: The artifact's files as they are now; see :func:`qguard.attest.subjects.digests`.
+        files: The artifact's files as they are now; see :func:`qguard.attest.subjects.digests`. Of a server its fingerprint; see
+            :mod:`qguard.attest.served`.
         others: What failed beside the gate: tests of the project.
         now: The time, by default the clock's.
 
@@ -81,6 +82,9 @@ def _configuration(
         _resource("settings", sha256_json(first["settings"]), {"settings": first["settings"]}),
         _resource(f"model/{model['name']}", model.pop("weights"), model),
     ]
+    if endpoint := first.get("endpoint"):
+        (name,) = first["files"]
+        out.append(_resource(name, first["files"][name], endpoint))
     runs = {run["suite"]: run for run in report["runs"]}
     for name, e in by_suite.items():
         run, golden = runs[name], e["golden"]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.attest import served
 from qguard.attest.checks import refuse_checks
 from qguard.attest.policy import gates_in_force, laxer
 from qguard.attest.refusal import Refusal, listed
@@ -16,6 +17,7 @@ from qguard.attest.settings import changed, settings_in_force
 from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
 from qguard.attest.subjects import digests, name_in_folder
+from qguard.endpoints.settings import SERVED
 from qguard.errors import GoldenProblem
 from qguard.families import FAMILIES
 from qguard.files import sha256_json
@@ -39,7 +41,7 @@ class Asked:
         session: The project's configuration; nothing is measured with it.
         model: Its name in the configuration.
         precision: Must have passed.
-        artifact: The files to deploy.
+        artifact: The files to deploy; ``None`` for a server, which the precision names.
         max_age: Of the verdict; ``None`` for any.
         now: The time.
     """
@@ -47,7 +49,7 @@ class Asked:
     session: Session
     model: str
     precision: Precision
-    artifact: Path
+    artifact: Path | None
     max_age: datetime.timedelta | None
     now: datetime.datetime
 
@@ -59,7 +61,10 @@ class Asked:
     @property
     def again(self) -> str:
         """The command that judges the artifact anew."""
-        return f"judge it again: pytest --precision {self.precision} --artifact={self.artifact} --qguard-attest=verdict.json"
+        judged = f" --artifact={self.artifact}" if self.artifact else ""
+        if self.precision.endpoint is not None and self.precision.name == SERVED:
+            judged = f" --endpoint={self.precision.endpoint.shown}"
+        return f"judge it again: pytest --precision {self.precision}{judged} --qguard-attest=verdict.json"
 
 
 def verify(verdict: Verdict, asked: Asked) -> list[Refusal]:
@@ -68,7 +73,8 @@ def verify(verdict: Verdict, asked: Asked) -> list[Refusal]:
     Raises:
         QguardError: when the artifact or a suite of the project cannot be read.
     """
-    found = [*_files(verdict, asked), *_identity(verdict, asked), *_result(verdict, asked), *_age(verdict, asked)]
+    subjects = served.refusals if asked.artifact is None else _files
+    found = [*subjects(verdict, asked), *_identity(verdict, asked), *_result(verdict, asked), *_age(verdict, asked)]
     if any(r.part == "precision" for r in found):
         return found  # gates of another precision would all be refused, which says nothing more
     return [
@@ -84,6 +90,7 @@ def _files(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
     want = {s.name: s.digest.sha256 for s in verdict.subjects}
     if len(want) != len(verdict.subjects):
         yield Refusal("subject", "every file once", "a file named twice", asked.again)
+    assert asked.artifact is not None
     have = digests(asked.artifact)
     gone, new = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
     renamed = [(a, b) for a in gone for b in new if want[a] == have[b]]

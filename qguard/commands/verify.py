@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.commands import add_config, add_json, config_of
+from qguard.commands import add_config, add_endpoint, add_json, config_of
 from qguard.console.visible import say
 from qguard.errors import RefusedProblem, UsageProblem
 
 if TYPE_CHECKING:
+    from qguard.attest.shape import Verdict
     from qguard.config import Config
     from qguard.precisions import Precision
 
@@ -23,12 +24,14 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 def add(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.description = (
-        "Check before deploying that exactly these files passed the current gates on the current golden. "
+        "Check before deploying that exactly these files passed the current gates on the current golden. Of a server: that it "
+        "answers as the one that passed. "
         "Exit codes: 0 they did, 1 refused (every reason is printed), 2 usage error, 3 something could not be read."
     )
     add = parser.add_argument
     add("verdict", type=Path, metavar="VERDICT.json", help="written by pytest --qguard-attest; bare or in a DSSE envelope")
-    add("--artifact", type=Path, required=True, metavar="PATH", help="folder or .onnx file to deploy")
+    add("--artifact", type=Path, metavar="PATH", help="folder or .onnx file to deploy")
+    add_endpoint(parser, "server that users are sent to, by its URL; one of the configuration is named by --require alone")
     add(
         "--require",
         required=True,
@@ -57,15 +60,22 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print every reason to refuse; nothing to deploy on is not a pass."""
     from qguard.attest import Asked, read, verdict_of, verify
+    from qguard.attest.served import is_served
+    from qguard.endpoints.settings import SERVED
     from qguard.files import dump_json, write_atomic
     from qguard.judging.session import Session
 
-    config = config_of(args)
+    config = config_of(args).served(args.endpoint, args.endpoint_protocol, args.endpoint_model)
     if args.golden is not None:
         if not args.golden.is_dir():
             raise UsageProblem(f"--golden {args.golden}: expected the folder of the goldens, found none")
         config = config.model_copy(update={"golden": str(args.golden.resolve())})
     model, precision = _model(config, args.model), _required(args.require, config)
+    if (args.artifact is None) != is_served(precision):
+        what = "a server, so there is no --artifact" if is_served(precision) else "files; give them: --artifact PATH"
+        raise UsageProblem(f"--require {args.require!r}: {precision} is of {what}")
+    if args.endpoint is not None and precision.name != SERVED:
+        raise UsageProblem(f"--endpoint URL is the precision {SERVED}, and {precision} is required")
     age = None if args.max_age is None else _age(args.max_age)
     found = read(args.verdict, args.key)
     if not (found.authentic or args.unsigned):
@@ -92,10 +102,14 @@ def run(args: argparse.Namespace) -> int:
         return 1
     signed = "signed by the given key" if found.authentic else f"--unsigned: {_UNPROVED}"
     say(
-        f"holds: {len(verdict.subjects)} files of {model} passed {precision} on {', '.join(session.config.suites)}, "
+        f"holds: {_what(verdict, precision)} of {model} passed {precision} on {', '.join(session.config.suites)}, "
         f"{verdict.tool.date:%Y-%m-%d %H:%M} UTC ({signed})"
     )
     return 0
+
+
+def _what(verdict: Verdict, precision: Precision) -> str:
+    return f"{len(verdict.subjects)} files" if precision.endpoint is None else f"the server at {precision.endpoint.shown}"
 
 
 def _model(config: Config, name: str | None) -> str:

@@ -82,8 +82,8 @@ class Fingerprint:
 
     @property
     def sha256(self) -> str:
-        """Of the sketch and the width: what a statement names."""
-        return sha256_json([self.width, _digits(self.sketch)])
+        """Of what decides whether another one is the same: what a statement names."""
+        return sha256_json([self.width, _digits(self.sketch), self.noise])
 
     def apart(self, other: Fingerprint) -> float:
         """Largest relative distance of the answers to one text; infinite for another width."""

@@ -25,6 +25,7 @@ def attest(path: Path, state: State, report: dict[str, Any], others: Iterable[st
     Returns:
         What kept it from saying ``PASSED``; empty where it does.
     """
+    from qguard.attest import served
     from qguard.attest.evidence import artifact_path
     from qguard.attest.statement import PASSED, statement
     from qguard.attest.subjects import digests
@@ -33,7 +34,10 @@ def attest(path: Path, state: State, report: dict[str, Any], others: Iterable[st
 
     found = [r["evidence"] for r in state.records if "evidence" in r]
     try:
-        files = digests(artifact_path(state.session, state.targets[0]))
+        target = state.targets[0]
+        of_server = served.is_served(target.precision)
+        now = served.subject_now if of_server else lambda session, target: digests(artifact_path(session, target))
+        files = now(state.session, target)
     except QguardError as e:
         return f"nothing is attested: {e}"
     made = statement(report, found, files, others)
