@@ -18,10 +18,10 @@ from qguard.serving.model import ServedModel
 __all__ = ["application", "model_of", "running"]
 
 
-def model_of(folder: Path, precision: str = "int8") -> ServedModel:
-    """What the reference server serves of the model ``tiny`` of a project."""
+def model_of(folder: Path, precision: str = "int8", name: str = "tiny") -> ServedModel:
+    """What the reference server serves of a model of a project."""
     session, wanted = Session(load_config(folder)), parse_precision(precision)
-    return ServedModel("tiny", precision, session.encoder(wanted, "tiny"), session.artifact(wanted, "tiny").pipeline)
+    return ServedModel(name, precision, session.encoder(wanted, name), session.artifact(wanted, name).pipeline)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,11 @@ MEANT = {
 NARROWED = {
     r"^qguard calibrate.*": ("qguard calibrate --minutes 0.001 --tokens 16", "three minutes by default"),
     r"^(qguard hunt(?:(?! --minutes).)*)(?: --minutes 5)?(.*)": (r"\1 --minutes 0.001\2", "five minutes"),
-    r"^qguard compare --precision .*": ("qguard compare --precision int8", "every precision is timed for seconds"),
+    r"^qguard compare --precision int8,served": ("qguard compare --precision fp32,served", "int8 is timed for seconds"),
+    r"^qguard compare --precision (?!.*(?:served|live)).*": (
+        "qguard compare --precision int8",
+        "every precision is timed for seconds",
+    ),
     r"^(qguard diagnose (?:(?! --texts).)*)(?: --texts 32)?$": (r"\1 --texts 2 --layers-only", "layers are left out one by one"),
     r"^(pytest (?!.*--qguard-latency).*--precision.*)": (r"\1 --qguard-latency=off", "a minute; tests/test_latency_gate.py"),
     r"^(pytest .*--precision.*)": (r"\1 --qguard-robustness=off", "ten seconds; tests/test_robustness.py"),
@@ -70,6 +75,8 @@ NOT_RUN = {
     r"^pytest .*@acme": "names a runtime of another package; tests/test_runtimes.py",
     r"^pytest .*@torch": "loads torch for every precision; tests/test_torch_recipes.py",
     r"^qguard selftest ": "takes a quarter of an hour, in processes that know the real core alone; tests/test_selftest.py",
+    r"^qguard serve": "runs until it is stopped; tests/test_serving.py",
+    r"^(?:pytest|qguard compare) --precision \S*live": "names the reader's own server; tests/test_endpoints.py",
     r"^qguard init FOLDER": "names the reader's own model; tests/test_sparse.py",
     r"^qguard init package:vital": "records 1,440 texts of another model; tests/test_onnx_model.py",
 }
@@ -230,8 +237,30 @@ def project(core, int8, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def servers_of():
+    """The servers that pages name: int8 at port 8080 and fp32 at 8081 of this machine, each started when it is asked for."""
+    from contextlib import ExitStack
+
+    from tests import servers
+
+    names = {"http://localhost:8080": "int8", "http://localhost:8081": "fp32"}
+    with ExitStack() as stack:
+
+        @cache
+        def running(precision: str, folder: Path) -> str:
+            return stack.enter_context(servers.running(servers.application(servers.model_of(folder, precision, "minilm"))))
+
+        def put(command: str, folder: Path) -> str:
+            for name, precision in names.items():
+                command = command.replace(name, running(precision, folder)) if name in command else command
+            return command
+
+        yield put
+
+
 @pytest.mark.parametrize("snippet", [s for s in SHELL if not all(map(excused, s.text.splitlines()))], ids=str)
-def test_commands_run(snippet, project, tmp_path, capfd):
+def test_commands_run(snippet, project, servers_of, tmp_path, capfd):
     folder, lines = tmp_path / "here", [line for line in snippet.text.splitlines() if not excused(line)]
     if any(line.startswith("qguard init") for line in lines):
         folder.mkdir()
@@ -241,7 +270,7 @@ def test_commands_run(snippet, project, tmp_path, capfd):
         shutil.rmtree(folder / "model")
     for line in lines:
         command = re.sub(r"\S+\*\S+", lambda m: " ".join(str(p.relative_to(folder)) for p in folder.glob(m[0])), meant(line))
-        code = run(command, folder)
+        code = run(servers_of(command, project), folder)
         assert code in CODES.get(line, ({0}, ""))[0], f"{command}\n" + "\n".join(capfd.readouterr())
 
 
