@@ -42,6 +42,12 @@ KINDS = {
 }
 
 
+def in_words(name: str) -> str:
+    """A kind and what it gives: ``dense (one vector to a text)``; a name that no kind has alone."""
+    found = KINDS.get(name)
+    return name if found is None else f"{name} ({found.gives})"
+
+
 def kind_of_type(model_type: str) -> str | None:
     """The kind whose class in sentence-transformers has this name; ``None`` for another class."""
     return next((k.name for k in KINDS.values() if k.model_type == model_type), None)

@@ -45,6 +45,13 @@ def merge(tmp_path):
     return call
 
 
+def test_the_kind_of_each_run_is_kept(merge):
+    scored = report("int8")
+    scored["runs"][0]["kind"] = "cross-encoder"
+    _, merged = merge(scored, report("bf16"))
+    assert [(r["precision"], r.get("kind")) for r in merged["runs"]] == [("bf16", None), ("int8", "cross-encoder")]
+
+
 def test_a_matrix_becomes_one_report_and_a_table_of_precisions_and_hosts(merge, capsys, tmp_path):
     reports = [report("int8", "amd"), report("int8", "arm", "fail", 0.9), report("bf16", "amd")]
     code, merged = merge(*reports)

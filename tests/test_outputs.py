@@ -106,6 +106,9 @@ def test_every_report_says_what_is_judged_and_where_it_comes_from(run_in_ci):
     assert (parts["file"]["value"], parts["file"]["source"]) == ("pt.onnx", "the file that was given")
     assert (parts["output"]["source"], parts["tokenizer"]["source"]) == ("the name last_hidden_state", "model")
     assert "judged: file pt.onnx (the file that was given)" in out
+    assert "judged: kind dense (one vector to a text); runtime onnx" in out
+    properties = {p.get("name"): p.get("value") for p in ET.parse(project / "j.xml").iter("property")}
+    assert properties["int8@onnx/minilm/own/kind"] == "dense"
     assert re.search(r"- Judged: file pt.onnx \(the file that was given\)", (project / "r.md").read_text().replace("\\", ""))
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from qguard.cli import main
 from qguard.errors import UsageProblem
 from qguard.files import sha256_json
+from qguard.kinds import KINDS
 from qguard.report import advice, as_codequality, as_html, as_markdown
 from qguard.report.headline import bound_of, cause_of, headline
-from qguard.report.shape import checked, read_report, upgraded
+from qguard.report.shape import RunShape, checked, read_report, upgraded
 from qguard.report.terminal import summary_lines
 
 FILE = Path(__file__).parent / "data" / "report_schema_1.json"
@@ -46,6 +48,15 @@ def test_every_bound_is_the_number_that_was_printed(old, new):
     gates = of(new, "loss")["details"]["provenance"]["gates"]
     assert gates["ranking.rbo"] == {"bound": {"op": ">=", "number": 0.5, "text": ">= 0.5"}, "on": "lower"}
     assert gates["artifact.size_ratio"]["on"] == "value"
+
+
+def test_a_report_that_does_not_say_the_kind_is_of_a_dense_model(new):
+    assert {r["kind"] for r in checked(new)["runs"]} == {"dense"}
+    assert not any("kind" in line for r in new["runs"] for line in advice.judged(r))
+    with pytest.raises(UsageProblem, match=r"runs\.0\.kind: Input should be .dense., .cross-encoder., .sparse. or .multi-"):
+        checked({**new, "runs": [{**new["runs"][0], "kind": "reranker"}]})
+    kinds = get_args(RunShape.model_fields["kind"].annotation)
+    assert set(kinds) == set(KINDS)
 
 
 @pytest.mark.parametrize(

@@ -96,13 +96,13 @@ class JUnit:
 
 
 def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of every gated check, and of each run's verdict and answers."""
+    """Name and value of every gated check, and of each run's kind of model, verdict and answers."""
     from qguard.report.answers import sentences
 
     found: list[tuple[str, str]] = [("qguard.verdict", report["verdict"])]
     for run in report["runs"]:
         at = f"{run['precision']}@{run['runtime']}/{run['model']}/{run['suite']}"
-        found += [(f"{at}/verdict", run["verdict"]), (f"{at}/answers", sentences(run))]
+        found += [(f"{at}/kind", run["kind"]), (f"{at}/verdict", run["verdict"]), (f"{at}/answers", sentences(run))]
         for c in run["checks"]:
             if c["bound"]:
                 label = c["name"] + (f"[{c['slice']}]" if c["slice"] else "") + (" (accepted)" if c.get("accepted") else "")

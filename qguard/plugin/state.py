@@ -29,13 +29,21 @@ class State:
 
     @property
     def expected(self) -> list[dict[str, Any]]:
-        """What the report must hold: every target, with the names of the gate tests that judge it, and what was left out on
-        purpose, each with its reason.
+        """What the report must hold: every target, with the kind of its model, the names of the gate tests that judge it, and
+        what was left out on purpose, each with its reason.
         """
         from qguard.judging.families import left_out, tests_of
 
         session = self.session
-        return [{**as_json(t), "tests": tests_of(session, t), "left_out": left_out(session, t.precision)} for t in self.targets]
+        return [
+            {
+                **as_json(t),
+                "kind": session.kind(t.model),
+                "tests": tests_of(session, t),
+                "left_out": left_out(session, t.precision),
+            }
+            for t in self.targets
+        ]
 
 
 def as_json(target: Target) -> dict[str, str]:

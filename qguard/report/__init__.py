@@ -12,6 +12,7 @@ from typing import Any
 
 from qguard.errors import UsageProblem
 from qguard.files import write_atomic
+from qguard.kinds import DENSE
 from qguard.registry import Registry, function_of, is_function
 from qguard.report.host import host
 from qguard.version import __version__
@@ -59,8 +60,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
 
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
-            ``tests``, the names of the gate tests that judge it beside :data:`CURRENT`; and ``left_out``, what is not measured
-            on purpose, each with its reason.
+            ``tests``, the names of the gate tests that judge it beside :data:`CURRENT`; ``kind``, that of the model, by default
+            a dense one; and ``left_out``, what is not measured on purpose, each with its reason.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -75,7 +76,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     runs = []
     texts: dict[str, dict[str, str]] = {}
     for asked in expected:
-        target = {k: v for k, v in asked.items() if k not in ("tests", "left_out")}
+        target = {k: v for k, v in asked.items() if k not in ("kind", "tests", "left_out")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         # a test of the project's own that is named like one of the gate's does not stand for it
@@ -90,9 +91,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
             verdict = "fail"
         facts: dict[str, Any] = next((r["facts"] for r in mine if r.get("facts")), {})
         latency = [f for r in mine for f in r.get("latency", ())]
-        runs.append(
-            {**target, **facts, "verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency}
-        )
+        found = {"verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency}
+        runs.append({**target, "kind": asked.get("kind", DENSE), **facts, **found})
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
         runs[-1]["left_out_because"] = dict(asked.get("left_out", {}))
         runs[-1]["left_out"] = list(runs[-1]["left_out_because"])

@@ -9,6 +9,7 @@ from typing import Any
 from qguard.gates import table_of
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
+from qguard.kinds import in_words
 from qguard.report.answers import HEADS
 from qguard.vectors.quantized import FLOAT
 
@@ -196,10 +197,14 @@ def shadowed_gates(checks: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def judged(run: Mapping[str, Any]) -> list[str]:
-    """What is judged of a run, in sentences: the file and how it is fed and read, then what surrounds it."""
+    """What is judged of a run, in sentences: the file and how it is fed and read, then the kind of the model, which reports of
+    older versions do not say, and what surrounds it.
+    """
     parts = run.get("judged") or ()
     files = [p for p in parts if p["name"] in ("file", "output") or p["name"].startswith("input ")]
-    lines = ["; ".join(_part(p) for p in group) for group in (files, [p for p in parts if p not in files])]
+    others = [p for p in parts if p not in files]
+    kind = [f"kind {in_words(str(run['kind']))}"] if others and "kind" in run else []
+    lines = ["; ".join(group) for group in (map(_part, files), [*kind, *map(_part, others)])]
     lines += [f"against a golden of {run['golden_from']}"] if run.get("golden_from") else []
     return [line for line in lines if line]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from qguard.console.visible import visible
 from qguard.families import TIMED
+from qguard.kinds import in_words
 from qguard.latency.decision import UNDECIDED
 from qguard.report import advice, charts
 from qguard.report.details import GIVEN, MOVED
@@ -53,6 +54,7 @@ def render(report: dict[str, Any]) -> bytes:
         "flat": flat,
         "breakable": breakable,
         "command": command,
+        "kind": in_words,
     }
     environment.filters.update(filters)
     parts = {kind: Markup((HTML / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js")}

@@ -9,6 +9,7 @@ from typing import Any
 from qguard.families import FAMILIES
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
+from qguard.kinds import DENSE
 from qguard.metrics.bounds import Bound
 from qguard.report import advice
 from qguard.report.answers import only_speed, sentences
@@ -194,7 +195,7 @@ def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[
 
 def _diagnose(run: Mapping[str, Any]) -> str:
     """See :func:`qguard.diagnosis.command`; a report does not say where a given file lies."""
-    if run["runtime"] != "onnx" or run.get("vectors", FLOAT) != FLOAT:
+    if run["runtime"] != "onnx" or run.get("vectors", FLOAT) != FLOAT or run.get("kind", DENSE) != DENSE:
         return ""
     source = ((run.get("details") or {}).get("provenance") or {}).get("source")
     given = " --artifact PATH" if source == GIVEN else ""

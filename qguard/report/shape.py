@@ -397,6 +397,8 @@ class RunShape(Part):
 
     Attributes:
         model: Name of the model in the configuration.
+        kind: What the model gives: one vector to a text, scores for a pair, weights of words, or a vector to each token. Missing
+            in reports of older versions, which judged dense models alone.
         precision: Name of the precision, without the runtime.
         runtime: Name of the runtime that computed the vectors.
         vectors: Kind of the stored vectors.
@@ -427,6 +429,7 @@ class RunShape(Part):
     """
 
     model: str
+    kind: Literal["dense", "cross-encoder", "sparse", "multi-vector"] = "dense"
     precision: str
     runtime: str
     vectors: str = "float32"
