@@ -92,7 +92,7 @@ def test_the_subject_is_the_fingerprint_and_names_no_host(case, url):
 
 def test_the_server_that_passed_holds(case, url, capsys):
     assert verify(url) == 0
-    assert f"holds: the server at {url} of tiny passed served on own" in capsys.readouterr().out
+    assert f"holds: the server at {url} of the dense model tiny passed served on own" in capsys.readouterr().out
 
 
 def test_another_model_behind_the_url_is_refused(case, url, behind, capsys):

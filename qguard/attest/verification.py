@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.artifacts.candidates import place
 from qguard.attest import served
 from qguard.attest.checks import refuse_checks
 from qguard.attest.policy import gates_in_force, laxer
@@ -16,13 +17,14 @@ from qguard.attest.refusal import Refusal, listed
 from qguard.attest.settings import changed, settings_in_force
 from qguard.attest.shape import Verdict
 from qguard.attest.statement import PASSED
-from qguard.attest.subjects import digests, name_in_folder
+from qguard.attest.subjects import digests, home, name_in_folder
 from qguard.endpoints.settings import SERVED
 from qguard.errors import GoldenProblem
 from qguard.families import FAMILIES
 from qguard.files import sha256_json
 from qguard.gates import Asked as AskedGate
 from qguard.judging.families import tests_of
+from qguard.models.kind import said_kind
 from qguard.report import CURRENT
 
 if TYPE_CHECKING:
@@ -125,6 +127,24 @@ def _identity(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
         yield Refusal("runtime", p.runtime, f"{found.computed_in}: the artifact did not run in {p.runtime}", asked.again)
     if verdict.model != asked.model:
         yield Refusal("model", asked.model, verdict.model, asked.again)
+    yield from _kind(verdict, asked)
+
+
+def _kind(verdict: Verdict, asked: Asked) -> Iterator[Refusal]:
+    """The stated kind is the one that the project states, that the golden is of, and that the artifact's files say."""
+    session = asked.session
+    sources = [(session.config.models[asked.model].kind, "the configuration"), (session.kind(asked.model), "its golden")]
+    for kind, where in [*sources, _said_by(asked.artifact) or (None, "")]:
+        if kind not in (None, verdict.model_facts.kind):
+            yield Refusal("kind", f"a {kind} model, as {where} says", f"a {verdict.model_facts.kind} one", asked.again)
+            return
+
+
+def _said_by(artifact: Path | None) -> tuple[str, str] | None:
+    """The kind that an artifact's own files say, and which of them; ``None`` where it is judged with the model's files."""
+    path = place(artifact)[0] if artifact else None
+    folder = path if path is None or path.is_dir() else home(path)
+    return said_kind(folder) if folder is not None and (folder / "modules.json").exists() else None
 
 
 def _words(name: str, runtime: str, vectors: str, recipe: str) -> str:

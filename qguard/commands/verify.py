@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     signed = "signed by the given key" if found.authentic else f"--unsigned: {_UNPROVED}"
     say(
-        f"holds: {_what(verdict, precision)} of {model} passed {precision} on {', '.join(session.config.suites)}, "
+        f"holds: {_what(verdict, precision)} of the {verdict.model_facts.kind} model {model} passed {precision} on "
+        f"{', '.join(session.config.suites)}, "
         f"{verdict.tool.date:%Y-%m-%d %H:%M} UTC ({signed})"
     )
     return 0
