@@ -272,7 +272,7 @@ def test_an_edit_changes_the_keys_of_the_recipes_that_import_it(tmp_path):
         "precisions/export.py": [n for n in every if n not in torch],
         "precisions/integer.py": ["int8@onnx", *openvino],
         "precisions/dynamic.py": ["int8-dynamic@onnx"],
-        "precisions/cast.py": torch,  # the others refuse tied weights by it
+        "precisions/cast.py": ["fp32@torch", "fp16@torch", "bf16@torch"],
         "encoders/torch.py": [],
         "precisions/bounds.py": [],
         "precisions/own.py": [],

@@ -64,6 +64,7 @@ def _of_one(model: Model) -> dict[str, Any]:
         ModelProblem: where it is refused.
     """
     from qguard.errors import QguardError
+    from qguard.kinds import DENSE, in_words
     from qguard.models.admission import refuse_unknown_type
     from qguard.models.pipeline import read_optional
     from qguard.precisions import support
@@ -75,7 +76,8 @@ def _of_one(model: Model) -> dict[str, Any]:
     elif model.onnx is not None:
         first = f"{model.name}: an ONNX file ({model.onnx.name}), which is judged as it is"
     elif rows:
-        first = f"{model.name}: {rows[0].name} ({kind}), a tested architecture"
+        of = "" if model.kind == DENSE else " of dense models"
+        first = f"{model.name}: {rows[0].name} ({kind}), a tested architecture{of}"
     else:
         refuse_unknown_type(model.root)
         first = (
@@ -84,6 +86,8 @@ def _of_one(model: Model) -> dict[str, Any]:
         )
     cells = rows[0].cells if rows and model.onnx is None and not model.static else {}
     lines, precisions = [first], {}
+    if model.kind != DENSE:
+        lines.append(f"  kind: {in_words(model.kind)}")
     for precision in _precisions():
         try:
             precision.check(model)
@@ -96,7 +100,8 @@ def _of_one(model: Model) -> dict[str, Any]:
     lines.append(f"  precisions: {', '.join(works)}")
     lines += _grouped(precisions)
     lines.append(f"next: qguard init {model.ref}")
-    return {"lines": lines, "model": model.name, "model_type": kind, "tested": bool(rows), "precisions": precisions}
+    facts = {"model": model.name, "kind": model.kind, "model_type": kind, "tested": bool(rows), "precisions": precisions}
+    return {"lines": lines, **facts}
 
 
 def _grouped(reasons: dict[str, str]) -> list[str]:

@@ -15,6 +15,7 @@ from qguard.endpoints.protocols import check_kind
 from qguard.endpoints.settings import SERVED, Endpoint
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
 from qguard.files import sha256_json
+from qguard.kinds import SPARSE
 from qguard.machine.versions import installed
 from qguard.models.admission import refuse_unknown_type
 from qguard.models.model import Model
@@ -180,14 +181,20 @@ class Precision:
 
         Raises:
             ModelProblem: for torch, of a model that comes as ONNX alone.
-            UsageProblem: see :meth:`recipe_of`; for a server whose protocol does not carry what the model gives.
+            UsageProblem: see :meth:`recipe_of`; of a sparse model, for a recipe that cannot store shared weights; for a server
+                whose protocol does not carry what the model gives.
         """
         files = self.runs_in.files
         if self.runtime == ENDPOINT:
             check_kind(self.server.protocol, model.kind)
         if files == NO_FILES:
             return
-        self.recipe_of(model)
+        recipe = self.recipe_of(model)
+        if model.kind == SPARSE and not recipe.tied:
+            raise UsageProblem(
+                f"model {model.name!r} is sparse, and its decoder shares its weights with the table of words, which "
+                f"{recipe.name} cannot store; quantize it for ONNX Runtime or OpenVINO: --precision int8, int8@openvino"
+            )
         torch = files == SAFETENSORS
         others = sorted(known(lambda r: (RUNTIMES[r.runtime].files == SAFETENSORS) != torch))
         if model.onnx and torch:

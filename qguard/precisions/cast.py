@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qguard.errors import UsageProblem
-from qguard.kinds import SPARSE
 from qguard.models.model import Model, weight_files
 
 
@@ -32,20 +30,3 @@ def fp16(model: Model, folder: Path) -> None:
 def bf16(model: Model, folder: Path) -> None:
     """bfloat16: float32's range, 8 bits of precision."""
     _cast(model, folder, "bfloat16")
-
-
-def refuse_tied(model: Model, tool: str) -> None:
-    """A sparse model's decoder is its table of words: torch's quantizers change the one and lose the other.
-
-    Args:
-        model: What is quantized.
-        tool: What quantizes.
-
-    Raises:
-        UsageProblem: for a sparse model.
-    """
-    if model.kind == SPARSE:
-        raise UsageProblem(
-            f"model {model.name!r} is sparse, and its decoder shares its weights with the table of words, which {tool} cannot "
-            "store; quantize it for ONNX Runtime or OpenVINO: --precision int8, int8@openvino"
-        )

@@ -8,7 +8,6 @@ from pathlib import Path
 from qguard.encoders.legacy import FILE, SCALE
 from qguard.encoders.network import open_network
 from qguard.models.model import Model
-from qguard.precisions.cast import refuse_tied
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -19,7 +18,6 @@ def int8(model: Model, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    refuse_tied(model, "quantize_dynamic")
     network, _ = open_network(model.root, kind=model.kind)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated: that is why this recipe has this name

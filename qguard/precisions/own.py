@@ -74,18 +74,18 @@ RECIPES = (
     Recipe(
         "int8", "torch", make="qguard.precisions.torchao:int8", weights="I8", fp32="fp32@torch", integer=True,
         granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO, extra="torchao",
-        bounds=DEFAULT_BOUNDS["int8"],  # no speed is promised: it pays only when compiled, see docs/torch.md
+        tied=False, bounds=DEFAULT_BOUNDS["int8"],  # no speed is promised: it pays only when compiled, see docs/torch.md
         description="8-bit weights, one scale an output channel, and activations of a token's range, by torchao.",
     ),
     Recipe(
         "int8-weight", "torch", make="qguard.precisions.torchao:int8_weight", weights="I8", fp32="fp32@torch",
         granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO, extra="torchao",
-        bounds=DEFAULT_BOUNDS["int8-weight"],
+        tied=False, bounds=DEFAULT_BOUNDS["int8-weight"],
         description="8-bit weights, one scale an output channel, by torchao; activations stay float.",
     ),
     Recipe(
         "int8-legacy", "torch", make="qguard.precisions.legacy:int8", weights="I8", fp32="fp32@torch", integer=True,
-        excluded=(TABLES,), bounds=DEFAULT_BOUNDS["int8"], speedup=_FASTER,
+        excluded=(TABLES,), tied=False, bounds=DEFAULT_BOUNDS["int8"], speedup=_FASTER,
         description="torch.ao's quantize_dynamic: 8-bit weights, one scale a matrix, and activations of the batch's range.",
     ),
     Recipe(

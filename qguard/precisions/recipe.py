@@ -83,6 +83,7 @@ class Recipe:
             :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.
         extra: The extra of qguard that installs the runtime or the recipe's tool, if it is not a dependency.
+        tied: Whether it can store weights that two layers share, as the decoder and the table of words of a sparse model do.
     """
 
     precision: str
@@ -106,6 +107,7 @@ class Recipe:
     calibrated: bool = False
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
+    tied: bool = True
 
     @property
     def name(self) -> str:

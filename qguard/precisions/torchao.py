@@ -14,7 +14,6 @@ from qguard.errors import ModelProblem, UsageProblem
 from qguard.files import dump_json, read_json
 from qguard.machine.quiet import quiet_transformers
 from qguard.models.model import Model
-from qguard.precisions.cast import refuse_tied
 
 
 def int8(model: Model, folder: Path) -> None:
@@ -31,9 +30,8 @@ def _quantize(model: Model, folder: Path, scheme: str) -> None:
     """Quantize with torchao's configuration ``scheme`` and write its flattened tensors and their description.
 
     Raises:
-        UsageProblem: where torchao is not installed, and for a sparse model.
+        UsageProblem: where torchao is not installed.
     """
-    refuse_tied(model, "torchao")
     import torch
     from safetensors.torch import save_file
 
