@@ -59,7 +59,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_cross_encoder(folder / name, labels)
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\none = { ref = "one", threshold = 0.5 }\nthree = "three"\n'
-        '[tool.qguard.suite.own]\npath = "own"\n[tool.qguard.robustness]\nexamples = 2\n[tool.qguard.latency]\nmode = "off"\n'
+        '[tool.qguard.suite.own]\npath = "own"\n[tool.qguard.robustness]\nexamples = 10\n[tool.qguard.latency]\nmode = "off"\n'
         '[tool.qguard.gates.int8]\n"artifact.size_ratio" = "<= 2"\n"score.p99_error" = "<= 1"\n"order.tau" = ">= 0.7"\n'
         '"order.tau_min" = ">= 0"\n"order.overlap@5" = ">= 0.7"\n"order.top1" = ">= 0.5"\n"score.bias" = "<= 0.5"\n'
         '"score.spearman" = ">= 0.9"\n"score.threshold_flips" = "<= 0.3"\n"score.label_flips" = "<= 0.3"\n'

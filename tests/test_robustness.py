@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from qguard.config import load_config
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.errors import UsageProblem
+from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import Gate
 from qguard.judging.robustness import probe_of
 from qguard.judging.session import Session, Target
@@ -71,6 +71,15 @@ def test_report_measures_and_never_fails(small, int8):
     checks, failed = judged(small, mode="report", examples=3)
     assert not failed
     assert {c.outcome for c in checks.values()} == {"reported"}
+
+
+def test_a_gate_that_no_text_gave_a_value_for_is_not_measured(small, int8):
+    """The first batch is of one text, which has no order."""
+    with pytest.raises(
+        MeasurementProblem,
+        match=r"no value for robustness\.batch_cosine_min, robustness\.order_cosine_min: .*; try more of them: examples = 20",
+    ):
+        judged(small, examples=1)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def required(session: Session, target: Target, keys: Collection[str]) -> dict[st
 def _golden_itself(session: Session, target: Target, suite: Suite, vectors: Floats) -> Comparison:
     """The golden in the candidate's place: it has the candidate's items, slices and labels."""
     precision = target.precision
-    kept = vectors[:, : precision.dims or None]
+    kept = vectors[:, : precision.dims] if precision.dims else vectors  # of other kinds than dense models, whole
     found = Comparison.of(suite, kept, kept, session.similarity(target.model))
     if precision.dims:
         found = replace(found, whole=vectors.astype(np.float64))

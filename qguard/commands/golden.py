@@ -56,7 +56,7 @@ def _update(args: argparse.Namespace) -> int:
         say(f"{model}/{suite}: recording fp32{f' from {server.endpoint.shown}' if server else ''} …", file=sys.stderr)
         try:
             review = golden.record(
-                session.model(model), session.suite_of(suite, model), session.config.golden_root, args.reason,
+                session.model(model), session.recorded_suite(suite, model), session.config.golden_root, args.reason,
                 accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words), server=server,
             )  # fmt: skip
         except UsageProblem:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, PrivateAttr, ValidationError, field_validator
 
 from qguard.config.tables import (
     PARTS,
@@ -67,6 +67,7 @@ class Config(BaseModel):
     vectors: VectorsConfig = VectorsConfig()
     strict: bool | None = None
     folder: Path = Path()
+    _left_out: dict[str, ModelConfig] = PrivateAttr(default_factory=dict)
 
     @field_validator("models", mode="before")
     @classmethod
@@ -257,15 +258,22 @@ class Config(BaseModel):
         for suite in suites or self.suites:
             if suite not in self.known_suites:
                 raise unknown("suite", suite, self.known_suites)
-        return self.model_copy(update={"models": chosen or self.models, "suites": tuple(suites) or self.suites})
+        made = self.model_copy(update={"models": chosen or self.models, "suites": tuple(suites) or self.suites})
+        made._left_out = {name: model for name, model in self.configured.items() if name not in made.models}
+        return made
+
+    @property
+    def configured(self) -> dict[str, ModelConfig]:
+        """Every model by name, also those that :meth:`select` left out: gates and candidates may be theirs."""
+        return {**self.models, **self._left_out}
 
     def model_ref(self, name: str) -> str:
         """The reference of a model; relative paths are relative to the configuration file."""
-        return self._located(self.models[name].ref)
+        return self._located(self.configured[name].ref)
 
     def model_settings(self, name: str) -> dict[str, Any]:
         """The settings of a model, its tokenizer's reference as of :meth:`model_ref`."""
-        settings = self.models[name].settings
+        settings = self.configured[name].settings
         return settings | {k: self._located(settings[k]) for k in ("tokenizer",) if k in settings}
 
     def _located(self, ref: str) -> str:

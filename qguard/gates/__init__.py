@@ -126,7 +126,7 @@ _OF_PLAIN = ("robustness.", "memory.")
 
 # default gates that mean something of vectors of unit length alone
 _OF_UNIT_LENGTH = ("embedding.norm_error",)
-_LENGTH_OF_GENERATED = "robustness.norm_error"  # which is measured of no others
+LENGTH_OF_GENERATED = "robustness.norm_error"  # which is measured of no others
 
 
 def gates_for(
@@ -150,7 +150,8 @@ def gates_for(
         standing: How the model's golden lies; without, the defaults are those of MiniLM.
         by_length: Whether the model ranks by a similarity in which lengths count; then lengths are bounded as directions are.
         kind: Of the model. A precision's bounds are for dense models; another kind has those of metrics that it shares, and its
-            own over them (:data:`qguard.precisions.bounds.OF_KIND`). The project's bounds of other kinds' metrics don't count.
+            own over them (:data:`qguard.precisions.bounds.OF_KIND`). The project's bounds of metrics that the model does not have
+            don't count.
 
     What cannot be measured of the precision's runtime has no default gate.
 
@@ -168,8 +169,8 @@ def gates_for(
         bounds |= _of_lengths(bounds)
     elif not normalized and precision.vectors == FLOAT:
         bounds = {key: bound for key, bound in bounds.items() if key not in _OF_UNIT_LENGTH}
-    if kind != DENSE and not normalized:
-        bounds.pop(_LENGTH_OF_GENERATED, None)
+    if not normalized:
+        bounds.pop(LENGTH_OF_GENERATED, None)
     origins = dict[str, str]()
     if standing is not None:
         written, bounds = bounds, standing.carry(bounds, integers=precision.recipe.stores_integers)
@@ -177,8 +178,11 @@ def gates_for(
     names = tuple(dict.fromkeys(n + at for n in (base, precision.name) for at in ("", f"@{runtime}")))
     cut = f":{precision.dims}" if precision.dims else ""
     with_dims = (cut, *dict.fromkeys(n + cut + at for n in (base, precision.name) for at in ("", f"@{runtime}"))) if cut else ()
-    configured = {name: {k: b for k, b in table.items() if judges(k, kind)} for name, table in configured.items()}
-    own = _set_by(configured, (*names, *with_dims))
+    counted = {
+        name: {k: b for k, b in table.items() if judges(k, kind) and (normalized or k != LENGTH_OF_GENERATED)}
+        for name, table in configured.items()
+    }
+    own = _set_by(counted, (*names, *with_dims))
     if cut:  # the plain precision is judged by them
         own = {key: tables for key, tables in own.items() if not key.startswith(_OF_PLAIN)}
         bounds = {key: bound for key, bound in bounds.items() if not key.startswith(_OF_PLAIN)}
@@ -186,9 +190,9 @@ def gates_for(
         stored = f"+{precision.vectors}"
         bounds = _stored(bounds, {k: b for k, b in DEFAULT_BOUNDS[stored].items() if judges(k, kind)} | of_kind.get(stored, {}))
         kept = {key: tables for key, tables in own.items() if key.startswith(("artifact.", "truncation."))}
-        own = kept | _set_by(configured, [n + stored for n in ("", *names, *with_dims)])
+        own = kept | _set_by(counted, [n + stored for n in ("", *names, *with_dims)])
     record, gates = precision.runs_in, []
-    asked = {key: configured[tables[-1]][key] for key, tables in own.items()}
+    asked = {key: counted[tables[-1]][key] for key, tables in own.items()}
     for key, limit in {**default_bounds(precision.vectors, kind), **bounds, **asked}.items():
         gate = parse_gate(key, limit, precision.vectors, bool(cut))
         why = record.cannot_measure(gate.metric)

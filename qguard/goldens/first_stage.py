@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from qguard.errors import UsageProblem
-from qguard.goldens.stored import Golden
+from qguard.errors import GoldenProblem, UsageProblem
+from qguard.goldens.stored import Golden, golden_folder, read, update_command
 from qguard.kinds import DENSE
 from qguard.metrics.ranking import top_k
 from qguard.suites import Suite
 from qguard.suites.paired import Candidate
 from qguard.vectors.similarity import Similarity
+
+
+def read_first_stage(root: Path, model: str, whole: Suite) -> Golden:
+    """The golden of a dense model, for the candidates of a suite; the model itself is not asked.
+
+    Args:
+        root: The folder of all goldens.
+        model: That model's name.
+        whole: The suite with all of its texts.
+
+    Raises:
+        GoldenProblem: for none, or one of other texts.
+    """
+    golden = read(golden_folder(root, model, whole.name))
+    if golden.manifest["hashes"]["suite"] != whole.sha256:
+        raise GoldenProblem(
+            f"golden {model}/{whole.name}, which chooses the candidates of suite {whole.name!r}, is stale: it is of other texts; "
+            f"record it first: {update_command(model, whole.name)}"
+        )
+    return golden
 
 
 def with_candidates(whole: Suite, golden: Golden, model: str, top: int, similarity: Similarity) -> Suite:

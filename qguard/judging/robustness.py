@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
@@ -35,9 +36,20 @@ def tried(session: Session, precision: Precision) -> bool:
 
 
 def judge_robustness(session: Session, target: Target) -> list[Check]:
-    """The checks of a target's precision and model: all suites share one search."""
-    made = measure_robustness(session, target.precision, target.model)
-    return judge(made, gated(session, target.precision, target.model), target.suite)
+    """The checks of a target's precision and model: all suites share one search.
+
+    Raises:
+        MeasurementProblem: when nothing failed, and a gate bounds what none of the texts and batches gave.
+    """
+    made, gates = measure_robustness(session, target.precision, target.model), gated(session, target.precision, target.model)
+    found = judge(made, gates, target.suite)
+    lost = sorted({g.metric for g in gates} - {m.name for m in made})
+    if lost and all(c.outcome != "fail" for c in found):
+        raise MeasurementProblem(
+            f"no value for {', '.join(lost)}: none of the generated texts and batches gave one; try more of them: "
+            f"examples = {max(20, 2 * session.config.robustness.examples)} in [tool.qguard.robustness]"
+        )
+    return found
 
 
 def probe_of(session: Session, precision: Precision, model: str) -> Probe:

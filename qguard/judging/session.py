@@ -19,7 +19,7 @@ from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem, unknown
 from qguard.families import FAMILIES, TASK, Family, family_of
-from qguard.gates import Gate, gates_for
+from qguard.gates import LENGTH_OF_GENERATED, Gate, gates_for
 from qguard.gates.check import Check
 from qguard.gates.derived import SUITE, Standing
 from qguard.goldens import Golden
@@ -125,8 +125,9 @@ class Session:
     def _refuse_idle_gates(self, precisions: list[Precision]) -> None:
         """A gate of the project on task quality needs a suite with such labels; without one, nothing would ever judge it."""
         wanted = {key for gates in self.config.gates.values() for key in gates if key.startswith(f"{TASK}.")}
-        read = [(s, m) for s in self.config.suites for m in self.config.models]
-        if not wanted or not all(self.readable(s, m) for s, m in read):
+        models = self._known_models() if wanted else None
+        read = [(s, m) for s in self.config.suites for m in models or ()]
+        if not models or not all(self.readable(s, m) for s, m in read):
             return
         from qguard.metrics.task import names
 
@@ -140,19 +141,34 @@ class Session:
                         f"{', '.join(self.config.suites)} has; add a suite that has them, or remove the gate"
                     )
 
+    def _known_models(self) -> list[str] | None:
+        """Every model of the project, also those that this run leaves out: a gate may be theirs. ``None`` where such a one has no
+        golden that tells what it is.
+        """
+        if any(self.recorded(name) is None for name in self.config.configured.keys() - self.config.models.keys()):
+            return None
+        return list(self.config.configured)
+
     def _refuse_gates_of_other_kinds(self) -> None:
-        """A gate of the project on a metric that only other kinds of models have would never be judged."""
-        kinds = {self.kind(model) for model in self.config.models}
+        """A gate of the project on a metric that none of its models has would never be judged."""
+        models = self._known_models() if self.config.gates else None
+        if not models:
+            return
+        kinds = {self.kind(model) for model in models}
         for table, gates in self.config.gates.items():
             for key in gates:
                 of = FAMILIES.find(family_of(key)).kinds
+                found = ""
                 if not kinds & set(of):
-                    raise UsageProblem(
-                        f"gate {key} of {table} would never be judged: it is for models of kind {' or '.join(of)}, and the "
-                        f"configured ones are {' and '.join(sorted(kinds))}; remove the gate"
+                    found = (
+                        f"it is for models of kind {' or '.join(of)}, and the configured ones are {' and '.join(sorted(kinds))}"
                     )
+                elif key == LENGTH_OF_GENERATED and not any(map(self.normalized, models)):
+                    found = "it is for models whose vectors have unit length, and none of the configured ones normalizes them"
+                if found:
+                    raise UsageProblem(f"gate {key} of {table} would never be judged: {found}; remove the gate")
                 if key.startswith("score.threshold_flips") and not any(
-                    m.threshold is not None for m in self.config.models.values()
+                    m.threshold is not None for m in self.config.configured.values()
                 ):
                     raise UsageProblem(
                         f"gate {key} of {table} would never be judged: no model has a threshold; state the score from which on a "
@@ -162,7 +178,7 @@ class Session:
     @once
     def model(self, name: str) -> Model:
         """The resolved fp32 model."""
-        chosen = self.config.models[name]
+        chosen = self.config.configured[name]
         with step(f"reading model {name!r}", chosen.ref):
             was_folder = goldens.was_folder(self.config.golden_root, name, chosen.ref)
             settings = self.config.model_settings(name)
@@ -211,13 +227,26 @@ class Session:
                     f"suite {name!r} has candidates of its own; remove candidates = {stated.candidates!r} from "
                     f"[tool.qguard.suite.{name}]"
                 )
-            from qguard.goldens.first_stage import with_candidates
+            from qguard.goldens.first_stage import read_first_stage, with_candidates
 
             first = stated.candidates
-            if first not in self.config.models:
-                raise unknown("model", first, self.config.models)
-            suite = with_candidates(suite, self.golden(first, name), first, stated.top, self.similarity(first))
+            if first not in self.config.configured:
+                raise unknown("model", first, self.config.configured)
+            golden = read_first_stage(self.config.golden_root, first, suite)
+            suite = with_candidates(suite, golden, first, stated.top, self.similarity(first))
         return suite.paired()
+
+    def recorded_suite(self, name: str, model: str) -> Suite:
+        """As :meth:`suite_of`, for a golden that is recorded or judged: the first stage that chose its candidates is current.
+
+        Raises:
+            GoldenProblem: for a first stage whose model has changed since.
+        """
+        stated = self.config.suite.get(name)
+        suite = self.suite_of(name, model)
+        if suite.first_stage and stated is not None and stated.candidates is not None:
+            self.golden(stated.candidates, name)
+        return suite
 
     def labelled(self, name: str, model: str | None = None) -> bool:
         """Whether the task's quality is to be measured on a suite; one that cannot be read is asked, and says why.
@@ -252,7 +281,7 @@ class Session:
         folder = goldens.golden_folder(self.config.golden_root, model, suite)
         with step(f"reading the golden of model {model!r} and suite {suite!r}", folder):
             golden = goldens.read(folder)
-            goldens.check(golden, self.model(model), self.suite_of(suite, model))
+            goldens.check(golden, self.model(model), self.recorded_suite(suite, model))
             return golden
 
     def artifact(self, precision: Precision, model: str) -> Artifact:
@@ -491,12 +520,16 @@ class Session:
         """
         if model is None:
             return gates_for(precision, self.config.gates)
-        declared, by_length = self.declared(model), self.similarity(model).by_length
-        normalized = bool(declared.get("normalize")) and declared.get("truncate_dim") is None
+        normalized, by_length = self.normalized(model), self.similarity(model).by_length
         standing = self.standing(model, precision.dims)
         return gates_for(
             precision, self.config.gates, normalized=normalized, by_length=by_length, standing=standing, kind=self.kind(model)
         )
+
+    def normalized(self, model: str) -> bool:
+        """Whether a model's vectors have unit length, as its golden says."""
+        declared = self.declared(model)
+        return bool(declared.get("normalize")) and declared.get("truncate_dim") is None
 
     def similarity(self, model: str) -> Similarity:
         """What a model ranks by, as its golden says."""
@@ -547,6 +580,12 @@ class Session:
     @once
     def declared(self, model: str) -> Mapping[str, Any]:
         """A model's pipeline, as its golden says: a verdict is verified without the model's files."""
+        found = self.recorded(model)
+        return self.model(model).pipeline.declared() if found is None else found
+
+    @once
+    def recorded(self, model: str) -> Mapping[str, Any] | None:
+        """As :meth:`declared`; ``None`` without a golden that says it."""
         for suite in self.config.suites:
             try:
                 golden = goldens.read(goldens.golden_folder(self.config.golden_root, model, suite))
@@ -554,7 +593,7 @@ class Session:
                 continue
             if isinstance(declared := golden.manifest.get("pipeline"), dict):
                 return declared
-        return self.model(model).pipeline.declared()
+        return None
 
     def device(self, target: Target) -> str:
         """Where the target is computed: the configured device if its runtime has that one, else the runtime's own."""

@@ -87,7 +87,7 @@ class Collector:
         server = Server(served.endpoint(SERVED)) if served else None
         for target in self.state.targets:
             try:
-                model, suite = session.model(target.model), session.suite_of(target.suite, target.model)
+                model, suite = session.model(target.model), session.recorded_suite(target.suite, target.model)
                 review = golden.record(
                     model, suite, session.config.golden_root, self.config.getoption("qguard_golden_reason"),
                     accept_change=self.config.getoption("qguard_golden_accept_change"),
