@@ -180,9 +180,12 @@ def test_the_largest_weights_are_those_of_max_active_dims():
     from sentence_transformers.util import select_max_active_dims
 
     weights = np.abs(np.random.default_rng(0).standard_normal((4, 30))).astype(np.float32)
+    weights[1, 20] = np.nan  # which stays, so that it is seen
     features = {"sentence_embedding": weights}
     Largest(count=7)(features, {})
-    assert np.array_equal(features["sentence_embedding"], select_max_active_dims(torch.from_numpy(weights.copy()), 7).numpy())
+    found = select_max_active_dims(torch.from_numpy(weights.copy()), 7).numpy()
+    assert np.isnan(found[1, 20])
+    assert np.array_equal(features["sentence_embedding"], found, equal_nan=True)
 
 
 def test_sparse_similarities_are_those_of_the_rows_filled_with_zeros():
@@ -363,6 +366,15 @@ def test_weights_are_not_stored_as_quantized_vectors_are(session):
 def test_torchs_quantizers_are_refused_in_words(session, precision):
     with pytest.raises(UsageProblem, match="its decoder shares its weights with the table of words"):
         session.artifact(parse_precision(precision), "tiny")
+
+
+def test_what_is_refused_later_is_listed_so(project, capsys):
+    assert main(["models", str(project / "model")]) == 0
+    first, kind, works, refused, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith("a tested architecture of dense models")
+    assert kind == "  kind: sparse (a weight to each word of the vocabulary)"
+    assert not {"int8@torch", "int8-weight@torch", "int8-legacy"} & set(works.removeprefix("  precisions: ").split(", "))
+    assert refused.startswith("  int8@torch, int8-weight@torch, int8-legacy: model 'model' is sparse, and its decoder shares")
 
 
 def test_precisions_are_compared_in_one_table(project, session, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qguard.errors import MeasurementProblem
-from qguard.kinds import MULTI_VECTOR, SPARSE
+from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR, SPARSE
 from qguard.models.modules import MASK, ROWS, SENTENCE, TOKENS, Features, load_weights
 from qguard.models.pipeline import Pipeline
 from qguard.outputs import SparseRows, TokenVectors
@@ -50,6 +50,11 @@ class Head:
         if self.pipeline.kind == MULTI_VECTOR and finished:
             raise MeasurementProblem(
                 "the file gives one vector to a text, and a multi-vector model one to each token; export the last hidden state"
+            )
+        if self.pipeline.kind == CROSS_ENCODER and not finished:
+            raise MeasurementProblem(
+                "the file gives a vector to each token, and a cross-encoder scores for a pair; export it with its classifier, "
+                "whose output is logits (pairs, labels)"
             )
         for module in self.pipeline.finishing if finished else self.pipeline.head:
             module(features, self.weights)

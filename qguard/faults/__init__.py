@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # the families that compare the outputs of other kinds of models than embedders
-_IN_PLACE = {"embedding": ("weights", "score", "tokens")}
+_IN_PLACE = {"embedding": ("weights", "score", "tokens"), "similarity": ("score",), "ranking": ("order", "score")}
 
 
 @dataclass(frozen=True)

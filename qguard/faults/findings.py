@@ -14,7 +14,7 @@ from qguard.faults.runner import Report
 from qguard.gates import Asked, Gate, gates_for, table_of
 from qguard.metrics.bounds import Bound
 from qguard.precisions import RECIPES, Precision
-from qguard.precisions.bounds import DEFAULT_BOUNDS
+from qguard.precisions.bounds import DEFAULT_BOUNDS, OF_KIND
 
 SCHEMA = 2
 
@@ -64,11 +64,16 @@ def closing(report: Report, result: Result) -> str:
     if any(f.name == result.fault and f.part == "latency" for f in report.faults):
         return 'a gate that would catch it: [tool.qguard.latency] regression = "<= 1.05", with --baseline-artifact'
     precision, own = report.plan.precision, report.plan.config.gates
+    sound = report.sound.get((result.model, result.suite), {})
     for gate in gates_for(precision, {}, kind=report.plan.sound().kind(result.model)):
         value = result.values.get(gate.metric)
-        if gate.slice is None and value is not None and not gate.bound.holds(value):
+        if (
+            gate.slice is None
+            and value is not None
+            and not gate.bound.holds(value)
+            and gate.bound.holds(sound.get(gate.metric, value))
+        ):
             return f"the default gate would catch it: {_line(gate, precision, own)} (found {value:.4g})"
-    sound = report.sound.get((result.model, result.suite), {})
     moved = sorted(_moves(sound, result.values), reverse=True)
     if not moved or moved[0][0] < 0.01:
         return "no value of this suite changes: add texts that show the fault"
@@ -85,7 +90,8 @@ def _line(gate: Gate, precision: Precision, own: Mapping[str, Mapping[str, Asked
 
 def _moves(sound: Mapping[str, float], found: Mapping[str, float]) -> Iterable[tuple[float, str, Literal[">=", "<="]]]:
     """How much worse each value is, relative to what the sound artifact loses already, and the operator of its gate."""
-    tables = [*DEFAULT_BOUNDS.values(), *(r.bounds for r in RECIPES.values())]
+    of_kinds = [table for tables in OF_KIND.values() for table in tables.values()]
+    tables = [*DEFAULT_BOUNDS.values(), *of_kinds, *(r.bounds for r in RECIPES.values())]
     operators = {key.partition("[")[0]: Bound.of(bound, key).op for table in tables for key, bound in table.items()}
     for name in sound.keys() & found.keys() & operators.keys():
         op = operators[name]

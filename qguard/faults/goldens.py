@@ -14,6 +14,7 @@ from qguard import goldens
 from qguard.faults.files import cut
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.goldens import Golden
+from qguard.kinds import DENSE
 from qguard.outputs import arrays_of, with_values
 
 MANIFEST = "manifest.json"
@@ -122,6 +123,7 @@ def broken(site: FaultSite, mode: str) -> Candidate:
     """
     from qguard.encoders import open_encoder
 
+    site.need(DENSE)
     base = site.base
     own = base.pipeline.pooling
     mode = "mean" if own == (mode,) else mode

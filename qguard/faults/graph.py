@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
+from qguard.kinds import CROSS_ENCODER, SPARSE
 from qguard.onnx.edit import attribute
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ def layer_norm(site: FaultSite, how: tuple[str, float]) -> Candidate:
     nodes = graph.operators(*_NORMS)
     if not nodes:
         raise NotApplicable("the graph holds no LayerNorm operator")
+    held = [name for n in nodes if (name := n.input[_NORMS[n.op_type]]) in graph.initializers]
+    if what == "weight" and all((graph.array(name) == 1).all() for name in held):
+        raise NotApplicable("all weights of the norms are 1")
     for node in nodes:
         if what == "epsilon":
             found = [a for a in node.attribute if a.name == "epsilon"]
@@ -128,7 +132,8 @@ def gelu(site: FaultSite, form: str) -> Candidate:
 
 
 def remove_layers(site: FaultSite, count: float) -> Candidate:
-    """End the graph at the hidden state before one of its last attention layers.
+    """End the graph at the hidden state before one of its last attention layers. Where the file computes a head behind the last
+    layer, that layer stays, and those before it are removed.
 
     Args:
         site: Where.
@@ -137,12 +142,28 @@ def remove_layers(site: FaultSite, count: float) -> Candidate:
     from onnx import helper
 
     graph = site.graph
+    if site.base.kind in (CROSS_ENCODER, SPARSE):
+        last, early = hidden_state(graph, 1), hidden_state(graph, 1 + removed(graph, count))
+        graph.redirect(graph.consumers(last), {last: early})
+        graph.drop_unread()
+        return site.operated()
     name = hidden_state(graph, count)
     out = graph.output()
     graph.before_output(out)
     graph.append([helper.make_node("Identity", [name], [out], "fault/early")])
     graph.drop_unread()
     return site.operated()
+
+
+def removed(graph: ArtifactGraph, back: float) -> int:
+    """How many attention layers that is.
+
+    Args:
+        graph: Where.
+        back: Their number; below 1 their share, 0 for all.
+    """
+    layers = len(graph.operators(*_ATTENTION))
+    return layers if not back else int(back) if back >= 1 else int(back * layers)
 
 
 def hidden_state(graph: ArtifactGraph, back: float) -> str:
@@ -158,7 +179,9 @@ def hidden_state(graph: ArtifactGraph, back: float) -> str:
     fused = graph.operators(*_ATTENTION)
     if len(fused) < 2:
         raise NotApplicable("attention is not one operator in the file, which would mark its layers")
-    number = len(fused) if not back else int(back) if back >= 1 else int(back * len(fused))
+    number = removed(graph, back)
+    if number > len(fused):
+        raise NotApplicable(f"the file has {len(fused)} layers, and {number} would be removed")
     name = str(fused[len(fused) - number].input[0])
     # back to the stream that attention and the residual sum both read
     while len(graph.consumers(name)) < 2 or graph.producers[name].op_type.endswith("QuantizeLinear"):
@@ -181,9 +204,12 @@ def overflow(site: FaultSite, share: float) -> Candidate:
     encoder = site.session.encoder(site.precision, site.model)
     ids = site.session.golden(site.model, site.suites[0]).token_ids
     rows = [ids[i] for i in range(0, len(ids), max(1, len(ids) // 200))]
-    largest = sorted(float(np.abs(encoder.runtime(*_alone(row))).max()) for row in rows)
+    size = np.asarray if site.base.kind == SPARSE else np.abs  # below 0 all logits are the same to a sparse model
+    largest = sorted(float(size(encoder.runtime(*_alone(row))).max()) for row in rows)
     at = min(int(len(largest) * (1 - share)), len(largest) - 1)
     limit = largest[at] * (0.5 if share >= 1 else 0.999)
+    if limit <= 0:
+        raise NotApplicable("no word of these texts is active")
     graph = site.graph
     out = graph.output()
     inner = graph.before_output(out)

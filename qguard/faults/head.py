@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
+from qguard.kinds import DENSE
 from qguard.models.modules import Dense
 from qguard.models.pipeline import Pipeline
 
@@ -15,6 +16,7 @@ _OUTPUT = "sentence_embedding"
 
 def unnormalized(site: FaultSite, _: None) -> Candidate:
     """The file pools, and leaves Normalize out."""
+    site.need(DENSE)
     if not site.base.pipeline.unit_length:
         raise NotApplicable("the model's vectors are not of unit length")
     return _pooled(site, _mode(site.base.pipeline))
@@ -22,6 +24,7 @@ def unnormalized(site: FaultSite, _: None) -> Candidate:
 
 def without_dense(site: FaultSite, _: None) -> Candidate:
     """The file pools, normalizes where the model does, and leaves Dense out."""
+    site.need(DENSE)
     if not any(isinstance(module, Dense) for module in site.base.pipeline.head):
         raise NotApplicable("the model has no Dense head")
     return _pooled(site, _mode(site.base.pipeline), normalize=site.base.pipeline.normalize)
@@ -29,6 +32,7 @@ def without_dense(site: FaultSite, _: None) -> Candidate:
 
 def otherwise(site: FaultSite, _: None) -> Candidate:
     """The file gives its token embeddings, and beside them vectors that are pooled in another way."""
+    site.need(DENSE)
     mode = "cls" if _mode(site.base.pipeline) == "mean" else "mean"
     return _pooled(site, mode, normalize=True, beside=True)
 

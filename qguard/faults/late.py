@@ -8,14 +8,15 @@ import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
+from qguard.kinds import MULTI_VECTOR
 from qguard.models.modules import MultiVectorMask
 from qguard.models.pipeline import Late
 
 
 def _late(site: FaultSite) -> Late:
+    site.need(MULTI_VECTOR)
     found = site.base.pipeline.late
-    if found is None:
-        raise NotApplicable("the model gives one vector a text, not a vector to each token")
+    assert found is not None  # as every multi-vector model's
     return found
 
 

@@ -52,7 +52,7 @@ def scaled(site: FaultSite, factor: float) -> Candidate:
     pipeline = site.base.pipeline
     if not similarity_of(pipeline).by_length:
         raise NotApplicable("the model ranks by the cosine, in which lengths do not count")
-    if pipeline.unit_length:
+    if pipeline.unit_length or pipeline.normalizes_tokens:
         raise NotApplicable("the pipeline gives vectors of unit length, whatever the file does")
     graph = site.graph
     out = graph.output()

@@ -7,6 +7,7 @@ from typing import Any
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
+from qguard.kinds import DENSE
 from qguard.models.modules import Dense
 
 
@@ -31,6 +32,7 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
         site: Where.
         mode: One of :data:`qguard.models.pipeline.POOLING_MODES`; where it is the model's own, the mean.
     """
+    site.need(DENSE)
     own = site.base.pipeline.pooling
     mode = "mean" if own == (mode,) else mode
     if len(own) != 1 or own == (mode,):
@@ -48,7 +50,7 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
 def normalize(site: FaultSite, _: None) -> Candidate:
     """Leave out the last module."""
     if not (site.base.pipeline.unit_length or site.base.pipeline.normalizes_tokens):
-        raise NotApplicable("the model's vectors are not of unit length")
+        raise NotApplicable("the model does not normalize what it gives")
     return _without(site, "Normalize")
 
 

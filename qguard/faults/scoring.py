@@ -16,9 +16,9 @@ from qguard.models.pipeline import ST_CONFIG, Scoring
 
 
 def _scoring(site: FaultSite) -> Scoring:
+    site.need(CROSS_ENCODER)
     scoring = site.base.pipeline.scoring
-    if site.base.kind != CROSS_ENCODER or scoring is None:
-        raise NotApplicable("the model is no cross-encoder")
+    assert scoring is not None  # as every cross-encoder's
     return scoring
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from qguard.artifacts.artifact import PROVENANCE, Artifact, copy_layout
 from qguard.errors import ArtifactProblem
 from qguard.files import dump_json, inside, read_json, tree_hashes
+from qguard.kinds import KINDS
 
 if TYPE_CHECKING:
     from qguard.encoders import Floats, Runtime
@@ -72,6 +73,15 @@ class FaultSite:
     def base(self) -> Model:
         """The fp32 model."""
         return self.session.model(self.model)
+
+    def need(self, kind: str) -> None:
+        """A fault that only models of one kind have.
+
+        Raises:
+            NotApplicable: of a model of another kind.
+        """
+        if self.base.kind != kind:
+            raise NotApplicable(f"the model gives {KINDS[self.base.kind].gives}, not {KINDS[kind].gives}")
 
     @cached_property
     def artifact(self) -> Artifact:

@@ -22,7 +22,7 @@ def pooled(site: FaultSite, how: str) -> Candidate:
         how: ``max`` as the model itself, ``sum``, ``first`` or ``last`` token, ``relu`` without the logarithm, ``logits`` without
             the cut at 0 too, ``padding`` with padding counted, ``inner`` without the special tokens around a text.
     """
-    _need_sparse(site)
+    site.need(SPARSE)
     graph = site.graph
     if graph.opset < 13:
         raise NotApplicable(f"the file has operator set {graph.opset}, and the head is written in 13")
@@ -107,7 +107,7 @@ class _Pool:
 
 def bias(site: FaultSite, _: None) -> Candidate:
     """The decoder's bias is left out."""
-    _need_sparse(site)
+    site.need(SPARSE)
     graph = site.graph
     lost, out = decoder_bias(site.base), graph.output()
     if lost is None:
@@ -123,13 +123,8 @@ def bias(site: FaultSite, _: None) -> Candidate:
 
 def decoder(site: FaultSite, _: None) -> Candidate:
     """The decoder multiplies in float."""
-    _need_sparse(site)
+    site.need(SPARSE)
     graph = site.graph
     if not graph.in_float(max((x for x in graph.quantized if x.computes != LOOKUP), key=lambda x: x.bytes)):
         raise NotApplicable("the decoder is no integer product of the file that could be put back into float")
     return site.operated()
-
-
-def _need_sparse(site: FaultSite) -> None:
-    if site.base.kind != SPARSE:
-        raise NotApplicable("the model is not sparse")

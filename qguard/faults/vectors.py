@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
-from qguard.kinds import DENSE, KINDS
+from qguard.kinds import DENSE, KINDS, MULTI_VECTOR
 from qguard.metrics import Comparison
 from qguard.outputs import vectors_of
 from qguard.vectors.multi_vector import StoredTokens
@@ -18,7 +18,7 @@ KIND = "int8"
 
 
 def _checked(site: FaultSite, texts: int) -> None:
-    if site.base.kind != DENSE:
+    if site.base.kind not in (DENSE, MULTI_VECTOR):
         raise NotApplicable(f"the model gives {KINDS[site.base.kind].gives}, which is not stored as quantized vectors are")
     if site.precision.vectors not in (FLOAT, KIND):
         raise NotApplicable(f"{site.precision} stores no int8 vectors")

@@ -91,7 +91,8 @@ class Largest(Module):
         import numpy as np
 
         found = features[SENTENCE]
-        order = np.argsort(-np.abs(found), axis=1, kind="stable")
+        size = np.where(np.isnan(found), np.inf, np.abs(found))  # as torch.topk has it: what is no number is not hidden
+        order = np.argsort(-size, axis=1, kind="stable")
         kept = found.copy()
         np.put_along_axis(kept, order[:, self.count :], 0, 1)
         features[SENTENCE] = kept
