@@ -14,8 +14,9 @@ from qguard.gates import Asked, Gate
 from qguard.judging import latency
 from qguard.judging.artifact import BOUNDS
 from qguard.metrics import Comparison
+from qguard.outputs import vectors_of
 from qguard.suites import Suite
-from qguard.vectors.quantized import FLOAT, ranges_of
+from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
     from qguard.encoders import Floats
@@ -106,7 +107,9 @@ def _golden_itself(session: Session, target: Target, suite: Suite, vectors: Floa
     found = Comparison.of(suite, kept, kept, session.similarity(target.model))
     if precision.dims:
         found = replace(found, whole=vectors.astype(np.float64))
-    return found if precision.vectors == FLOAT else found.quantize(precision.vectors, ranges_of(kept))
+    values = vectors_of(kept)
+    ranges = np.stack((values.min(0), values.max(0)))  # any will do: the number of items does not depend on them
+    return found if precision.vectors == FLOAT else found.quantize(precision.vectors, ranges)
 
 
 def gate_of(gates: Mapping[str, object], name: str, part: str | None) -> str | None:
