@@ -51,11 +51,12 @@ class EndpointProblem(MeasurementProblem):
 
     Attributes:
         status: The code of its answer; ``None`` if there is none.
+        timed_out: Whether the answer did not come in time.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, timed_out: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.timed_out = status, timed_out
 
 
 class LibraryProblem(QguardError):

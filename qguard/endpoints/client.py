@@ -40,6 +40,9 @@ class Client:
         width: Of a sparse model, the words of its vocabulary.
         environ: Where the values of headers are read from; by default the environment.
 
+    Attributes:
+        encoding: How vectors are asked for; ``None`` once the server refused to be asked that.
+
     Raises:
         UsageProblem: if a variable of a header is not set, the protocol does not carry this kind, the width of a sparse model is
             missing, or httpx is not installed.
@@ -56,7 +59,7 @@ class Client:
         self.url = address(endpoint.url, self.wire.paths[kind])
         self._secrets = Secrets.read(endpoint, os.environ if environ is None else environ)
         self._transport = Transport(endpoint, self._secrets)
-        self._encoding: str | None = BASE64
+        self.encoding: str | None = BASE64
         self._width: int | None = None
         self._lock = threading.Lock()
 
@@ -127,7 +130,7 @@ class Client:
         return self._said([text])
 
     def _said(self, texts: Sequence[str], prompt: str = "") -> Said:
-        encoding = self._encoding
+        encoding = self.encoding
         try:
             said = self.ask(texts, encoding=encoding, prompt=prompt).said
         except EndpointProblem as e:
@@ -135,7 +138,7 @@ class Client:
                 raise
             # it may not know the member that asks for base64: the question is put without it, and so are all later ones
             said = self.ask(texts, encoding=None, prompt=prompt).said
-            self._encoding = None
+            self.encoding = None
         self._same_width(texts, said.dim)
         return said
 
@@ -178,11 +181,24 @@ class Client:
         Raises:
             EndpointProblem: if the server cannot be reached, has another status than 200, or does not answer the request.
         """
-        normalized = self.endpoint.normalized
-        asked = Ask(texts, self.kind, self.model, query, encoding, prompt, normalized, self.width, more or {})
-        reply = self.send(self.wire.payload(asked), len(texts))
+        asked = self.question(texts, query=query, encoding=encoding, prompt=prompt, more=more)
+        return self.answer(asked, self.send(self.wire.payload(asked), len(texts)))
+
+    def question(
+        self, texts: Sequence[str], *, query: str = "", encoding: str | None = BASE64, prompt: str = "",
+        more: Mapping[str, Any] | None = None,
+    ) -> Ask:  # fmt: skip
+        """The request of :meth:`ask`, which is not sent yet."""
+        return Ask(texts, self.kind, self.model, query, encoding, prompt, self.endpoint.normalized, self.width, more or {})
+
+    def answer(self, asked: Ask, reply: Reply) -> Answer:
+        """What a reply says of the request that it answers.
+
+        Raises:
+            EndpointProblem: for another status than 200, or a reply that does not answer the request.
+        """
         if reply.status != 200:
-            self._refused(reply, texts)
+            self._refused(reply, asked.texts)
         said = self._read(reply, asked)
         return Answer(replace(said, model=said.model and self._secrets.hidden(said.model)[:_SHOWN]), reply)
 

@@ -64,7 +64,7 @@ class Transport:
                 reply = self._once(url, content, limit, tries)
             except _Unreached as e:
                 if last or not e.again:
-                    raise self._failed(url, f"{e}{asked_times(tries)}{e.mend}") from None
+                    raise self._failed(url, f"{e}{asked_times(tries)}{e.mend}", timed_out=e.timed_out) from None
                 time.sleep(_pause(tries))
                 continue
             if reply.status not in BUSY or last:
@@ -89,7 +89,7 @@ class Transport:
                 return Reply(r.status_code, headers, bytes(body), time.monotonic() - start, tries)
         except httpx.TimeoutException:
             mend = "; is the server busy? give a longer timeout, or a smaller batch"
-            raise _Unreached(f"no whole answer within {self._endpoint.timeout:g} seconds", False, mend) from None
+            raise _Unreached(f"no whole answer within {self._endpoint.timeout:g} seconds", False, mend, timed_out=True) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as e:
             raise _unreached(e, self._secrets) from None
 
@@ -105,8 +105,8 @@ class Transport:
             )  # fmt: skip
         return asked
 
-    def _failed(self, url: str, words: str, status: int | None = None) -> EndpointProblem:
-        return EndpointProblem(f"{named(self._endpoint, url)}: {words}", status)
+    def _failed(self, url: str, words: str, status: int | None = None, timed_out: bool = False) -> EndpointProblem:
+        return EndpointProblem(f"{named(self._endpoint, url)}: {words}", status, timed_out)
 
 
 class _Unreached(Exception):
@@ -116,11 +116,12 @@ class _Unreached(Exception):
         words: What happened.
         again: Whether the request may be sent again.
         mend: What helps, for people.
+        timed_out: Whether the answer did not come in time.
     """
 
-    def __init__(self, words: str, again: bool, mend: str = "") -> None:
+    def __init__(self, words: str, again: bool, mend: str = "", timed_out: bool = False) -> None:
         super().__init__(words)
-        self.again, self.mend = again, mend
+        self.again, self.mend, self.timed_out = again, mend, timed_out
 
 
 def _unreached(error: Exception, secrets: Secrets) -> _Unreached:
