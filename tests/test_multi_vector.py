@@ -295,9 +295,12 @@ def test_the_default_gates_are_those_of_tokens():
     gates = {g.key: g.bound.number for g in gates_for(parse_precision("int8"), {}, kind=MULTI_VECTOR)}
     assert not [key for key in gates if key.startswith("embedding.")]
     # one scale a matrix leaves .80 of the tokens' cosines and .56 of the neighbors; docs/multi-vector.md
-    for name in ("int8", "int8-dynamic", "int8@torch", "int8@openvino", "int8-legacy"):
+    for name in ("int8", "int8-dynamic", "int8@torch", "int8@openvino", "int8-legacy", "int4"):
         gates = {g.key: g.bound.number for g in gates_for(parse_precision(name), {}, kind=MULTI_VECTOR)}
-        assert gates["ranking.overlap@10"] > 0.6 < gates["tokens.cosine_p01"]
+        assert gates["ranking.overlap@10"] > 0.6
+        # with one scale a matrix a model that is trained for longer still has these
+        assert gates["tokens.cosine_p01"] > 0.802
+        assert gates["ranking.inversions"] < 0.085
         assert gates["tokens.lost"] == gates["tokens.gained"] == 0
     stored = {g.key for g in gates_for(parse_precision("fp32@onnx+int8"), {}, kind=MULTI_VECTOR)}
     assert {"tokens.clipped", "ranking.rescored_overlap@10", "tokens.lost"} <= stored
