@@ -13,8 +13,11 @@ from qguard.endpoints.client import Client
 from qguard.endpoints.settings import Endpoint
 from qguard.endpoints.transport import address
 from qguard.errors import EndpointProblem, UsageProblem
+from qguard.gates import parse_gate
+from qguard.gates.check import judge
 from qguard.judging.compare import compare, table
 from qguard.judging.session import Session, Target
+from qguard.metrics import Measured
 from qguard.precisions import parse_precision
 from tests.http_server import Response, openai, serving
 from tests.processes import gate, run_pytest
@@ -310,6 +313,18 @@ def test_a_server_is_judged_by_its_name_and_its_gates(configured, monkeypatch):
     assert code == 1
     assert "live ranking.overlap@10" in out
     assert SECRET not in out + (configured / "r.json").read_text() + (configured / "r.html").read_text()
+
+
+def test_the_next_step_names_the_server():
+    """A report on a server that --endpoint names: what it advises to run is run with that option."""
+    from qguard.report.advice import Case, measure_again, steps
+
+    failed = judge([Measured("ranking.top1", None, 0.5, 10, True)], [parse_gate("ranking.top1", ">= 0.9")], "own")
+    case = Case("served", "served", "float32", "own", failed, url="http://localhost:8080")
+    assert measure_again(case).command == "pytest --precision served --endpoint http://localhost:8080 --qguard-suite own"
+    others = next(s.command for s in steps(case) if s.command.startswith("qguard compare"))
+    assert others.endswith("bf16@openvino --endpoint http://localhost:8080 --suite own")
+    assert "--endpoint" not in measure_again(Case("live", "live", "float32", "own", url="http://h")).command
 
 
 def test_another_model_behind_the_url_fails(small, harness):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qguard.endpoints.settings import SERVED
 from qguard.gates import table_of
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
@@ -44,6 +45,7 @@ class Case:
         cause: Cause of the failure, if it was looked for.
         diagnose: The command that shows which stage and layer lose accuracy; empty if there is none.
         fp32: The precision that repeats the golden's computation; empty if it is not known.
+        url: Of the server that is judged; empty for all else.
     """
 
     name: str
@@ -54,6 +56,12 @@ class Case:
     cause: Cause | None = None
     diagnose: str = ""
     fp32: str = ""
+    url: str = ""
+
+    @property
+    def given(self) -> str:
+        """The option that names the server; empty where the configuration does, or there is none."""
+        return f" --endpoint {self.url}" if self.url and self.name.partition(":")[0] == SERVED else ""
 
     @property
     def precision(self) -> str:
@@ -96,7 +104,7 @@ def _look(case: Case) -> list[Step]:
     found = []
     if case.vectors != FLOAT:
         _, colon, dims = case.name.partition(":")
-        both = f"pytest --precision {case.typed},fp32{colon}{dims}+{case.vectors} --qguard-suite {case.suite}"
+        both = f"pytest --precision {case.typed},fp32{colon}{dims}+{case.vectors}{case.given} --qguard-suite {case.suite}"
         found.append(Step("Measure both losses separately", both))
     elif case.diagnose:
         found.append(Step("See where accuracy is lost", case.diagnose))
@@ -104,7 +112,7 @@ def _look(case: Case) -> list[Step]:
         found.append(Step("Tell drift of the stack from loss", f"pytest --precision {case.fp32} --qguard-suite {case.suite}"))
     if not _another_model(case.cause):
         others = ",".join(dict.fromkeys([case.precision, "int8", "int8-weight", "bf16@openvino"]))
-        found.append(Step("See which precision passes", f"qguard compare --precision {others} --suite {case.suite}"))
+        found.append(Step("See which precision passes", f"qguard compare --precision {others}{case.given} --suite {case.suite}"))
     return found
 
 
@@ -135,10 +143,11 @@ def measure_again(case: Case, only_speed: bool = False) -> Step:
     if only_speed:
         return Step(
             "Measure where less other work runs; or judge accuracy and size alone",
-            f"pytest --precision {case.precision} --qguard-latency=off",
+            f"pytest --precision {case.precision}{case.given} --qguard-latency=off",
         )
     return Step(
-        "Fix what the message names, then measure again", f"pytest --precision {case.precision} --qguard-suite {case.suite}"
+        "Fix what the message names, then measure again",
+        f"pytest --precision {case.precision}{case.given} --qguard-suite {case.suite}",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qguard.encoders.runtimes import ENDPOINT
 from qguard.families import FAMILIES
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
@@ -184,9 +185,12 @@ def _why(run: Mapping[str, Any]) -> str:
 
 
 def _steps(run: Mapping[str, Any], failed: Sequence[Mapping[str, Any]]) -> list[advice.Step]:
+    of_server = run["runtime"] == ENDPOINT  # which has no other runtime
     case = advice.Case(
-        name=run["precision"], typed=f"{run['precision']}@{run['runtime']}", vectors=run.get("vectors", FLOAT),
+        name=run["precision"], typed=run["precision"] + ("" if of_server else f"@{run['runtime']}"),
+        vectors=run.get("vectors", FLOAT),
         suite=run["suite"], failed=[Check.from_json(c) for c in failed], cause=cause_of(run), diagnose=_diagnose(run),
+        url=(run.get("endpoint") or {}).get("url", ""),
     )  # fmt: skip
     if failed:
         return advice.steps(case)

@@ -48,7 +48,9 @@ def failure_text(
         items: Source of the judged items, if it is not the suite.
     """
     failed = sorted((c for c in checks if c.outcome == "fail"), key=lambda c: (c.accepted is not None, c.slice is not None))
-    case = Case(precision.label, str(replace(precision, vectors=FLOAT)), precision.vectors, suite, failed, cause, diagnose, fp32)
+    url = precision.endpoint.shown if precision.endpoint else ""
+    typed = str(replace(precision, vectors=FLOAT))
+    case = Case(precision.label, typed, precision.vectors, suite, failed, cause, diagnose, fp32, url)
     first = failed[0]
     more = f" (+{len(failed) - 1} more)" if len(failed) > 1 else ""
     end = "" if first.on == "value" else f" ({first.on} end; value {first.value:.4f})"
