@@ -57,6 +57,23 @@ def _blocks(table: Any, bits: int, *, native: bool = False) -> Form:
     return stored, [_node("GatherBlockQuantized", "table ids scale" + " zero" * native, domain="com.microsoft", **more)]
 
 
+def _standard(table: Any) -> Form:
+    """Blocks in ONNX's own operators: rows of scales are looked up as well."""
+    stored, _ = _blocks(table, 8)
+    count = stored["scale"].shape[1]
+    shapes = {"split": [0, 0, count, BLOCK], "one": [0, 0, count, 1], "whole": [0, 0, count * BLOCK]}
+    stored |= {"table": (stored["table"].astype(int) - 128).astype(np.int8)} | {k: np.array(v) for k, v in shapes.items()}
+    return stored, [
+        _node("Gather", "table ids", "rows"),
+        _node("Cast", "rows", "floats", to=TensorProto.FLOAT),
+        _node("Reshape", "floats split", "blocks"),
+        _node("Gather", "scale ids", "scales"),
+        _node("Reshape", "scales one", "factors"),
+        _node("Mul", "blocks factors", "scaled"),
+        _node("Reshape", "scaled whole"),
+    ]
+
+
 def _embed(table: Any) -> Form:
     one = _one(table)
     stored = one | {"other": one["table"][:8], "vector": np.zeros(table.shape[1], np.uint8)}
@@ -82,6 +99,7 @@ FORMS = {
         ],
     ),
     "8-bit blocks": lambda t: _blocks(t, 8),
+    "8-bit blocks in standard operators": _standard,
     "4-bit blocks": lambda t: _blocks(t, 4),
     "4-bit blocks of uint4": lambda t: _blocks(t, 4, native=True),
     "QEmbedLayerNormalization": _embed,

@@ -14,6 +14,7 @@ from qguard.config.tables import (
     STRICT,
     EndpointConfig,
     GateConfig,
+    JavaScriptConfig,
     LatencyConfig,
     ModelConfig,
     PrecisionConfig,
@@ -25,6 +26,7 @@ from qguard.endpoints.settings import OPENAI, SERVED, Endpoint, check_protocol, 
 from qguard.errors import ModelProblem, UsageProblem, unknown
 
 if TYPE_CHECKING:
+    from qguard.javascript.settings import JavaScript
     from qguard.precisions import Precision
     from qguard.precisions.calibration import Calibration
     from qguard.suites.source import Source
@@ -47,6 +49,7 @@ class Config(BaseModel):
         latency: How latency is measured and which bounds apply.
         robustness: How generated texts are tested.
         vectors: How embeddings are quantized.
+        javascript: Where Node.js, npm packages and a browser are found.
         strict: Fail when something could not be measured; defaults to true where ``CI`` is set.
         folder: Folder of the configuration file; it is not a key.
     """
@@ -65,6 +68,7 @@ class Config(BaseModel):
     latency: LatencyConfig = LatencyConfig()
     robustness: RobustnessConfig = RobustnessConfig()
     vectors: VectorsConfig = VectorsConfig()
+    javascript: JavaScriptConfig = JavaScriptConfig()
     strict: bool | None = None
     folder: Path = Path()
     _left_out: dict[str, ModelConfig] = PrivateAttr(default_factory=dict)
@@ -113,6 +117,11 @@ class Config(BaseModel):
     def golden_root(self) -> Path:
         """The folder of all goldens."""
         return self.folder / self.golden
+
+    @property
+    def javascript_settings(self) -> JavaScript:
+        """Where JavaScript is found; a relative path is relative to the configuration file."""
+        return self.javascript.settings(self.folder)
 
     @property
     def suite_sources(self) -> dict[str, Source]:

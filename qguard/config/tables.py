@@ -25,6 +25,7 @@ from qguard.metrics.bounds import Bound
 from qguard.models.pipeline import POOLING_MODES
 
 if TYPE_CHECKING:
+    from qguard.javascript.settings import JavaScript
     from qguard.suites.source import Source
 
 
@@ -306,7 +307,38 @@ class VectorsConfig(_Table):
     calibration: str | None = None
 
 
+class JavaScriptConfig(_Table):
+    """Where Node.js, npm packages and a browser are found. See docs/javascript.md.
+
+    Attributes:
+        modules: The folder ``node_modules`` that npm filled, relative to the configuration file.
+        node: Node.js: the name of a program, or a path.
+        browser: Chromium or Chrome: the name of a program, or a path; defaults to the first one that is found.
+        close: Whether texts that are too long get back their closing token, which Transformers.js cuts off, as your code does.
+        timeout: Seconds that one answer may take.
+    """
+
+    modules: str = Field("node_modules", min_length=1)
+    node: str = Field("node", min_length=1)
+    browser: str = ""
+    close: bool = False
+    timeout: float = Field(600.0, gt=0, le=86400)
+
+    def settings(self, folder: Path) -> JavaScript:
+        """The same for whoever starts JavaScript.
+
+        Args:
+            folder: What paths are relative to.
+        """
+        from qguard.javascript.settings import JavaScript
+
+        def program(name: str) -> str:
+            return str(folder / name) if {"/", "\\"} & set(name) else name
+
+        return JavaScript(folder / self.modules, program(self.node), program(self.browser), self.close, self.timeout)
+
+
 PARTS: tuple[type[BaseModel], ...] = (
     ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig,
-    EndpointConfig,
+    EndpointConfig, JavaScriptConfig,
 )  # fmt: skip

@@ -230,7 +230,39 @@ class TextEncoder(Encoder):
 
     def __init__(self, tokenizer: TextTokenizer, runtime: TextRuntime, record: RuntimeRecord, pipeline: Pipeline) -> None:
         self.tokenizer, self._run, self._record, self._pipeline = tokenizer, runtime, record, pipeline
-        self.batch = record.batch
+        self.batch, self._teller = record.batch, runtime
+
+    def token_ids(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> list[list[int]]:
+        """The token ids of n texts as the runtime tells them, special tokens included, cut as it cuts them.
+
+        Raises:
+            MeasurementProblem: where it does not tell them, or tells something else.
+        """
+        name, rows = self._record.name, self.rows(texts, roles)
+        if not self._record.tells:
+            raise MeasurementProblem(f"runtime {name!r} does not tell the token ids that it computes with")
+        try:
+            found = [list(map(int, ids)) for ids in self._teller.token_ids([text for text, _ in rows])]  # type: ignore[attr-defined]
+        except QguardError:
+            raise
+        except Exception as e:  # whatever another package does
+            raise MeasurementProblem(f"runtime {name!r} failed to tell token ids: {first_line(e)}") from e
+        if len(found) != len(rows):
+            raise MeasurementProblem(
+                f"runtime {name!r}: expected the token ids of {len(rows)} texts, found those of {len(found)}"
+            )
+        return found
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Library → version, of what computes, where the runtime tells it in its attribute ``versions``."""
+        found = getattr(self._teller, "versions", None)
+        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+    @property
+    def tells(self) -> bool:
+        """Whether :meth:`token_ids` can be asked."""
+        return self._record.tells
 
     @property
     def text_runtime(self) -> TextRuntime:
@@ -239,7 +271,9 @@ class TextEncoder(Encoder):
 
     def around(self, change: Callable[[Any], Any]) -> TextEncoder:
         """The same, one batch at a time, with something around the runtime."""
-        return TextEncoder(self.tokenizer, change(self._run), replace(self._record, workers=1), self._pipeline)
+        made = TextEncoder(self.tokenizer, change(self._run), replace(self._record, workers=1), self._pipeline)
+        made._teller = self._teller  # what stands around a runtime changes its vectors alone
+        return made
 
     def rows(self, texts: Sequence[str], roles: Sequence[str | None] | None = None) -> Sequence[Any]:
         """What is encoded: each text, as it goes out, and its role."""

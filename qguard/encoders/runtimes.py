@@ -39,6 +39,10 @@ class RuntimeRecord:
         timed: Whether its latency and memory may be measured in this process. This needs token ids and files.
         prompts: Whether a runtime that takes texts adds the prompts itself. If not, qguard puts the prompt in front of each
             text.
+        whole: Whether ``open`` also gets ``whole``, a :class:`qguard.encoders.whole.Whole`: all that a runtime needs that reads
+            files and takes texts.
+        tells: Whether the opened runtime tells the token ids that it computes with, by its method ``token_ids``. They are then
+            judged in the family ``tokenizer``.
         feeds: Whether ``open`` also gets ``feeding``, a :class:`qguard.encoders.feeding.Feeding` or ``None``: what an ONNX file
             does not say of its inputs and outputs.
     """
@@ -53,6 +57,8 @@ class RuntimeRecord:
     workers: int = 1
     timed: bool | None = None
     prompts: bool = False
+    whole: bool = False
+    tells: bool = False
     feeds: bool = False
 
     def lacks(self) -> Iterable[str]:
@@ -82,6 +88,10 @@ class RuntimeRecord:
             yield "timed: batches of token ids are timed, of a runtime that opens files; expected False, found True"
         if self.prompts and self.takes == TOKEN_IDS:
             yield f"prompts: token ids have their prompts in them; expected False with takes = {TOKEN_IDS!r}, found True"
+        if self.whole and (self.takes == TOKEN_IDS or self.files == NO_FILES):
+            yield "whole: it is for a runtime that takes texts and reads files; expected False, found True"
+        if self.tells and self.takes == TOKEN_IDS:
+            yield f"tells: token ids are given to it; expected False with takes = {TOKEN_IDS!r}, found True"
 
     @property
     def parallel(self) -> int:
@@ -106,25 +116,28 @@ class RuntimeRecord:
             with its reason.
         """
         found = {}
-        if self.takes == TEXTS:
+        if self.takes == TEXTS and not self.tells:
             found["tokenizer"] = (
                 f"{self.name} takes texts: the model's own tokenizer gives the golden's token ids, but this one's is not proved"
             )
         if self.files == NO_FILES:
             found["artifact"] = f"{self.name} has no files, so that nothing shows what it computes in"
         if self.takes == TEXTS:
-            found |= dict.fromkeys(_OF_TOKEN_IDS, f"{self.name} takes texts, and this needs token ids")
+            found |= dict.fromkeys(_OF_TOKEN_IDS[self.tells :], f"{self.name} takes texts, and this needs token ids")
         if not self.timed:
             found |= dict.fromkeys(("latency", "memory"), f"{self.name} is not timed in this process")
         return found
 
     def cannot_measure(self, metric: str) -> str:
         """Why a metric cannot be measured on this runtime; empty if it can."""
+        if self.takes == TOKEN_IDS and metric.startswith("tokenizer."):
+            return f"{self.name} takes token ids, which are proved to be the golden's before anything is measured"
         stems = (why for stem, why in self.left_out().items() if metric == stem or metric.startswith((f"{stem}.", f"{stem}_")))
         return next(stems, "")
 
 
-_OF_TOKEN_IDS = ("invariance.padding", "invariance.equal_length", "robustness.token_mismatches", "robustness.padding")
+# the first one needs no more than that they are told
+_OF_TOKEN_IDS = ("robustness.token_mismatches", "invariance.padding", "invariance.equal_length", "robustness.padding")
 
 
 def _words(value: object) -> bool:
@@ -156,6 +169,12 @@ def _own() -> Iterator[RuntimeRecord]:
         ENDPOINT, "qguard.endpoints.runtime:EndpointRuntime", TEXTS, NO_FILES, ("server",), ("httpx",), batch=32, workers=4,
         timed=False,
     )  # fmt: skip
+    # ONNX Runtime itself spreads a batch over the cores
+    for name, runtime in (("node", "NodeRuntime"), ("browser", "BrowserRuntime")):
+        yield RuntimeRecord(
+            name, f"qguard.encoders.javascript:{runtime}", TEXTS, ONNX, _CPU, ("qguard",), batch=16, timed=False, whole=True,
+            tells=True,
+        )  # fmt: skip
 
 
 RUNTIMES = Registry("runtime", "qguard.runtimes", RuntimeRecord, _own)

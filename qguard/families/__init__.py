@@ -26,6 +26,7 @@ NEEDS = {
     "candidates": "a model with one score a pair, and a suite of queries with candidates",
     "files": "the artifact's files",
     "tokens": "a runtime that takes token ids",
+    "told": "a runtime that takes texts and tells their token ids",
     "generated": "texts that are generated for the run",
     "dimensions": "a precision with fewer dimensions, such as int8:256",
     "process": "processes of its own in which the artifact is timed or its memory is measured",

@@ -67,6 +67,12 @@ def _robustness(what: str, better: bool, unit: str, description: str) -> MetricI
     return MetricInfo(name, higher_is_better=better, unit=unit, description=description, source="qguard", vectors=(FLOAT,))
 
 
+TOKENIZER = (
+    MetricInfo(
+        "tokenizer.mismatches", higher_is_better=False, unit="texts, 0 or more",
+        description="texts that the runtime's own tokenizer gives other token ids than the golden's", source="qguard",
+    ),
+)  # fmt: skip
 COUNT, _COSINE = "texts", "cosine in [-1, 1]"  # lengths counted where the model ranks by a similarity in which they count
 ROBUSTNESS = (
     _robustness("token_mismatches", False, COUNT, "texts whose token ids differ from the base model's"),
@@ -97,6 +103,11 @@ OWN = (
         test="test_artifact_is_quantized", needs=("files",), metrics=ARTIFACT,
         bounded_by="what the recipe promises, and the default bounds of each precision", kinds=tuple(KINDS),
         judge="qguard.judging.artifact:of_target", lead=1,
+    ),
+    Family(
+        name="tokenizer", question="Does the runtime read texts as the same tokens as fp32?", test="test_tokenizer",
+        needs=("told",), metrics=TOKENIZER, bounds={"tokenizer.mismatches": "<= 0"}, kinds=tuple(KINDS),
+        judge="qguard.judging.tokenizer:of_target", lead=2,
     ),
     Family(
         name="embedding", question="Do the vectors still point where those of fp32 point?", test="test_embeddings",

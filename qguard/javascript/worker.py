@@ -10,7 +10,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +104,26 @@ class NodeWorker(Worker):
         modules: The folder ``node_modules`` that its packages come from.
         program: Node.js, its name or path.
         timeout: Seconds that one answer may take.
+        needs: npm packages that the script imports.
 
     Attributes:
         packages: Those of ``modules``.
 
     Raises:
-        MeasurementProblem: where Node.js is absent or the script does not start.
+        MeasurementProblem: where Node.js or a package is absent, or the script does not start.
     """
 
-    def __init__(self, script: str | Path, modules: Path, program: str = "node", timeout: float = 600.0) -> None:
+    def __init__(
+        self, script: str | Path, modules: Path, program: str = "node", timeout: float = 600.0, needs: Sequence[str] = ()
+    ) -> None:
         super().__init__("the worker of Node.js", timeout)
         if modules.name != NODE_MODULES:
             raise MeasurementProblem(f"expected a folder called {NODE_MODULES}, as npm makes it, found {modules.name!r}")
         self.packages, self._late = Packages(modules), threading.Event()
+        found = node(program)
+        self.packages.need(*needs)
         # without it, a package is looked for beside the script and not in the project
-        command = [str(node(program)), "--experimental-import-meta-resolve", str(SCRIPTS / script), str(modules.absolute())]
+        command = [str(found), "--experimental-import-meta-resolve", str(SCRIPTS / script), str(modules.absolute())]
         environment = {k: v for k, v in os.environ.items() if k not in ("NODE_OPTIONS", "NODE_PATH")}
         pipe = subprocess.PIPE
         try:

@@ -38,6 +38,8 @@ def _has(session: Session, need: str, target: Target) -> bool:
         return target.precision.runs_in.files != NO_FILES
     if need == "tokens":
         return target.precision.runs_in.takes == TOKEN_IDS
+    if need == "told":
+        return target.precision.runs_in.tells
     if need == "dimensions":
         return bool(target.precision.dims)
     if need == "generated":

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact
+from qguard.encoders import TextEncoder
 from qguard.encoders.interface import Interface
-from qguard.encoders.runtimes import ENDPOINT, SAFETENSORS, TEXTS
+from qguard.encoders.runtimes import ENDPOINT, SAFETENSORS
 from qguard.errors import QguardError
 from qguard.files import inside
 from qguard.judging import endpoint
@@ -28,9 +29,9 @@ class Part:
     """One part of what is judged.
 
     Attributes:
-        name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
-            ``pooling`` or ``normalization``; of a cross-encoder ``labels`` and ``activation``; of a server ``server``,
-            ``model``, ``prompts``, ``normalization``, ``scores`` and ``fingerprint``.
+        name: ``file``, ``runtime``, ``versions``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``,
+            ``output``, ``pooling`` or ``normalization``; of a cross-encoder ``labels`` and ``activation``; of a server
+            ``server``, ``model``, ``prompts``, ``normalization``, ``scores`` and ``fingerprint``.
         value: What it is.
         source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
         others: What could have been judged in its place.
@@ -57,9 +58,13 @@ def judged(session: Session, target: Target) -> list[Part]:
     found += _text(session, target, artifact, model)
     pooled = False
     try:
-        interface = getattr(_runtime_of(session, target), "interface", None)
+        encoder = session.encoder(target.precision, target.model)
+        interface = None if isinstance(encoder, TextEncoder) else getattr(encoder.runtime, "interface", None)
     except QguardError as e:  # which the gate tells too
         return [*found, Part("output", "cannot be opened", str(e))]
+    if isinstance(encoder, TextEncoder) and encoder.versions:
+        listed = ", ".join(f"{name} {version}" for name, version in encoder.versions.items())
+        found.insert(2, Part("versions", listed, "what the runtime says of itself"))
     if artifact.kind == SAFETENSORS and not model.static:
         gives = "logits" if model.kind in (CROSS_ENCODER, SPARSE) else "last_hidden_state"
         found.append(Part("output", gives, "what the network gives"))
@@ -71,11 +76,6 @@ def judged(session: Session, target: Target) -> list[Part]:
         ]
         found.append(Part("output", str(output.port), output.rule, [str(p) for p in output.others]))
     return [*found, *_head(artifact, model, pooled)]
-
-
-def _runtime_of(session: Session, target: Target) -> Any:
-    encoder = session.encoder(target.precision, target.model)
-    return None if encoder.takes == TEXTS else encoder.runtime
 
 
 def _file(session: Session, artifact: Artifact) -> Part:

@@ -17,8 +17,10 @@ from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
 from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
+from qguard.encoders.whole import Whole
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem, unknown
 from qguard.families import FAMILIES, TASK, Family, family_of
+from qguard.files import inside
 from qguard.gates import LENGTH_OF_GENERATED, Gate, gates_for
 from qguard.gates.check import Check
 from qguard.gates.derived import SUITE, Standing
@@ -320,7 +322,22 @@ class Session:
             return open_encoder(
                 runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding,
                 **({"endpoint": precision.server} if runtime == ENDPOINT else {}),
+                **({"whole": self._whole(a, base)} if RUNTIMES.find(runtime).whole else {}),
             )  # fmt: skip
+
+    def _whole(self, artifact: Artifact, base: Model) -> Whole:
+        """An artifact for a runtime that reads all of it."""
+        places = (artifact.tokenizer_root, inside(artifact.folder, artifact.pipeline.transformer), base.root)
+        configuration = next((p for p in places if (p / "config.json").is_file()), base.root)
+        assert artifact.file is not None
+        return Whole(
+            artifact.file,
+            configuration,
+            artifact.tokenizer_root,
+            artifact.pipeline,
+            artifact.feeding,
+            self.config.javascript_settings,
+        )
 
     @once
     def tokenizer(self, precision: Precision, model: str) -> TextTokenizer:

@@ -150,9 +150,16 @@ class Precision:
         }
         if recipe.from_fp32:
             key["fp32"] = sha256_json(fp32_of(self.runtime).key(model))
+        if recipe.copies:
+            key["copies"] = sha256_json(self.copied.key(model))
         if sample is not None:
             key["calibration"] = sample.facts
         return key
+
+    @property
+    def copied(self) -> Precision:
+        """The precision whose files it lays out in another way, with its own calibration."""
+        return replace(precision_of(RECIPES.find(self.recipe.copies)), calibration=self.calibration)
 
     def fill(self, model: Model, folder: Path, sample: Sample | None = None) -> None:
         """Run the recipe on an artifact folder in which the model's layout is already.
@@ -167,6 +174,8 @@ class Precision:
         """
         recipe = self.recipe_of(model)
         given: list[Any] = [fp32_of(self.runtime).build(model)] if recipe.from_fp32 else []
+        if recipe.copies:
+            given, sample = [self.copied.build(model)], None
         try:
             make: Callable[..., None] = recipe.function()
             make(model, folder, *given, *([sample] if recipe.calibrated and sample is not None else []))

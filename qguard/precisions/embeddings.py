@@ -110,3 +110,41 @@ def lookup_in_8_bits(graph: Graph, lookup: Any, block: int) -> list[Any]:
         ends = [graph.put(f"{out}/{k}", np.array([v], np.int64)) for k, v in (("from", 0), ("to", width), ("axis", -1))]
         nodes.append(helper.make_node("Slice", [whole, *ends], [out], f"{name}/Cut"))
     return nodes
+
+
+def standard_lookups(graph: Graph) -> bool:
+    """Replace every ``GatherBlockQuantized`` of 8 bits by ONNX's own operators that give the same values, in place.
+
+    onnxruntime-web has no such operator on WebAssembly.
+
+    Returns:
+        Whether there was one.
+    """
+    blocks = [n for n in graph.nodes if n.op_type == "GatherBlockQuantized" and attribute(n, "bits", 4) == 8]
+    for node in blocks:
+        graph.replace(node, _in_standard_operators(graph, node))
+    graph.drop_tensors(n.input[0] for n in blocks)
+    return bool(blocks)
+
+
+def _in_standard_operators(graph: Graph, node: Any) -> list[Any]:
+    """Rows of signed integers, and of scales by the same ids; each block of a row times its scale."""
+    import numpy as np
+    from onnx import TensorProto, helper
+
+    words, ids, scales = node.input
+    out, name, block = node.output[0], node.name, attribute(node, "block_size", BLOCK)
+    signed, count = f"{words}/signed", graph.initializers[scales].dims[1]
+    if signed not in graph.initializers:
+        graph.put(signed, (graph.array(words).astype(np.int16) - 128).astype(np.int8))
+    shapes = {"blocks": [0, 0, count, block], "one": [0, 0, count, 1], "row": [0, 0, count * block]}
+    shape = {key: graph.put(f"{out}/{key}", np.array(value, np.int64)) for key, value in shapes.items()}
+    return [
+        helper.make_node("Gather", [signed, ids], [f"{out}/stored"], name, axis=0),
+        helper.make_node("Cast", [f"{out}/stored"], [f"{out}/float"], f"{name}/Float", to=TensorProto.FLOAT),
+        helper.make_node("Reshape", [f"{out}/float", shape["blocks"]], [f"{out}/split"], f"{name}/Blocks"),
+        helper.make_node("Gather", [scales, ids], [f"{out}/scales"], f"{name}/Scales", axis=0),
+        helper.make_node("Reshape", [f"{out}/scales", shape["one"]], [f"{out}/factors"], f"{name}/Factors"),
+        helper.make_node("Mul", [f"{out}/split", f"{out}/factors"], [f"{out}/scaled"], f"{name}/Scale"),
+        helper.make_node("Reshape", [f"{out}/scaled", shape["row"]], [out], f"{name}/Row"),
+    ]

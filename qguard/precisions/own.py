@@ -23,7 +23,7 @@ _CAST = Recipe(
 # int8 promises speed against fp32 of the same runtime: an int8 model that is slower is a regression
 _FASTER = ">= 1"
 
-RECIPES = (
+_MADE = (
     _FP32,
     _CAST,
     replace(
@@ -107,3 +107,25 @@ RECIPES = (
         description="8-bit weights, rounded by GPTQ, and activations quantized as they come, in groups of a token's values.",
     ),
 )  # fmt: skip
+# dtype of Transformers.js → the function that lays it out, by the precision whose file it is
+_DTYPES = {
+    "fp32": ("fp32", "fp32"),
+    "fp16": ("fp16", "fp16"),
+    "int8": ("int8", "int8"),
+    "int8-dynamic": ("q8", "dynamic"),
+    "int4": ("q4", "int4"),
+}
+
+
+def _laid_out(precision: str, runtime: str) -> Recipe:
+    """The file of a precision in ONNX Runtime, for Transformers.js; no speed is promised, since none is measured there."""
+    dtype, function = _DTYPES[precision]
+    made = next(r for r in _MADE if r.name == f"{precision}@onnx")
+    return replace(
+        made, runtime=runtime, make=f"qguard.precisions.javascript:{function}", of_table="", copies=made.name, from_fp32=False,
+        speedup=None,
+        description=f"The file of {precision} in ONNX Runtime, laid out for Transformers.js as dtype {dtype}.",
+    )  # fmt: skip
+
+
+RECIPES = (*_MADE, *(_laid_out(precision, runtime) for runtime in ("node", "browser") for precision in _DTYPES))

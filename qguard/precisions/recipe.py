@@ -79,6 +79,7 @@ class Recipe:
         excluded: What the recipe deliberately leaves in float: parts that the files show by what they compute
             (:data:`qguard.artifacts.layers.PLACES`, ``OUTLIERS``, ``TABLES``), or ``fnmatch`` patterns of names.
         from_fp32: Whether ``make`` also takes the artifact that the recipe ``fp32`` makes of the model.
+        copies: Name of a recipe whose artifact ``make`` takes instead of all else, to lay out the same files in another way.
         calibrated: Whether activation ranges or the rounding of weights come from texts. ``make`` then also takes a
             :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.
@@ -104,6 +105,7 @@ class Recipe:
     tables: str | None = None
     excluded: tuple[str, ...] = ()
     from_fp32: bool = False
+    copies: str = ""
     calibrated: bool = False
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     extra: str | None = None
@@ -170,6 +172,8 @@ class Recipe:
             yield from self._lacks_of_width()
         if not self.fp32:
             yield f"fp32: expected the name of the recipe that makes fp32 for this runtime, such as fp32@{self.runtime}"
+        if self.copies and self.from_fp32:
+            yield "from_fp32: a recipe that copies another one takes nothing but its artifact; expected False"
         yield from self._lacks_of_bounds()
 
     def _lacks_of_width(self) -> Iterator[str]:
@@ -205,6 +209,11 @@ class Recipes(Registry[Recipe]):
         for recipe in parts.values():
             if problem := _fp32_of_all(recipe, parts):
                 raise RegistryProblem(f"recipe {recipe.name!r} ({recipe.make}) is not complete: fp32: {problem}")
+            if recipe.copies and (recipe.copies not in parts or parts[recipe.copies].copies):
+                raise RegistryProblem(
+                    f"recipe {recipe.name!r} ({recipe.make}) is not complete: copies: expected a recipe that makes files itself, "
+                    f"found {recipe.copies!r}"
+                )
 
 
 def _fp32_of_all(recipe: Recipe, parts: Mapping[str, Recipe]) -> str:

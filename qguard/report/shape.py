@@ -338,9 +338,9 @@ class JudgedPart(Part):
     """One part of what is judged.
 
     Attributes:
-        name: ``file``, ``runtime``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``, ``output``,
-            ``pooling`` or ``normalization``; of a server ``server``, ``model``, ``prompts``, ``normalization``, ``scores`` and
-            ``fingerprint``.
+        name: ``file``, ``runtime``, ``versions``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``,
+            ``output``, ``pooling`` or ``normalization``; of a server ``server``, ``model``, ``prompts``,
+            ``normalization``, ``scores`` and ``fingerprint``.
         value: What it is.
         source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
         others: What could have been judged in its place.

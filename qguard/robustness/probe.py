@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qguard.encoders import Encoder
+from qguard.encoders import Encoder, TextEncoder
 from qguard.encoders.runtimes import TEXTS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
@@ -82,7 +82,10 @@ class Probe:
             for i, value in zip(where, found, strict=True):
                 values[i][f"robustness.{name}"] = value
 
-        if not whole:
+        told = isinstance(self.candidate, TextEncoder) and self.candidate.tells
+        if isinstance(self.candidate, TextEncoder) and told:
+            own = self.candidate.token_ids(texts)
+        if told or not whole:
             put("token_mismatches", range(n), [float(base[i] != own[i]) for i in range(n)])
         if self.normalize:
             put("norm_error", range(n), [float(abs(x - 1)) for x in np.linalg.norm(plain, axis=1)])

@@ -38,6 +38,7 @@ LOOKUPS = {
     "QEmbedLayerNormalization": (2, 3, 4),
 }
 _SAME_VALUES = ("Cast", "Identity")
+MOVED = (*_SAME_VALUES, "Unsqueeze", "Reshape", "Squeeze")
 _MIDDLE = {2: 128, 21: 8}  # of unsigned integers in GatherBlockQuantized
 # what comes of these says where tokens are, or how many, and not which they are
 _COUNTS = ("Shape", "Size", "Equal", "Not", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
@@ -124,6 +125,8 @@ class Reader(Graph):
     def of_node(self, node: Any) -> list[Layer]:
         """The multiplication of one node, or its embedding tables; empty for all else."""
         if node.op_type in LOOKUPS:
+            if self.is_scale(node):
+                return []
             tables = [(i, self.table(node, i)) for i in LOOKUPS[node.op_type] if i < len(node.input)]
             return [
                 replace(self._layer(node, t, LOOKUP, ""), part="" if self.by_token(node, i) else PLACES)
@@ -168,6 +171,31 @@ class Reader(Graph):
             found, axis=None if packed else 0, scale=node.input[2], zero=zero, middle=middle,
             along=attribute(node, "quantize_axis", 1), block=attribute(node, "block_size", 128),
         )  # fmt: skip
+
+    def is_scale(self, lookup: Any) -> bool:
+        """Whether the rows of a lookup are the scales of another one's integers, which the same ids look up."""
+        if lookup.op_type != "Gather" or (found := self.constant(lookup.input[0], 0)) is None:
+            return False
+        if ELEMENT.get(found.tensor.data_type, "") not in FLOAT_BITS:
+            return False
+        name = lookup.output[0]
+        for _ in range(4):
+            readers = self.consumers(name)
+            if len(readers) != 1 or readers[0].op_type not in (*MOVED, "Mul"):
+                return False
+            if readers[0].op_type == "Mul":
+                break
+            name = readers[0].output[0]
+        other = next((i for i in readers[0].input if i != name), "")
+        beside = self.producers.get(self.behind(other, (*MOVED, "Sub")))
+        if beside is None or beside.op_type != "Gather" or self.ids(beside) != self.ids(lookup):
+            return False
+        integers = self.constant(beside.input[0], 0)
+        return integers is not None and ELEMENT.get(integers.tensor.data_type, "") in INTEGER_BITS
+
+    def ids(self, lookup: Any) -> str:
+        """Where the ids come from that a ``Gather`` looks up."""
+        return self.behind(lookup.input[1], MOVED)
 
     def by_token(self, lookup: Any, table: int) -> bool:
         """Whether a text's tokens choose the rows of a table. Where tokens are, and how many there are, is no choice by them."""

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from qguard.artifacts.layers.onnx import ELEMENT, LOOKUPS, Reader, Weight
+from qguard.artifacts.layers.onnx import ELEMENT, LOOKUPS, MOVED, Reader, Weight
 from qguard.artifacts.tables import Table
 from qguard.onnx.edit import attribute
 from qguard.onnx.read import read_graph
 
-_SAME = ("Cast", "Identity", "Unsqueeze", "Reshape", "Squeeze")
 _HALF_BYTES = 2  # onnx.TensorProto.UINT8, which GatherBlockQuantized takes for two values of 4 bits
 _BEHIND = 6  # operators behind a lookup that may dequantize it
 
@@ -62,12 +61,12 @@ class Tables(Reader):
         return self._held[1]
 
     def tables(self) -> Iterator[Table]:
-        """Every table but those of one number a row, which are the factors of another."""
+        """Every table but those of one number a row, or one a block of it, which are the factors of another."""
         return (t for t in self._all() if t.width > 1)
 
     def _all(self) -> Iterator[Table]:
         for node in self.nodes:
-            if node.op_type in LOOKUPS and attribute(node, "axis", 0) == 0:
+            if node.op_type in LOOKUPS and attribute(node, "axis", 0) == 0 and not self.is_scale(node):
                 for i in LOOKUPS[node.op_type]:
                     found = self.table(node, i) if i < len(node.input) and node.input[i] else None
                     if found is not None and len(found.tensor.dims) >= 2 and found.tensor.data_type in ELEMENT:
@@ -128,7 +127,7 @@ class Tables(Reader):
         """Of a table whose rows are dequantized when they have been looked up."""
         name, zero = lookup.output[0], None
         for _ in range(_BEHIND):
-            node = next((n for n in self.consumers(name) if n.op_type in (*_SAME, "DequantizeLinear", "Sub", "Mul")), None)
+            node = next((n for n in self.consumers(name) if n.op_type in (*MOVED, "DequantizeLinear", "Sub", "Mul")), None)
             if node is None:
                 return None
             if node.op_type == "DequantizeLinear":
@@ -137,11 +136,11 @@ class Tables(Reader):
                 return self._one(scale, zero) if scale is not None and scale.size in (1, width) else None
             if node.op_type in ("Sub", "Mul"):
                 other = next((i for i in node.input if i != name), "")
-                value = self._beside(other, lookup, rows)
+                value = self._beside(other, lookup, rows, width)
                 if value is None or (node.op_type == "Sub" and node.input[0] != name):
                     return None
                 if node.op_type == "Mul":
-                    blocks = width if value.ndim == 2 else 0
+                    blocks = width // value.shape[1] if value.ndim == 2 else 0
                     if zero is not None and zero.ndim != value.ndim:
                         return None
                     return _Scales(value, zero, blocks)
@@ -149,17 +148,17 @@ class Tables(Reader):
             name = node.output[0]
         return None
 
-    def _beside(self, name: str, lookup: Any, rows: int) -> Any:
-        """A stored number, or one a row (rows, 1) that the same ids look up."""
-        name = self.behind(name, _SAME)
+    def _beside(self, name: str, lookup: Any, rows: int, width: int) -> Any:
+        """A stored number, or one a block of each row (rows, blocks) that the same ids look up."""
+        name = self.behind(name, MOVED)
         value = self.stored(name)
         if value is not None:
             return value.reshape(-1) if value.size == 1 else None
         node = self.producers.get(name)
-        if node is None or node.op_type != "Gather" or self.behind(node.input[1], _SAME) != self.behind(lookup.input[1], _SAME):
+        if node is None or node.op_type != "Gather" or self.ids(node) != self.ids(lookup):
             return None
-        value = self.stored(self.behind(node.input[0], _SAME))
-        return value.reshape(rows, 1) if value is not None and value.size == rows else None
+        value = self.stored(self.behind(node.input[0], MOVED))
+        return None if value is None or value.size % rows or width % (value.size // rows) else value.reshape(rows, -1)
 
 
 def _cut(scale: Any, zero: Any, rows: int, width: int, block: int, middle: int) -> _Scales | None:

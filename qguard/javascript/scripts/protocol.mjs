@@ -22,9 +22,9 @@ export async function load(name) {
   return import(resolve(name));
 }
 
-/** Answer requests in turn until standard input ends, and then end the process; for handlers see answer. */
+/** Answer requests in turn until standard input ends, and then end the process; for handlers see answer. More may be added later. */
 export function serve(handlers) {
-  const all = { hello: () => ({ versions: process.versions }), ...handlers };
+  handlers.hello = () => ({ versions: process.versions });
   let chunks = [];
   let size = 0;
   let expected; // lengths of the request whose head has come
@@ -46,7 +46,7 @@ export function serve(handlers) {
       const [text, body] = expected.map(take);
       expected = undefined;
       busy = true;
-      process.stdout.write(await answer(all, text, body));
+      process.stdout.write(await answer(handlers, text, body));
       busy = false;
     }
   };

@@ -1,0 +1,27 @@
+"""Where JavaScript is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qguard.javascript.packages import NODE_MODULES
+
+
+@dataclass(frozen=True)
+class JavaScript:
+    """The programs and packages that run JavaScript.
+
+    Attributes:
+        modules: The folder ``node_modules``.
+        node: Node.js, its name or path.
+        browser: Chromium or Chrome, its name or path; empty for the first one that is found.
+        close: Whether texts that are cut get back the closing token that Transformers.js cuts off them.
+        timeout: Seconds that one answer may take.
+    """
+
+    modules: Path = Path(NODE_MODULES)
+    node: str = "node"
+    browser: str = ""
+    close: bool = False
+    timeout: float = 600.0
