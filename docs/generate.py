@@ -141,9 +141,11 @@ def configuration() -> str:
         ("[tool.qguard.models.NAME]", t.ModelConfig),
         ("[tool.qguard.suite.NAME]", t.SuiteConfig),
         ("[tool.qguard.precision.NAME]", t.PrecisionConfig),
+        ("[tool.qguard.endpoint.NAME]", t.EndpointConfig),
         ("[tool.qguard.gates.PRECISION]", t.GateConfig),
         ("[tool.qguard.latency]", t.LatencyConfig),
         ("[tool.qguard.robustness]", t.RobustnessConfig),
+        ("[tool.qguard.service]", t.ServiceConfig),
         ("[tool.qguard.vectors]", t.VectorsConfig),
     ]
     made = (

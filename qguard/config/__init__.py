@@ -19,10 +19,11 @@ from qguard.config.tables import (
     ModelConfig,
     PrecisionConfig,
     RobustnessConfig,
+    ServiceConfig,
     SuiteConfig,
     VectorsConfig,
 )
-from qguard.endpoints.settings import OPENAI, SERVED, Endpoint, check_protocol, check_url
+from qguard.endpoints.settings import OPENAI, SERVED, Endpoint, check_protocol, check_urls
 from qguard.errors import ModelProblem, UsageProblem, unknown
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Config(BaseModel):
             is short for ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice and ``metric[*]`` every slice.
         latency: How latency is measured and which bounds apply.
         robustness: How generated texts are tested.
+        service: What is asked of servers beside the texts of suites.
         vectors: How embeddings are quantized.
         javascript: Where Node.js, npm packages and a browser are found.
         strict: Fail when something could not be measured; defaults to true where ``CI`` is set.
@@ -67,6 +69,7 @@ class Config(BaseModel):
     gates: dict[str, dict[str, GateConfig]] = {}
     latency: LatencyConfig = LatencyConfig()
     robustness: RobustnessConfig = RobustnessConfig()
+    service: ServiceConfig = ServiceConfig()
     vectors: VectorsConfig = VectorsConfig()
     javascript: JavaScriptConfig = JavaScriptConfig()
     strict: bool | None = None
@@ -157,26 +160,29 @@ class Config(BaseModel):
             own[name] = precision_at(served.endpoint(name), served.precision)
         return own
 
-    def served(self, url: str | None, protocol: str | None = None, model: str | None = None) -> Config:
+    def served(
+        self, url: str | None, protocol: str | None = None, model: str | None = None, replicas: tuple[str, ...] = ()
+    ) -> Config:
         """This configuration with the server of ``--endpoint`` as :data:`~qguard.endpoints.settings.SERVED`.
 
         Args:
             url: Where it answers; ``None`` changes nothing.
             protocol: Its protocol; by default that of ``[tool.qguard.endpoint.served]``, whose other settings apply too.
             model: The model that requests name.
+            replicas: URLs of other replicas of it; by default those of that table.
 
         Raises:
-            UsageProblem: for a URL or protocol that cannot be used, and for these two without a URL.
+            UsageProblem: for a URL or protocol that cannot be used, and for the others without a URL.
         """
+        given: dict[str, Any] = {"protocol": protocol, "model": model, "replicas": replicas or None}
         if url is None:
-            if protocol or model:
-                option = "--endpoint-protocol" if protocol else "--endpoint-model"
+            options = {"protocol": "--endpoint-protocol", "model": "--endpoint-model", "replicas": "--endpoint-replica"}
+            if option := next((options[name] for name, value in given.items() if value), None):
                 raise UsageProblem(f"{option} is of the server that --endpoint URL names; give it too")
             return self
-        check_url(url)
+        check_urls((url, *replicas))
         check_protocol(protocol or OPENAI)
-        given = {"url": url, "protocol": protocol, "model": model}
-        update = {name: value for name, value in given.items() if value is not None}
+        update = {name: value for name, value in {"url": url, **given}.items() if value is not None}
         known = self.endpoint.get(SERVED) or EndpointConfig(url=url)
         return self.model_copy(update={"endpoint": {**self.endpoint, SERVED: known.model_copy(update=update)}})
 

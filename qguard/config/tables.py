@@ -18,7 +18,7 @@ from pydantic import (
     field_validator,
 )
 
-from qguard.endpoints.settings import OPENAI, Endpoint, check_headers, check_protocol, check_url
+from qguard.endpoints.settings import OPENAI, Endpoint, check_headers, check_protocol, check_url, check_urls
 from qguard.errors import UsageProblem, unknown
 from qguard.kinds import KINDS
 from qguard.metrics.bounds import Bound
@@ -198,6 +198,10 @@ class EndpointConfig(_Table):
         normalized: Whether the server returns vectors of unit length; of a reranker, scores after the sigmoid.
         prompts: ``client``: qguard puts the model's prompts in front of the texts. ``server``: the server does.
         precision: The precision whose default gates apply.
+        replicas: URLs of other replicas of the same server, which have to give the same.
+        restart: Command that restarts the server, run in the folder of the configuration without a shell, such as
+            ``["docker", "restart", "tei"]``; the server has to give the same afterwards.
+        fingerprint: File that keeps outputs of the server, which later runs have to find again; relative to the configuration.
     """
 
     url: str = Field(min_length=1)
@@ -211,11 +215,19 @@ class EndpointConfig(_Table):
     normalized: bool | None = None
     prompts: Literal["client", "server"] = "client"
     precision: str = "int8"
+    replicas: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    fingerprint: str = ""
 
-    @field_validator("url", "headers", "protocol")
+    @field_validator("url", "headers", "protocol", "replicas")
     @classmethod
     def _usable(cls, value: Any, info: ValidationInfo) -> Any:
-        checks: dict[str, Callable[[Any], None]] = {"url": check_url, "headers": check_headers, "protocol": check_protocol}
+        checks: dict[str, Callable[[Any], None]] = {
+            "url": check_url,
+            "headers": check_headers,
+            "protocol": check_protocol,
+            "replicas": check_urls,
+        }
         try:
             checks[str(info.field_name)](value)
         except UsageProblem as e:
@@ -296,6 +308,28 @@ class RobustnessConfig(_Table):
     replay: str | None = Field(None, min_length=1)
 
 
+class ServiceConfig(_Table):
+    """What is asked of servers beside the texts of suites. See docs/endpoints.md.
+
+    Attributes:
+        mode: ``gate`` judges, ``report`` measures without failing, ``off`` skips it.
+        skip: Metrics of the family ``service`` that are not measured, such as ``unknown_model``.
+    """
+
+    mode: Literal["gate", "report", "off"] = "gate"
+    skip: tuple[str, ...] = ()
+
+    @field_validator("skip")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from qguard.metrics.service import NAMES
+
+        for name in value:
+            if name not in NAMES:
+                raise ValueError(str(unknown("metric of servers", name, NAMES)))
+        return value
+
+
 class VectorsConfig(_Table):
     """How embeddings are quantized (``--precision int8+binary``).
 
@@ -340,5 +374,5 @@ class JavaScriptConfig(_Table):
 
 PARTS: tuple[type[BaseModel], ...] = (
     ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig,
-    EndpointConfig, JavaScriptConfig,
+    EndpointConfig, JavaScriptConfig, ServiceConfig,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,9 @@ class Endpoint:
         retries: How often a request is sent again that the server did not take.
         normalized: What the server returns: vectors of unit length, or scores after the sigmoid; ``None`` if nobody says.
         prompts: :data:`CLIENT` if qguard puts prompts in front of texts, :data:`SERVER` if the server does.
+        replicas: URLs of other replicas.
+        restart: The command that restarts the server; empty for none.
+        fingerprint: The file that keeps its outputs for later runs; empty for none.
     """
 
     name: str
@@ -48,9 +51,12 @@ class Endpoint:
     retries: int = 3
     normalized: bool | None = None
     prompts: str = CLIENT
+    replicas: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        check_url(self.url)
+        check_urls((self.url, *self.replicas))
         check_protocol(self.protocol)
         check_headers(dict(self.headers))
 
@@ -103,6 +109,12 @@ def check_url(url: str) -> None:
         raise UsageProblem(f"the URL of an endpoint: expected http:// or https:// and a host, found {shown_url(url)!r}")
     if parts.fragment or any(not c.isprintable() or c.isspace() for c in url):
         raise UsageProblem(f"the URL of an endpoint has a fragment (#…), spaces or control characters: {shown_url(url)!r}")
+
+
+def check_urls(urls: Iterable[str]) -> None:
+    """As :func:`check_url`, of several."""
+    for url in urls:
+        check_url(url)
 
 
 def check_headers(headers: Mapping[str, str]) -> None:

@@ -29,6 +29,7 @@ NEEDS = {
     "told": "a runtime that takes texts and tells their token ids",
     "generated": "texts that are generated for the run",
     "dimensions": "a precision with fewer dimensions, such as int8:256",
+    "endpoint": "a server that is asked over HTTP",
     "process": "processes of its own in which the artifact is timed or its memory is measured",
 }
 TASK = "task"

@@ -11,6 +11,7 @@ from qguard.metrics import (
     invariance,
     ranking,
     scores,
+    service,
     similarity,
     sparse,
     task,
@@ -157,6 +158,11 @@ OWN = (
         name="robustness", question="Do generated texts of any script, length and character keep their vectors?",
         test="test_robustness", needs=("generated",), metrics=ROBUSTNESS, bounded_by=_BY_PRECISION, kinds=tuple(KINDS),
         judge="qguard.judging.robustness:judge_robustness", switch="robustness", lead=7,
+    ),
+    Family(
+        name="service", question="Does the server do what it is asked, whoever else asks it?", test="test_service",
+        needs=("endpoint",), metrics=service.METRICS, bounded_by="what every server promises (docs/endpoints.md)",
+        judge="qguard.judging.service:judge_service", kinds=(DENSE, SPARSE, CROSS_ENCODER), switch="service", lead=6,
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,

@@ -6,12 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 
 if TYPE_CHECKING:
     from qguard.metrics.bootstrap import Uncertainty
+
+
+class PartlyMeasured(MeasurementProblem):
+    """Some values of a family could not be measured.
+
+    Attributes:
+        checks: Those of the others.
+    """
+
+    def __init__(self, message: str, checks: list[Check]) -> None:
+        super().__init__(message)
+        self.checks = checks
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from qguard.errors import QguardError, UsageProblem, unknown
-from qguard.gates.check import Check
+from qguard.gates.check import Check, PartlyMeasured
 from qguard.judging.facts import stored_bytes
 from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
@@ -151,14 +151,21 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
 def _judged(session: Session, target: Target, row: Row) -> Row:
     # its speed is measured beside that of the others, and is no verdict
     families = [f.name for f in session.families(target) if "process" not in f.needs]
-    checks = [c for family in families for c in session.checks(target, family)]
+    checks, problems = list[Check](), list[str]()
+    for family in families:
+        try:
+            checks += session.checks(target, family)
+        except PartlyMeasured as e:
+            checks += e.checks
+            problems.append(str(e))
     known = (*SHOWN, *OF_SCORES, *_OF_TOKENS, "score.spearman", ALONE, TOTAL, *OF_WORDS)
     values = {c.name: c.value for c in checks if c.slice is None and c.name in known}
     failed = tuple(c for c in checks if c.outcome == "fail")
     artifact = session.artifact(target.precision, target.model)
     size = artifact.bytes if artifact.has_files else None
     row = replace(row, values=values, bytes=size, vector_bytes=stored_bytes(session, target))
-    return replace(row, verdict="fail" if failed else "pass", failed=failed)
+    verdict = "fail" if failed else "unmeasured" if problems else "pass"
+    return replace(row, verdict=verdict, failed=failed, error="; ".join(problems))
 
 
 def _speed(session: Session, target: Target, bucket: Bucket) -> tuple[float, bool]:

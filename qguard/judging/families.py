@@ -9,13 +9,12 @@ from qguard.errors import MeasurementProblem
 from qguard.families import FAMILIES, TIMED, Family, family_of, measure
 from qguard.families import standard_errors as errors_of
 from qguard.gates.check import Check, judge
-from qguard.judging import latency
+from qguard.judging import latency, service
 from qguard.judging.facts import scope
 from qguard.judging.once import once
 from qguard.judging.robustness import tried
 from qguard.judging.session import Session, Target
 from qguard.metrics import Measured
-from qguard.precisions import Precision
 
 
 def families_of(session: Session, target: Target) -> list[Family]:
@@ -44,6 +43,8 @@ def _has(session: Session, need: str, target: Target) -> bool:
         return bool(target.precision.dims)
     if need == "generated":
         return tried(session, target.precision)
+    if need == "endpoint":
+        return service.tried(session, target.precision)
     if need == "process":
         return bool(latency.buckets(session, target.precision, target.model))
     return True
@@ -57,15 +58,18 @@ def tests_of(session: Session, target: Target) -> list[str]:
     ]
 
 
-def left_out(session: Session, precision: Precision) -> dict[str, str]:
-    """What is not measured of a precision on purpose, each with its reason: what its runtime does not allow, and what the
-    project or an option switched off.
+def left_out(session: Session, target: Target) -> dict[str, str]:
+    """What is not measured of a target on purpose, each with its reason: what its runtime or its server does not allow, and what
+    the project or an option switched off.
     """
+    precision = target.precision
     switches = dict.fromkeys(f.switch for f in FAMILIES.values() if f.switch)
     off = {name: f"--qguard-{name}=off" for name in switches if getattr(session.config, name).mode == "off"}
     gone = {f.name for f in FAMILIES.values() if f.switch in off}
     found = {k: why for k, why in precision.runs_in.left_out().items() if k.partition(".")[0] not in gone}
-    return {**off, **found}
+    if not service.is_server(precision):  # nothing that is switched off is missed
+        off.pop("service", None)
+    return {**off, **found, **service.left_out(session, precision, target.model)}
 
 
 def checks(session: Session, target: Target, family: str) -> list[Check]:

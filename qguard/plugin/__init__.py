@@ -85,6 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_endpoint", "--endpoint"),
             ("qguard_endpoint_protocol", "--endpoint-protocol"),
             ("qguard_endpoint_model", "--endpoint-model"),
+            ("qguard_endpoint_replica", "--endpoint-replica"),
         ):
             if config.getoption(option):
                 raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
@@ -126,7 +127,8 @@ def _state(config: pytest.Config, asked: str) -> State:
     loaded = load_config(Path(path) if path else _project(config))
     chosen = loaded.select(config.getoption("qguard_model"), config.getoption("qguard_suite"))
     url, update_goldens = config.getoption("qguard_endpoint"), config.getoption("qguard_golden_update")
-    chosen = chosen.served(url, config.getoption("qguard_endpoint_protocol"), config.getoption("qguard_endpoint_model"))
+    protocol, named, replicas = (config.getoption(f"qguard_endpoint_{name}") for name in ("protocol", "model", "replica"))
+    chosen = chosen.served(url, protocol, named, tuple(replicas))
     artifact = config.getoption("qguard_artifact")
     precisions, device = parse_precisions(asked, chosen.precisions, chosen.own_precisions), config.getoption("qguard_device")
     if url and not (update_goldens or any(p.name == SERVED for p in precisions)):
@@ -135,6 +137,8 @@ def _state(config: pytest.Config, asked: str) -> State:
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
     update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
+    if mode := config.getoption("qguard_service"):
+        update["service"] = chosen.service.model_copy(update={"mode": mode})
     chosen = chosen.model_copy(update=update)
     baseline = config.getoption("qguard_baseline_artifact")
     session = Session(

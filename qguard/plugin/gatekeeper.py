@@ -56,13 +56,18 @@ class GateKeeper:
     def judge(self, target: Target, family: str) -> list[Check]:
         """All checks of a metric family; fails the test when a gate does not hold."""
         from qguard.families import FAMILIES
+        from qguard.gates.check import PartlyMeasured
 
         part = FAMILIES.find(family)
         record = self._record(target)
         with _spoken(record), self._uncaptured(target):
-            checks = self._session.checks(target, family)
+            problem = None
+            try:
+                checks = self._session.checks(target, family)
+            except PartlyMeasured as e:
+                checks, problem = e.checks, e
             record["checks"] = [c.to_json() for c in checks]
-            record["done"] = True
+            record["done"] = problem is None
             if part.sampled and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = standard_errors(self._session, target, family)
             record["details"] = self._details(target, family)
@@ -78,7 +83,12 @@ class GateKeeper:
                 items = "generated text" if "generated" in part.needs else ""
                 diagnose = "" if cause and cause.kind == "stack" else command(self._session, target)
                 text = failure_text(target.precision, target.suite, checks, moved, computes, fp32, cause, diagnose, items)
+                if problem is not None:
+                    record["error"] = str(problem)
+                    text += f"\n\nnot measured: {problem}"
                 pytest.fail(visible(text), pytrace=False)
+            if problem is not None:
+                raise problem
         return checks
 
     def _details(self, target: Target, part: str) -> dict[str, Any]:

@@ -90,6 +90,12 @@ OPTIONS = (
         _value("NAME"),
         short=True,
     ),
+    Option(
+        "--qguard-endpoint-replica",
+        "another replica of that server, which has to give the same; repeatable",
+        _values("URL"),
+        short=True,
+    ),
     Option("--qguard-model", "use only this model, by name or reference; repeatable", _values("NAME")),
     Option("--qguard-suite", "use only this suite; repeatable", _values("NAME")),
     Option(
@@ -106,6 +112,11 @@ OPTIONS = (
     Option(
         "--qguard-robustness",
         "gate robustness on generated texts (default), report it without failing, or skip it",
+        _one_of("gate", "report", "off"),
+    ),
+    Option(
+        "--qguard-service",
+        "gate what a server does with requests (default), report it without failing, or skip it",
         _one_of("gate", "report", "off"),
     ),
     Option("--qguard-baseline-artifact", "artifact deployed now; latency.regression compares with it", _value(), short=True),

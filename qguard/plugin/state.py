@@ -40,7 +40,7 @@ class State:
                 **as_json(t),
                 "kind": session.kind(t.model),
                 "tests": tests_of(session, t),
-                "left_out": left_out(session, t.precision),
+                "left_out": left_out(session, t),
             }
             for t in self.targets
         ]

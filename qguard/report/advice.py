@@ -16,7 +16,7 @@ from qguard.vectors.quantized import FLOAT
 
 # gates whose bounds are no line of [tool.qguard.gates]
 _ELSEWHERE = ("latency.speedup", "latency.regression", "latency.trend")
-_NO_LAYER = {"latency", "memory"}  # families that no layer's loss explains
+_NO_LAYER = {"latency", "memory", "service"}  # families that no layer's loss explains
 _ANEW = "Review the change, then record the golden again"
 CHECK = (
     "Check that the file is made from this model and revision and that the right output is read. Check its pooling, Dense heads "
@@ -91,6 +91,8 @@ def steps(case: Case) -> list[Step]:
         found += _look(case)
         if _another_model(case.cause):
             return found  # a bound that lets another model pass is no agreement
+    if "service" in case.families:
+        found.append(Step("Change what the server does, or what the endpoint's table says of it (docs/endpoints.md)"))
     if "latency" in case.families:
         found.append(calibrate())
     agreed = next((c for c in case.failed if c.bound and not c.accepted and c.name not in _ELSEWHERE), None)

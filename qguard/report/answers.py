@@ -9,8 +9,8 @@ from qguard.families import FAMILIES, TIMED
 from qguard.latency.decision import BUSY, UNDECIDED, UNTIMED
 from qguard.vectors.quantized import FLOAT
 
-ACCURACY, PRECISION, SIZE, SPEED, MEMORY = "Accuracy", "Precision", "Size", "Speed", "Memory"
-TOPICS = (ACCURACY, PRECISION, SIZE, SPEED, MEMORY)
+ACCURACY, SERVICE, PRECISION, SIZE, SPEED, MEMORY = "Accuracy", "Service", "Precision", "Size", "Speed", "Memory"
+TOPICS = (ACCURACY, SERVICE, PRECISION, SIZE, SPEED, MEMORY)
 HEADS = {"artifact.unit_length", "artifact.output_agreement", "artifact.head"}  # what a file pools and normalizes itself
 _HOLDS, _FAILS, _UNMEASURED, _UNGATED, _OFF = "holds", "fails", "not measured", "not gated", "left out"
 
@@ -18,8 +18,8 @@ _HOLDS, _FAILS, _UNMEASURED, _UNGATED, _OFF = "holds", "fails", "not measured", 
 def answers(run: Mapping[str, Any]) -> dict[str, str]:
     """Topic → ``holds``, ``fails``, ``not measured``, ``not gated`` or ``left out``, in the order of :data:`TOPICS`.
 
-    Accuracy is what vectors, neighbors and tasks say, and whether a file pools and normalizes as the model does; precision,
-    whether the file computes in what it is named after.
+    Accuracy is what vectors, neighbors and tasks say, and whether a file pools and normalizes as the model does; service,
+    whether a server does what it is asked; precision, whether the file computes in what it is named after.
 
     Args:
         run: Of a report, schema 2. What nothing asks for has no answer.
@@ -63,6 +63,8 @@ def _topic(metric: str) -> str:
     needs = family.needs if family else ()  # of another package that is not installed here
     if "process" in needs:
         return MEMORY if family and family.name == "memory" else SPEED
+    if "endpoint" in needs:
+        return SERVICE
     return PRECISION if "files" in needs else ACCURACY
 
 

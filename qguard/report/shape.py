@@ -404,8 +404,9 @@ class RunShape(Part):
         vectors: Kind of the stored vectors.
         suite: Name of the suite.
         verdict: ``fail`` if any check fails; ``pass`` only if every gate test measured.
-        answers: The verdict on ``Accuracy``, ``Precision`` (of the file), ``Size``, ``Speed`` and ``Memory``: each is ``holds``,
-            ``fails``, ``not measured``, ``not gated`` or ``left out``. Missing in reports of older versions.
+        answers: The verdict on ``Accuracy``, ``Service`` (of a server), ``Precision`` (of the file), ``Size``, ``Speed`` and
+            ``Memory``: each is ``holds``, ``fails``, ``not measured``, ``not gated`` or ``left out``. Missing in reports of older
+            versions.
         missing: Gate tests that did not measure.
         left_out: What was deliberately not measured: metric families or stems of metric names. ``tokenizer`` means that
             the tokenizer in use is not proved to be the model's.
