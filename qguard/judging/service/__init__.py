@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from qguard.boundary import step
 from qguard.encoders.runtimes import ENDPOINT
 from qguard.endpoints.settings import COHERE, OLLAMA, TEI
 from qguard.errors import QguardError
@@ -22,6 +23,7 @@ from qguard.kinds import CROSS_ENCODER, DENSE, SPARSE
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.metrics.service import BOUNDS, INVARIANCE, METRICS, NAMES, NONE, OF_BATCH
+from qguard.models.pipeline import UNLIMITED
 
 if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
@@ -113,6 +115,10 @@ def left_out(session: Session, precision: Precision, model: str) -> dict[str, st
         found["replicas"] = "no other replica is given (--endpoint-replica URL)"
     if not (endpoint.restart or endpoint.fingerprint):
         found["restart"] = "the endpoint's table names neither a command that restarts it (restart) nor a file (fingerprint)"
+    if session.declared(model).get("max_seq_length", 0) >= UNLIMITED // 2:
+        found |= dict.fromkeys(("truncation", "truncation_side"), "the model reads texts of any length")
+    if endpoint.normalized is False and session.declared(model).get("normalize"):
+        found["norm"] = "the settings say that the server does not scale vectors to unit length (normalized = false)"
     found |= dict.fromkeys(session.config.service.skip, "[tool.qguard.service] skip")
     return {f"service.{name}": why for name, why in found.items() if kind in CHECKS[name][0]}
 
@@ -135,7 +141,8 @@ def examine(session: Session, precision: Precision, model: str) -> tuple[list[Me
             if probe.kind not in kinds or full in gone:
                 continue
             try:
-                found = ask(probe)
+                with step(f"measuring {full}"):
+                    found = ask(probe)
             except QguardError as e:
                 problems[full] = _ASKED.sub("", str(e))
                 continue

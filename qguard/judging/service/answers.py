@@ -14,13 +14,15 @@ from qguard.judging.service.probe import Finding, Probe, dense, shown
 from qguard.kinds import CROSS_ENCODER
 from qguard.suites.paired import TextPair
 
+_SKIP = '; where they need not: [tool.qguard.service] skip = ["{}"]'
+
 
 def model(probe: Probe) -> Finding:
     """Answers name the model that was asked for."""
     named = _asked(probe, 1).model
     asked = probe.client.model
     if named is None:
-        raise MeasurementProblem("the answers name no model")
+        raise MeasurementProblem("the answers name no model" + _SKIP.format("model"))
     same = named.removesuffix(":latest") == asked.removesuffix(":latest")
     return Finding(
         float(same), 1, () if same else (f"asked for the model {asked!r}, the answer names the model {named[:100]!r}",)
@@ -36,8 +38,6 @@ def dimension(probe: Probe) -> Finding:
 
 def norm(probe: Probe) -> Finding:
     """Vectors are as long as fp32's, or of unit length where the settings say so."""
-    if probe.endpoint.normalized is False and probe.pipeline.unit_length:
-        raise MeasurementProblem("the settings say that its vectors are not of unit length (normalized = false): nothing to hold")
     unit = probe.endpoint.normalized or probe.pipeline.unit_length
     lengths = np.linalg.norm(dense(probe.alone), axis=1)
     low, high = (1.0, 1.0) if unit else (float(probe.norms.min()), float(probe.norms.max()))
@@ -121,7 +121,7 @@ def usage(probe: Probe) -> Finding:
     own = [sum(map(len, probe.as_sent([probe.prompt + t for t in some]))) for some in asked]
     said = [probe.client.ask(some, encoding=None).said.tokens for some in asked]
     if None in said:
-        raise MeasurementProblem("the answers have no token counts")
+        raise MeasurementProblem("the answers have no token counts" + _SKIP.format("usage"))
     more = np.asarray([s - o for s, o in zip(said, own, strict=True) if s is not None])
     if not more.any():
         return Finding(0, len(asked), (), "requests")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,8 @@ def _beside(probe: Probe, client: Client, clients: int) -> tuple[list[int], Any]
     start = threading.Barrier(clients)
 
     def ask(number: int) -> list[tuple[int, Any]]:
-        start.wait(60)
+        with contextlib.suppress(threading.BrokenBarrierError):  # where the machine is so busy that one starts a minute late
+            start.wait(60)
         mine = range(number, number + ROUNDS) if clients > 1 else range(len(probe.texts))
         out = []
         for k in mine:

@@ -15,7 +15,7 @@ from qguard.encoders import Encoder
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.endpoints.client import Client
 from qguard.endpoints.protocols import Ask
-from qguard.endpoints.settings import SERVER, Endpoint
+from qguard.endpoints.settings import SERVER, TEI, Endpoint
 from qguard.errors import MeasurementProblem
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
 from qguard.kinds import CROSS_ENCODER
@@ -193,7 +193,8 @@ class Probe:
     @property
     def prompt(self) -> str:
         """What the settings say that the server puts before a text without a role."""
-        return self.pipeline.prefix(None) if self.endpoint.prompts == SERVER else ""
+        # TEI is asked for each prompt by its name
+        return self.pipeline.prefix(None) if self.endpoint.prompts == SERVER and self.endpoint.protocol != TEI else ""
 
     def agreement(self, a: Any, b: Any) -> Any:
         """How nearly two outputs of each text are the same, (n,); 1 where they are equal.

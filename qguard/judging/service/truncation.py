@@ -13,7 +13,6 @@ from qguard.encoders.feeding import LEFT, RIGHT
 from qguard.errors import EndpointProblem, MeasurementProblem
 from qguard.judging.once import once
 from qguard.judging.service.probe import Finding, Probe, dense
-from qguard.models.pipeline import UNLIMITED
 
 _REST = 8  # tokens beyond the end of a text, of which none is read where it is cut
 _DOUBLED = 2048  # tokens: texts twice as long as the model's length are asked about up to here
@@ -66,11 +65,9 @@ def cut(probe: Probe) -> Cut:
     """See :class:`Cut`.
 
     Raises:
-        MeasurementProblem: where nothing tells, as of a model without a length.
+        MeasurementProblem: where nothing tells.
     """
     declared = probe.pipeline.max_seq_length - _added(probe)
-    if declared >= UNLIMITED // 2:
-        raise MeasurementProblem("the model reads texts of any length")
     most = 2 * declared + _REST if declared <= _DOUBLED else declared + 64
     return _Ruler(probe, most, declared).find()
 
