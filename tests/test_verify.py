@@ -23,6 +23,7 @@ from qguard.config import Config, load_config
 from qguard.config.tables import (
     EndpointConfig,
     LatencyConfig,
+    LoadConfig,
     ModelConfig,
     PrecisionConfig,
     RobustnessConfig,
@@ -764,6 +765,7 @@ BOUND = {
     "endpoint.url": "the fingerprint", "endpoint.headers": "the fingerprint", "endpoint.batch": "the fingerprint",
     "endpoint.concurrency": "the fingerprint", "endpoint.timeout": "what takes too long did not pass",
     "endpoint.retries": "what was not answered did not pass", "endpoint.precision": "the precision of the verdict",
+    "endpoint.load": "settings",
 }  # fmt: skip
 
 
@@ -781,7 +783,8 @@ def test_the_settings_of_a_verdict_are_those_of_the_table(case):
     update = {"robustness": RobustnessConfig(), "latency": LatencyConfig()}
     found = settings_in_force(Session(config.model_copy(update=update)), parse_precision("int8+int8"), "minilm")
     timed = settings_in_force(Session(config.model_copy(update=update)), parse_precision("int8"), "minilm")
-    config = config.served("http://localhost:1")
+    served = EndpointConfig(url="http://localhost:1", load=LoadConfig())
+    config = config.model_copy(update={"latency": LatencyConfig(), "endpoint": {"served": served}})
     server = settings_in_force(Session(config), parse_precision("served", config.own_precisions), "minilm")
     named = {"recipe": "precision.recipe"}
     keys = {named.get(k, k) for k in {*found, *timed} - {"model"}} | {f"models.{k}" for k in timed["model"]}

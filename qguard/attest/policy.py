@@ -43,8 +43,8 @@ def gates_in_force(session: Session, precision: Precision, model: str) -> dict[s
     found += session.gates(precision, model)
     settings, timed = session.config.latency, latency.buckets(session, precision, model)
     if settings.mode == "gate":
-        if speedup := latency.speedup(session, precision, model):
-            found += [Gate(speedup.metric, str(bucket), speedup.bound) for bucket in timed]
+        every = [gate for bucket in timed for gate in latency.gates(session, precision, model, bucket)]
+        found += [gate for gate in every if gate.metric != "latency.regression"]
         if settings.trend and timed:
             found.append(Gate("latency.trend", "*", settings.trend))
     return dict(sorted((gate.key, gate) for gate in found))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.files import sha256_json
-from qguard.judging import latency
+from qguard.judging import latency, load
 from qguard.judging.robustness import replayed, tried
 from qguard.vectors.quantized import SCALAR
 
@@ -43,9 +43,12 @@ def settings_in_force(session: Session, precision: Precision, model: str) -> dic
         "recipe": {name: getattr(recipe, name) for name in _PROMISES} | {"excluded": list(recipe.excluded)},
         "model": {name: own.get(name) for name in _MODEL},
     }
+    timed = bool(latency.buckets(session, precision, model))
     if precision.endpoint is not None:
         found["endpoint"] = {name: getattr(precision.endpoint, name) for name in _ENDPOINT}
-    if latency.buckets(session, precision, model):
+        if timed and (asked := load.settings_of(session, precision)) is not None:
+            found["endpoint"]["load"] = asked.sent
+    if timed and precision.endpoint is None:
         found["latency.threads"] = config.latency.threads
     if tried(session, precision) and config.robustness.mode == "gate":
         found[EXAMPLES], found["robustness.seed"] = config.robustness.examples, config.robustness.seed

@@ -24,6 +24,7 @@ COMMANDS = {
     "diagnose": "find the stage and the layers where an artifact loses accuracy, and which layers to keep in fp32",
     "hunt": "search a corpus and mutations of it for the texts and pairs that quantization hurts most",
     "calibrate": "measure the smallest slowdown that this machine can detect",
+    "latency": "add what a load tool states of a server to a report",
     "golden": "record, check or show fp32 goldens",
     "report": "convert a saved JSON report to another format, such as HTML",
     "merge": "merge reports from several jobs or machines; the result passes only if every report passes",

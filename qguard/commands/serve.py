@@ -17,6 +17,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=_port, default=8080, metavar="N", help="port to listen at; 0 takes a free one (default: 8080)"
     )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="also stop when standard input ends, so as not to outlive the calling process"
+    )
     add_artifact(parser)
     add_selection(parser, suite=False)
 
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             )
         say(f"serving {precision} of {name} at {url(listening)}  (stop with Ctrl-C)")
         with no_progress():
-            serve(application(served), listening)
+            serve(application(served), listening, sys.stdin if args.until_eof else None)
     return 0
 
 

@@ -75,6 +75,12 @@ class Config(BaseModel):
     strict: bool | None = None
     folder: Path = Path()
     _left_out: dict[str, ModelConfig] = PrivateAttr(default_factory=dict)
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """The configuration file; ``None`` without one."""
+        return self._file
 
     @field_validator("models", mode="before")
     @classmethod
@@ -353,6 +359,7 @@ def load_config(path: Path) -> Config:
             else:
                 lines.append(f"{where}: {error['msg']}")
         raise UsageProblem(f"{file.name} [tool.qguard]: " + "; ".join(lines)) from e
+    config._file = file.resolve()
     _check_names(config)
     return config
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,6 +17,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
 from qguard.endpoints.settings import OPENAI, Endpoint, check_headers, check_protocol, check_url, check_urls
@@ -41,6 +43,25 @@ def _parsed(value: object) -> Bound:
 
 
 BoundText = Annotated[InstanceOf[Bound], BeforeValidator(_parsed), WithJsonSchema({"type": "string"})]
+
+
+def _at_most(value: object) -> Bound:
+    bound = _parsed(value)
+    if bound.lower or bound.number < 0:
+        raise ValueError(f"expected a bound such as '<= 0.01', found '{bound}'")
+    return bound
+
+
+def _milliseconds(value: object) -> Bound:
+    """A bound on a time: ``<= 50 ms``, or ``<= 0.05 s``; a number without a unit is in milliseconds."""
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    bound = _at_most(found["bound"] if found else value)
+    return Bound(bound.op, bound.number * 1000) if found and found["unit"] == "s" else bound
+
+
+_TIME = re.compile(r"(?P<bound>.*\d)\s*(?P<unit>ms|s)\s*")
+AtMost = Annotated[InstanceOf[Bound], BeforeValidator(_at_most), WithJsonSchema({"type": "string"})]
+Milliseconds = Annotated[InstanceOf[Bound], BeforeValidator(_milliseconds), WithJsonSchema({"type": "string"})]
 
 
 class _Table(BaseModel):
@@ -183,6 +204,72 @@ class PrecisionConfig(_Table):
     overlap: Literal["refuse", "allow"] = "refuse"
 
 
+class StatedConfig(_Table):
+    """Bounds on what another load tool states of a server (``qguard latency import``). Without a bound it is shown, not judged.
+
+    Attributes:
+        p50: Bound on the median latency, such as ``<= 20 ms``.
+        p95: Bound on the 95th percentile of latencies.
+        p99: Bound on the 99th percentile of latencies.
+        failed: Bound on the share of requests without an answer.
+    """
+
+    p50: Milliseconds | None = None
+    p95: Milliseconds | None = None
+    p99: Milliseconds | None = None
+    failed: AtMost | None = None
+
+
+class LoadConfig(_Table):
+    """The load under which a server's latency is measured, and its bounds. See docs/latency.md.
+
+    Attributes:
+        clients: Clients of a closed loop, each of which sends its next request when its last one is answered; 0 for no such load.
+        rate: Requests per second of an open loop, which leave whatever the server does; 0 for no such load.
+        arrivals: ``poisson``: requests of the open loop leave at random. ``constant``: they leave at equal distances.
+        seed: Random seed of their times.
+        seconds: How long each load is sent.
+        tokens: Text lengths.
+        texts: Numbers of texts in a request; of a reranker, of documents for one query.
+        fp32: Whether qguard serves fp32 on this machine meanwhile and compares the server with it (``latency.speedup``).
+        p50: Bound on the median latency of each load, such as ``<= 20 ms``.
+        p95: Bound on the 95th percentile of latencies.
+        p99: Bound on the 99th percentile of latencies.
+        failed: Bound on the share of requests that failed or were not answered in time.
+        stated: Bounds on what another load tool states.
+    """
+
+    clients: int = Field(1, ge=0, le=64)
+    rate: float = Field(0.0, ge=0, le=1000)
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    seed: int = Field(0, ge=0)
+    seconds: float = Field(10.0, gt=0, le=600)
+    tokens: tuple[int, ...] = (64,)
+    texts: tuple[int, ...] = (1,)
+    fp32: bool = False
+    p50: Milliseconds | None = None
+    p95: Milliseconds | None = None
+    p99: Milliseconds | None = None
+    failed: AtMost = Field("<= 0", validate_default=True)
+    stated: StatedConfig = StatedConfig()
+
+    @field_validator("tokens", "texts")
+    @classmethod
+    def _positive(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        return _from(3 if info.field_name == "tokens" else 1, value)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.clients and not self.rate:
+            raise ValueError("expected clients or rate above 0; without both no load is sent")
+        return self
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        """What decides a verdict, but for the bounds."""
+        return self.model_dump(mode="json", exclude={"p50", "p95", "p99", "failed", "stated"})
+
+
 class EndpointConfig(_Table):
     """A server that keeps a model, judged as the precision NAME. See docs/endpoints.md.
 
@@ -202,6 +289,7 @@ class EndpointConfig(_Table):
         restart: Command that restarts the server, run in the folder of the configuration without a shell, such as
             ``["docker", "restart", "tei"]``; the server has to give the same afterwards.
         fingerprint: File that keeps outputs of the server, which later runs have to find again; relative to the configuration.
+        load: The load under which latency is measured; none is measured without this table.
     """
 
     url: str = Field(min_length=1)
@@ -218,6 +306,7 @@ class EndpointConfig(_Table):
     replicas: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
     fingerprint: str = ""
+    load: LoadConfig | None = None
 
     @field_validator("url", "headers", "protocol", "replicas")
     @classmethod
@@ -236,7 +325,7 @@ class EndpointConfig(_Table):
 
     def endpoint(self, name: str) -> Endpoint:
         """The same for whoever asks the server."""
-        given = self.model_dump(exclude={"precision", "headers"})
+        given = self.model_dump(exclude={"precision", "headers", "load"})
         return Endpoint(name, headers=tuple(sorted(self.headers.items())), **given)
 
 
@@ -258,7 +347,7 @@ class LatencyConfig(_Table):
     Attributes:
         mode: ``gate`` judges, ``report`` measures without failing, ``off`` skips it.
         speedup: Bound on fp32's time divided by the precision's, in the same runtime; ``>= 1`` for int8 by default.
-        regression: Bound on the artifact's time divided by that of ``--baseline-artifact`` or ``--baseline-python``.
+        regression: Bound on the time divided by that of the baseline (``--baseline-artifact``, ``-python`` or ``-endpoint``).
         trend: Bound on the ratio divided by the accepted ratio, on the same kind of machine.
         tokens: Text lengths to time.
         batches: Batch sizes to time.
@@ -278,10 +367,7 @@ class LatencyConfig(_Table):
     @field_validator("tokens", "batches")
     @classmethod
     def _positive(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        least = 3 if info.field_name == "tokens" else 1
-        if not value or min(value) < least:
-            raise ValueError(f"expected numbers from {least}, found {list(value)}")
-        return value
+        return _from(3 if info.field_name == "tokens" else 1, value)
 
     @field_validator("speedup", "regression", "trend")
     @classmethod
@@ -290,6 +376,12 @@ class LatencyConfig(_Table):
         if value is not None and (value.op != want or value.number <= 0):
             raise ValueError(f"expected a bound such as '{want} 1.05', found '{value}'")
         return value
+
+
+def _from(least: int, value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value or min(value) < least:
+        raise ValueError(f"expected numbers from {least}, found {list(value)}")
+    return value
 
 
 class RobustnessConfig(_Table):
@@ -374,5 +466,5 @@ class JavaScriptConfig(_Table):
 
 PARTS: tuple[type[BaseModel], ...] = (
     ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig,
-    EndpointConfig, JavaScriptConfig, ServiceConfig,
+    EndpointConfig, LoadConfig, StatedConfig, JavaScriptConfig, ServiceConfig,
 )  # fmt: skip

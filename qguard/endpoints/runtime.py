@@ -55,7 +55,7 @@ class EndpointRuntime:
         Raises:
             EndpointProblem: as :class:`Client` does; also for vectors of another length than the settings state.
         """
-        names = [self._prompt(role) for role in roles]
+        names = [self.prompt(role) for role in roles]
         if len(set(names)) == 1:
             outputs = self.client.outputs(texts, names[0])
         else:
@@ -68,8 +68,8 @@ class EndpointRuntime:
             self._need_unit(outputs)
         return unit(outputs).astype(np.float32) if self._scales else outputs
 
-    def _prompt(self, role: str | None) -> str:
-        """The name of the prompt that the server is asked to put in front."""
+    def prompt(self, role: str | None) -> str:
+        """The name of the prompt that the server is asked to put in front; empty for none."""
         told = self.prompts and self.client.endpoint.protocol == TEI and self.client.kind != CROSS_ENCODER
         return self._pipeline.prompt_name(role) if told else ""
 

@@ -30,7 +30,7 @@ NEEDS = {
     "generated": "texts that are generated for the run",
     "dimensions": "a precision with fewer dimensions, such as int8:256",
     "endpoint": "a server that is asked over HTTP",
-    "process": "processes of its own in which the artifact is timed or its memory is measured",
+    "process": "processes of its own in which the artifact is timed or its memory is measured, or a server that gets a load",
 }
 TASK = "task"
 TIMED = "test_latency"  # the gate test that runs once a latency bucket; its families are qguard's own
@@ -173,7 +173,7 @@ def metric_names(vectors: str | None = None) -> list[str]:
     ]
 
 
-# bounded in a table of their own, [tool.qguard.latency]
+# bounded in tables of their own, [tool.qguard.latency] and [tool.qguard.endpoint.NAME.load]
 _UNBOUNDED = ("latency",)
 
 

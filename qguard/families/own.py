@@ -87,14 +87,26 @@ ROBUSTNESS = (
 )
 
 
-def _latency(name: str, better: bool, description: str) -> MetricInfo:
-    return MetricInfo(name, higher_is_better=better, unit="ratio", description=description, source="qguard", vectors=(FLOAT,))
+def _latency(name: str, better: bool, description: str, unit: str = "ratio") -> MetricInfo:
+    return MetricInfo(name, higher_is_better=better, unit=unit, description=description, source="qguard", vectors=(FLOAT,))
+
+
+_MS, _SHARE, _STATED = "milliseconds", "share in [0, 1]", "as another load tool states it (qguard latency import)"
 
 
 LATENCY = (
     _latency("latency.speedup", True, "time of fp32 over that of the artifact, in the same runtime and run"),
     _latency("latency.regression", False, "time of the artifact over that of the deployed one, in the same run"),
     _latency("latency.trend", False, "slowdown against the accepted ratio, on an equal machine"),
+    _latency("latency.p50", False, "median latency of a server's requests under load", _MS),
+    _latency("latency.p95", False, "95th percentile of the latencies of a server's requests under load", _MS),
+    _latency("latency.p99", False, "99th percentile of the latencies of a server's requests under load", _MS),
+    _latency("latency.failed", False, "requests under load that failed or were not answered in time", _SHARE),
+    _latency("latency.throughput", True, "answers under load; no gate bounds it", "answers per second"),
+    _latency("latency.stated_p50", False, f"median latency, {_STATED}", _MS),
+    _latency("latency.stated_p95", False, f"95th percentile of latencies, {_STATED}", _MS),
+    _latency("latency.stated_p99", False, f"99th percentile of latencies, {_STATED}", _MS),
+    _latency("latency.stated_failed", False, f"requests that failed, {_STATED}", _SHARE),
 )
 MEMORY = (_latency("memory.ratio", False, "peak memory of a process that runs the artifact, over that of fp32"),)
 
@@ -166,7 +178,8 @@ OWN = (
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,
-        needs=("process",), metrics=LATENCY, bounded_by="the promises of each precision, and [tool.qguard.latency]",
+        needs=("process",), metrics=LATENCY,
+        bounded_by="the promises of each precision, [tool.qguard.latency] and [tool.qguard.endpoint.NAME.load]",
         judge="qguard.judging.latency:judge_latency", kinds=tuple(KINDS), switch="latency", lead=2,
     ),
     Family(

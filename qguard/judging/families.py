@@ -9,7 +9,7 @@ from qguard.errors import MeasurementProblem
 from qguard.families import FAMILIES, TIMED, Family, family_of, measure
 from qguard.families import standard_errors as errors_of
 from qguard.gates.check import Check, judge
-from qguard.judging import latency, service
+from qguard.judging import latency, load, service
 from qguard.judging.facts import scope
 from qguard.judging.once import once
 from qguard.judging.robustness import tried
@@ -25,6 +25,7 @@ def families_of(session: Session, target: Target) -> list[Family]:
         if session.kind(target.model) in f.kinds
         and all(_has(session, need, target) for need in f.needs)
         and any(target.precision.vectors in m.vectors for m in f.metrics)
+        and not (f.test == TIMED and target.precision.runs_in.cannot_measure(f.name))
     ]
 
 
@@ -69,6 +70,10 @@ def left_out(session: Session, target: Target) -> dict[str, str]:
     found = {k: why for k, why in precision.runs_in.left_out().items() if k.partition(".")[0] not in gone}
     if not service.is_server(precision):  # nothing that is switched off is missed
         off.pop("service", None)
+    if "latency" not in off and (why := load.left_out(session, precision)):
+        found["latency"] = why
+    if "latency" not in off and load.has_stated_bounds(session, precision):
+        found[load.STATED] = "judged by qguard latency import"
     return {**off, **found, **service.left_out(session, precision, target.model)}
 
 

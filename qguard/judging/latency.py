@@ -6,9 +6,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
+from qguard.encoders.runtimes import ENDPOINT
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.goldens import golden_folder
+from qguard.judging import load
 from qguard.kinds import CROSS_ENCODER
 from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, same_outputs, spec_of
 from qguard.latency.memory import NAME, peak_bytes
@@ -28,10 +30,14 @@ def buckets(session: Session, precision: Precision, model: str | None = None) ->
     """The latency buckets of a precision; none where nothing is promised and nothing is to be compared with.
 
     Nor with vectors that are quantized or cut: they are made after the model ran, and its latency is that of the plain
-    precision. Nor of a runtime that is not timed in this process.
+    precision. Nor of a runtime that is not timed in this process; a server is timed from outside.
     """
     latency = session.config.latency
-    if latency.mode == "off" or precision != precision.plain or not precision.runs_in.timed:
+    if latency.mode == "off" or precision != precision.plain:
+        return []
+    if precision.runtime == ENDPOINT:
+        return load.buckets(session, precision)
+    if not precision.runs_in.timed:
         return []
     if not (speedup(session, precision, model) or session.has_baseline):
         return []
@@ -57,22 +63,46 @@ def speedup(session: Session, precision: Precision, model: str | None = None) ->
     return Gate("latency.speedup", None, bound) if bound else None
 
 
+def gates(session: Session, precision: Precision, model: str, bucket: Bucket) -> list[Gate]:
+    """The gates of one bucket, but for the trend."""
+    if precision.runtime == ENDPOINT:
+        return load.gates(session, precision, bucket)
+    settings = session.config.latency
+    if settings.mode != "gate":
+        return []
+    promised = speedup(session, precision, model)
+    found = [Gate(promised.metric, str(bucket), promised.bound)] if promised else []
+    if session.has_baseline and bucket.tokens >= GATED_TOKENS:
+        found.append(Gate("latency.regression", str(bucket), settings.regression))
+    return found
+
+
 def gate_count(session: Session, precisions: list[Precision]) -> int:
     """How many latency gates a run with these precisions has; the chance of a false alarm is shared among them."""
-    per = [
-        len(buckets(session, p, m)) * (bool(speedup(session, p, m)) + session.has_baseline)
-        for p in precisions
-        for m in session.config.models
-    ]
-    return max(1, sum(per))
+    of = [(p, m, b) for p in precisions for m in session.config.models for b in buckets(session, p, m)]
+    return max(1, sum(len(gates(session, *each)) for each in of))
 
 
-def trials(session: Session, target: Target, bucket: Bucket, gates: int) -> list[tuple[Check, dict[str, Any], list[float]]]:
-    """The latency trials of one bucket: check, facts and the candidate's timed runs (seconds) of each.
+Timed = list[tuple[Check, dict[str, Any], list[float]]]
+
+
+def trials(session: Session, target: Target, bucket: Bucket, count: int) -> Timed:
+    """What is timed in one bucket: check, facts and the candidate's timed runs (seconds) of each.
+
+    Args:
+        session: What is judged.
+        target: Precision, model and suite.
+        bucket: The shape, and of a server the load.
+        count: Latency gates of the whole run.
 
     Raises:
         MeasurementProblem: when the timed outputs are not the judged ones, or nothing could be timed.
     """
+    if target.precision.runtime == ENDPOINT:
+        if bucket.mode:
+            return load.measured(session, target, bucket, count)
+        with load.planned(session, target, bucket) as (asked, texts):
+            return _run(session, target, bucket, asked, texts, count)
     settings, precision = session.config.latency, target.precision
     device = session.config.device
     batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
@@ -96,10 +126,15 @@ def trials(session: Session, target: Target, bucket: Bucket, gates: int) -> list
             spec_of(artifact, precision, settings.threads, sys.executable if python else None, device),
         )
         todo.append(PlannedTrial("latency.regression", limit if gated else None, *arms))
-    out = []
+    return _run(session, target, bucket, todo, batch, count)
+
+
+def _run(session: Session, target: Target, bucket: Bucket, todo: list[PlannedTrial], batch: Any, count: int) -> Timed:
+    settings, out = session.config.latency, Timed()
+    threads = 1 if target.precision.runtime == ENDPOINT else settings.threads
     for comparison in todo:
         check, facts, trial = compare(
-            comparison, bucket, batch, target.suite, gates=gates, threads=settings.threads, budget=settings.budget
+            comparison, bucket, batch, target.suite, gates=count, threads=threads, budget=settings.budget
         )
         out.append((check, facts, trial.runs))
         if moved := _trend(session, target, facts):
@@ -125,7 +160,12 @@ def _trend(session: Session, target: Target, facts: dict[str, Any]) -> Check | N
 
 
 def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
-    """``memory.ratio``: peak memory of a process that runs the candidate, over fp32 in the same runtime and device."""
+    """``memory.ratio``: peak memory of a process that runs the candidate, over fp32 in the same runtime and device.
+
+    In the last bucket alone, and not of a server.
+    """
+    if bucket != buckets(session, target.precision, target.model)[-1] or target.precision.runs_in.cannot_measure(NAME):
+        return []
     threads, device = session.config.latency.threads, session.config.device
     batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
     candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads, device=device)

@@ -54,6 +54,7 @@ class Session:
         artifact_path: ``--artifact``; ``None`` to quantize here.
         baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
         baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
+        baseline_endpoint: ``--baseline-endpoint``: the server that a server is compared with, a name or a URL.
         intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
     """
 
@@ -61,6 +62,7 @@ class Session:
     artifact_path: Path | None = None
     baseline_path: Path | None = None
     baseline_python: str | None = None
+    baseline_endpoint: str | None = None
     intervals: bool = False
 
     def targets(self, precisions: list[Precision]) -> list[Target]:
@@ -69,6 +71,8 @@ class Session:
         Raises:
             UsageProblem: when no model is configured.
         """
+        from qguard.judging.load import refuse
+
         if not self.config.models:
             raise UsageProblem("no model is configured; run: qguard init MODEL   (or pass --qguard-model MODEL)")
         plain = {p.plain for p in precisions}
@@ -81,10 +85,11 @@ class Session:
                 raise UsageProblem(
                     f"--artifact: {precision} is kept by its runtime {precision.runtime!r}, which reads no files; leave it out"
                 )
-            if self.has_baseline and (why := precision.runs_in.cannot_measure("latency")):
+            if self.has_baseline and precision.runtime != ENDPOINT and (why := precision.runs_in.cannot_measure("latency")):
                 raise UsageProblem(
                     f"a baseline is for latency, which is not measured for {precision} here: {why}; leave the baseline out"
                 )
+        refuse(self, precisions)
         if self.has_baseline and precisions and all(p != p.plain for p in precisions):
             raise UsageProblem(
                 f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "

@@ -44,6 +44,13 @@ class ArmSpec:
     feeding: Feeding = field(default_factory=Feeding)
     kind: str = DENSE
 
+    redrawn = True
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What its times depend on, beside this machine: nothing."""
+        return {}
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)

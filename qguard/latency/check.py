@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from qguard.gates.check import Check
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import BUSY, FAIL, UNDECIDED, UNTIMED, Rule
+from qguard.latency.served import ServedSpec
 from qguard.latency.trial import Trial, run_trial
 from qguard.machine.cpu import ISA, cpu
 from qguard.precisions import Precision
@@ -29,13 +30,20 @@ GATED_TOKENS = 64  # below, the luck of a session is as large as the margin
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """Texts of one length in batches of one size."""
+    """Texts of one length in batches of one size.
+
+    Attributes:
+        tokens: Of each text.
+        batch: Texts of a batch, or of a request.
+        mode: Of a load, one of :data:`qguard.latency.load.MODES`; empty for a paired trial.
+    """
 
     tokens: int
     batch: int
+    mode: str = ""
 
     def __str__(self) -> str:
-        return f"{self.tokens}x{self.batch}"
+        return f"{self.tokens}x{self.batch}" + (f"-{self.mode}" if self.mode else "")
 
     def fill(self, token_ids: Sequence[Sequence[int]]) -> Batch:
         """A batch of this shape from real token ids: texts cut to ``tokens``, joined where the suite has none so long.
@@ -68,8 +76,8 @@ class PlannedTrial:
 
     metric: str
     gate: Gate | None
-    baseline: ArmSpec
-    candidate: ArmSpec
+    baseline: ArmSpec | ServedSpec
+    candidate: ArmSpec | ServedSpec
 
     @property
     def limit(self) -> float:
@@ -97,14 +105,14 @@ def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str 
 
 
 def compare(
-    comparison: PlannedTrial, bucket: Bucket, batch: Batch, suite: str, *, gates: int, threads: int, budget: float
+    comparison: PlannedTrial, bucket: Bucket, batch: Any, suite: str, *, gates: int, threads: int, budget: float
 ) -> tuple[Check, dict[str, Any], Trial]:
     """Run one trial, confirm a failure, and judge.
 
     Args:
         comparison: What is compared with what.
         bucket: The shape; gated from :data:`GATED_TOKENS` for a regression.
-        batch: The timed batch.
+        batch: The timed batch, or the texts of a server's requests.
         suite: For the check.
         gates: Latency gates of the whole run; the probability of a false alarm is shared among them.
         threads: Threads of each arm.
@@ -117,7 +125,7 @@ def compare(
     Raises:
         UntimedProblem: where other work interrupted every run.
     """
-    rule = Rule(comparison.limit).divided(gates)
+    rule = replace(Rule(comparison.limit), redrawn=comparison.candidate.redrawn).divided(gates)
     options = {"tokens": bucket.tokens, "threads": threads, "budget": budget}
     arms = comparison.baseline.arm(batch), comparison.candidate.arm(batch)
     trial = run_trial(*arms, rule, **options)  # type: ignore[arg-type]
@@ -152,7 +160,7 @@ def compare(
         "ratios": [round(comparison.ratio(d), 4) for session in trial.sessions for d in session],
         "suspicious": comparison.metric == "latency.speedup" and value > SUSPICIOUS,
         "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3),
-        "fingerprint": fingerprint(threads, comparison.candidate.device),
+        "fingerprint": fingerprint(threads, comparison.candidate.device) | comparison.candidate.marks,
     }  # fmt: skip
     return check, facts, trial
 

@@ -100,8 +100,17 @@ def run_trial(
         seed: Of the random order of arms.
         clock: Monotonic seconds.
     """
+    try:
+        return _trial((baseline, candidate), rule, tokens, threads, budget, seed, clock)
+    finally:  # an arm that raised leaves no process and no connection behind
+        baseline.close()
+        candidate.close()
+
+
+def _trial(
+    arms: tuple[Arm, Arm], rule: Rule, tokens: int, threads: int, budget: float, seed: int, clock: Callable[[], float]
+) -> Trial:
     start, pick = clock(), random.Random(seed)
-    arms = (baseline, candidate)
     trial = Trial(Look(INCONCLUSIVE, math.nan, -math.inf, math.inf, 0, 0), ([], []))
     sessions = trial.sessions
     timed = dropped = 0

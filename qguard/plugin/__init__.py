@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_attest", "--qguard-attest"),
             ("qguard_baseline_artifact", "--baseline-artifact"),
             ("qguard_baseline_python", "--baseline-python"),
+            ("qguard_baseline_endpoint", "--baseline-endpoint"),
             ("qguard_endpoint", "--endpoint"),
             ("qguard_endpoint_protocol", "--endpoint-protocol"),
             ("qguard_endpoint_model", "--endpoint-model"),
@@ -146,6 +147,7 @@ def _state(config: pytest.Config, asked: str) -> State:
         Path(artifact) if artifact else None,
         Path(baseline) if baseline else None,
         config.getoption("qguard_baseline_python"),
+        config.getoption("qguard_baseline_endpoint"),
         intervals=bool(config.getoption("qguard_report")),
     )
     targets = session.targets(precisions)

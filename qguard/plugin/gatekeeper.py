@@ -135,13 +135,15 @@ class GateKeeper:
                     True,
                 )  # nothing was to be judged, and the report says why it has no value
                 pytest.skip(visible(str(e)))
-            last = bucket == latency.buckets(self._session, target.precision, target.model)[-1]
-            memory = latency.memory(self._session, target, bucket) if last else []
+            memory = latency.memory(self._session, target, bucket)
         checks = [check for check, _, _ in trials] + memory
-        record["checks"], record["latency"] = [c.to_json() for c in checks], [facts for _, facts, _ in trials if facts]
+        found = [facts for _, facts, _ in trials if facts]
+        record["checks"] = [c.to_json() for c in checks]
+        record["load"] = [facts for facts in found if "requests" in facts]
+        record["latency"] = [facts for facts in found if "pairs" in facts]
         record["done"] = not any(undecided(c) for c in checks)
         if benchmark is not None:
-            hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": record["latency"]})
+            hand_over(benchmark, trials[0][2], f"qguard: {target}", {"qguard": found})
         text = latency_text(str(target.precision), checks)
         if any(c.outcome == "fail" for c in checks):
             pytest.fail(visible(text), pytrace=False)

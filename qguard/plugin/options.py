@@ -126,6 +126,12 @@ OPTIONS = (
         _value(),
         short=True,
     ),
+    Option(
+        "--qguard-baseline-endpoint",
+        "server that a judged server is timed against in turn (latency.regression): an endpoint of the configuration, or a URL",
+        _value("NAME|URL"),
+        short=True,
+    ),
     Option("--qguard-device", "device that torch precisions run on (default cpu)", _one_of("cpu", "cuda")),
     Option("--qguard-config", "read this file instead of pyproject.toml", _value()),
     Option(

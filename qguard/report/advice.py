@@ -14,8 +14,7 @@ from qguard.kinds import in_words
 from qguard.report.answers import HEADS
 from qguard.vectors.quantized import FLOAT
 
-# gates whose bounds are no line of [tool.qguard.gates]
-_ELSEWHERE = ("latency.speedup", "latency.regression", "latency.trend")
+PAIRED = ("latency.speedup", "latency.regression", "latency.trend")  # judged by pairs of runs in turn
 _NO_LAYER = {"latency", "memory", "service"}  # families that no layer's loss explains
 _ANEW = "Review the change, then record the golden again"
 CHECK = (
@@ -94,8 +93,9 @@ def steps(case: Case) -> list[Step]:
     if "service" in case.families:
         found.append(Step("Change what the server does, or what the endpoint's table says of it (docs/endpoints.md)"))
     if "latency" in case.families:
-        found.append(calibrate())
-    agreed = next((c for c in case.failed if c.bound and not c.accepted and c.name not in _ELSEWHERE), None)
+        found.append(too_slow(case.name, case.failed))
+    # bounds on latency are no line of [tool.qguard.gates]
+    agreed = next((c for c in case.failed if c.bound and not c.accepted and not c.name.startswith("latency.")), None)
     if agreed is not None and "artifact" not in case.families:
         found.append(_agree(case, agreed))
     return found
@@ -135,8 +135,11 @@ def _another_model(cause: Cause | None) -> bool:
     return cause is not None and cause.kind == "artifact"
 
 
-def calibrate() -> Step:
+def too_slow(precision: str, failed: Iterable[Check]) -> Step:
     """After a latency gate failed."""
+    if any(c.name.startswith("latency.") and c.name not in PAIRED for c in failed):
+        table = f"[tool.qguard.endpoint.{precision}.load]"
+        return Step(f"Give the server more room, or state the load and the bounds that its users have: {table}")
     return Step("Find the smallest slowdown that this machine can tell from noise", "qguard calibrate")
 
 

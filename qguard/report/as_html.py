@@ -18,6 +18,7 @@ from qguard.latency.decision import UNDECIDED
 from qguard.report import advice, charts
 from qguard.report.details import GIVEN, MOVED
 from qguard.report.headline import ORDER, bound_of, cause_of, family_of, headline, label_of, name_of
+from qguard.report.loads import figures, named, sent
 from qguard.report.shape import checked
 
 HTML = Path(__file__).parent / "html"
@@ -144,6 +145,7 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "moved_gates": advice.moved_gates(run["checks"]),
         "shadowed_gates": advice.shadowed_gates(run["checks"]),
         "gates": {key: _gate(g) for key, g in run["details"]["provenance"]["gates"].items()},
+        "loads": [{"name": named(f), "sent": sent(f), "failed": f["failed"], "figures": figures(f)} for f in run["load"]],
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],
     }
 

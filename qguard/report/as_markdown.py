@@ -11,9 +11,10 @@ from typing import Any
 
 from qguard.console.visible import visible
 from qguard.latency.check import interval_text
-from qguard.report.advice import judged, left_out, moved_gates, shadowed_gates
+from qguard.report.advice import PAIRED, judged, left_out, moved_gates, shadowed_gates
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
+from qguard.report.loads import figures, named, sent
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
 _MARK = {"pass": "✅", "fail": "❌", "unmeasured": "⚠️"}
@@ -60,6 +61,7 @@ def _failure(run: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
 
 def _row(run: Mapping[str, Any]) -> str:
     gated = [c for c in run["checks"] if c["margin"] is not None and c["bound"] and family_of(c) != "artifact"]
+    gated = [c for c in gated if c["margin"] or c["bound"]["number"]]  # none of what must not be is as near as can be
     # margins of different metrics compare only as shares of their bounds
     tight = min(gated, key=lambda c: c["margin"] / max(abs(c["bound"]["number"]), 1e-9), default=None)
     size = run.get("artifact", {}).get("bytes")
@@ -93,6 +95,13 @@ def _details(run: Mapping[str, Any]) -> list[str]:
             f"| {mark} | `{f['metric']}[{f['bucket']}]` | {f['ratio']:.2f} | {interval_text(f['interval'])} | "
             f"{f['baseline_ms']:.2f} ms | {f['candidate_ms']:.2f} ms |"
         )
+    if loads := run.get("load"):
+        lines += ["", "| load | sent | p50 ms | p95 ms | p99 ms | per second | requests | failed | first ms |", "|---" * 9 + "|"]
+    for f in loads or ():
+        lines.append("| " + " | ".join([_cell(named(f)), _cell(sent(f)), *figures(f)]) + " |")
+    for c in run["checks"]:
+        if c["name"].startswith("latency.") and c["name"] not in PAIRED and c["bound"]:
+            lines.append(f"\n{_MARK.get(c['outcome'], '⚠️')} {_cell(label_of(c))} {c['value']:.4g}, gate {bound_of(c)}")
     if run["missing"]:
         lines += ["", f"Not measured: {', '.join(f'`{m}`' for m in run['missing'])}"]
     of_gates = [*moved_gates(run["checks"]), *shadowed_gates(run["checks"])]

@@ -94,7 +94,12 @@ def gate_line(lines: list[str], run: Mapping[str, Any], label: str, tables: Sequ
             continue
         key = line.partition("=")[0].translate(_QUOTES)
         if not table.startswith("gates.") or table.removeprefix("gates.") not in names:
-            if table == "latency" and label.startswith("latency.") and key == metric.removeprefix("latency."):
+            of_load = table.startswith(f"endpoint.{run['precision']}.load")
+            if (
+                (table == "latency" or of_load)
+                and label.startswith("latency.")
+                and key == metric.partition(".")[2].removeprefix("stated_")
+            ):
                 return number
             continue
         if label and key in (label, f"{metric}[*]", metric):

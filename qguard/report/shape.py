@@ -115,6 +115,55 @@ class TrialShape(Part):
     ratios: list[float] = []
 
 
+class LoadShape(Part):
+    """Requests that a server got, and how long they took; see docs/latency.md. Errors stand apart from latencies.
+
+    Attributes:
+        source: ``qguard``, or the load tool that states these figures; then qguard did not measure them.
+        bucket: Tokens, texts in a request and the kind of load, such as ``64x1-closed``; empty if a tool does not say it.
+        mode: ``closed``: each client sends its next request when its last one is answered. ``open``: requests leave at a rate,
+            and a latency begins when its request was to leave.
+        clients: Clients of a closed loop.
+        rate: Requests per second of an open loop.
+        arrivals: ``poisson`` or ``constant``, of an open loop.
+        seed: Random seed of their times.
+        seconds: From the first request to the last answer.
+        requests: Number of answered requests, of which the latencies are.
+        failed: Number of requests without an answer; ``null`` if a tool does not say it.
+        timeouts: Number of those that were not answered in time, or could not even leave.
+        failures: Kind of failure → how often; the most frequent ones.
+        p50_ms: Median latency in milliseconds.
+        p95_ms: 95th percentile of latencies.
+        p99_ms: 99th percentile of latencies.
+        throughput: Answers per second.
+        cold_ms: Latency of the first request, on a new connection; it is not among the others.
+        lag_ms: By how much the load generator itself was late for 95 % of the requests, at most.
+        waited: Number of requests that found no connection free; their latencies include the wait.
+        note: What a reader has to know of these figures; empty if nothing.
+    """
+
+    source: str
+    bucket: str = ""
+    mode: Literal["closed", "open"]
+    clients: int | None = None
+    rate: float | None = None
+    arrivals: str | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    requests: int
+    failed: int | None = None
+    timeouts: int | None = None
+    failures: dict[str, int] = {}
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    throughput: float | None = None
+    cold_ms: float | None = None
+    lag_ms: float | None = None
+    waited: int | None = None
+    note: str = ""
+
+
 class Histogram(Part):
     """Distances from cosine 1; see :func:`qguard.report.details.histogram`.
 
@@ -416,6 +465,7 @@ class RunShape(Part):
         errors: Errors that stopped a gate test.
         checks: Every check.
         latency: Every comparison of times.
+        load: Every load that a server got.
         artifact: Files of the judged artifact.
         endpoint: The judged server; ``null`` for all else.
         golden_from: The server that the golden was recorded from, in words; ``null`` for a golden that was computed from the
@@ -444,6 +494,7 @@ class RunShape(Part):
     errors: list[str]
     checks: list[CheckShape]
     latency: list[TrialShape]
+    load: list[LoadShape] = []
     artifact: Files | None = None
     endpoint: EndpointShape | None = None
     golden_from: str | None = None

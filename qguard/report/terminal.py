@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from qguard.gates.check import Check
 from qguard.judging.cause import Cause
 from qguard.metrics.truncation import OVERLAP
-from qguard.report.advice import Case, Step, calibrate, judged, left_out, moved_gates, shadowed_gates, steps, told, why
+from qguard.report.advice import PAIRED, Case, Step, judged, left_out, moved_gates, shadowed_gates, steps, told, too_slow, why
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
+from qguard.report.loads import words
 from qguard.vectors.quantized import FLOAT
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def latency_text(precision: str, checks: list[Check]) -> str:
         gate = f", gate {c.bound}" if c.bound else ""
         lines += [f"{precision} {c.label} {c.value:.2f}{gate}: {c.outcome.upper()}", f"    {c.worst[0]}"]
     if order and order[0].outcome == "fail":
-        lines += _step(calibrate())
+        lines += _step(too_slow(precision, [c for c in order if c.outcome == "fail"]))
     return "\n".join(lines)
 
 
@@ -167,9 +168,12 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
                 + ("  SUSPICIOUS: faster than quantization explains" if fact["suspicious"] else "")
             )
         lines += [
-            f"  {'FAIL' if c['outcome'] == 'fail' else '    '} {c['worst'][0]}"
-            for c in run["checks"]
-            if c["name"] == "latency.trend" and (moved(c["value"]) or c["outcome"] == "fail")
+            *_of_loads(run),
+            *(
+                f"  {'FAIL' if c['outcome'] == 'fail' else '    '} {c['worst'][0]}"
+                for c in run["checks"]
+                if c["name"] == "latency.trend" and (moved(c["value"]) or c["outcome"] == "fail")
+            ),
         ]
         if stored := run.get("stored"):
             lines.append(
@@ -246,6 +250,16 @@ def _effects(checks: list[dict[str, Any]]) -> list[str]:
             f"session.x64quantprecision=1"
         )
     return lines
+
+
+def _of_loads(run: dict[str, Any]) -> list[str]:
+    """Every load, and their gated values."""
+    gated = [c for c in run["checks"] if _latency(c) and c["name"] not in PAIRED and c["bound"]]
+    marks = {"pass": "ok  ", "fail": "FAIL"}
+    return [
+        *(f"       {words(load)}" for load in run.get("load", ())),
+        *(f"  {marks.get(c['outcome'], '??  ')} {label_of(c):<30} {c['value']:>9.4g}  {bound_of(c)}" for c in gated),
+    ]
 
 
 def _latency(check: dict[str, Any]) -> bool:

@@ -6,9 +6,10 @@ import contextlib
 import ipaddress
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from qguard.errors import UsageProblem
 
@@ -56,15 +57,24 @@ def loopback(listening: socket.socket) -> bool:
     return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def run(application: Any, listening: socket.socket) -> None:
+def run(application: Any, listening: socket.socket, until: TextIO | None = None) -> None:
     """Serve until SIGTERM or SIGINT; requests that are being answered get :data:`GRACE` seconds.
 
     Args:
         application: ASGI.
         listening: What :func:`listen` gave; it is closed at the end.
+        until: A stream whose end also ends the server, as that of a pipe when the other process is gone.
     """
     with _told(server := server_of(application)), listening:
+        if until is not None:
+            threading.Thread(target=_watch, args=(until, server), daemon=True).start()
         server.run(sockets=[listening])
+
+
+def _watch(stream: TextIO, server: Any) -> None:
+    while stream.readline():
+        pass
+    server.should_exit = True
 
 
 def server_of(application: Any) -> Any:
