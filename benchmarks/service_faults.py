@@ -75,12 +75,16 @@ def broken(folders: dict[str, Path], served: dict[str, Any]) -> None:
     for protocol, name, fault in every:
         with servers.running(fault.around(servers.application(served[fault.kind]))) as url:
             told(name, fault.metric, *judged(folders[fault.kind], url, "tiny", protocol=protocol, timeout=4, retries=0))
-    app = servers.application(served["dense"])
-    with servers.running(app) as url, servers.running(moved()(app)) as other:
+    app, changed = servers.application(served["dense"]), moved()(servers.application(served["dense"]))
+    with servers.running(app) as url, servers.running(changed) as other:
         told("two replicas disagree", "service.replicas", *judged(folders["dense"], url, "tiny", replicas=(other,)))
     with tempfile.TemporaryDirectory() as place:
         made = Path(place) / "restarted"
-        with servers.running(servers.either(made.exists, moved()(app), app)) as url:
+        app, changed = (
+            servers.application(served["dense"]),
+            moved()(servers.application(served["dense"])),
+        )  # the others have ended
+        with servers.running(servers.either(made.exists, changed, app)) as url:
             command = (sys.executable, "-c", f"open({str(made)!r}, 'w').close()")
             told("other vectors after a restart", "service.restart", *judged(folders["dense"], url, "tiny", restart=command))
 
