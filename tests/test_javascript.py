@@ -78,7 +78,7 @@ def test_the_gate_judges_the_file_in_transformers_js(session, runtime):
         assert [c.label for c in checks if c.outcome == "fail"] == []
         assert any(c.outcome == "pass" for c in checks), family
     here = session.embeddings(Target(parse_precision("int8"), "minilm", "own"))
-    # Chromium has no VNNI: there a few activations round to the next step
+    # WebAssembly's kernels give other bits than those of the CPU
     assert np.abs(session.embeddings(target) - here).max() < (1e-6 if runtime == "node" else 0.02)
     from qguard.judging.judged import judged
 
