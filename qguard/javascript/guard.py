@@ -14,6 +14,9 @@ import threading
 def main() -> int:
     """Start it in a group of its own, which is ended as a whole."""
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Ctrl-C reaches the whole group; the end of standard input is what counts
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
     def watch() -> None:
         while sys.stdin.buffer.read(1):
