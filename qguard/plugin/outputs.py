@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from qguard.console.visible import visible
+from qguard.kinds import DENSE
 from qguard.plugin.state import State
 
 
@@ -102,7 +103,7 @@ def properties(report: dict[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = [("qguard.verdict", report["verdict"])]
     for run in report["runs"]:
         at = f"{run['precision']}@{run['runtime']}/{run['model']}/{run['suite']}"
-        found += [(f"{at}/kind", run["kind"]), (f"{at}/verdict", run["verdict"]), (f"{at}/answers", sentences(run))]
+        found += [(f"{at}/kind", run.get("kind", DENSE)), (f"{at}/verdict", run["verdict"]), (f"{at}/answers", sentences(run))]
         for c in run["checks"]:
             if c["bound"]:
                 label = c["name"] + (f"[{c['slice']}]" if c["slice"] else "") + (" (accepted)" if c.get("accepted") else "")
