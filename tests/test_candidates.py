@@ -64,7 +64,7 @@ def test_an_openvino_ir_is_never_passed_over_in_silence(folder, minilm):
         open_artifact(home, minilm, "openvino")
     assert open_artifact(home, minilm, "torch").others == ("openvino/openvino_model.xml",)
     (home / "model.safetensors").unlink()
-    with pytest.raises(ArtifactProblem, match="neither an ONNX file nor safetensors weights; its OpenVINO IR"):
+    with pytest.raises(ArtifactProblem, match="nor safetensors weights nor a GGUF file; its OpenVINO IR"):
         open_artifact(home, minilm, "onnx")
 
 
@@ -90,7 +90,8 @@ def test_a_folder_may_be_given_by_a_relative_path_and_hold_links(folder, minilm,
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("onnx/model_int4.onnx", r"no such file there; found onnx/model.onnx"), ("config.json", r"expected an .onnx file, or"),
+        ("onnx/model_int4.onnx", r"no such file there; found onnx/model.onnx"),
+        ("config.json", r"expected an \.onnx or \.gguf file, or"),
         ("../x.onnx", "leaves the folder"),
     ],
 )  # fmt: skip

@@ -14,9 +14,11 @@ from qguard.artifacts.candidates import GIVEN, choose, place
 from qguard.cache import built_once
 from qguard.console.progress import progress
 from qguard.encoders.feeding import Feeding
-from qguard.encoders.runtimes import NO_FILES, ONNX, RUNTIMES, SAFETENSORS
+from qguard.encoders.runtimes import GGUF, NO_FILES, ONNX, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem, ModelProblem
 from qguard.files import cache_folder, dump_json, inside, read_json, sha256_file, sha256_json, tree_hashes
+from qguard.gguf.read import SUFFIX, read_gguf
+from qguard.javascript.settings import JavaScript
 from qguard.kinds import CROSS_ENCODER, KINDS, SPARSE
 from qguard.models.layout import module_list
 from qguard.models.model import Model
@@ -40,13 +42,15 @@ class Artifact:
     """A quantized (or fp32) model as files, or one that has none here because its runtime keeps it.
 
     Attributes:
-        folder: Where tokenizer and heads are read from; for a bare ``.onnx`` file, and without files, the base model's folder.
-        file: The ONNX file, or ``None`` for a torch artifact.
+        folder: Where tokenizer and heads are read from; for a bare ``.onnx`` or ``.gguf`` file, and without files, the base
+            model's folder.
+        file: The ONNX or GGUF file, or ``None`` for a torch artifact.
         pipeline: The pipeline that these files declare.
         provenance: How it was made; empty for an artifact of another tool.
         has_files: That there are files to be judged; what needs them is an error without.
         tokens: Folder of a ``tokenizer.json`` of its own, where that is not ``folder``'s: beside an ONNX file without modules.
         feeding: What its ONNX file does not say of its inputs and outputs.
+        javascript: Where JavaScript is found, for a runtime that needs it.
         rule: Why these files are judged, in words; empty for what is built here.
         others: Files beside them that could have been judged.
     """
@@ -58,6 +62,7 @@ class Artifact:
     has_files: bool = True
     tokens: Path | None = None
     feeding: Feeding = field(default_factory=Feeding)
+    javascript: JavaScript = field(default_factory=JavaScript)
     rule: str = ""
     others: tuple[str, ...] = ()
 
@@ -69,7 +74,14 @@ class Artifact:
     @property
     def kind(self) -> str:
         """What its files are; see :attr:`qguard.encoders.runtimes.RuntimeRecord.files`."""
-        return NO_FILES if not self.has_files else ONNX if self.file else SAFETENSORS
+        if not self.has_files or self.file is None:
+            return SAFETENSORS if self.has_files else NO_FILES
+        return GGUF if self.file.suffix == SUFFIX else ONNX
+
+    @property
+    def onnx(self) -> Path | None:
+        """The ONNX file; ``None`` for files of another kind, and without."""
+        return self.file if self.kind == ONNX else None
 
     def need_files(self) -> None:
         """There are files.
@@ -87,14 +99,14 @@ class Artifact:
 
     @property
     def runs(self) -> Path:
-        """What a runtime opens: the ONNX file, or the folder of the torch transformer."""
+        """What a runtime opens: the ONNX or GGUF file, or the folder of the torch transformer."""
         self.need_files()
         return self.file or inside(self.folder, self.pipeline.transformer)
 
     def runtime(self, wanted: str) -> str:
         """The runtime that reads these files: ``wanted`` if it does, else the first one registered that does.
 
-        That is torch for safetensors and ONNX Runtime for an ONNX file.
+        That is torch for safetensors, ONNX Runtime for an ONNX file and llama.cpp for a GGUF file.
         """
         if RUNTIMES.find(wanted).files == self.kind:
             return wanted
@@ -114,7 +126,7 @@ class Artifact:
         if self.file is None:
             root = inside(self.folder, self.pipeline.transformer)
             return sorted(root.glob("*.safetensors"))
-        return [self.file, *(self.file.parent / name for name in external_files(self.file))]
+        return data_files(self.file)
 
     @property
     def bytes(self) -> int:
@@ -138,21 +150,27 @@ class Artifact:
         return sha256_json([*parts, sha256_file(self.tokenizer_root / "tokenizer.json"), self.pipeline.sha256()])
 
 
+def data_files(file: Path) -> list[Path]:
+    """An ONNX or GGUF file, and those beside it that hold its weights."""
+    beside = external_files(file) if file.suffix == ".onnx" else ()
+    return [file, *(file.parent / name for name in beside)]
+
+
 def open_artifact(path: Path, base: Model, runtime: str = "onnx") -> Artifact:
-    """Read a folder or a bare ``.onnx`` file.
+    """Read a folder, or a bare ``.onnx`` or ``.gguf`` file.
 
     Args:
         path: A folder in sentence-transformers layout, with ``#`` and the name of a file in it where it holds several; or one
-            ONNX file.
+            ONNX or GGUF file.
         base: The fp32 model; its tokenizer and heads serve where the artifact has none of its own.
-        runtime: What the precision runs in; it decides between ONNX files and safetensors.
+        runtime: What the precision runs in; it decides between ONNX files, safetensors and GGUF files.
 
     Raises:
         ArtifactProblem: when nothing usable is there, or several files are; or a file differs from the artifact's own provenance.
     """
     path, named = place(path)
     if not path.exists():
-        raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
+        raise ArtifactProblem(f"no artifact at {path}; expected a folder, or an .onnx or .gguf file")
     if path.is_file():
         return _alone(path, base)
     try:
@@ -164,17 +182,17 @@ def open_artifact(path: Path, base: Model, runtime: str = "onnx") -> Artifact:
     rule = "" if provenance and not choice.others else choice.rule
     if choice.file is None:
         return Artifact(path, None, pipeline, provenance, rule=rule, others=choice.others)
-    read_graph(choice.file)
+    _read(choice.file)
     whole = (path / pipeline.transformer / "tokenizer.json").exists() and (path / "modules.json").exists()
     folder, tokens = path if whole else base.folder, None if whole else tokens_beside(choice.file)
     feeding = _feeding(folder, pipeline, provenance, base)
-    return Artifact(folder, choice.file, pipeline, provenance, True, tokens, feeding, rule, choice.others)
+    return Artifact(folder, choice.file, pipeline, provenance, True, tokens, feeding, rule=rule, others=choice.others)
 
 
 def _alone(path: Path, base: Model) -> Artifact:
-    if path.suffix != ".onnx":
-        raise ArtifactProblem(f"{path.name}: expected an .onnx file or a folder, found {path.suffix or 'no suffix'}")
-    read_graph(path)
+    if path.suffix not in (".onnx", SUFFIX):
+        raise ArtifactProblem(f"{path.name}: expected an .onnx or .gguf file, or a folder, found {path.suffix or 'no suffix'}")
+    _read(path)
     # a file inside a whole model folder is judged with that folder's own tokenizer and heads
     for home in path.parents[:3]:
         if (home / "modules.json").exists() and (home / transformer_path(home) / "tokenizer.json").exists():
@@ -184,8 +202,16 @@ def _alone(path: Path, base: Model) -> Artifact:
     return Artifact(base.folder, path, base.pipeline, {}, tokens=tokens_beside(path), feeding=Feeding.of(base), rule=GIVEN)
 
 
+def _read(file: Path) -> None:
+    """A file is whole, as far as it says itself."""
+    if file.suffix == SUFFIX:
+        read_gguf(file)
+    else:
+        read_graph(file)
+
+
 def tokens_beside(file: Path) -> Path | None:
-    """The folder of the ``tokenizer.json`` beside an ONNX file, or beside the folder ``onnx`` that it lies in."""
+    """The folder of the ``tokenizer.json`` beside an ONNX or GGUF file, or beside the folder ``onnx`` that it lies in."""
     places = [file.parent, *([file.parent.parent] if file.parent.name == "onnx" else [])]
     return next((place for place in places if (place / TOKENIZER_FILES[0]).exists()), None)
 

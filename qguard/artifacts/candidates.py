@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qguard.encoders.runtimes import RUNTIMES, SAFETENSORS
+from qguard.encoders.runtimes import GGUF, RUNTIMES, SAFETENSORS
 from qguard.errors import ArtifactProblem
 from qguard.files import inside
+from qguard.gguf.read import SUFFIX
 
 GIVEN = "the file that was given"
 _LISTED = 8
@@ -19,7 +20,7 @@ class Choice:
     """The files that are judged.
 
     Attributes:
-        file: The ONNX file; ``None`` for safetensors.
+        file: The ONNX or GGUF file; ``None`` for safetensors.
         rule: Why these, in words.
         others: What else could have been judged, relative to the folder.
     """
@@ -41,7 +42,8 @@ def place(path: Path) -> tuple[Path, str]:
 
 
 def choose(folder: Path, transformer: str, runtime: str, named: str = "") -> Choice:
-    """The file that is named. Else, of ONNX files and safetensors, what ``runtime`` reads; the other kind where it is alone.
+    """The file that is named. Else, of ONNX files, safetensors and GGUF files, what ``runtime`` reads; another kind where it is
+    alone.
 
     Args:
         folder: The artifact.
@@ -56,13 +58,16 @@ def choose(folder: Path, transformer: str, runtime: str, named: str = "") -> Cho
     root = folder / transformer  # as it is written, links unresolved: names are relative to the folder
     onnx = list(dict.fromkeys(f for at in (root, folder) for name in ("onnx/*.onnx", "*.onnx") for f in sorted(at.glob(name))))
     tensors = sorted(root.glob("*.safetensors"))
-    every = _names(folder, [*onnx, *tensors, *_ir(folder)])
+    gguf = sorted(folder.glob(f"*{SUFFIX}"))
+    every = _names(folder, [*onnx, *tensors, *_ir(folder), *gguf])
     if named:
         return _named(folder, named, every, tensors)
     ir = _names(folder, _ir(folder))
+    if gguf and (RUNTIMES.find(runtime).files == GGUF or not (onnx or tensors)):
+        return _only(folder, gguf, "GGUF", every)
     if not onnx and not tensors:
         unread = f"; its OpenVINO IR ({ir[0]}) is not read: give the ONNX file of the same model" if ir else ""
-        raise ArtifactProblem(f"{folder.name} holds neither an ONNX file nor safetensors weights{unread}")
+        raise ArtifactProblem(f"{folder.name} holds neither an ONNX file nor safetensors weights nor a GGUF file{unread}")
     if ir and runtime == "openvino":
         raise ArtifactProblem(
             f"{folder.name} holds an OpenVINO IR ({ir[0]}), which OpenVINO would open and qguard does not read. To judge another "
@@ -71,13 +76,19 @@ def choose(folder: Path, transformer: str, runtime: str, named: str = "") -> Cho
     if tensors and (not onnx or RUNTIMES.find(runtime).files == SAFETENSORS):
         others = tuple(n for n in every if n not in _names(folder, tensors))
         return Choice(None, f"{runtime} reads safetensors" if onnx else "there is no ONNX file", others)
-    if len(onnx) > 1:
+    return _only(folder, onnx, "ONNX", every)
+
+
+def _only(folder: Path, files: list[Path], kind: str, every: list[str]) -> Choice:
+    """The one file of a kind."""
+    if len(files) > 1:
         raise ArtifactProblem(
-            f"{folder.name} holds several ONNX files, and one of them is deployed. Name it: {_ways(folder, _names(folder, onnx))}"
+            f"{folder.name} holds several {kind} files, and one of them is deployed. Name it: "
+            f"{_ways(folder, _names(folder, files))}"
         )
-    (file,) = onnx
+    (file,) = files
     others = tuple(n for n in every if n not in _names(folder, [file]))
-    return Choice(file, "the only ONNX file" if others else "the only model file", others)
+    return Choice(file, f"the only {kind} file" if others else "the only model file", others)
 
 
 def _named(folder: Path, named: str, every: list[str], tensors: list[Path]) -> Choice:
@@ -85,11 +96,13 @@ def _named(folder: Path, named: str, every: list[str], tensors: list[Path]) -> C
         raise ArtifactProblem(f"{folder.name}#{named}: no such file there; found {', '.join(every) or 'no model file'}")
     file = folder / named  # not what a link leads to, which has another name
     rule, others = "named after #", tuple(n for n in every if n != file.relative_to(folder).as_posix())
-    if file.suffix == ".onnx":
+    if file.suffix in (".onnx", SUFFIX):
         return Choice(file, rule, others)
     if file in tensors:
         return Choice(None, rule, tuple(n for n in others if n not in _names(folder, tensors)))
-    raise ArtifactProblem(f"{folder.name}#{named}: expected an .onnx file, or the transformer's safetensors, found {file.suffix}")
+    raise ArtifactProblem(
+        f"{folder.name}#{named}: expected an .onnx or .gguf file, or the transformer's safetensors, found {file.suffix}"
+    )
 
 
 def _ir(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from qguard.artifacts.artifact import Artifact
 from qguard.files import inside
+from qguard.gguf.read import Tensor, read_gguf
 from qguard.models.tensors import FLOATS, stored_tensors
 from qguard.onnx.read import read_graph, stored_array, stored_bytes, tensors
 
@@ -40,8 +41,29 @@ def unsound(artifact: Artifact) -> tuple[list[Unsound], int]:
     files += [inside(artifact.folder, m.path) / "model.safetensors" for m in artifact.pipeline.weighted]
     arrays = (a for f in dict.fromkeys(files) if f.is_file() for a in _of_safetensors(f))
     # one after the other: none stays in memory
-    looked_at = [_looked_at(*a) for a in chain(arrays, _of_onnx(artifact.file) if artifact.file is not None else ())]
+    looked_at = [_looked_at(*a) for a in chain(arrays, _of_file(artifact))]
     return [found for found in looked_at if found is not None], len(looked_at)
+
+
+def _of_file(artifact: Artifact) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+    if artifact.onnx is not None:
+        yield from _of_onnx(artifact.onnx)
+    elif artifact.file is not None:
+        for tensor in read_gguf(artifact.file).tensors.values():
+            yield tensor.name, tensor.shape, _Rows(tensor)
+
+
+class _Rows:
+    """Values of a tensor in a GGUF file, one after the other, those of some rows at a time."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __getitem__(self, index: slice) -> Any:
+        width, (start, stop) = self._tensor.width, (index.start, index.stop)
+        first = start // width
+        found = self._tensor.values(first, -(-stop // width)).reshape(-1)
+        return found[start - first * width : stop - first * width]
 
 
 def _of_onnx(file: Path) -> Iterator[tuple[str, tuple[int, ...], Any]]:

@@ -63,10 +63,10 @@ def unrounded(artifact: Artifact, model: Model, scratch: Path) -> Unrounded:
     Raises:
         ArtifactProblem: when the file holds an operator that is not known here, or cannot be read.
     """
-    assert artifact.file is not None
+    assert artifact.onnx is not None
     heads = [inside(model.folder, m.path) / "model.safetensors" for m in model.pipeline.weighted]
     files = [*model.weight_files, *(h for h in heads if h.is_file())]
-    return _Builder(artifact.file, References(matrices(files)), vectors(files), of_model(model), scratch).build()
+    return _Builder(artifact.onnx, References(matrices(files)), vectors(files), of_model(model), scratch).build()
 
 
 class _OnDisk(Graph):

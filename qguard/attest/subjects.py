@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qguard.artifacts.artifact import TOKENIZER_FILES, tokens_beside
+from qguard.artifacts.artifact import TOKENIZER_FILES, data_files, tokens_beside
 from qguard.artifacts.candidates import place
 from qguard.console.progress import progress
 from qguard.errors import ArtifactProblem
 from qguard.files import inside, sha256_file
-from qguard.onnx.read import external_files
 
 
 def home(path: Path) -> Path | None:
@@ -39,8 +38,9 @@ def digests(path: Path) -> dict[str, str]:
     """SHA-256 of every file of an artifact.
 
     Args:
-        path: A folder: every file in it, hidden ones too, whichever is named after ``#``. An ``.onnx`` file: those of the
-            model folder that it lies in; alone, the file, the external data that it names, and the tokenizer's files beside it.
+        path: A folder: every file in it, hidden ones too, whichever is named after ``#``. An ``.onnx`` or ``.gguf`` file: those
+            of the model folder that it lies in; alone, the file, the external data that it names, and the tokenizer's files
+            beside it.
 
     Returns:
         Relative POSIX path → 64 hexadecimal digits, sorted.
@@ -50,11 +50,11 @@ def digests(path: Path) -> dict[str, str]:
     """
     path, _ = place(path)
     if not path.exists():
-        raise ArtifactProblem(f"no artifact at {path}; expected a folder or an .onnx file")
+        raise ArtifactProblem(f"no artifact at {path}; expected a folder, or an .onnx or .gguf file")
     folder = path if path.is_dir() else home(path)
     if folder is None:
         folder = tokens_beside(path) or path.parent
-        files = [path, *(path.parent / name for name in external_files(path)), *(folder / name for name in TOKENIZER_FILES)]
+        files = [*data_files(path), *(folder / name for name in TOKENIZER_FILES)]
         names = sorted(f.relative_to(folder).as_posix() for f in files if f.exists() or f.suffix != ".json")
     else:
         names = list(_names(folder))

@@ -65,8 +65,9 @@ class Examination:
             ArtifactProblem: for an artifact that is no ONNX file.
         """
         found = self.session.artifact(self.target.precision, self.target.model)
-        if found.file is None:
-            raise ArtifactProblem("diagnose opens ONNX files; this artifact holds safetensors, which torch runs")
+        if found.onnx is None:
+            runs = found.runtime(self.target.precision.runtime)
+            raise ArtifactProblem(f"diagnose opens ONNX files; this artifact holds {found.kind}, which {runs} runs")
         return found
 
     @property

@@ -1,7 +1,7 @@
 """The registry of runtimes. A runtime computes vectors; its record says what it takes, what it needs and what can be measured.
 
-qguard's own runtimes read ONNX files or safetensors and take token ids. A runtime of another package may also take texts. It may
-have no files at all, for example if a server keeps the model.
+qguard's own runtimes read ONNX files, safetensors or GGUF files and take token ids. A runtime of another package may also take
+texts. It may have no files at all, for example if a server keeps the model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from qguard.registry import Registry, function_of, is_function
 
 TOKEN_IDS, TEXTS = "token_ids", "texts"
-ONNX, SAFETENSORS, NO_FILES = "onnx", "safetensors", "none"
+ONNX, SAFETENSORS, GGUF, NO_FILES = "onnx", "safetensors", "gguf", "none"
 ENDPOINT = "endpoint"  # the runtime of servers
 _CPU = ("cpu",)
 
@@ -26,12 +26,12 @@ class RuntimeRecord:
         name: The name in ``--precision NAME@RUNTIME``.
         open: A callable, or its name as ``module:Class``, which is imported when it is needed. It is called as
             ``(source, precision, threads)``; a runtime with several devices also gets ``device``. ``source`` is the
-            :class:`~pathlib.Path` of an ONNX file, or of the folder of the transformer with its safetensors. For a runtime
-            without files it is the fp32 :class:`~qguard.models.model.Model`, whose name, reference and revision identify the
-            model.
+            :class:`~pathlib.Path` of an ONNX or GGUF file, or of the folder of the transformer with its safetensors. For a
+            runtime without files it is the fp32 :class:`~qguard.models.model.Model`, whose name, reference and revision identify
+            the model.
         takes: :data:`TOKEN_IDS` or :data:`TEXTS`. :class:`qguard.encoders.Runtime` and
             :class:`qguard.encoders.TextRuntime` describe how qguard calls the opened runtime.
-        files: What it reads: :data:`ONNX`, :data:`SAFETENSORS`, or :data:`NO_FILES`.
+        files: What it reads: :data:`ONNX`, :data:`SAFETENSORS`, :data:`GGUF`, or :data:`NO_FILES`.
         devices: Where it computes, the default first: ``cpu``, ``cuda``, or a name of its own for another machine.
         libraries: Distributions whose versions decide its results. The first one is the one that computes.
         batch: A batch size that suits it, in padded tokens or in texts.
@@ -43,6 +43,9 @@ class RuntimeRecord:
             files and takes texts.
         tells: Whether the opened runtime tells the token ids that it computes with, by its method ``token_ids``. They are then
             judged in the family ``tokenizer``.
+        scripted: Whether ``open`` also gets ``javascript``, a :class:`qguard.javascript.settings.JavaScript`.
+        drift: How far a value of its fp32 may lie from the golden's, relative to the length of the vector, because it computes
+            otherwise and not because something is wrong.
         feeds: Whether ``open`` also gets ``feeding``, a :class:`qguard.encoders.feeding.Feeding` or ``None``: what an ONNX file
             does not say of its inputs and outputs.
     """
@@ -59,6 +62,8 @@ class RuntimeRecord:
     prompts: bool = False
     whole: bool = False
     tells: bool = False
+    scripted: bool = False
+    drift: float = 1e-4
     feeds: bool = False
 
     def lacks(self) -> Iterable[str]:
@@ -69,8 +74,8 @@ class RuntimeRecord:
             yield f"open: expected 'module:Class' or something to call, found {self.open!r}"
         if self.takes not in (TOKEN_IDS, TEXTS):
             yield f"takes: expected {TOKEN_IDS!r} or {TEXTS!r}, found {self.takes!r}"
-        if self.files not in (ONNX, SAFETENSORS, NO_FILES):
-            yield f"files: expected {ONNX!r}, {SAFETENSORS!r} or {NO_FILES!r}, found {self.files!r}"
+        if self.files not in (ONNX, SAFETENSORS, GGUF, NO_FILES):
+            yield f"files: expected {ONNX!r}, {SAFETENSORS!r}, {GGUF!r} or {NO_FILES!r}, found {self.files!r}"
         if not _words(self.devices):
             yield f"devices: expected where it computes, such as ('cpu',), found {self.devices!r}"
         if not _words(self.libraries):
@@ -177,6 +182,11 @@ def _own() -> Iterator[RuntimeRecord]:
             name, f"qguard.encoders.javascript:{runtime}", TEXTS, ONNX, _CPU, ("qguard",), batch=16, timed=False, whole=True,
             tells=True,
         )  # fmt: skip
+    # a request to a worker, which computes its texts one by one
+    yield RuntimeRecord(
+        "llamacpp", "qguard.encoders.llamacpp:LlamacppRuntime", TOKEN_IDS, GGUF, _CPU, ("gguf",), batch=4096, timed=True,
+        scripted=True, drift=4e-3,
+    )  # fmt: skip
 
 
 RUNTIMES = Registry("runtime", "qguard.runtimes", RuntimeRecord, _own)

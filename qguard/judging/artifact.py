@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -11,7 +11,10 @@ from typing import Any
 
 from qguard.artifacts.artifact import Artifact
 from qguard.artifacts.layers import INTEGER_BITS, LOOKUP, PER_TENSOR, Contents, Layer, read_layers
+from qguard.encoders.runtimes import GGUF
 from qguard.errors import ArtifactProblem
+from qguard.gguf.mixture import Matrix, types_of
+from qguard.gguf.read import read_gguf
 from qguard.judging import outputs
 from qguard.judging.session import Session, Target
 from qguard.machine.cpu import saturates
@@ -31,7 +34,7 @@ BOUNDS = {
     "artifact.wrong_rows": Bound("<=", 0),  # one row is one word, which no text of a suite may hold
 }
 # Largest relative error of a weight matrix of other bits than the recipe's, and of one scale a tensor
-ERROR_BOUND = {width.bits: width.weight_error for width in WIDTHS.values()}
+ERROR_BOUND = {width.bits: width.weight_error for name, width in WIDTHS.items() if not name.startswith("Q")}
 PER_TENSOR_ERROR = 0.5
 # Activations of encoders stay within some hundreds; masks fill with -10000 or -3.4e38
 WIDEST = 5000.0
@@ -78,18 +81,18 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
     Raises:
         ArtifactProblem: when no weight multiplication is found beyond the excluded ones.
     """
-    contents = read_layers(artifact)
+    contents, mixed = read_layers(artifact), _mixed(artifact, recipe)
     layers = [_run_in(runtime, x, artifact, recipe) for x in contents.layers if not _excluded(x, recipe)]
     # of a static model the table is all that there is
     multiplied = [x for x in layers if x.computes != LOOKUP or model.static]
     if not multiplied:
         what = f" besides those that the recipe excludes ({', '.join(recipe.excluded)})" if recipe.excluded else ""
         raise ArtifactProblem(f"the artifact holds no weight multiplication that qguard knows{what}")
-    wrong = [x for x in multiplied if not _as_promised(x, recipe)]
+    wrong = [x for x in multiplied if not _as_promised(x, recipe, mixed)]
     promise = ("" if recipe.integer else "weight-only " if recipe.stores_integers else "") + recipe.weights
     found = [
-        _share("artifact.quantized_ops", multiplied, wrong, lambda x: f"{_words(x)}, not {promise}"),
-        _bytes(layers, recipe, len(contents.layers) - len(layers)),
+        _share("artifact.quantized_ops", multiplied, wrong, lambda x: f"{_words(x)}, not {mixed.get(x.weight, promise)}"),
+        _bytes(layers, recipe, len(contents.layers) - len(layers), mixed),
         *_opset(contents, recipe),  # before what it explains
     ]
     quantized = [x for x in multiplied if x.quantized]
@@ -102,7 +105,11 @@ def measure_artifact(artifact: Artifact, model: Model, recipe: Recipe, runtime: 
 
         found.append(_share("artifact.granularity", quantized, coarse, words))
     found += [_numbers(artifact), _rows(artifact, model, recipe.width.weight_error if recipe.stores_integers else 0.0)]
-    found += [*_errors(multiplied, model, recipe), *_ranges(contents), *_saturation(multiplied, artifact)]
+    found += [
+        *_errors(multiplied, model, recipe, _vectors(artifact, model)),
+        *_ranges(contents),
+        *_saturation(multiplied, artifact),
+    ]
     return [*found, Measured("artifact.size_ratio", None, artifact.bytes / model.fp32_bytes, 1, False)]
 
 
@@ -112,11 +119,22 @@ def damage(artifact: Artifact, model: Model) -> list[str]:
 
     *_, found = stored_faults(artifact, model)
     layers = [x for x in read_layers(artifact).layers if x.computes != LOOKUP]
-    for layer, error in weight_errors(layers, matrices(model.weight_files)):
+    for layer, error in [*weight_errors(layers, matrices(model.weight_files)), *_vectors(artifact, model)]:
         coarse = layer.quantized and layer.granularity == PER_TENSOR
-        if error > (PER_TENSOR_ERROR if coarse else ERROR_BOUND.get(layer.bits, 0.01)):
+        known = WIDTHS[layer.element].weight_error if layer.element in WIDTHS else ERROR_BOUND.get(layer.bits, 0.01)
+        if error > (PER_TENSOR_ERROR if coarse else known):
             found.append(f"{layer.name}: its weights differ by {error:.1%} from fp32's, more than rounding explains")
     return found
+
+
+def _vectors(artifact: Artifact, model: Model) -> list[tuple[Layer, float]]:
+    """Biases and norms of a GGUF file, which it names, and their errors."""
+    if artifact.kind != GGUF or artifact.file is None:
+        return []
+    from qguard.precisions.gguf import vector_errors
+
+    found = vector_errors(artifact.file, model)
+    return [(Layer(name, (name,), "", name, "F32", 32, "", "float", "", 0), error) for name, error in found]
 
 
 def stored_faults(artifact: Artifact, model: Model) -> tuple[int, int, list[str]]:
@@ -141,23 +159,35 @@ def summary(artifact: Artifact) -> str:
 
 def _run_in(runtime: str, layer: Layer, artifact: Artifact, recipe: Recipe) -> Layer:
     """The layer as a runtime computes it: OpenVINO quantizes activations of dequantized weights, and rounds to bf16, if told."""
-    if runtime != "openvino" or artifact.file is None or layer.computes != "float":
+    if runtime != "openvino" or artifact.onnx is None or layer.computes != "float":
         return layer
     from qguard.encoders.openvino import GROUP, PRECISION, properties_of
 
-    properties = properties_of(artifact.file, {"BF16": "bf16", "F32": "fp32"}.get(recipe.weights, "int8"))
+    properties = properties_of(artifact.onnx, {"BF16": "bf16", "F32": "fp32"}.get(recipe.weights, "int8"))
     if layer.quantized:
         return replace(layer, computes="integer" if properties.get(GROUP) else "float")
     rounded = properties[PRECISION] == "bf16"
     return layer if rounded == (recipe.weights == "BF16") else replace(layer, computes="bf16" if rounded else "fp32")
 
 
+def _mixed(artifact: Artifact, recipe: Recipe) -> Mapping[str, str]:
+    """The type that llama.cpp's quantizer gives each tensor of a GGUF file under the recipe's name; empty for other files."""
+    if artifact.kind != GGUF or artifact.file is None or not recipe.mixture:
+        return {}
+    file = read_gguf(artifact.file)
+    return types_of(recipe.mixture, (Matrix(t.name, t.shape) for t in file.tensors.values()), file.number("block_count"))
+
+
 def _excluded(layer: Layer, recipe: Recipe) -> bool:
     return layer.part in recipe.excluded or any(fnmatchcase(name, pattern) for pattern in recipe.excluded for name in layer.names)
 
 
-def _as_promised(layer: Layer, recipe: Recipe) -> bool:
-    """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations."""
+def _as_promised(layer: Layer, recipe: Recipe, mixed: Mapping[str, str]) -> bool:
+    """An integer recipe promises integer arithmetic; a weight-only one promises the stored type and float activations; one of
+    llama.cpp's mixtures the type that it has for the tensor, which decides what is computed.
+    """
+    if layer.weight in mixed:
+        return layer.element == mixed[layer.weight]
     whole = layer.bits == recipe.width.bits and not layer.element.startswith("F8")
     right = whole if recipe.stores_integers else _holds(layer, recipe)
     if layer.computes == LOOKUP:
@@ -175,7 +205,9 @@ def _holds(layer: Layer, recipe: Recipe) -> bool:
 
 def _most(layer: Layer, recipe: Recipe) -> float:
     """The error of a matrix that rounding to its own bits explains."""
-    return recipe.width.weight_error if layer.bits == recipe.width.bits else ERROR_BOUND.get(layer.bits, 0.01)
+    if layer.bits == recipe.width.bits:
+        return recipe.width.weight_error
+    return WIDTHS[layer.element].weight_error if layer.element in WIDTHS else ERROR_BOUND.get(layer.bits, 0.01)
 
 
 def _words(layer: Layer) -> str:
@@ -188,13 +220,17 @@ def _share(name: str, of: Sequence[Layer], wrong: Sequence[Layer], words: Callab
     return Measured(name, None, 1 - len(wrong) / len(of), len(of), True, shown, BOUNDS[name])
 
 
-def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int) -> Measured:
+def _bytes(layers: Sequence[Layer], recipe: Recipe, excluded: int, mixed: Mapping[str, str]) -> Measured:
     sizes = {x.weight: x for x in layers}  # a table may serve two layers
 
     def promised(x: Layer) -> str:
+        if x.weight in mixed:
+            return mixed[x.weight]
         return recipe.tables or recipe.weights if x.computes == LOOKUP else recipe.weights
 
     def right(x: Layer) -> bool:
+        if x.weight in mixed:
+            return x.element == mixed[x.weight]
         return x.holds(recipe.tables) if recipe.tables and x.computes == LOOKUP else _holds(x, recipe)
 
     wrong = sorted((x for x in sizes.values() if not right(x)), key=lambda x: -x.bytes)
@@ -247,10 +283,10 @@ def _and_more(shown: Sequence[str], of: int) -> tuple[str, ...]:
     return (*shown, f"and {of - len(shown)} more") if of > len(shown) else tuple(shown)
 
 
-def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe) -> list[Measured]:
+def _errors(layers: Sequence[Layer], model: Model, recipe: Recipe, vectors: Sequence[tuple[Layer, float]]) -> list[Measured]:
     from qguard.artifacts.layers.weights import matrices, weight_errors
 
-    errors = weight_errors(layers, matrices(model.weight_files))
+    errors = [*weight_errors(layers, matrices(model.weight_files)), *vectors]
     if not errors:
         return []
     coarse = recipe.granularity == PER_TENSOR
@@ -299,7 +335,7 @@ def _saturation(layers: Sequence[Layer], artifact: Artifact) -> list[Measured]:
     channels = sum(len(o) for _, o in counts)
     hit = sorted(((x, int(o.sum()), len(o)) for x, o in counts if o.any()), key=lambda h: -h[1] / h[2])
     shown = [f"{x.name}: {n} of {of} output channels can overflow" for x, n, of in hit[:_SHOWN]]
-    exact = artifact.file is not None and exact_products(artifact.file)
+    exact = artifact.onnx is not None and exact_products(artifact.onnx)
     if hit:
         where = "such as this CPU" if saturates() else "this CPU has VNNI or is not x86"
         done = f"set here, as {OPTIONS_FILE} declares" if exact else f"declare it in {OPTIONS_FILE} beside the file"

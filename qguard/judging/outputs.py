@@ -66,8 +66,8 @@ def values(session: Session, target: Target) -> list[Measured]:
         return []
     given, least = _Given.of(session, target, encoder), target.precision.recipe.width.least_cosine
     artifact = session.artifact(target.precision, target.model)
-    if artifact.file is not None:
-        refuse_several(encoder, given.rows, given.batches, artifact.file.name)
+    if artifact.onnx is not None:
+        refuse_several(encoder, given.rows, given.batches, artifact.onnx.name)
     found = list(_own(given, model.pipeline, least))
     if found and model.onnx is not None:  # what is so in the model's own file is no fault of the artifact
         runtime = fp32_runtime(session, target.precision, target.model)

@@ -18,6 +18,7 @@ from qguard.artifacts.artifact import Artifact
 from qguard.encoders import Ints, length_batches, padded
 from qguard.encoders.network import open_network
 from qguard.encoders.onnx import OnnxRuntime
+from qguard.encoders.runtimes import GGUF
 from qguard.errors import ArtifactProblem, MeasurementProblem, first_line
 from qguard.files import inside
 from qguard.judging.once import once
@@ -91,8 +92,10 @@ def values(session: Session, target: Target) -> list[Measured]:
 
 def _halves(artifact: Artifact, recipe: Recipe) -> Iterator[tuple[Half, Layers]]:
     """The 16-bit types that activations have, and what runs them."""
+    if artifact.kind == GGUF:  # what overflows in llama.cpp overflows here too: nothing is widened on a CPU
+        return
     declared = next((half for half in (FP16, BF16) if half.safetensors == recipe.weights), None)
-    if artifact.file is None:
+    if artifact.onnx is None:
         if declared is not None:
             yield declared, Layers.of_network(artifact)
         return
@@ -118,8 +121,8 @@ class Layers:
         import onnx
         import onnxruntime as ort
 
-        assert artifact.file is not None
-        graph = Graph.read(artifact.file)
+        assert artifact.onnx is not None
+        graph = Graph.read(artifact.onnx)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:
@@ -132,11 +135,11 @@ class Layers:
             raise
         except Exception as e:  # ONNX Runtime's own exception types differ by build
             raise MeasurementProblem(
-                f"{artifact.file.name} cannot be run in float32 to look for overflow: {first_line(e)}"
+                f"{artifact.onnx.name} cannot be run in float32 to look for overflow: {first_line(e)}"
             ) from e
         nodes = {name: node.name or name for node in graph.nodes for name in node.output}
         recorder = _Recorder(opened, {out: nodes[name] for name, out in outputs.items()})
-        runtime: Any = copy.copy(OnnxRuntime(artifact.file, feeding=artifact.feeding))  # it knows how the file is fed
+        runtime: Any = copy.copy(OnnxRuntime(artifact.onnx, feeding=artifact.feeding))  # it knows how the file is fed
         runtime.session = recorder
         return cls(runtime, recorder.most)
 
@@ -240,8 +243,8 @@ def _has(artifact: Artifact, half: Half) -> bool:
     """Whether a file stores or computes anything in a type; shapes and indices are integers."""
     from onnx import TensorProto
 
-    assert artifact.file is not None
-    model, kind = read_graph(artifact.file), getattr(TensorProto, half.onnx)
+    assert artifact.onnx is not None
+    model, kind = read_graph(artifact.onnx), getattr(TensorProto, half.onnx)
     if any(t.data_type == kind for t in tensors(model)):
         return True
     return any(a.name == "to" and a.i == kind for n in model.graph.node if n.op_type == "Cast" for a in n.attribute)

@@ -8,8 +8,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from qguard.artifacts.artifact import TOKENIZER_FILES, Artifact
+from qguard.artifacts.gguf import differences_in_file
 from qguard.encoders.consumers import TokenizerFiles, differences
 from qguard.encoders.probes import PROBES
+from qguard.encoders.runtimes import GGUF
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import GoldenProblem
 from qguard.goldens import Golden
@@ -48,6 +50,8 @@ def difference(artifact: Artifact, model: Model, golden: Golden | None = None) -
     if found := list(_tokenizer(artifact, model, golden)):
         files = ", ".join(TOKENIZER_FILES)
         return f"the artifact's tokenizer is not the model's: {_listed(found)}. Copy {files} of the model into the artifact"
+    if artifact.kind == GGUF and artifact.file is not None and (found := list(differences_in_file(artifact.file, model))):
+        return f"the GGUF file is not of this model: {_listed(found)}. Convert the model again, or give the file of this model"
     if found := list(_declared(artifact, model)):
         return (
             f"the artifact declares other settings than the model: {_listed(found)}. Copy the model's file into the artifact; "

@@ -53,6 +53,9 @@ class Stored:
         """With one dimension."""
         return replace(self, values=self.values.reshape(-1))
 
+    def __len__(self) -> int:
+        return len(self.values)
+
     def __getitem__(self, index: Any) -> Any:
         """A part, by NumPy's rules of slices and indices; float32 for :data:`BF16`, else of the stored type."""
         found = np.array(self.values[index])

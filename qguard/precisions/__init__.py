@@ -10,7 +10,7 @@ from typing import Any
 from qguard.artifacts.artifact import Artifact, build_cached
 from qguard.boundary import step
 from qguard.encoders.loaded import carry_tokenizer
-from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, SAFETENSORS, RuntimeRecord
+from qguard.encoders.runtimes import ENDPOINT, GGUF, NO_FILES, ONNX, RUNTIMES, RuntimeRecord
 from qguard.endpoints.protocols import check_kind
 from qguard.endpoints.settings import SERVED, Endpoint
 from qguard.errors import ArtifactProblem, ModelProblem, QguardError, UsageProblem, first_line, unknown
@@ -199,14 +199,17 @@ class Precision:
         if files == NO_FILES:
             return
         recipe = self.recipe_of(model)
+        if files == GGUF:
+            from qguard.precisions.gguf import Network
+
+            Network.read(model)
         if model.kind == SPARSE and not recipe.tied:
             raise UsageProblem(
                 f"model {model.name!r} is sparse, and its decoder shares its weights with the table of words, which "
                 f"{recipe.name} cannot store; quantize it for ONNX Runtime or OpenVINO: --precision int8, int8@openvino"
             )
-        torch = files == SAFETENSORS
-        others = sorted(known(lambda r: (RUNTIMES[r.runtime].files == SAFETENSORS) != torch))
-        if model.onnx and torch:
+        if model.onnx and files != ONNX:
+            others = sorted(known(lambda r: RUNTIMES[r.runtime].files == ONNX))
             raise ModelProblem(
                 f"{self} needs torch's weights, and model {model.name!r} comes as ONNX alone ({model.onnx.name}); "
                 f"give a model with safetensors, or one of the precisions {', '.join(others)}"

@@ -216,6 +216,71 @@ _WRITTEN: dict[str, dict[str, str]] = {
         **_task(0.995, 0.985),  # 1.000 and 1.004
         **_robust(0.7),  # .902 on 633 texts: texts in scripts that no calibration text is in
     },
+    # In llama.cpp, whose GELU comes from a table in half precision; by the rule of docs/tolerances.md, figures in docs/gguf.md
+    "fp32@llamacpp": {},
+    "f16": {
+        **INVARIANT,  # a text is computed by itself
+        "artifact.size_ratio": "<= 0.52",  # half the bytes, or nothing was cast
+        "embedding.cosine_p01": ">= 0.9998",  # 1.0000, no further away than fp32 in llama.cpp
+        "embedding.cosine_min": ">= 0.9995",  # .99999
+        "embedding.norm_error": "<= 0.001",  # vectors are normalized here
+        "similarity.max_error": "<= 0.002",  # .0006
+        "ranking.overlap@10": ">= 0.995",  # .9985
+        "ranking.top1": ">= 0.99",  # .998
+        **_task(0.999, 0.998),  # 1.000 both
+        **_robust(0.999),  # 1.0000
+    },
+    "q8_0": {
+        **INVARIANT,
+        "artifact.size_ratio": "<= 0.3",  # .278: 32 values share a scale of 16 bits
+        "embedding.cosine_mean": ">= 0.9995",  # .9996
+        "embedding.cosine_p01": ">= 0.998",  # .9990
+        "embedding.cosine_min": ">= 0.995",  # .998
+        "embedding.norm_error": "<= 0.001",  # vectors are normalized here
+        "similarity.spearman": ">= 0.995",  # .99995; few texts that hardly differ in score come to .998
+        "similarity.p99_error": "<= 0.01",  # .007
+        "similarity.bias": "<= 0.002",  # .0007
+        "ranking.overlap@10": ">= 0.97",  # .979
+        "ranking.overlap@10[*]": ">= 0.92",  # .968
+        "ranking.top1": ">= 0.95",  # .969
+        "ranking.inversions": "<= 0.002",  # none seen
+        **_task(0.998, 0.985),  # 1.000 and .998
+        **_robust(0.99),  # .9978 on 280 texts
+    },
+    "q4_k_m": {
+        **INVARIANT,
+        "artifact.size_ratio": "<= 0.27",  # .234: rows of 384 values get 5 and 8 bits instead of 4 and 6
+        "embedding.cosine_mean": ">= 0.99",  # .9911; Q4_0 .966
+        "embedding.cosine_p01": ">= 0.965",  # .974
+        "embedding.cosine_min": ">= 0.92",  # .955
+        "embedding.norm_error": "<= 0.001",  # vectors are normalized here
+        "similarity.spearman": ">= 0.985",  # .9990; few texts that hardly differ in score come to .992
+        "similarity.p99_error": "<= 0.05",  # .034
+        "similarity.bias": "<= 0.006",  # .003
+        "ranking.overlap@10": ">= 0.895",  # .908; Q4_0 .836
+        "ranking.overlap@10[*]": ">= 0.82",  # .877
+        "ranking.top1": ">= 0.855",  # .881
+        "ranking.inversions": "<= 0.015",  # .012; Q4_0 .062
+        **_task(0.992, 0.98),  # .997 and 1.006
+        **_robust(0.88),  # .965 on 280 texts
+    },
+    "q4_0": {
+        **INVARIANT,
+        "artifact.size_ratio": "<= 0.24",  # .220: word embeddings in 8 bits
+        "embedding.cosine_mean": ">= 0.962",  # .966
+        "embedding.cosine_p01": ">= 0.89",  # .915
+        "embedding.cosine_min": ">= 0.75",  # .866
+        "embedding.norm_error": "<= 0.001",  # vectors are normalized here
+        "similarity.spearman": ">= 0.97",  # .9975; few texts that hardly differ in score come to .976
+        "similarity.p99_error": "<= 0.1",  # .075
+        "similarity.bias": "<= 0.03",  # .017: state thresholds anew
+        "ranking.overlap@10": ">= 0.825",  # .836: one neighbor in six changes; ask for more where that matters
+        "ranking.overlap@10[*]": ">= 0.64",  # .714
+        "ranking.top1": ">= 0.76",  # .799
+        "ranking.inversions": "<= 0.07",  # .062
+        **_task(0.985, 0.965),  # .995 and .994
+        **_robust(0.5),  # .842 on 280 texts
+    },
     # Quantized vectors of an fp32 model; figures are MiniLM's on core
     "+int8": {
         **_SCALAR,

@@ -15,6 +15,11 @@ _FP32 = Recipe(
     of_table="qguard.precisions.table:fp32",
     description="The reference: the model exported to ONNX, attention fused, or its own ONNX file.",
 )  # fmt: skip
+_GGUF = Recipe(
+    "fp32", "llamacpp", make="qguard.precisions.gguf:fp32", weights="F32", mixture="F32", fp32="fp32@llamacpp",
+    packages=("gguf", "safetensors"), extra="gguf", bounds=DEFAULT_BOUNDS["fp32"] | DEFAULT_BOUNDS["fp32@llamacpp"],
+    description="The reference in llama.cpp: a GGUF file in float32.",
+)  # fmt: skip
 _CAST = Recipe(
     "fp32", "torch", make="qguard.precisions.cast:fp32", weights="F32", fp32="fp32@torch", bounds=DEFAULT_BOUNDS["fp32"],
     of_table="qguard.precisions.table:torch_fp32",
@@ -105,6 +110,26 @@ _MADE = (
         calibrated=True, integer=True, granularity="per-channel", extra="openvino", speedup=_FASTER,
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@openvino"],
         description="8-bit weights, rounded by GPTQ, and activations quantized as they come, in groups of a token's values.",
+    ),
+    _GGUF,
+    replace(
+        _GGUF, precision="f16", make="qguard.precisions.gguf:f16", weights="F16", mixture="F16", bounds=DEFAULT_BOUNDS["f16"],
+        description="GGUF: matrices in IEEE half precision.",
+    ),
+    replace(
+        _GGUF, precision="q8_0", make="qguard.precisions.gguf:q8_0", weights="Q8_0", mixture="Q8_0", integer=True,
+        granularity=32, bounds=DEFAULT_BOUNDS["q8_0"],
+        description="GGUF: 8-bit matrices, one scale a block of 32 values, and activations rounded to 8 bits by blocks.",
+    ),
+    replace(
+        _GGUF, precision="q4_k_m", make="qguard.precisions.gguf:q4_k_m", weights="Q4_K", mixture="Q4_K_M", integer=True,
+        granularity=32, bounds=DEFAULT_BOUNDS["q4_k_m"],
+        description="GGUF: llama.cpp's mixture of 4 and 6 bits; rows that are no multiple of 256 values get 5 and 8 instead.",
+    ),
+    replace(
+        _GGUF, precision="q4_0", make="qguard.precisions.gguf:q4_0", weights="Q4_0", mixture="Q4_0", integer=True,
+        granularity=32, bounds=DEFAULT_BOUNDS["q4_0"],
+        description="GGUF: 4-bit matrices, one scale a block of 32 values, word embeddings in 6 or 8 bits.",
     ),
 )  # fmt: skip
 # dtype of Transformers.js → the function that lays it out, by the precision whose file it is

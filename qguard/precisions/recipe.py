@@ -37,6 +37,12 @@ WIDTHS = {
     "BF16": Width(16, 0.99, 0.01),
     "I8": Width(8, 0.9, 0.05),
     "I4": Width(4, 0.8, 0.25),
+    # of llama.cpp, by its names: blocks of 16 or 32 values have a scale each
+    "Q8_0": Width(8, 0.99, 0.02),
+    "Q6_K": Width(6, 0.97, 0.04),
+    "Q5_0": Width(5, 0.95, 0.08),
+    "Q4_K": Width(4, 0.9, 0.15),
+    "Q4_0": Width(4, 0.85, 0.15),
 }
 UNKNOWN = Width(0, math.nan, math.nan)
 # The value of ``make`` if qguard builds nothing: the runtime keeps the model, or --artifact gives another tool's files
@@ -62,7 +68,9 @@ class Recipe:
             fill, and nothing else. Empty if the recipe is for multiplications alone.
         description: What it does to a model, in one sentence.
         weights: Element type of the weight matrices, by its safetensors name: ``F32 F16 BF16 I8 I4``. For another type, also
-            set ``bits``, ``least_cosine`` and ``weight_error``. Names of integer types begin with ``I`` or ``U``.
+            set ``bits``, ``least_cosine`` and ``weight_error``. Names of integer types begin with ``I``, ``U`` or ``Q``.
+        mixture: Of a GGUF file, the name of llama.cpp's mixture of types that it must hold, in
+            :data:`qguard.gguf.mixture.MIXTURES`: the type of each tensor is then what llama.cpp's own quantizer chooses for it.
         fp32: Name of the recipe that makes fp32 for this runtime. The candidate is timed and diagnosed against it.
         bounds: The default gates, as they are written in ``[tool.qguard.gates]``: key → bound. Each family in
             :data:`ACCURACY` needs at least one. They are those of all-MiniLM-L6-v2; another model's golden moves them.
@@ -102,6 +110,7 @@ class Recipe:
     weight_error: float | None = None
     integer: bool = False
     granularity: str | int | None = None
+    mixture: str = ""
     tables: str | None = None
     excluded: tuple[str, ...] = ()
     from_fp32: bool = False
@@ -148,7 +157,7 @@ class Recipe:
     @property
     def stores_integers(self) -> bool:
         """Whether its weights are stored as integers."""
-        return self.weights.startswith(("I", "U"))
+        return self.weights.startswith(("I", "U", "Q"))
 
     def lacks(self) -> Iterator[str]:
         """Required fields that are missing or invalid; see :class:`qguard.registry.Record`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact
+from qguard.encoders.runtimes import GGUF
 
 PER_TENSOR, PER_CHANNEL = "per-tensor", "per-channel"
 LOOKUP = "lookup"  # an embedding table: rows are read, nothing is multiplied
@@ -32,7 +33,7 @@ class Layer:
         names: Every name that the files have for it; patterns of declared float layers match any of them.
         operator: The operator's type, for example ``MatMulInteger``; empty in a safetensors file.
         weight: Name of the stored tensor.
-        element: Element type of the stored tensor, by safetensors' names: ``F32``, ``I8``, …
+        element: Element type of the stored tensor, by safetensors' names: ``F32``, ``I8``, …; in a GGUF file by llama.cpp's.
         bits: Bits of a weight as it is multiplied: 8 also where a float tensor passes through ``QuantizeLinear``.
         granularity: ``per-tensor``, ``per-channel`` (one scale an output channel), ``block N`` (N inputs share a scale),
             ``axis N`` (scales along another axis than the outputs), or empty for float and for scales that were not found.
@@ -106,6 +107,10 @@ def read_layers(artifact: Artifact) -> Contents:
         from qguard.encoders.network import lookup_tables
 
         return Contents(read(artifact.weight_files, lookup_tables(artifact.runs)))
+    if artifact.kind == GGUF:
+        from qguard.artifacts.layers import gguf
+
+        return Contents(gguf.read(artifact.file))
     from qguard.artifacts.layers import onnx
 
     return onnx.read(artifact.file)

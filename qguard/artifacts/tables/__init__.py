@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact
+from qguard.encoders.runtimes import GGUF
 
 CHUNK = 2**21  # values that are dequantized at once
 
@@ -53,6 +54,10 @@ def read_tables(artifact: Artifact) -> list[Table]:
         from qguard.artifacts.tables import safetensors
 
         return safetensors.read(artifact)
+    if artifact.kind == GGUF:
+        from qguard.artifacts.tables import gguf
+
+        return gguf.read(artifact.file)
     from qguard.artifacts.tables import onnx
 
     return onnx.read(artifact.file)
