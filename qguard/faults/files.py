@@ -22,7 +22,7 @@ def cut(path: Path, share: float) -> None:
 
 def truncated(site: FaultSite, share: float) -> Candidate:
     """Shorten the file; without provenance, whose hash would tell at once."""
-    cut(site.file, share)
+    cut(site.single, share)
     (site.folder / PROVENANCE).unlink(missing_ok=True)
     return Candidate(site.folder)
 
@@ -32,7 +32,7 @@ def flipped(site: FaultSite, _: None) -> Candidate:
     if not (site.folder / PROVENANCE).exists():
         raise NotApplicable("the artifact has no provenance that could tell")
     path = site.artifact.weight_files[0]
-    target = site.file if site.artifact.file is not None else site.folder / path.relative_to(site.artifact.folder)
+    target = site.single if site.artifact.file is not None else site.folder / path.relative_to(site.artifact.folder)
     with target.open("r+b") as f:
         f.seek(target.stat().st_size // 2)
         byte = f.read(1)[0]

@@ -129,7 +129,7 @@ def broken(site: FaultSite, mode: str) -> Candidate:
     mode = "mean" if own == (mode,) else mode
     if len(own) != 1 or own == (mode,):
         raise NotApplicable("several poolings are concatenated" if own else "no one pooling holds for every text")
-    fp32 = site.session.fp32(site.model, "onnx" if site.artifact.file else "torch")
+    fp32 = site.session.fp32(site.model, "torch" if site.artifact.file is None else "onnx")
     pipeline = base.pipeline.pooled_by((mode,))
     encoder = open_encoder(fp32.runtime("onnx"), fp32.folder, pipeline, "fp32", fp32.file, site.session.config.device)
 

@@ -32,7 +32,7 @@ def opset(site: FaultSite, version: int) -> Candidate:
     """
     from qguard.artifacts.layers import read_layers
 
-    if site.artifact.file is None or version >= read_layers(site.artifact).needs_opset:
+    if site.artifact.onnx is None or version >= read_layers(site.artifact).needs_opset:
         raise NotApplicable("no scale of the file depends on the operator set: its integer operators state their own")
     site.graph.set_opset(version)
     return site.operated()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from qguard.encoders.runtimes import GGUF
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 from qguard.files import dump_json
 from qguard.kinds import DENSE
@@ -33,6 +34,8 @@ def pooling(site: FaultSite, mode: str) -> Candidate:
         mode: One of :data:`qguard.models.pipeline.POOLING_MODES`; where it is the model's own, the mean.
     """
     site.need(DENSE)
+    if site.artifact.kind == GGUF:
+        raise NotApplicable("llama.cpp pools as the GGUF file says; one that says another pooling is refused before it is judged")
     own = site.base.pipeline.pooling
     mode = "mean" if own == (mode,) else mode
     if len(own) != 1 or own == (mode,):

@@ -124,7 +124,8 @@ def judge_under(sound: Session, precision: Precision, model: str, condition: Con
         name = artifact.runtime(precision.runtime)
         feeding = artifact.feeding.padded_by(encoder.tokenizer)
         told = of_kind(RUNTIMES.find(name), artifact.pipeline.kind)
-        runtime = open_runtime(name, artifact.runs, precision.base, condition.threads, sound.config.device, feeding, **told)
+        given = condition.threads, sound.config.device, feeding, artifact.javascript
+        runtime = open_runtime(name, artifact.runs, precision.base, *given, **told)
         runtime.workers = 1
         return Shuffled(Encoder(encoder.tokenizer, runtime, encoder.head), condition)
 

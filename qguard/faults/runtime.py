@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders import Runtime
+from qguard.encoders.runtimes import GGUF
 from qguard.faults.site import Candidate, FaultSite, NotApplicable
 
 
@@ -60,6 +61,8 @@ def padded_left(site: FaultSite, every: int) -> Candidate:
     """Put padding before the text: positions of short texts shift."""
     if site.base.static:
         raise NotApplicable("a static model knows no positions")
+    if site.artifact.kind == GGUF:
+        raise NotApplicable("llama.cpp is given each text without padding")
 
     def run(inner: Runtime, *batch: Any) -> Any:
         # stable: tokens keep their order, padding goes to the front

@@ -97,6 +97,9 @@ class FaultSite:
             shutil.copytree(source, target)
             return target
         copy_layout(self.base, target)  # a bare file of another tool
+        if self.artifact.onnx is None:
+            shutil.copyfile(file, target / file.name)
+            return target
         inner = target / self.artifact.pipeline.transformer / "onnx"
         inner.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, inner / "model.onnx")
@@ -112,9 +115,20 @@ class FaultSite:
         Raises:
             NotApplicable: for an artifact without one.
         """
+        if self.artifact.onnx is None:
+            raise NotApplicable("the artifact holds no ONNX file whose graph could be changed")
+        return self.single
+
+    @property
+    def single(self) -> Path:
+        """The copy's ONNX or GGUF file.
+
+        Raises:
+            NotApplicable: for an artifact without one.
+        """
         source = self.artifact.file
         if source is None:
-            raise NotApplicable("the artifact holds no ONNX file whose graph could be changed")
+            raise NotApplicable("the artifact holds no single file")
         found = [*self.folder.rglob(source.name), *self.folder.rglob("model.onnx")]
         return found[0]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from qguard.javascript.packages import NODE_MODULES
 
@@ -25,3 +26,12 @@ class JavaScript:
     browser: str = ""
     close: bool = False
     timeout: float = 600.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "modules": str(self.modules)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> JavaScript:
+        """What :meth:`to_json` gave."""
+        return cls(**{**values, "modules": Path(values["modules"])})

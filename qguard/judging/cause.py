@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from qguard.encoders import Floats
-from qguard.encoders.runtimes import NO_FILES
+from qguard.encoders.runtimes import NO_FILES, RUNTIMES
 from qguard.goldens import update_command
 from qguard.goldens.reference import DRIFT
 from qguard.judging.facts import changed
@@ -37,6 +37,7 @@ class Facts(TypedDict, total=False):
     Attributes:
         fp32: The fp32 precision that was run again for the comparison, or could not be run.
         texts: Number of the suite's texts in that run. It includes the texts whose vectors moved most.
+        rounding: The largest such difference that the runtime's own arithmetic explains.
         change: The largest difference between an fp32 vector and the golden's, relative to the vector's length.
         precision: The judged precision, without the kind of its vectors.
         quantized: What is quantized: ``model``, ``vectors``, or both.
@@ -57,6 +58,7 @@ class Facts(TypedDict, total=False):
 
     fp32: str
     texts: int
+    rounding: float
     change: float
     precision: str
     quantized: list[str]
@@ -156,8 +158,9 @@ def find_cause(session: Session, target: Target) -> Cause:
     golden = session.golden(target.model, target.suite)
     change = session.similarity(target.model).change(golden.vectors[rows], live)
     facts: Facts = {"fp32": name, "texts": len(rows), "change": float(change.max())}
-    if not change.max() <= DRIFT:
-        return Cause.of("stack", {**facts, **_drifted(session, target, rows, live)})
+    least = RUNTIMES[name.partition("@")[2]].drift
+    if not change.max() <= least:
+        return Cause.of("stack", {**facts, "rounding": least, **_drifted(session, target, rows, live)})
     far = too_far(comparison, target.precision) or {}
     parts = [] if target.precision.base == "fp32" else ["model"]
     parts += [] if target.precision.vectors == FLOAT else ["vectors"]
@@ -209,7 +212,8 @@ def _stack(facts: Facts) -> str:
     changed = ", ".join(facts["versions"]) or "no recorded version changed: another CPU?"
     words = (
         f"the stack drifted: {facts['fp32']} as it runs now differs from the golden by up to {facts['change']:.1e} on "
-        f"{facts['texts']} texts (rounding stays below {DRIFT:.0e}) and costs {facts['drift']:.6f} of their mean cosine; "
+        f"{facts['texts']} texts (rounding stays below {facts.get('rounding', DRIFT):.0e}) and costs {facts['drift']:.6f} of "
+        "their mean cosine; "
         f"{changed}"
     )
     if (loss := facts.get("loss")) is not None:

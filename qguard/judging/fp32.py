@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qguard.encoders import Encoder, Floats, open_encoder
+from qguard.encoders import Encoder, Floats
 from qguard.judging.session import Session, Target
 from qguard.precisions import Precision, fp32_of
 
@@ -45,4 +45,4 @@ def fp32_encoder(session: Session, model: str, runtime: str) -> Encoder:
         QguardError: when fp32 cannot be made or run here.
     """
     fp32 = session.fp32(model, runtime)
-    return open_encoder(runtime, fp32.folder, fp32.pipeline, "fp32", fp32.file, session.config.device, feeding=fp32.feeding)
+    return session.opened(runtime, fp32, fp32.file)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from qguard.artifacts.artifact import Artifact
 from qguard.encoders import TextEncoder
 from qguard.encoders.interface import Interface
-from qguard.encoders.runtimes import ENDPOINT, SAFETENSORS
+from qguard.encoders.runtimes import ENDPOINT, GGUF, SAFETENSORS
 from qguard.errors import QguardError
 from qguard.files import inside
+from qguard.gguf.read import read_gguf
 from qguard.judging import endpoint
 from qguard.judging.session import Session, Target
 from qguard.kinds import CROSS_ENCODER, MULTI_VECTOR, SPARSE
@@ -31,7 +32,8 @@ class Part:
     Attributes:
         name: ``file``, ``runtime``, ``versions``, ``tokenizer``, ``padding``, ``length``, ``prompts``, ``input NAME``,
             ``output``, ``pooling`` or ``normalization``; of a cross-encoder ``labels`` and ``activation``; of a server
-            ``server``, ``model``, ``prompts``, ``normalization``, ``scores`` and ``fingerprint``.
+            ``server``, ``model``, ``prompts``, ``normalization``, ``scores`` and ``fingerprint``; of a GGUF file
+            ``tensors``.
         value: What it is.
         source: Where it comes from: ``artifact``, ``model`` or ``configuration``, or the rule that chose it.
         others: What could have been judged in its place.
@@ -54,17 +56,19 @@ def judged(session: Session, target: Target) -> list[Part]:
         return [Part(*part) for part in endpoint.parts(session, target)]
     if not artifact.has_files:
         return [Part("runtime", target.precision.runtime, "it keeps the model, so that there are no files to name")]
-    found = [_file(session, artifact), _runtime(target, artifact)]
+    found = [_file(session, artifact), *_tensors(artifact), _runtime(target, artifact)]
     found += _text(session, target, artifact, model)
-    pooled = False
+    pooled = artifact.kind == GGUF
     try:
         encoder = session.encoder(target.precision, target.model)
-        interface = None if isinstance(encoder, TextEncoder) else getattr(encoder.runtime, "interface", None)
     except QguardError as e:  # which the gate tells too
         return [*found, Part("output", "cannot be opened", str(e))]
-    if isinstance(encoder, TextEncoder) and encoder.versions:
-        listed = ", ".join(f"{name} {version}" for name, version in encoder.versions.items())
-        found.insert(2, Part("versions", listed, "what the runtime says of itself"))
+    texts = isinstance(encoder, TextEncoder)
+    interface = None if texts else getattr(encoder.runtime, "interface", None)
+    if versions := encoder.versions:
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+        at = next(i for i, part in enumerate(found) if part.name == "runtime")
+        found.insert(at + 1, Part("versions", listed, "what the runtime says of itself"))
     if artifact.kind == SAFETENSORS and not model.static:
         gives = "logits" if model.kind in (CROSS_ENCODER, SPARSE) else "last_hidden_state"
         found.append(Part("output", gives, "what the network gives"))
@@ -87,6 +91,14 @@ def _file(session: Session, artifact: Artifact) -> Part:
     home = place.parent.parent if home == place.parent and home.name == "onnx" else home
     built = "built by qguard" if session.artifact_path is None else ONLY
     return Part("file", place.relative_to(home).as_posix(), artifact.rule or built, list(artifact.others))
+
+
+def _tensors(artifact: Artifact) -> Iterator[Part]:
+    """The types of a GGUF file's matrices: its name may say another one."""
+    if artifact.kind == GGUF and artifact.file is not None:
+        counted = read_gguf(artifact.file).counted()
+        words = ", ".join(f"{kind} in {n} ({size / 1e6:.1f} MB)" for kind, (n, size) in counted.items())
+        yield Part("tensors", words, "counted in the file, whatever its name says")
 
 
 def _runtime(target: Target, artifact: Artifact) -> Part:
@@ -155,7 +167,10 @@ def _head(artifact: Artifact, model: Model, pooled: bool) -> Iterator[Part]:
         yield Part("pooling", f"inside the file (declared: {words})", "its output is finished vectors")
     else:
         yield Part("pooling", words, origin)
-    yield Part("normalization", "to unit length" if pipeline.normalize else "none", origin)
+    unit = "to unit length" if pipeline.normalize else "none"
+    if artifact.kind == GGUF and pipeline.normalize:
+        unit += ", applied here: node-llama-cpp gives vectors of any length"
+    yield Part("normalization", unit, origin)
 
 
 def _of_words(module: Module) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.encoders.runtimes import TOKEN_IDS
+from qguard.encoders.runtimes import GGUF, TOKEN_IDS
 from qguard.errors import QguardError
 from qguard.judging.artifact import damage
 from qguard.judging.once import once
@@ -195,15 +195,20 @@ def _without_rounding(session: Session, target: Target, rows: tuple[int, ...]) -
     artifact, model = session.artifact(target.precision, target.model), session.model(target.model)
     if artifact.file is None:
         raise ArtifactProblem("torch computes from weights alone, and rounds them itself")
+    tokenizer, ids = session.tokenizer(target.precision, target.model), session.token_ids(target)
     with tempfile.TemporaryDirectory() as folder:
+        if artifact.kind == GGUF:
+            from qguard.precisions.gguf import write_unrounded
+
+            file = Path(folder) / artifact.file.name
+            write_unrounded(artifact.file, model, file)
+            return session.opened("llamacpp", artifact, file, tokenizer, model).encode_rows([ids[i] for i in rows])
         made = unrounded(artifact, model, Path(folder))
         if made.kept:
             raise ArtifactProblem(f"{len(made.kept)} of its stored weights are in no matrix of the model, such as {made.kept[0]}")
         file = Path(folder) / artifact.file.name
         made.graph.save(file)
-        tokenizer = session.tokenizer(target.precision, target.model)
         opened = open_encoder("onnx", artifact.folder, artifact.pipeline, "fp32", file, "cpu", tokenizer, model, artifact.feeding)
-        ids = session.token_ids(target)
         return opened.encode_rows([ids[i] for i in rows])
 
 

@@ -15,7 +15,7 @@ from qguard.artifacts.artifact import Artifact, open_artifact
 from qguard.boundary import step
 from qguard.config import Config
 from qguard.encoders import Encoder, Floats, open_encoder
-from qguard.encoders.runtimes import ENDPOINT, NO_FILES, RUNTIMES, TOKEN_IDS
+from qguard.encoders.runtimes import ENDPOINT, GGUF, NO_FILES, RUNTIMES, TOKEN_IDS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.encoders.whole import Whole
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem, unknown
@@ -33,7 +33,7 @@ from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
 from qguard.models.pipeline import STATIC, Pipeline
-from qguard.precisions import Precision, fp32_of
+from qguard.precisions import Precision, fp32_of, known
 from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
 from qguard.vectors.quantized import FLOAT, SCALAR, Ranges, unit
@@ -300,18 +300,31 @@ class Session:
         """As :meth:`artifact`, of a precision with float32 vectors."""
         path, base = self.artifact_path, self.model(model)
         with step("opening the artifact", path):
-            return open_artifact(path, base, precision.runtime) if path else precision.build(base)
+            if path is None:
+                return self._placed(precision.build(base))
+            given = self._placed(open_artifact(path, base, precision.runtime))
+        if (given.kind == GGUF) != (precision.runs_in.files == GGUF):
+            what = "is a GGUF file, which llama.cpp runs" if given.kind == GGUF else "is no GGUF file, which llama.cpp runs alone"
+            names = ", ".join(known(lambda r: (RUNTIMES[r.runtime].files == GGUF) == (given.kind == GGUF)))
+            raise UsageProblem(
+                f"--artifact: {(given.file or given.folder).name} {what}; expected one of {names}, found {precision}"
+            )
+        return given
 
     @once
     def deployed(self, model: str) -> Artifact | None:
         """``--baseline-artifact``, opened; ``None`` where only another interpreter is given."""
         with step("opening the deployed artifact", self.baseline_path):
-            return open_artifact(self.baseline_path, self.model(model)) if self.baseline_path else None
+            return self._placed(open_artifact(self.baseline_path, self.model(model))) if self.baseline_path else None
 
     @once
     def fp32(self, model: str, runtime: str) -> Artifact:
         """fp32 as an artifact of a runtime: what candidates of that runtime are timed against."""
-        return fp32_of(runtime).build(self.model(model))
+        return self._placed(fp32_of(runtime).build(self.model(model)))
+
+    def _placed(self, artifact: Artifact) -> Artifact:
+        """The same, with where the project's JavaScript is found."""
+        return replace(artifact, javascript=self.config.javascript_settings)
 
     def encoder(self, precision: Precision, model: str) -> Encoder:
         """The candidate encoder, of float32 embeddings; see :meth:`qguard.artifacts.artifact.Artifact.runtime`."""
@@ -321,14 +334,38 @@ class Session:
     def plain_encoder(self, precision: Precision, model: str) -> Encoder:
         """As :meth:`encoder`, of a precision with float32 vectors."""
         a, base = self.artifact(precision, model), self.model(model)
-        tokenizer = self.tokenizer(precision, model)
         runtime = a.runtime(precision.runtime)
         with step(f"opening {precision} in runtime {runtime!r}", a.file or a.folder):
-            return open_encoder(
-                runtime, a.folder, a.pipeline, precision.base, a.file, self.config.device, tokenizer, base, a.feeding,
-                **({"endpoint": precision.server} if runtime == ENDPOINT else {}),
-                **({"whole": self._whole(a, base)} if RUNTIMES.find(runtime).whole else {}),
-            )  # fmt: skip
+            options: dict[str, Any] = {"endpoint": precision.server} if runtime == ENDPOINT else {}
+            if RUNTIMES.find(runtime).whole:
+                options["whole"] = self._whole(a, base)
+            return self.opened(runtime, a, a.file, self.tokenizer(precision, model), base, precision.base, **options)
+
+    def opened(
+        self,
+        runtime: str,
+        artifact: Artifact,
+        file: Path | None = None,
+        tokenizer: TextTokenizer | None = None,
+        base: Model | None = None,
+        precision: str = "fp32",
+        **options: Any,
+    ) -> Encoder:
+        """An encoder on an artifact's files, or with another file in the place of its own.
+
+        Args:
+            runtime: A name in :data:`qguard.encoders.runtimes.RUNTIMES`.
+            artifact: Tokenizer, heads and what its file does not say.
+            file: The ONNX or GGUF file.
+            tokenizer: Where it is open already.
+            base: The fp32 model, for a runtime without files.
+            precision: See :func:`qguard.encoders.open_runtime`.
+            options: Of the runtime's own.
+        """
+        around = self.config.device, tokenizer, base, artifact.feeding
+        return open_encoder(
+            runtime, artifact.folder, artifact.pipeline, precision, file, *around, javascript=artifact.javascript, **options
+        )
 
     def _whole(self, artifact: Artifact, base: Model) -> Whole:
         """An artifact for a runtime that reads all of it."""

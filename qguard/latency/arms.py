@@ -14,6 +14,7 @@ from typing import Any
 from qguard.encoders.feeding import Feeding
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import MeasurementProblem
+from qguard.javascript.settings import JavaScript
 from qguard.kinds import DENSE
 from qguard.latency.fresh import last_words
 
@@ -33,6 +34,7 @@ class ArmSpec:
         device: Where it computes, ``cpu`` or ``cuda``.
         feeding: What an ONNX file does not say of its inputs and outputs.
         kind: Of the model.
+        javascript: Where JavaScript is found.
     """
 
     runtime: str
@@ -43,6 +45,7 @@ class ArmSpec:
     device: str = "cpu"
     feeding: Feeding = field(default_factory=Feeding)
     kind: str = DENSE
+    javascript: JavaScript = field(default_factory=JavaScript)
 
     redrawn = True
 
@@ -53,19 +56,23 @@ class ArmSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"javascript": self.javascript.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ArmSpec:
         """What :meth:`to_json` gave."""
-        return cls(**{**values, "feeding": Feeding(**values["feeding"])})
+        return cls(
+            **{**values, "feeding": Feeding(**values["feeding"]), "javascript": JavaScript.from_json(values["javascript"])}
+        )
 
     def open_runtime(self) -> Any:
         """The runtime of :mod:`qguard.encoders`, on ``threads`` threads."""
         from qguard.encoders import of_kind, open_runtime
 
         told = of_kind(RUNTIMES.find(self.runtime), self.kind)
-        return open_runtime(self.runtime, Path(self.path), self.precision, self.threads, self.device, self.feeding, **told)
+        return open_runtime(
+            self.runtime, Path(self.path), self.precision, self.threads, self.device, self.feeding, self.javascript, **told
+        )
 
     def arm(self, batch: Batch) -> LocalArm | WorkerArm:
         """The arm itself."""
@@ -96,6 +103,9 @@ class LocalArm:
         for _ in range(timed):
             wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
             run(*self._batch)
+            if own := getattr(self._runtime, "spent", None):  # a worker measures itself
+                timings.append(own)
+                continue
             # a run returns when its device is done; a thread that waits for CUDA may sleep, and was not interrupted
             spent = time.perf_counter_ns() - wall
             timings.append((spent, spent if self._spec.device == "cuda" else time.thread_time_ns() - cpu))

@@ -101,7 +101,8 @@ def spec_of(artifact: Artifact, precision: Precision, threads: int, python: str 
     if why := record.cannot_measure("latency"):
         raise MeasurementProblem(f"{precision}: {why}")
     where = threads, python, record.device(device)
-    return ArmSpec(record.name, str(artifact.runs), precision.base, *where, artifact.feeding, artifact.pipeline.kind)
+    around = artifact.feeding, artifact.pipeline.kind, artifact.javascript
+    return ArmSpec(record.name, str(artifact.runs), precision.base, *where, *around)
 
 
 def compare(

@@ -83,7 +83,8 @@ def _encoders(session: Session, target: Target, encoder: Encoder) -> Iterator[tu
     told = of_kind(RUNTIMES.find(runtime), artifact.pipeline.kind)
     for threads in (1, 2):
         if not (runtime == "onnx" and threads == 1):  # which is the gate's
-            opened = open_runtime(runtime, path, precision.base, threads, session.config.device, feeding, **told)
+            given = threads, session.config.device, feeding, artifact.javascript
+            opened = open_runtime(runtime, path, precision.base, *given, **told)
             yield f"{threads} thread{'s' * (threads > 1)} a batch", Encoder(encoder.tokenizer, opened, encoder.head)
     if runtime == "onnx":
         opened = open_runtime(runtime, path, precision.base, feeding=feeding, optimise=False)
