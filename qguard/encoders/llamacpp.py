@@ -15,7 +15,6 @@ import numpy as np
 
 from qguard.errors import ArtifactProblem, MeasurementProblem
 from qguard.gguf.read import read_gguf
-from qguard.javascript.packages import Packages
 from qguard.javascript.settings import JavaScript
 from qguard.javascript.worker import NodeWorker, RefusedByWorker
 from qguard.machine.cpu import cores
@@ -48,14 +47,17 @@ class LlamacppRuntime:
     ) -> None:
         self.room: int | None = read_gguf(file).number("context_length") or None  # a damaged file reaches no other software
         where = javascript or JavaScript()
-        found = Packages(where.modules).need(PACKAGE)
         lanes = 1 if threads else max(1, cores() - 1)
-        self._worker = NodeWorker("llamacpp.mjs", where.modules, where.node, where.timeout)
+        self._worker = NodeWorker("llamacpp.mjs", where.modules, where.node, where.timeout, [PACKAGE])
         try:
             facts = self._worker.ask("open", file=str(file.absolute()), lanes=lanes, threads=threads or 1).values
         except RefusedByWorker as e:
             raise ArtifactProblem(f"llama.cpp cannot load {file.name}: {e}; convert or copy it again") from e
-        self.versions = {**found, "llama.cpp": str(facts["release"]), "Node.js": self._worker.versions["node"]}
+        self.versions = {
+            **self._worker.packages.need(PACKAGE),
+            "llama.cpp": str(facts["release"]),
+            "Node.js": self._worker.versions["node"],
+        }
         self.spent = (0, 0)
 
     def __call__(self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None) -> Any:
@@ -73,7 +75,7 @@ class LlamacppRuntime:
         """Peak memory of the worker."""
         return int(self._worker.ask("memory").values["peak"])
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts by the file's own tokenizer, without tokens around them, and of any length."""
         arrays = self._worker.ask("tokens", texts=list(texts)).arrays
         ends = np.cumsum(arrays["lengths"])

@@ -137,6 +137,11 @@ class TextTokenizer:
         return TextTokenizer(copy, pipeline, self.pad_id, self.side, self.said, self._masks)
 
     @property
+    def plain(self) -> Any:
+        """The tokenizer of the tokenizers library, as it lies beneath."""
+        return self._tokenizer
+
+    @property
     def unknown_id(self) -> int | None:
         """The id that stands for what the vocabulary has not; ``None`` for a vocabulary that has everything, as of bytes."""
         found = (self._tokenizer.token_to_id(name) for name in ("[UNK]", "<unk>"))

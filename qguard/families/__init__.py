@@ -26,7 +26,7 @@ NEEDS = {
     "candidates": "a model with one score a pair, and a suite of queries with candidates",
     "files": "the artifact's files",
     "tokens": "a runtime that takes token ids",
-    "told": "a runtime that takes texts and tells their token ids",
+    "told": "a runtime that tells the token ids of its own tokenizer",
     "generated": "texts that are generated for the run",
     "dimensions": "a precision with fewer dimensions, such as int8:256",
     "endpoint": "a server that is asked over HTTP",

@@ -73,6 +73,10 @@ TOKENIZER = (
         "tokenizer.mismatches", higher_is_better=False, unit="texts, 0 or more",
         description="texts that the runtime's own tokenizer gives other token ids than the golden's", source="qguard",
     ),
+    MetricInfo(
+        "tokenizer.alike", higher_is_better=True, unit="share in [0, 1]",
+        description="texts that a runtime that is given the golden's token ids would read as these", source="qguard",
+    ),
 )  # fmt: skip
 COUNT, _COSINE = "texts", "cosine in [-1, 1]"  # lengths counted where the model ranks by a similarity in which they count
 ROBUSTNESS = (
@@ -119,7 +123,8 @@ OWN = (
     ),
     Family(
         name="tokenizer", question="Does the runtime read texts as the same tokens as fp32?", test="test_tokenizer",
-        needs=("told",), metrics=TOKENIZER, bounds={"tokenizer.mismatches": "<= 0"}, kinds=tuple(KINDS),
+        needs=("told",), metrics=TOKENIZER, kinds=tuple(KINDS),
+        bounded_by="`tokenizer.mismatches <= 0`, `tokenizer.alike >= 0.99`",
         judge="qguard.judging.tokenizer:of_target", lead=2,
     ),
     Family(

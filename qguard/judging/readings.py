@@ -60,6 +60,9 @@ class Readers:
 
     def __init__(self, tokenizer: Any) -> None:
         self._stored = json.loads(tokenizer.to_str())
+        framed, bare = (tokenizer.encode("a", add_special_tokens=on).ids for on in (True, False))
+        start = next((i for i in range(len(framed)) if framed[i : i + len(bare)] == bare), 0)
+        self._frame = start, len(framed) - start - len(bare)
         self._made: dict[tuple[bool, bool], Any] = {}
 
     def ids(self, text: str, *readings: Reading) -> list[int]:
@@ -71,6 +74,19 @@ class Readers:
             self._made[kind] = self._other(*kind)
         found: list[int] = self._made[kind].encode(text, add_special_tokens=False).ids
         return found
+
+    def alike(self, golden: Sequence[int], found: Sequence[int], longest: int) -> bool:
+        """Whether token ids of a whole text are those of the golden, which stand between special tokens and may be cut.
+
+        Args:
+            golden: With special tokens, at most ``longest`` of them.
+            found: Without.
+            longest: Tokens of a text.
+        """
+        start, end = self._frame
+        inner = list(golden[start : len(golden) - end])
+        whole = list(found)
+        return inner == (whole[: len(inner)] if len(golden) >= longest else whole)
 
     def cause(self, text: str, found: Sequence[int]) -> str:
         """Which differences give these token ids of a text, in words; empty where none is proved."""

@@ -1,17 +1,27 @@
-"""Whether a runtime that takes texts reads them as the tokens of the golden."""
+"""Whether a runtime reads texts as the tokens of the golden.
+
+The vectors of one that takes texts are those of its own token ids. One that takes token ids is given the golden's, and whoever
+gives it texts gets what its own tokenizer makes of them.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from qguard.encoders import TextEncoder
+from qguard.encoders.runtimes import TOKEN_IDS
 from qguard.errors import MeasurementProblem
 from qguard.goldens.tokens import differing
 from qguard.judging.once import once
+from qguard.judging.readings import Readers
 from qguard.judging.session import Session, Target
 from qguard.metrics import Measured
+from qguard.metrics.bounds import Bound
 
-MISMATCHES = "tokenizer.mismatches"
+MISMATCHES, ALIKE = "tokenizer.mismatches", "tokenizer.alike"
+# one text that is read differently is a bug of what is judged; of what is not, one in a hundred is told and let pass
+BOUNDS = {MISMATCHES: Bound("<=", 0), ALIKE: Bound(">=", 0.99)}
 _SHOWN = 5
 
 
@@ -29,14 +39,37 @@ def told_ids(session: Session, target: Target) -> list[list[int]]:
 
 
 def of_target(session: Session, target: Target) -> list[Measured]:
-    """``tokenizer.mismatches``: texts whose token ids are not the golden's, the first ones in words."""
+    """``tokenizer.mismatches``: texts whose token ids are not the golden's, the first ones in words.
+
+    Of a runtime that takes token ids ``tokenizer.alike``.
+    """
+    if session.encoder(target.precision, target.model).takes == TOKEN_IDS:
+        return [_alike(session, target.plain)]
     suite, golden = session.suite(target.suite, target.model), session.golden(target.model, target.suite).token_ids
     told = told_ids(session, target.plain)
     wrong = differing(golden, told)
     shown = [_words(suite.texts[i], golden[i], told[i]) for i in wrong[:_SHOWN]]
     if hint := _cut(golden, told, wrong):
         shown.insert(0, hint)
-    return [Measured(MISMATCHES, None, float(len(wrong)), len(golden), False, tuple(shown), noun="texts")]
+    return [Measured(MISMATCHES, None, float(len(wrong)), len(golden), False, tuple(shown), BOUNDS[MISMATCHES], noun="texts")]
+
+
+@once
+def _alike(session: Session, target: Target) -> Measured:
+    """The share of texts that the runtime's own tokenizer reads as the golden does, up to the golden's length."""
+    suite, golden = session.suite(target.suite, target.model), session.golden(target.model, target.suite).token_ids
+    encoder, prefix = session.encoder(target.precision, target.model), session.model(target.model).pipeline.prefix
+    texts = [prefix(role) + text for text, role in zip(suite.texts, suite.roles, strict=True)]
+    found = encoder.runtime.token_ids(texts)  # type: ignore[attr-defined]
+    readers, longest = Readers(encoder.tokenizer.plain), session.model(target.model).pipeline.max_seq_length
+    wrong = [i for i in range(len(texts)) if not readers.alike(golden[i], found[i], longest)]
+    shown = [f"{readers.cause(texts[i], found[i]) or 'its cause is not known'}  {suite.texts[i][:50]!r}" for i in wrong]
+    counts = Counter(line.partition("  ")[0] for line in shown)
+    words = [f"{n} texts: {cause}" for cause, n in counts.most_common()]
+    words += shown[:_SHOWN]
+    if wrong:
+        words.append("send token ids to the server, or give it texts that it reads as the model does")
+    return Measured(ALIKE, None, 1 - len(wrong) / len(texts), len(texts), True, tuple(words), BOUNDS[ALIKE], noun="texts")
 
 
 def _words(text: str, golden: Sequence[int], told: Sequence[int]) -> str:
