@@ -47,7 +47,7 @@ def attested(tiny, url, tmp_path_factory):
     (folder / "pyproject.toml").write_text(
         f'[tool.qguard]\nsuites = ["own"]\n[tool.qguard.models]\ntiny = {json.dumps(str(tiny("dense") / "model"))}\n'
         '[tool.qguard.suite.own]\npath = "own.jsonl"\n[tool.qguard.latency]\nmode = "off"\n'
-        '[tool.qguard.robustness]\nmode = "off"\n'
+        '[tool.qguard.robustness]\nmode = "off"\n[tool.qguard.service]\nmode = "off"\n'
         '[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.1"\n"ranking.top1" = ">= 0.1"\n'
         '"embedding.cosine_min" = ">= 0.1"\n'
     )

@@ -22,11 +22,13 @@ from qguard.cli import main
 from qguard.config import Config, load_config
 from qguard.config.tables import (
     EndpointConfig,
+    JavaScriptConfig,
     LatencyConfig,
     LoadConfig,
     ModelConfig,
     PrecisionConfig,
     RobustnessConfig,
+    ServiceConfig,
     SuiteConfig,
     VectorsConfig,
 )
@@ -765,7 +767,11 @@ BOUND = {
     "endpoint.url": "the fingerprint", "endpoint.headers": "the fingerprint", "endpoint.batch": "the fingerprint",
     "endpoint.concurrency": "the fingerprint", "endpoint.timeout": "what takes too long did not pass",
     "endpoint.retries": "what was not answered did not pass", "endpoint.precision": "the precision of the verdict",
-    "endpoint.load": "settings",
+    "endpoint.load": "settings", "endpoint.replicas": "what is left out is told",
+    "endpoint.restart": "what is left out is told", "endpoint.fingerprint": "what is left out is told",
+    "service.mode": "tests", "service.skip": "settings", "javascript.close": "settings",
+    "javascript.modules": "software, as of every runtime", "javascript.node": "software, as of every runtime",
+    "javascript.browser": "software, as of every runtime", "javascript.timeout": "what takes too long did not pass",
 }  # fmt: skip
 
 
@@ -773,6 +779,7 @@ def test_every_setting_is_bound_or_has_a_reason_not_to_be():
     tables = {
         "latency": LatencyConfig, "robustness": RobustnessConfig, "vectors": VectorsConfig, "precision": PrecisionConfig,
         "models": ModelConfig, "suite": SuiteConfig, "endpoint": EndpointConfig,
+        "service": ServiceConfig, "javascript": JavaScriptConfig,
     }  # fmt: skip
     keys = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}
     assert keys | (set(Config.model_fields) - set(tables)) == set(BOUND)
@@ -786,7 +793,10 @@ def test_the_settings_of_a_verdict_are_those_of_the_table(case):
     served = EndpointConfig(url="http://localhost:1", load=LoadConfig())
     config = config.model_copy(update={"latency": LatencyConfig(), "endpoint": {"served": served}})
     server = settings_in_force(Session(config), parse_precision("served", config.own_precisions), "minilm")
+    script = settings_in_force(Session(config), parse_precision("int8@node"), "minilm")
     named = {"recipe": "precision.recipe"}
-    keys = {named.get(k, k) for k in {*found, *timed} - {"model"}} | {f"models.{k}" for k in timed["model"]}
+    keys = {named.get(k, k) for k in {*found, *timed, *server, *script} - {"model", "endpoint"}} | {
+        f"models.{k}" for k in timed["model"]
+    }
     keys |= {f"endpoint.{k}" for k in server["endpoint"]}
     assert keys == {k for k, how in BOUND.items() if how == "settings"}

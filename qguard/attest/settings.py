@@ -46,8 +46,11 @@ def settings_in_force(session: Session, precision: Precision, model: str) -> dic
     timed = bool(latency.buckets(session, precision, model))
     if precision.endpoint is not None:
         found["endpoint"] = {name: getattr(precision.endpoint, name) for name in _ENDPOINT}
+        found["service.skip"] = sorted(config.service.skip)
         if timed and (asked := load.settings_of(session, precision)) is not None:
             found["endpoint"]["load"] = asked.sent
+    if precision.runs_in.whole:  # it tokenizes texts in JavaScript
+        found["javascript.close"] = config.javascript.close
     if timed and precision.endpoint is None:
         found["latency.threads"] = config.latency.threads
     if tried(session, precision) and config.robustness.mode == "gate":
