@@ -30,6 +30,9 @@ CALLS = {
     "filelock": (
         "filelock.FileLock.acquire", "quantize --precision bf16 --out OUT", r"making bf16 of model 'tiny' \(.*/model\)", LATER,
     ),
+    "gguf": (
+        "gguf.GGUFWriter.add_tensor_info", "quantize --precision f16@llamacpp --out OUT", "f16 of .* cannot be made", MODELS,
+    ),
     "huggingface_hub": (
         "huggingface_hub.snapshot_download", "models hf:acme/model", "qguard models failed in huggingface_hub", LATER,
     ),
@@ -67,7 +70,8 @@ CALLS = {
     ),
 }  # fmt: skip
 # the host, types, and what only computes on arrays of ours; two more throw in a run of pytest below
-OTHERS = {"pytest", "ml_dtypes", "markupsafe", "scipy", "threadpoolctl", "jinja2", "hypothesis"}
+# what httpx throws is worded by the client of endpoints (test_endpoints), and the server answers for its own (test_serving)
+OTHERS = {"httpx", "starlette", "uvicorn", "pytest", "ml_dtypes", "markupsafe", "scipy", "threadpoolctl", "jinja2", "hypothesis"}
 
 
 def boom(library):

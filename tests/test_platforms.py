@@ -21,7 +21,10 @@ NAMES = {
     "posix_fadvise", "sched_getaffinity", "sched_setaffinity", "setsid", "sync", "sysconf", "uname", "wait4",
 }  # fmt: skip
 # where each is used, with an alternative beside it
-KNOWN = {("latency/memory.py", "resource"), ("machine/cpu.py", "sched_getaffinity")}
+KNOWN = {
+    ("javascript/browser.py", "geteuid"), ("javascript/guard.py", "killpg"), ("latency/memory.py", "resource"),
+    ("machine/cpu.py", "sched_getaffinity"),
+}  # fmt: skip
 
 
 def used(tree: ast.Module) -> set[str]:

@@ -157,7 +157,7 @@ def test_a_tokenizer_that_keeps_case_fails_before_vectors(quick, int8):
 
 USAGE = [
     (["--precision", "int9"], "did you mean int8"),
-    (["--precision", "int4@torch"], "int4 runs on onnx"),
+    (["--precision", "int4@torch"], "int4 runs on browser, node, onnx"),
     (["--precision", "int8", "--qguard-suite", "cor"], "did you mean core"),
     (["--precision", "int8", "--qguard-model", "minilmm"], "did you mean minilm"),
     (["--precision", "int8", "--golden-update"], "cannot be combined"),

@@ -164,7 +164,7 @@ def test_init_derives_the_gates_of_a_precision_of_another_package(installed, tmp
         ({"bounds": FIELDS["bounds"].replace("mean", "meen")}, "bounds: unknown gate 'embedding.cosine_meen'; did you mean"),
         ({"bounds": FIELDS["bounds"].replace(">= 0.8", "0.8")}, "bounds: gate ranking.overlap@10: expected a bound such as"),
         ({"speedup": '"1.2"'}, "bounds: gate latency.speedup: expected a bound such as"),
-        ({"runtime": "tensorrt"}, "runtime: expected one of onnx, openvino, torch, endpoint, found 'tensorrt'"),
+        ({"runtime": "tensorrt"}, "expected one of onnx, openvino, torch, endpoint, node, browser, llamacpp, found 'tensorrt'"),
     ],
 )  # fmt: skip
 def test_a_record_that_lacks_something_is_an_error_when_the_registry_is_read(installed, fields, message):
@@ -202,7 +202,8 @@ def test_an_unregistered_precision_has_a_name_and_no_recipe():
 
 def test_the_first_runtime_of_a_precision_is_the_one_that_need_not_be_named():
     assert [name for name in known() if "@" not in name] == [
-        "fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-static", "int8-weight", "int4", "int8-legacy"
+        "fp32", "fp16", "bf16", "int8", "int8-dynamic", "int8-static", "int8-weight", "int4", "int8-legacy",
+        "f16", "q8_0", "q4_k_m", "q4_0",
     ]  # fmt: skip
 
 
@@ -214,7 +215,8 @@ def test_a_width_is_that_of_the_element_type():
     found = {name: recipe.width.least_cosine for name, recipe in RECIPES.items() if "bf16" in name or name.startswith("fp")}
     assert found == {
         "fp32@onnx": 0.999, "fp32@torch": 0.999, "fp32@openvino": 0.999, "fp16@torch": 0.99, "fp16@onnx": 0.99,
-        "bf16@torch": 0.99, "bf16@openvino": 0.99,
+        "bf16@torch": 0.99, "bf16@openvino": 0.99, "fp32@node": 0.999, "fp32@browser": 0.999, "fp16@node": 0.99,
+        "fp16@browser": 0.99, "fp32@llamacpp": 0.999,
     }  # fmt: skip
     assert {r.width for r in RECIPES.values() if r.weights == "I8"} == {(8, 0.9, 0.05)}
     taken_over = replace(RECIPES["int8@onnx"], weights="I6")
@@ -225,11 +227,11 @@ def test_integers_of_a_new_width_are_told_by_their_bits():
     recipe = replace(RECIPES["int4@onnx"], weights="I6", bits=6, least_cosine=0.85, weight_error=0.1, tables=None)
     assert not list(recipe.lacks())
     packed, four = layer("U8", 6), layer("U4", 4)
-    assert (_as_promised(packed, recipe), _as_promised(four, recipe)) == (True, False)
-    assert _bytes([packed, replace(four, weight="v")], recipe, 0).value == 0.5
-    assert not _as_promised(packed, RECIPES["int4@onnx"])
+    assert (_as_promised(packed, recipe, {}), _as_promised(four, recipe, {})) == (True, False)
+    assert _bytes([packed, replace(four, weight="v")], recipe, 0, {}).value == 0.5
+    assert not _as_promised(packed, RECIPES["int4@onnx"], {})
     in_eight = replace(recipe, tables="I8")
-    assert [_bytes([layer(e, b, LOOKUP)], in_eight, 0).value for e, b in (("I8", 8), ("U8", 6), ("F32", 32))] == [1, 1, 0]
+    assert [_bytes([layer(e, b, LOOKUP)], in_eight, 0, {}).value for e, b in (("I8", 8), ("U8", 6), ("F32", 32))] == [1, 1, 0]
 
 
 EDITS = """
@@ -261,17 +263,20 @@ def test_an_edit_changes_the_keys_of_the_recipes_that_import_it(tmp_path):
     shutil.copytree(Path(qguard.__file__).parent, tmp_path / "qguard", ignore=shutil.ignore_patterns("__pycache__"))
     openvino, torch = ([n for n, r in RECIPES.items() if r.runtime == runtime] for runtime in ("openvino", "torch"))
     every = list(RECIPES)
+    llama = [n for n, r in RECIPES.items() if r.runtime == "llamacpp"]  # written from the model's own weights
+    script = ("node", "browser")
     expected = {
         "artifacts/artifact.py": every,  # copies what stands around the weights
         "models/model.py": every,
-        "encoders/network.py": [n for n in every if n not in ("fp32@torch", "fp16@torch", "bf16@torch")],
+        "encoders/network.py": [n for n in every if n not in ("fp32@torch", "fp16@torch", "bf16@torch", *llama)],
         "encoders/legacy.py": ["int8-legacy@torch"],
-        "encoders/onnx.py": [n for n in every if n not in torch],
+        "encoders/onnx.py": [n for n in every if n not in (*torch, *llama)],
         "encoders/openvino.py": openvino,
         "precisions/openvino.py": openvino,
-        "precisions/export.py": [n for n in every if n not in torch],
-        "precisions/integer.py": ["int8@onnx", *openvino],
-        "precisions/dynamic.py": ["int8-dynamic@onnx"],
+        "precisions/export.py": [n for n in every if n not in (*torch, *llama)],
+        "precisions/integer.py": ["int8@onnx", *openvino, *(f"int8@{n}" for n in script)],
+        "precisions/dynamic.py": ["int8-dynamic@onnx", *(f"int8-dynamic@{n}" for n in script)],
+        "precisions/gguf.py": llama,
         "precisions/cast.py": ["fp32@torch", "fp16@torch", "bf16@torch"],
         "encoders/torch.py": [],
         "precisions/bounds.py": [],

@@ -304,7 +304,7 @@ def test_a_precision_prints_as_typed(text):
         ("int8+float32", "unknown precision of vectors"),
         ("binary", r"did you mean .*fp32\+binary"),
         ("int9+binary", "unknown precision"),
-        ("int4@torch+binary", "int4 runs on onnx"),
+        ("int4@torch+binary", "int4 runs on browser, node, onnx"),
     ],
 )
 def test_unknown_vectors_name_the_nearest(text, message):

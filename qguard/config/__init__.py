@@ -353,7 +353,7 @@ def load_config(path: Path) -> Config:
                 known = (
                     set(Config.model_fields) - {"folder"}
                     if len(error["loc"]) == 1
-                    else {f for part in PARTS for f in part.model_fields}
+                    else {f for part in PARTS[str(error["loc"][0])] for f in part.model_fields}
                 )
                 lines.append(str(unknown("key", where, known)))
             else:

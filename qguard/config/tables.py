@@ -464,7 +464,8 @@ class JavaScriptConfig(_Table):
         return JavaScript(folder / self.modules, program(self.node), program(self.browser), self.close, self.timeout)
 
 
-PARTS: tuple[type[BaseModel], ...] = (
-    ModelConfig, SuiteConfig, LatencyConfig, RobustnessConfig, PrecisionConfig, VectorsConfig, GateConfig,
-    EndpointConfig, LoadConfig, StatedConfig, JavaScriptConfig, ServiceConfig,
-)  # fmt: skip
+PARTS: dict[str, tuple[type[BaseModel], ...]] = {
+    "models": (ModelConfig,), "suite": (SuiteConfig,), "latency": (LatencyConfig,), "robustness": (RobustnessConfig,),
+    "precision": (PrecisionConfig,), "vectors": (VectorsConfig,), "gates": (GateConfig,), "javascript": (JavaScriptConfig,),
+    "endpoint": (EndpointConfig, LoadConfig, StatedConfig), "service": (ServiceConfig,),
+}  # fmt: skip

@@ -26,7 +26,7 @@ from qguard.encoders.pooling import Head
 from qguard.encoders.ports import of_graph
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import ArtifactProblem, QguardError
-from qguard.families import FAMILIES, measure, sampled
+from qguard.families import measure, sampled
 from qguard.gates.check import Check, judge
 from qguard.judging import cause as drift
 from qguard.judging.rounding import Findings, findings
@@ -186,7 +186,7 @@ class Examination:
     def others(self, session: Session, target: Target) -> tuple[str, ...]:
         """Gates on the file, on invariance and the like that do not hold, with what stands behind them."""
         found: list[str] = []
-        for family in (f.name for f in FAMILIES.values() if not f.sampled and not {"generated", "process"} & set(f.needs)):
+        for family in (f.name for f in session.families(target) if not f.sampled and not {"generated", "process"} & set(f.needs)):
             try:
                 found += [obstacle(c) for c in session.checks(target, family) if c.outcome == "fail"]
             except QguardError as e:

@@ -165,7 +165,7 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     size = artifact.bytes if artifact.has_files else None
     row = replace(row, values=values, bytes=size, vector_bytes=stored_bytes(session, target))
     verdict = "fail" if failed else "unmeasured" if problems else "pass"
-    return replace(row, verdict=verdict, failed=failed, error="; ".join(problems))
+    return replace(row, verdict=verdict, failed=failed, error="; ".join(problems) or None)
 
 
 def _speed(session: Session, target: Target, bucket: Bucket) -> tuple[float, bool]:
