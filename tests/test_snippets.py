@@ -78,7 +78,8 @@ NOT_RUN = {
     r"^qguard selftest ": "takes a quarter of an hour, in processes that know the real core alone; tests/test_selftest.py",
     r"^qguard serve": "runs until it is stopped; tests/test_serving.py",
     r"^(?:pytest|qguard compare) --precision \S*live": "names the reader's own server; tests/test_endpoints.py",
-    r"^qguard init FOLDER": "names the reader's own model; tests/test_sparse.py",
+    r"^qguard (?:init|models) FOLDER": "names the reader's own model; tests/test_sparse.py",
+    r"^qguard latency import bench": "names the reader's own file; tests/test_endpoint_latency.py",
     r"^qguard init package:vital": "records 1,440 texts of another model; tests/test_onnx_model.py",
 }
 # what a Python snippet holds → why it is not run here
