@@ -186,7 +186,7 @@ MISSES = [
     ("name", "a@b", "name: expected a word without @"),
     ("open", "acme", "open: expected 'module:Class' or something to call, found 'acme'"),
     ("takes", "", "takes: expected 'token_ids' or 'texts', found ''"),
-    ("files", "", "files: expected 'onnx', 'safetensors' or 'none', found ''"),
+    ("files", "", "files: expected 'onnx', 'safetensors', 'gguf' or 'none', found ''"),
     ("devices", (), "devices: expected where it computes"),
     ("libraries", (), "libraries: expected the distributions whose versions decide its results"),
     ("batch", 0, "batch: expected a batch size that suits it, in padded tokens or in texts, found 0"),
