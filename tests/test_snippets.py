@@ -73,6 +73,7 @@ NOT_RUN = {
     r"^pytest .*--qguard-device cuda": "needs a GPU",
     r"^pytest .*@openvino": "makes seven artifacts; tests/test_openvino.py and tests/test_onnx_recipes.py",
     r"^pytest .*@(?:node|browser)": "needs npm packages and Chromium; tests/test_javascript.py",
+    r"^pytest .*\.gguf": "needs npm packages; tests/test_gguf_llamacpp.py",
     r"^pytest .*@acme": "names a runtime of another package; tests/test_runtimes.py",
     r"^pytest .*@torch": "loads torch for every precision; tests/test_torch_recipes.py",
     r"^qguard selftest ": "takes a quarter of an hour, in processes that know the real core alone; tests/test_selftest.py",
