@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 
-import httpx
 import numpy as np
 import pytest
 
@@ -20,6 +19,9 @@ from qguard.errors import UsageProblem
 from qguard.serving.listening import listen, loopback
 from tests import servers
 from tests.processes import qguard
+
+httpx = pytest.importorskip("httpx")  # of the extras 'endpoint' and 'serve'
+pytest.importorskip("starlette")
 
 TEXTS = ["rye dough rests", "the ferry", "minutes of a meeting are sent within three days, and beans soak overnight"]
 ERRORS = {  # by path, where the words of an error stand
