@@ -164,7 +164,10 @@ def test_init_derives_the_gates_of_a_precision_of_another_package(installed, tmp
         ({"bounds": FIELDS["bounds"].replace("mean", "meen")}, "bounds: unknown gate 'embedding.cosine_meen'; did you mean"),
         ({"bounds": FIELDS["bounds"].replace(">= 0.8", "0.8")}, "bounds: gate ranking.overlap@10: expected a bound such as"),
         ({"speedup": '"1.2"'}, "bounds: gate latency.speedup: expected a bound such as"),
-        ({"runtime": "tensorrt"}, "expected one of onnx, openvino, torch, endpoint, node, browser, llamacpp, found 'tensorrt'"),
+        (
+            {"runtime": "tensorrt"},
+            "runtime: expected one of onnx, openvino, torch, endpoint, node, browser, llamacpp, found 'tensorrt'",
+        ),
     ],
 )  # fmt: skip
 def test_a_record_that_lacks_something_is_an_error_when_the_registry_is_read(installed, fields, message):
