@@ -47,7 +47,7 @@ def compare(session: Session, target: Target, count: int, rounds: int) -> None:
     """All arms on the file of one precision."""
     a, base = session.artifact(target.precision, target.model), session.model(target.model)
     whole = session._whole(a, base)
-    whole = replace(whole, javascript=replace(whole.javascript, close=True))
+    javascript = replace(a.javascript, close=True)
     runtime = open_runtime("onnx", a.file, "", 1, feeding=a.feeding)
     tokenizer = session.tokenizer(target.precision, target.model)
     encoder = Encoder(tokenizer, runtime, Head.open(a.folder, a.pipeline))
@@ -59,7 +59,7 @@ def compare(session: Session, target: Target, count: int, rounds: int) -> None:
     tokens = [runtime(*padded([ids[i] for i in batch])) for batch in batches]
     shapes = [(["word " * (length - 2)] * n, padded(tokenizer(["word " * (length - 2)] * n))) for length, n in SHAPES]
 
-    opened = {arm: kind(whole.file, "", 1, whole) for arm, kind in ARMS.items()}
+    opened = {arm: kind(whole.file, "", 1, whole, javascript) for arm, kind in ARMS.items()}
     best = {(arm, k): float("inf") for arm in ("Python", *opened) for k in range(len(shapes))}
     for _ in range(rounds):
         for k, (words, batch) in enumerate(shapes):

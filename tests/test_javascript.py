@@ -109,15 +109,15 @@ def test_fp32_is_that_of_python_to_the_last_bits(session):
 def test_an_unknown_dtype_cannot_pass_for_another_file(made, settings, runtime, monkeypatch):
     """Transformers.js takes another file for a dtype that it does not know; here there is none."""
     monkeypatch.setattr(layout, "named", lambda _: ("model", "INT8"))
-    whole = replace(made["int8"], javascript=settings)
+    whole = made["int8"]
     with pytest.raises(MeasurementProblem, match=r"model.*onnx"):
-        RUNTIMES[runtime][0](whole.file, "int8", None, whole)
+        RUNTIMES[runtime][0](whole.file, "int8", None, whole, settings)
 
 
 @pytest.mark.parametrize("runtime", BOTH)
 def test_another_file_than_the_judged_one_is_told_by_its_hash(made, settings, runtime, monkeypatch):
     """With every file of a model in its folder, as on the hub, the wrong dtype is loaded without a word."""
-    whole, right = replace(made["int8"], javascript=settings), layout.lay_out
+    whole, right = made["int8"], layout.lay_out
 
     def with_all(folder: Path, *rest: object) -> None:
         right(folder, *rest)
@@ -128,22 +128,22 @@ def test_another_file_than_the_judged_one_is_told_by_its_hash(made, settings, ru
     monkeypatch.setattr(layout, "named", lambda _: ("model", "INT8"))
     loaded = {"node": "model.onnx", "browser": "model_quantized.onnx"}[runtime]
     with pytest.raises(ArtifactProblem, match=rf"asked for model_int8.onnx .* and loaded {loaded}"):
-        RUNTIMES[runtime][0](whole.file, "int8", None, whole)
+        RUNTIMES[runtime][0](whole.file, "int8", None, whole, settings)
 
 
 @needs_node
 def test_texts_that_are_cut_lose_their_closing_token_and_get_it_back(made, settings, minilm):
-    whole = replace(made["fp32"], javascript=settings)
+    whole = made["fp32"]
     texts = ["a short one", LONG]
     from qguard.encoders.tokenizer import TextTokenizer
 
     want = TextTokenizer.open(minilm.root, minilm.pipeline)(texts)
-    runtime = NodeRuntime(whole.file, "fp32", None, whole)
+    runtime = NodeRuntime(whole.file, "fp32", None, whole, settings)
     short, long = runtime.token_ids(texts)
     assert short == want[0]
     assert (len(long), long[:-1]) == (256, want[1][:-1])
     assert long[-1] != want[1][-1]
-    closing = NodeRuntime(whole.file, "fp32", None, replace(whole, javascript=replace(settings, close=True)))
+    closing = NodeRuntime(whole.file, "fp32", None, whole, replace(settings, close=True))
     assert closing.token_ids(texts) == want
     found = closing(texts, [None, None])
     from qguard.encoders import open_encoder
@@ -191,9 +191,9 @@ def test_a_folder_for_transformers_js_is_written_and_judged(project, tmp_path):
     ],
 )
 def test_what_is_absent_is_told_in_words(made, runtime, settings, words):
-    whole = replace(made["fp32"], javascript=replace(settings, modules=Path("no-such-folder", "node_modules")))
+    whole, nowhere = made["fp32"], replace(settings, modules=Path("no-such-folder", "node_modules"))
     with pytest.raises(MeasurementProblem, match=words):
-        RUNTIMES[runtime][0](whole.file, "fp32", None, whole)
+        RUNTIMES[runtime][0](whole.file, "fp32", None, whole, nowhere)
 
 
 def test_what_is_absent_is_not_measured_and_never_green(small, tmp_path):
@@ -259,10 +259,10 @@ def test_finished_vectors_are_read_by_their_name(made, settings, minilm, tmp_pat
 
     source = made["fp32"]
     file = with_head(source.file, tmp_path / "model.onnx", "mean", "normalize", tokens=False)
-    whole = replace(source, file=file, javascript=settings)
+    whole = replace(source, file=file)
     assert how(whole) == {"output": "sentence_embedding", "normalize": True}
     texts = ["one text", "another text that is longer"]
-    found, want = (NodeRuntime(w.file, "fp32", None, w)(texts, [None] * 2) for w in (whole, replace(source, javascript=settings)))
+    found, want = (NodeRuntime(w.file, "fp32", None, w, settings)(texts, [None] * 2) for w in (whole, source))
     assert np.abs(found - want).max() < 1e-6
 
 

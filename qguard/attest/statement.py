@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qguard.files import sha256_json
+from qguard.machine.clock import stamp
 from qguard.version import __version__
 
 TYPE = "https://in-toto.io/Statement/v1"
@@ -70,7 +71,7 @@ def _configuration(
     report: Mapping[str, Any], by_suite: Mapping[str, Mapping[str, Any]], moment: datetime.datetime
 ) -> list[dict[str, Any]]:
     """The resources: qguard itself, the gates, other settings, the model, and each suite with its golden."""
-    date = moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+    date = stamp(moment)
     first = next(iter(by_suite.values()), {})
     tool = {"version": __version__, "date": date, "host": first.get("host"), "precision": first.get("precision")}
     out = [{"name": "qguard", "uri": f"pkg:pypi/qguard@{__version__}", "annotations": {KEY: tool}}]

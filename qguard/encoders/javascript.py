@@ -42,6 +42,7 @@ class TransformersRuntime(ABC):
         precision: Not needed: the file says what it computes in.
         threads: Of ONNX Runtime; ``None`` for its default.
         whole: Everything around the file.
+        javascript: Where Node.js, the packages and the browser are.
 
     Attributes:
         versions: Library → version, as they say themselves.
@@ -51,8 +52,8 @@ class TransformersRuntime(ABC):
         ArtifactProblem: when it loads another file than the one that is judged.
     """
 
-    def __init__(self, source: Path, precision: str, threads: int | None, whole: Whole) -> None:
-        self._how = how(whole) | {"close": whole.javascript.close}
+    def __init__(self, source: Path, precision: str, threads: int | None, whole: Whole, javascript: JavaScript) -> None:
+        self._how = how(whole) | {"close": javascript.close}
         external = external_files(source)
         name, dtype = layout.named(source.name)
         options: dict[str, Any] = {"dtype": dtype, "model_file_name": name}
@@ -62,7 +63,7 @@ class TransformersRuntime(ABC):
         folder = Path(self._folder.name, MODEL)
         with step("laying out the model for Transformers.js", source):
             layout.lay_out(folder, source, external, whole.configuration, whole.tokenizer)
-        self._worker: Worker = self._started(whole.javascript, folder)
+        self._worker: Worker = self._started(javascript, folder)
         weakref.finalize(self, self._worker.close)
         try:
             found = self._opened(folder, options, threads)
@@ -108,12 +109,7 @@ class TransformersRuntime(ABC):
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids that each text is embedded by, special tokens included."""
-        found = self._worker.ask("tokens", texts=list(texts)).arrays
-        every, at, rows = found["ids"].tolist(), 0, []
-        for length in found["lengths"].tolist():
-            rows.append(every[at : at + length])
-            at += length
-        return rows
+        return self._worker.token_ids(texts)
 
     def times(self, texts: Sequence[str], runs: int, discard: int = 0, *, alone: bool = False) -> Any:
         """Milliseconds of each run on one batch, measured in JavaScript: float64 (runs,).

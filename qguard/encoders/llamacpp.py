@@ -77,6 +77,4 @@ class LlamacppRuntime:
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts by the file's own tokenizer, without tokens around them, and of any length."""
-        arrays = self._worker.ask("tokens", texts=list(texts)).arrays
-        ends = np.cumsum(arrays["lengths"])
-        return [part.tolist() for part in np.split(arrays["ids"], ends[:-1])]
+        return self._worker.token_ids(texts)

@@ -179,7 +179,7 @@ def _own() -> Iterator[RuntimeRecord]:
     for name, runtime in (("node", "NodeRuntime"), ("browser", "BrowserRuntime")):
         yield RuntimeRecord(
             name, f"qguard.encoders.javascript:{runtime}", TEXTS, ONNX, _CPU, ("qguard",), batch=16, timed=False, whole=True,
-            tells=True,
+            tells=True, scripted=True,
         )  # fmt: skip
     # a request to a worker, which computes its texts one by one
     yield RuntimeRecord(

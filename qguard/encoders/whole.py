@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qguard.encoders.feeding import Feeding
-from qguard.javascript.settings import JavaScript
 from qguard.models.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A model as its runtime finds it, and where the runtime is found.
+    """A model as its runtime finds it.
 
     Attributes:
         file: The file that holds the network.
@@ -20,7 +19,6 @@ class Whole:
         tokenizer: The folder of ``tokenizer.json``.
         pipeline: What surrounds the network.
         feeding: What the file does not say of its inputs and outputs.
-        javascript: Where JavaScript is found.
     """
 
     file: Path
@@ -28,4 +26,3 @@ class Whole:
     tokenizer: Path
     pipeline: Pipeline
     feeding: Feeding = field(default_factory=Feeding)
-    javascript: JavaScript = field(default_factory=JavaScript)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qguard.endpoints.client import Client
 from qguard.files import sha256_json
 from qguard.kinds import CROSS_ENCODER, DENSE
+from qguard.machine.clock import stamp
 from qguard.outputs import SparseRows
 from qguard.suites.paired import TextPair
 
@@ -152,7 +153,7 @@ def facts(client: Client, found: Fingerprint, moment: str) -> dict[str, Any]:
 
 def now() -> str:
     """The time in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return stamp(datetime.datetime.now(datetime.UTC))
 
 
 def sketched(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from qguard.console.visible import visible
@@ -78,6 +79,11 @@ class Worker(ABC):
         if "error" in header:
             raise RefusedByWorker(visible(" ".join(str(header["error"]).split())[:500]))
         return Answer(header.get("values") or {}, found)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, of a script that serves the task ``tokens``."""
+        found = self.ask("tokens", texts=list(texts)).arrays
+        return [row.tolist() for row in np.split(found["ids"], np.cumsum(found["lengths"]))[:-1]]
 
     @abstractmethod
     def close(self) -> None:

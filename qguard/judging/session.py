@@ -378,7 +378,6 @@ class Session:
             artifact.tokenizer_root,
             artifact.pipeline,
             artifact.feeding,
-            self.config.javascript_settings,
         )
 
     @once
