@@ -39,7 +39,7 @@ class File:
         self.pieces = [blob[a:b].decode("utf-8", "replace") for a, b in pairwise(ends)]
         self.bos, self.eos, self.pad, self.unk = special
         _, characters = self.next("iI")
-        self.at += characters  # a table of them, which NFKC stands for
+        self.at += characters  # a table of them, which Nmt and NFKC stand for
         self.place = dict(self.entry() for _ in range(self.next("i")[0]))
 
     def next(self, form: str) -> Any:
@@ -99,7 +99,7 @@ def tokenizer(file: File) -> Tokenizer:
     """Unigram, as XLM-RoBERTa has it."""
     bos, eos = file.pieces[file.bos], file.pieces[file.eos]
     made = Tokenizer(models.Unigram(list(zip(file.pieces, map(float, file.scores), strict=True)), unk_id=file.unk))
-    made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    made.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     made.pre_tokenizer = pre_tokenizers.Metaspace()
     special = (file.bos, file.eos, file.pad, file.unk)
     made.add_special_tokens([AddedToken(file.pieces[i], special=True, normalized=False) for i in sorted(special)])
@@ -109,8 +109,8 @@ def tokenizer(file: File) -> Tokenizer:
     return made
 
 
-def main(source: Path, folder: Path) -> None:
-    """Write the folder."""
+def main(source: Path, folder: Path, length: int = 256) -> None:
+    """Write the folder; texts are cut at ``length`` tokens."""
     file = File(source)
     modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
     for _, path in modules:
@@ -130,7 +130,7 @@ def main(source: Path, folder: Path) -> None:
             for i, (name, path) in enumerate(modules)
         ],
         "1_Pooling/config.json": {"word_embedding_dimension": file.hidden, "pooling_mode_mean_tokens": True},
-        "sentence_bert_config.json": {"max_seq_length": 256, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": length, "do_lower_case": False},
         "config_sentence_transformers.json": {"prompts": {"query": "query: "}, "default_prompt_name": "query"},
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **tokens},
     }  # fmt: skip

