@@ -37,11 +37,13 @@ def step(what: str, file: Path | str | None = None, mend: str = "") -> Iterator[
 
 
 def told(error: Exception, what: str, file: Path | str | None = None, mend: str = "") -> LibraryProblem:
-    """The paragraph of an error; see :func:`step`."""
+    """The paragraph of an error, whose cause it is; see :func:`step`."""
     library, where = library_of(error), f" ({file})" if file else ""
     said = first_line(error).rstrip(".")
     words = f"{what}{where} failed{f' in {library}' if library else ''}: {said}. {mend or _mend(error, library)}"
-    return LibraryProblem(f"{words} ({TRACEBACK}=1 shows where it was raised)")
+    problem = LibraryProblem(f"{words} ({TRACEBACK}=1 shows where it was raised)")
+    problem.__cause__ = error  # for :func:`shown`, also where nothing is raised from it
+    return problem
 
 
 def shown(error: BaseException) -> str:

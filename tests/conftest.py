@@ -152,7 +152,7 @@ def tiny(tmp_path_factory):
 
         make = {
             "dense": kinds.tiny_dense, "exact": partial(kinds.tiny_dense, exact=True), "cross-encoder": kinds.tiny_cross_encoder,
-            "sparse": kinds.tiny_sparse,
+            "sparse": kinds.tiny_sparse, "multi-vector": kinds.tiny_multi_vector,
         }  # fmt: skip
         folder = tmp_path_factory.mktemp(kind)
         make[kind](folder / "model")

@@ -185,6 +185,17 @@ def test_a_traceback_is_shown_on_request(project, tmp_path, monkeypatch, capsys)
     assert said.index("Traceback (most recent call last)") < said.index("qguard: making bf16")
 
 
+def test_a_gate_shows_it_as_well(monkeypatch):
+    from qguard.plugin.gatekeeper import _spoken
+
+    monkeypatch.setenv("QGUARD_TRACEBACK", "1")
+    with pytest.raises(pytest.fail.Exception) as failed, _spoken({"target": {"precision": "int8"}}):
+        raise TypeError("no rows")
+    said = str(failed.value)
+    assert 'raise TypeError("no rows")' in said
+    assert said.index("Traceback (most recent call last)") < said.index("NOT MEASURED: judging int8 failed")
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

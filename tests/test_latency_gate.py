@@ -17,7 +17,7 @@ from qguard.errors import MeasurementProblem
 from qguard.judging import latency
 from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec
-from qguard.latency.check import Bucket, interval_text, same_outputs
+from qguard.latency.check import Bucket, interval_text, same_outputs, spec_of
 from qguard.precisions import parse_precision
 from qguard.report.terminal import latency_text
 from tests.processes import qguard, run_pytest
@@ -280,6 +280,15 @@ def test_what_is_timed_must_compute_what_was_judged(harness, int8, fp32_onnx, tm
     same_outputs(ArmSpec("onnx", str(fp32_onnx), "fp32"), batch, encoder)
     with pytest.raises(MeasurementProblem, match="not those of the accuracy run"):
         same_outputs(ArmSpec("onnx", str(tmp_path / "other.onnx"), "fp32"), batch, encoder)
+
+
+@pytest.mark.parametrize("kind", ["dense", "cross-encoder", "sparse", "multi-vector"])
+def test_what_is_timed_of_each_kind_is_what_was_judged(judged, kind):
+    """The head of a multi-vector model asks which tokens of a text count."""
+    session, int8 = Session(load_config(judged(kind))), parse_precision("int8")
+    batch = Bucket(6, 2).fill(session.golden("tiny", "own").token_ids)
+    candidate = spec_of(session.artifact(int8, "tiny"), int8, 1)
+    same_outputs(candidate, batch, session.encoder(int8, "tiny"))
 
 
 @timing

@@ -195,8 +195,10 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
         MeasurementProblem: when the timed runtime's outputs differ from the encoder's (cosine, or what the similarity of another
             kind of model has, below 0.9999).
     """
+    from qguard.encoders.tokenizer import Tokens
 
-    timed, judged = (encoder.head(runtime(*batch), batch[1]) for runtime in (candidate.open_runtime(), encoder.runtime))
+    rows = [Tokens(row, counted=[True] * len(row)) for row in batch[0].tolist()]  # of no role, and every token is text
+    timed, judged = (encoder.head(runtime(*batch), batch[1], rows) for runtime in (candidate.open_runtime(), encoder.runtime))
     least = similarity_of(encoder.head.pipeline).nearness(timed, judged).min()
     if not least >= 0.9999:
         raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {least:.4f}")
