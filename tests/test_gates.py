@@ -6,13 +6,16 @@ import pytest
 
 from qguard.config import load_config
 from qguard.config.tables import GateConfig
+from qguard.encoders.runtimes import ENDPOINT, RUNTIMES
+from qguard.endpoints.settings import Endpoint
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.gates import gates_for, parse_gate
 from qguard.gates.check import Check, judge
+from qguard.kinds import KINDS, MULTI_VECTOR
 from qguard.metrics import Measured
 from qguard.metrics.bootstrap import Uncertainty
 from qguard.metrics.bounds import Bound
-from qguard.precisions import Precision, parse_precision
+from qguard.precisions import Precision, parse_precision, precision_at
 from qguard.precisions.bounds import DEFAULT_BOUNDS
 from qguard.report.advice import Case, shadowed_gates, steps
 from qguard.report.findings import gate_line
@@ -176,3 +179,14 @@ def test_the_annotated_line_is_that_of_the_table_that_wins():
 def test_tolerances_write_where_the_bound_has_effect():
     own = Precision("mine", "onnx", base="int8")
     assert (name_of(own), name_of(own, {"mine@onnx"}), name_of(parse_precision("int8"))) == ("mine", "mine@onnx", "int8@onnx")
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != MULTI_VECTOR])
+@pytest.mark.parametrize("base", ["int8", "int8@openvino", "fp16"])
+def test_a_server_has_the_gates_of_what_it_should_compute(kind, base):
+    def bounds(precision):
+        return {g.metric: g.bound for g in gates_for(precision, {}, kind=kind)}
+
+    served, own = bounds(precision_at(Endpoint("live", "http://localhost"), base)), bounds(parse_precision(base))
+    no_words = RUNTIMES.find(ENDPOINT).cannot_measure
+    assert served == {metric: bound for metric, bound in own.items() if not no_words(metric)}

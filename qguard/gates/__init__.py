@@ -163,7 +163,7 @@ def gates_for(
     of_kind = OF_KIND.get(kind, {})
     if kind != DENSE:
         bounds = {key: bound for key, bound in bounds.items() if judges(key, kind)}
-        for name in (precision.recipe.precision, f"{precision.recipe.precision}@{runtime}"):
+        for name in (precision.recipe.precision, precision.bounded_as):
             bounds |= of_kind.get(name, {})
     elif by_length:
         bounds |= _of_lengths(bounds)

@@ -88,6 +88,13 @@ class Precision:
         return self.recipe.for_tables() if model.static else self.recipe
 
     @property
+    def bounded_as(self) -> str:
+        """Precision and runtime whose default bounds hold: its own, and of a server those of what it should compute."""
+        name, _, runtime = self.base.partition("@")
+        at = self.runtime if self.runtime != ENDPOINT else runtime or default_runtime(name)
+        return f"{self.recipe.precision}@{at}"
+
+    @property
     def runs_in(self) -> RuntimeRecord:
         """The runtime that computes it."""
         return RUNTIMES.find(self.runtime)
