@@ -25,6 +25,7 @@ COMMANDS = {
     "hunt": "search a corpus and mutations of it for the texts and pairs that quantization hurts most",
     "calibrate": "measure the smallest slowdown that this machine can detect",
     "latency": "add what a load tool states of a server to a report",
+    "index": "find the index of a vector database that holds a recall at the least cost",
     "golden": "record, check or show fp32 goldens",
     "report": "convert a saved JSON report to another format, such as HTML",
     "merge": "merge reports from several jobs or machines; the result passes only if every report passes",

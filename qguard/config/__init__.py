@@ -14,6 +14,7 @@ from qguard.config.tables import (
     STRICT,
     EndpointConfig,
     GateConfig,
+    IndexConfig,
     JavaScriptConfig,
     LatencyConfig,
     ModelConfig,
@@ -27,6 +28,7 @@ from qguard.endpoints.settings import OPENAI, SERVED, Endpoint, check_protocol, 
 from qguard.errors import ModelProblem, UsageProblem, unknown
 
 if TYPE_CHECKING:
+    from qguard.indexes.settings import Index
     from qguard.javascript.settings import JavaScript
     from qguard.precisions import Precision
     from qguard.precisions.calibration import Calibration
@@ -45,6 +47,7 @@ class Config(BaseModel):
         suite: Name → one of the project's own suites.
         precision: Name → one of the project's own precisions.
         endpoint: Name → a server that keeps the model; it is judged as the precision of that name.
+        index: Name → an index of a vector database that ``--index`` searches.
         gates: Precision (``int8``, ``int8@torch``, ``int8:256``, ``+binary``) → metric → bound; overrides the defaults. A string
             is short for ``{bound = "…"}``; ``metric[SLICE]`` bounds one slice and ``metric[*]`` every slice.
         latency: How latency is measured and which bounds apply.
@@ -66,6 +69,7 @@ class Config(BaseModel):
     suite: dict[str, SuiteConfig] = {}
     precision: dict[str, PrecisionConfig] = {}
     endpoint: dict[str, EndpointConfig] = {}
+    index: dict[str, IndexConfig] = {}
     gates: dict[str, dict[str, GateConfig]] = {}
     latency: LatencyConfig = LatencyConfig()
     robustness: RobustnessConfig = RobustnessConfig()
@@ -105,6 +109,14 @@ class Config(BaseModel):
         for name in value:
             if not name or name.startswith(".") or set(name) & set("/\\:"):
                 raise ValueError(f"{name!r} must be usable as a folder name")
+        return value
+
+    @field_validator("index")
+    @classmethod
+    def _index_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"{name!r} cannot name an index; expected letters, digits, '_', '.' and '-'")
         return value
 
     @field_validator("precision", "endpoint")
@@ -191,6 +203,20 @@ class Config(BaseModel):
         update = {name: value for name, value in {"url": url, **given}.items() if value is not None}
         known = self.endpoint.get(SERVED) or EndpointConfig(url=url)
         return self.model_copy(update={"endpoint": {**self.endpoint, SERVED: known.model_copy(update=update)}})
+
+    def index_settings(self, name: str) -> Index:
+        """The index of a name of ``[tool.qguard.index]``.
+
+        Raises:
+            UsageProblem: for a name that is not configured.
+        """
+        if name in self.index:
+            return self.index[name].index(name, self.folder)
+        if not self.index:
+            raise UsageProblem(
+                f"--index {name}: no index is configured; add [tool.qguard.index.{name}] with store and type (docs/indexes.md)"
+            )
+        raise unknown("index", name, self.index)
 
     def server(self, named: str, protocol: str | None = None, model: str | None = None) -> Endpoint:
         """The server of ``--endpoint NAME|URL``.

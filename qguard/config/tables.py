@@ -22,6 +22,7 @@ from pydantic import (
 
 from qguard.endpoints.settings import OPENAI, Endpoint, check_headers, check_protocol, check_url, check_urls
 from qguard.errors import UsageProblem, unknown
+from qguard.indexes.settings import Index, check_token, check_uri
 from qguard.kinds import KINDS
 from qguard.metrics.bounds import Bound
 from qguard.models.pipeline import POOLING_MODES
@@ -329,6 +330,64 @@ class EndpointConfig(_Table):
         return Endpoint(name, headers=tuple(sorted(self.headers.items())), **given)
 
 
+class IndexConfig(_Table):
+    """An index of a vector database that the candidate's vectors are searched in (``--index NAME``). See docs/indexes.md.
+
+    Attributes:
+        store: ``milvus`` or ``faiss``.
+        type: Type of the index, as Milvus names it: ``FLAT``, ``HNSW``, ``IVF_SQ8``.
+        uri: Where the store is: a file, relative to the configuration file, or the address of a server; defaults to a temporary
+            place.
+        token: Name of the environment variable that holds the token or password of the server.
+        metric: ``cosine``, ``dot``, ``euclidean`` or ``hamming``; defaults to what the model ranks by.
+        params: Parameters of the build, such as ``{ M = 16, efConstruction = 200 }``.
+        search: Parameters of a search, such as ``{ ef = 64 }``.
+        vectors: How the store keeps vectors that the precision leaves in float32: ``float32``, ``float16`` or ``bfloat16``.
+        filters: Shares of the rows that filters meet, under which the index is searched too.
+        k: Number of hits asked for.
+    """
+
+    store: str = Field(min_length=1)
+    type: str = Field(min_length=1)
+    uri: str = ""
+    token: str = ""
+    metric: Literal["", "cosine", "dot", "euclidean", "hamming"] = ""
+    params: dict[str, bool | int | float | str] = {}
+    search: dict[str, bool | int | float | str] = {}
+    vectors: Literal["float32", "float16", "bfloat16"] = "float32"
+    filters: tuple[float, ...] = (0.1, 0.01, 0.001)
+    k: int = Field(10, ge=10, le=1000)
+
+    @field_validator("uri", "token")
+    @classmethod
+    def _no_secret(cls, value: str, info: ValidationInfo) -> str:
+        try:
+            (check_uri if info.field_name == "uri" else check_token)(value)
+        except UsageProblem as e:
+            raise ValueError(str(e)) from None  # which pydantic tells with the key
+        return value
+
+    @field_validator("filters")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        for share in value:
+            if not 0.001 <= share < 1:
+                raise ValueError(f"expected shares of the rows from 0.001, below 1, found {share:g}")
+        return value
+
+    def index(self, name: str, folder: Path) -> Index:
+        """The same for whoever opens the store.
+
+        Args:
+            name: Its name.
+            folder: What a file is relative to.
+        """
+        given = self.model_dump()
+        if self.uri and "://" not in self.uri:
+            given["uri"] = str(folder / self.uri)
+        return Index(name, **given)
+
+
 class GateConfig(_Table):
     """A gate's bound and what it applies to: the value, or the end of its interval that is closer to failing.
 
@@ -468,4 +527,5 @@ PARTS: dict[str, tuple[type[BaseModel], ...]] = {
     "models": (ModelConfig,), "suite": (SuiteConfig,), "latency": (LatencyConfig,), "robustness": (RobustnessConfig,),
     "precision": (PrecisionConfig,), "vectors": (VectorsConfig,), "gates": (GateConfig,), "javascript": (JavaScriptConfig,),
     "endpoint": (EndpointConfig, LoadConfig, StatedConfig), "service": (ServiceConfig,),
+    "index": (IndexConfig,),
 }  # fmt: skip

@@ -8,6 +8,7 @@ from qguard.metrics import (
     Comparison,
     MetricInfo,
     embedding,
+    index,
     invariance,
     ranking,
     scores,
@@ -180,6 +181,11 @@ OWN = (
         name="service", question="Does the server do what it is asked, whoever else asks it?", test="test_service",
         needs=("endpoint",), metrics=service.METRICS, bounded_by="what every server promises (docs/endpoints.md)",
         judge="qguard.judging.service:judge_service", kinds=(DENSE, SPARSE, CROSS_ENCODER), switch="service", lead=6,
+    ),
+    Family(
+        name="index", question="Does an index of a vector database still find what exact search finds?", test="test_index",
+        needs=("vectors", "index"), metrics=index.METRICS, bounded_by="what users of an index expect (docs/indexes.md)",
+        judge="qguard.judging.index:judge_index", lead=1,
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,

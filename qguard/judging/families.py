@@ -46,6 +46,8 @@ def _has(session: Session, need: str, target: Target) -> bool:
         return tried(session, target.precision)
     if need == "endpoint":
         return service.tried(session, target.precision)
+    if need == "index":
+        return bool(session.indexes)
     if need == "process":
         return bool(latency.buckets(session, target.precision, target.model))
     return True

@@ -55,6 +55,7 @@ class Session:
         baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
         baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
         baseline_endpoint: ``--baseline-endpoint``: the server that a server is compared with, a name or a URL.
+        indexes: ``--index``: names of ``[tool.qguard.index]`` that the candidate's vectors are searched in.
         intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
     """
 
@@ -64,6 +65,7 @@ class Session:
     baseline_python: str | None = None
     baseline_endpoint: str | None = None
     intervals: bool = False
+    indexes: tuple[str, ...] = ()
 
     def targets(self, precisions: list[Precision]) -> list[Target]:
         """All combinations of precision, model and suite.
@@ -71,6 +73,7 @@ class Session:
         Raises:
             UsageProblem: when no model is configured.
         """
+        from qguard.judging import index
         from qguard.judging.load import refuse
 
         if not self.config.models:
@@ -97,6 +100,8 @@ class Session:
             )
         self._refuse_idle_gates(precisions)
         self._refuse_gates_of_other_kinds()
+        if self.indexes:
+            index.refuse(self, precisions)
         for precision in precisions:
             for model in self.config.models:
                 self._refuse_stored(precision, model)

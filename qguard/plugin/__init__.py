@@ -87,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_endpoint_protocol", "--endpoint-protocol"),
             ("qguard_endpoint_model", "--endpoint-model"),
             ("qguard_endpoint_replica", "--endpoint-replica"),
+            ("qguard_index", "--index"),
         ):
             if config.getoption(option):
                 raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
@@ -149,6 +150,7 @@ def _state(config: pytest.Config, asked: str) -> State:
         config.getoption("qguard_baseline_python"),
         config.getoption("qguard_baseline_endpoint"),
         intervals=bool(config.getoption("qguard_report")),
+        indexes=_names(config.getoption("qguard_index")),
     )
     targets = session.targets(precisions)
     if config.getoption("qguard_attest"):
@@ -158,6 +160,11 @@ def _state(config: pytest.Config, asked: str) -> State:
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
     return State(session, targets, strict)
+
+
+def _names(given: str | None) -> tuple[str, ...]:
+    """Names that an option separates by commas."""
+    return tuple(dict.fromkeys(name for part in (given or "").split(",") if (name := part.strip())))
 
 
 def _latency(config: pytest.Config) -> dict[str, Any]:

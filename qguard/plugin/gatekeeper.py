@@ -12,6 +12,8 @@ from qguard.judging import latency
 from qguard.judging.cause import find_cause
 from qguard.judging.facts import changed, facts, holds, parts
 from qguard.judging.families import standard_errors
+from qguard.judging.index import FAMILY as INDEX
+from qguard.judging.index import facts as index_facts
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class GateKeeper:
             if part.sampled and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = standard_errors(self._session, target, family)
             record["details"] = self._details(target, family)
+            if family == INDEX:
+                record["index"] = index_facts(self._session, target)
             if any(c.outcome == "fail" for c in checks):
                 from qguard.diagnosis import command
                 from qguard.report.terminal import failure_text

@@ -96,6 +96,12 @@ OPTIONS = (
         _values("URL"),
         short=True,
     ),
+    Option(
+        "--qguard-index",
+        "search the candidate's vectors in these indexes of the configuration too, separated by commas",
+        _value("NAME,…"),
+        short=True,
+    ),
     Option("--qguard-model", "use only this model, by name or reference; repeatable", _values("NAME")),
     Option("--qguard-suite", "use only this suite; repeatable", _values("NAME")),
     Option(

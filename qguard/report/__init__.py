@@ -90,8 +90,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         if any(c["outcome"] == "fail" for c in checks):
             verdict = "fail"
         facts: dict[str, Any] = next((r["facts"] for r in mine if r.get("facts")), {})
-        latency, load = ([f for r in mine for f in r.get(part, ())] for part in ("latency", "load"))
-        found = {"verdict": verdict, "missing": missing, "errors": errors, "checks": checks, "latency": latency, "load": load}
+        found = {"verdict": verdict, "missing": missing, "errors": errors, "checks": checks}
+        found |= {part: [f for r in mine for f in r.get(part, ())] for part in ("latency", "load", "index")}
         runs.append({**target, "kind": asked.get("kind", DENSE), **facts, **found})
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
         runs[-1]["left_out_because"] = dict(asked.get("left_out", {}))

@@ -14,6 +14,7 @@ from qguard.latency.check import interval_text
 from qguard.report.advice import PAIRED, judged, left_out, moved_gates, shadowed_gates
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
+from qguard.report.indexes import HEADS, rows
 from qguard.report.loads import figures, named, sent
 
 LARGEST = 900_000  # bytes; a job's summary on GitHub may hold 1 MiB, and other steps write there too
@@ -99,6 +100,10 @@ def _details(run: Mapping[str, Any]) -> list[str]:
         lines += ["", "| load | sent | p50 ms | p95 ms | p99 ms | per second | requests | failed | first ms |", "|---" * 9 + "|"]
     for f in loads or ():
         lines.append("| " + " | ".join([_cell(named(f)), _cell(sent(f)), *figures(f)]) + " |")
+    if indexes := rows(run):
+        lines += ["", "| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
+        lines += ["| " + " | ".join([_cell(i["name"]), *i["figures"]]) + " |" for i in indexes]
+        lines += ["", *(f"- {_cell(i['name'])}: {escape(i['words'])}" for i in indexes)]
     for c in run["checks"]:
         if c["name"].startswith("latency.") and c["name"] not in PAIRED and c["bound"]:
             lines.append(f"\n{_MARK.get(c['outcome'], '⚠️')} {_cell(label_of(c))} {c['value']:.4g}, gate {bound_of(c)}")

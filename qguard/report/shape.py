@@ -441,6 +441,64 @@ class EndpointShape(Part):
     date: str
 
 
+class IndexShape(Part):
+    """An index of a vector database that the candidate's vectors were searched in; see docs/indexes.md.
+
+    Attributes:
+        name: Its name in the configuration.
+        store: The store.
+        type: Its type, as Milvus names it.
+        metric: What it ranks by.
+        vectors: How the store keeps vectors.
+        params: Parameters of the build.
+        search: Parameters of a search.
+        k: Hits asked for.
+        existing: Whether the collection was there before, and was only read.
+        versions: Package → version of what searched.
+        rows: Number of rows that the store holds.
+        dim: Values of a vector.
+        queries: Number of queries.
+        proof: That the index was used: what the store holds, how many rows were read back, how many random directions the
+            narrowest search misses, and the largest distance of a score from the exact one.
+        split: overlap@10 with fp32 of an exact search of the candidate's vectors (``model``), of the stored ones
+            (``vectors``), and of the answers of the index (``index``).
+        filters: Recall, and share of full answers, under each filter.
+        filters_empty: Shares of rows whose filter no row of this suite meets.
+        insert_seconds: Time to insert the rows.
+        build_seconds: Time to build the index.
+        resumed: Rows that an interrupted run had inserted before.
+        bytes: Of the index with its rows; ``null`` if the store does not tell.
+        p50_ms: Median time of a search for one query, in milliseconds.
+        p95_ms: 95th percentile of these times.
+        words: The loss of each part in one line.
+    """
+
+    name: str
+    store: str
+    type: str
+    metric: str
+    vectors: str
+    params: dict[str, Any] = {}
+    search: dict[str, Any] = {}
+    k: int
+    existing: bool = False
+    versions: dict[str, str] = {}
+    rows: int
+    dim: int
+    queries: int
+    proof: dict[str, Any]
+    split: dict[str, float]
+    filters: list[dict[str, float]] = []
+    filters_empty: list[float] = []
+    insert_seconds: float
+    build_seconds: float
+    resumed: int = 0
+    bytes: int | None = None
+    p50_ms: float
+    p95_ms: float
+    words: str
+
+
 class RunShape(Part):
     """One precision of a model on a suite.
 
@@ -466,6 +524,7 @@ class RunShape(Part):
         checks: Every check.
         latency: Every comparison of times.
         load: Every load that a server got.
+        index: Every index that was searched.
         artifact: Files of the judged artifact.
         endpoint: The judged server; ``null`` for all else.
         golden_from: The server that the golden was recorded from, in words; ``null`` for a golden that was computed from the
@@ -495,6 +554,7 @@ class RunShape(Part):
     checks: list[CheckShape]
     latency: list[TrialShape]
     load: list[LoadShape] = []
+    index: list[IndexShape] = []
     artifact: Files | None = None
     endpoint: EndpointShape | None = None
     golden_from: str | None = None

@@ -13,6 +13,7 @@ from qguard.metrics.truncation import OVERLAP
 from qguard.report.advice import PAIRED, Case, Step, judged, left_out, moved_gates, shadowed_gates, steps, told, too_slow, why
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
+from qguard.report.indexes import in_words
 from qguard.report.loads import words
 from qguard.vectors.quantized import FLOAT
 
@@ -169,6 +170,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             )
         lines += [
             *_of_loads(run),
+            *(line for found in run.get("index", ()) for line in _wrapped_index(found)),
             *(
                 f"  {'FAIL' if c['outcome'] == 'fail' else '    '} {c['worst'][0]}"
                 for c in run["checks"]
@@ -250,6 +252,12 @@ def _effects(checks: list[dict[str, Any]]) -> list[str]:
             f"session.x64quantprecision=1"
         )
     return lines
+
+
+def _wrapped_index(found: dict[str, Any]) -> list[str]:
+    """An index, with the loss of each part."""
+    text = f"index {found['name']}: {in_words(found)}"
+    return textwrap.wrap(text, 120, initial_indent="       ", subsequent_indent=" " * 9, break_on_hyphens=False)
 
 
 def _of_loads(run: dict[str, Any]) -> list[str]:
