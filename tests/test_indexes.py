@@ -342,7 +342,7 @@ def project(judged):
     config = load_config(judged("dense"))
     tables = {
         "exact": {"store": "faiss", "type": "FLAT"},
-        "graph": {"store": "faiss", "type": "HNSW", "params": {"M": 8}},
+        "one list": {"store": "faiss", "type": "IVF_FLAT", "params": {"nlist": 1}},  # which a search always looks at
     }
     index = {name: type(config).model_fields["index"].annotation.__args__[1](**table) for name, table in tables.items()}
     return config.model_copy(update={"index": index})
@@ -364,7 +364,7 @@ def test_an_exact_index_holds_and_one_that_nothing_proves_is_not_measured(projec
     from qguard.gates.check import PartlyMeasured
 
     with pytest.raises(PartlyMeasured, match="the index is idle, or 24 rows are too few to tell") as told:
-        judge_index(Session(project, indexes=("exact", "graph")), TARGET)
+        judge_index(Session(project, indexes=("exact", "one list")), TARGET)
     assert {c.slice.split()[0] for c in told.value.checks} == {"exact"}
 
 
@@ -429,3 +429,30 @@ def test_reports_name_the_index_its_proof_and_the_loss_of_each_part(judged, tmp_
     assert any("index exact" in line for line in summary_lines(report))
     for name in ("r.html", "r.md"):
         assert "exact: faiss FLAT" in (tmp_path / name).read_text()
+
+
+# ---- the sweep ----
+
+
+def test_a_sweep_shows_what_no_other_index_beats_and_the_cheapest_that_holds(judged, tmp_path):
+    pytest.importorskip("faiss")
+    import json
+    import shutil
+
+    from qguard.cli import main
+
+    folder = shutil.copytree(judged("dense"), tmp_path / "project")
+    with (folder / "pyproject.toml").open("a") as file:
+        file.write('[tool.qguard.index.exact]\nstore = "faiss"\ntype = "FLAT"\n')
+    page, data = tmp_path / "sweep.html", tmp_path / "sweep.json"
+    asked = ["index", "sweep", "--index", "exact", "--precision", "fp32@onnx", "--config", str(folder)]
+    assert main([*asked, "--type", "FLAT,SQ8,IVF_FLAT", "--param", "nlist=1,4", f"--html={page}", f"--json={data}"]) == 3
+    rows = json.loads(data.read_text())["rows"]
+    assert [r["index"] for r in rows] == ["FLAT", "SQ8", "IVF_FLAT nlist=1", "IVF_FLAT nlist=4"]
+    assert rows[0]["recall"] == 1
+    assert "24 rows are too few to tell" in rows[2]["error"]
+    text = page.read_text()
+    assert "<svg" in text
+    assert "faiss FLAT" in text
+    assert "<script" not in text
+    assert main([*asked, "--search", "nprobe=3"]) == 2  # which FLAT does not have

@@ -128,7 +128,7 @@ class FaissCollection:
 
     @contextmanager
     def _one_thread(self) -> Iterator[None]:
-        """A graph that two threads build is another one each time."""
+        """Two threads build another graph each time, and make a search for one query wait."""
         threads = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(1)
         try:
@@ -174,7 +174,8 @@ class FaissCollection:
         if self._binary:
             distances, rows = self._binary_search(queries, k, chosen)
             return _hits(rows, -distances.astype(np.float64))
-        scores, rows = self._made.search(self._given(queries), k, params=how)
+        with self._one_thread():
+            scores, rows = self._made.search(self._given(queries), k, params=how)
         found = scores.astype(np.float64)
         return _hits(rows, -np.sqrt(np.maximum(found, 0)) if self._metric == _EUCLIDEAN else found)
 
@@ -184,7 +185,8 @@ class FaissCollection:
             self._made.nprobe = params["nprobe"]
         if "efSearch" in params:
             self._made.hnsw.efSearch = params["efSearch"]
-        found: tuple[NDArray[Any], NDArray[Any]] = self._made.search(self._given(queries), k)
+        with self._one_thread():
+            found: tuple[NDArray[Any], NDArray[Any]] = self._made.search(self._given(queries), k)
         return found
 
     def size(self) -> int | None:
