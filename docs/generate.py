@@ -144,6 +144,7 @@ def configuration() -> str:
         ("[tool.qguard.endpoint.NAME]", t.EndpointConfig),
         ("[tool.qguard.endpoint.NAME.load]", t.LoadConfig),
         ("[tool.qguard.endpoint.NAME.load.stated]", t.StatedConfig),
+        ("[tool.qguard.index.NAME]", t.IndexConfig),
         ("[tool.qguard.gates.PRECISION]", t.GateConfig),
         ("[tool.qguard.latency]", t.LatencyConfig),
         ("[tool.qguard.robustness]", t.RobustnessConfig),
@@ -170,7 +171,7 @@ def report() -> str:
     )
     parts = [
         s.ReportShape, s.RunShape, s.CheckShape, s.BoundShape, s.CauseShape, s.FactsShape,
-        s.TrialShape, s.LoadShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
+        s.TrialShape, s.LoadShape, s.IndexShape, s.Files, s.Details, s.Histogram, s.WorstText, s.Points,
         s.MovedPair, s.Neighbours, s.Query, s.Provenance, s.GateShape,
     ]  # fmt: skip
     return made + "".join(f"\n## {p.__name__.removesuffix('Shape')}\n\n{intro(p)}\n\n{fields(p)}" for p in parts)
