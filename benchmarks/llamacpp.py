@@ -1,6 +1,6 @@
 """What llama.cpp keeps of a model on core, by the types of the tensors in each GGUF file, beside ONNX Runtime's int8.
 
-usage: python benchmarks/llamacpp.py [--config FOLDER] [--model NAME] [--write]
+usage: python benchmarks/llamacpp.py [--config FOLDER] [--model NAME] [--only accuracy|speed] [--write]
 
 For each precision: types and bytes of the matrices as they are counted in the file, size, cosine to fp32, neighbors, invariance,
 and speed. Speed is the time of fp32 over the precision's, both in turn in one run (tokens x batch, one thread), once with fp32
@@ -70,33 +70,49 @@ def speed(session: Session, target: Target) -> str:
     return f"| `{target.precision}` | {' | '.join(cells)} |"
 
 
-def main() -> None:
-    """Print both tables, and write them where --write is given."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent)
-    parser.add_argument("--model", default="minilm")
-    parser.add_argument("--write", action="store_true")
-    args = parser.parse_args()
-    session = Session(load_config(args.config))
-    targets = [Target(parse_precision(name), args.model, "core") for name in PRECISIONS]
+def accuracies(session: Session, targets: list[Target]) -> list[str]:
+    """The lines of the first table, printed as they come."""
     heads = ["precision", "tensors", "MB", "of fp32", *SHOWN.values(), "gates"]
     kept = [f"| {' | '.join(heads)} |", "|---|---|" + "--:|" * (len(heads) - 3) + "---|"]
     print(*kept, sep="\n")
     for target in targets:
         kept.append(accuracy(session, target))
         print(kept[-1], flush=True)
+    return kept
+
+
+def speeds(session: Session, targets: list[Target]) -> list[str]:
+    """The lines of the second one, likewise."""
     columns = [f"{b.tokens} x {b.batch} {where}" for where in ("llama.cpp", "ONNX Runtime") for b in BUCKETS]
     fast = [f"| precision | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
     print(*fast, sep="\n")
     for target in targets:
         fast.append(speed(session, target))
         print(fast[-1], flush=True)
-    runtime = session.encoder(targets[0].precision, args.model).runtime
+    runtime = session.encoder(targets[0].precision, targets[0].model).runtime
     fast.append(f"\nOne thread on {cpu()[0]}; {', '.join(f'{k} {v}' for k, v in runtime.versions.items())}.")
     print(fast[-1])
+    return fast
+
+
+def main() -> None:
+    """Print both tables, and write them where --write is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path(__file__).parent.parent)
+    parser.add_argument("--model", default="minilm")
+    parser.add_argument("--only", choices=("accuracy", "speed"))
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    session = Session(load_config(args.config))
+    targets = [Target(parse_precision(name), args.model, "core") for name in PRECISIONS]
+    tables = {}
+    if args.only != "speed":
+        tables["accuracy"] = accuracies(session, targets)
+    if args.only != "accuracy":
+        tables["speed"] = speeds(session, targets)
     if args.write:
         text = PAGE.read_text(encoding="utf-8")
-        for name, rows in (("accuracy", kept), ("speed", fast)):
+        for name, rows in tables.items():
             start, end = MARK.format(name), MARK.format(f"end of {name}")
             text = re.sub(f"{start}.*{end}", "\n".join([start, *rows, end]).replace("\\", "\\\\"), text, flags=re.DOTALL)
         PAGE.write_text(text, encoding="utf-8")
