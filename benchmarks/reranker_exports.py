@@ -107,14 +107,19 @@ def main() -> None:
         target = Target(precision, model, suite)
         rows[name] = *measured(session, target), session.artifact(precision, model).bytes
         specs[name] = spec_of(session.artifact(precision, model), precision, 1)
-    took = {b: times(specs, b.fill(own.golden(model, suite).token_ids)) for b in BUCKETS}
     print("| |", " | ".join(rows), "|")
     print("|---|" + "--:|" * len(rows))
     for metric in SHOWN:
-        print(f"| `{metric}` |", " | ".join(f"{values[metric]:.4f}" for values, _, _ in rows.values()), "|")
+        print(f"| `{metric}` |", " | ".join(f"{v[metric]:.4f}" if metric in v else "" for v, _, _ in rows.values()), "|")
     print("| MB |", " | ".join(f"{size / 1e6:.1f}" for _, _, size in rows.values()), "|")
-    for bucket, seconds in took.items():
-        print(f"| speed {bucket}, fp32 = 1 |", " | ".join(f"{seconds['fp32'] / seconds[name]:.2f}" for name in rows), "|")
+    for bucket in BUCKETS:
+        seconds = times(specs, bucket.fill(own.golden(model, suite).token_ids))
+        print(
+            f"| speed {bucket}, fp32 = 1 |",
+            " | ".join(f"{seconds['fp32'] / seconds[name]:.2f}" for name in rows),
+            "|",
+            flush=True,
+        )
     print("| verdict |", " | ".join("fail" if failed else "pass" for _, failed, _ in rows.values()), "|")
     for name, (_, failed, _) in rows.items():
         print(f"{name}: {', '.join(failed) or 'all hold'}")
