@@ -456,3 +456,33 @@ def test_a_sweep_shows_what_no_other_index_beats_and_the_cheapest_that_holds(jud
     assert "faiss FLAT" in text
     assert "<script" not in text
     assert main([*asked, "--search", "nprobe=3"]) == 2  # which FLAT does not have
+
+
+# ---- a mixed index, without a store ----
+
+
+def test_a_mixed_index_is_that_of_one_side_and_the_other():
+    from qguard.metrics import Comparison, mixed
+    from qguard.suites import Suite
+
+    random = np.random.default_rng(0)
+    golden = random.standard_normal((40, 16)).astype(np.float32)
+    candidate = golden + 0.3 * random.standard_normal((40, 16)).astype(np.float32)
+    suite = Suite("own", tuple(map(str, range(40))), (None,) * 40)
+    ((items, _),) = mixed.parts(Comparison.of(suite, golden, candidate))
+
+    def top(queries, documents):
+        a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (queries.astype(float), documents.astype(float)))
+        scores = a @ b.T
+        np.fill_diagonal(scores, -np.inf)
+        return np.argsort(-scores, axis=1)[:, :10]
+
+    want = top(golden, golden)
+    for column, found in ((0, top(candidate, golden)), (2, top(golden, candidate))):
+        overlap = [len(set(a) & set(b)) / 10 for a, b in zip(want.tolist(), found.tolist(), strict=True)]
+        assert items.rows[:, column].tolist() == pytest.approx(overlap)
+        assert items.rows[:, column + 1].tolist() == (want[:, 0] == found[:, 0]).tolist()
+    assert 0 < items.rows[:, 0].mean() < 1
+    (same, _) = mixed.parts(Comparison.of(suite, golden, golden))[0]
+    assert same.rows.min() == 1
+    assert mixed.parts(Comparison.of(suite, golden, candidate).quantize("binary")) == []

@@ -10,6 +10,7 @@ from qguard.metrics import (
     embedding,
     index,
     invariance,
+    mixed,
     ranking,
     scores,
     service,
@@ -39,7 +40,7 @@ def _similarity(c: Comparison) -> Parts:
 
 
 def _ranking(c: Comparison) -> Parts:
-    return [(ranking.items(c), ranking.METRICS)]
+    return [(ranking.items(c), ranking.METRICS), *mixed.parts(c)]
 
 
 def _artifact(what: str, better: bool, unit: str, description: str) -> MetricInfo:
@@ -147,7 +148,8 @@ OWN = (
     ),
     Family(
         name="ranking", question="Do texts still find their fp32 neighbors?", test="test_ranking",
-        needs=("vectors",), metrics=ranking.METRICS, bounded_by=_BY_PRECISION, kinds=_OF_TEXTS, parts=_ranking, lead=0,
+        needs=("vectors",), metrics=(*ranking.METRICS, *mixed.METRICS), bounded_by=_BY_PRECISION, kinds=_OF_TEXTS,
+        parts=_ranking, lead=0,
     ),
     Family(
         name="task", question="Do labeled pairs and queries score as well as in fp32?", test="test_task_quality",
