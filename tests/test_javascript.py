@@ -21,7 +21,7 @@ from qguard.javascript.browser import BrowserWorker
 from qguard.javascript.packages import PINNED
 from qguard.javascript.settings import JavaScript
 from qguard.javascript.site import Site
-from qguard.javascript.worker import SCRIPTS
+from qguard.javascript.worker import SCRIPTS, NodeWorker
 from qguard.judging.session import Session, Target
 from qguard.models.modules import Dense, Normalize, Pooling
 from qguard.precisions import parse_precision
@@ -97,6 +97,21 @@ def test_the_lookups_for_webassembly_give_the_same_bits(made, int8, minilm, toke
     assert ["GatherBlockQuantized" in found for found in operators] == [True, False]
     here, there = (open_encoder("onnx", minilm.folder, minilm.pipeline, "int8", f).encode_ids(token_ids) for f in files)
     assert np.array_equal(here, there)
+
+
+@needs_node
+@pytest.mark.parametrize(("precision", "saturates", "extra"), [
+    ("int8", True, {"session": {"x64quantprecision": "1"}}), ("int8", False, None), ("fp32", True, None),
+])  # fmt: skip
+def test_node_runs_a_file_as_it_declares_where_products_saturate(made, settings, monkeypatch, precision, saturates, extra):
+    """On x86 without VNNI. The test above compares the vectors, and such a CPU would give others."""
+    asked, ask = [], NodeWorker.ask
+    monkeypatch.setattr("qguard.encoders.javascript.saturates", lambda: saturates)
+    monkeypatch.setattr(NodeWorker, "ask", lambda self, task, **how: asked.append(how) or ask(self, task, **how))
+    whole = made[precision]
+    NodeRuntime(whole.file, precision, 1, whole, settings).close()
+    (options,) = [how["options"] for how in asked if "options" in how]
+    assert options["session_options"].get("extra") == extra
 
 
 @needs_node

@@ -11,6 +11,7 @@ from typing import Any
 
 from qguard.boundary import step
 from qguard.encoders.interface import Interface
+from qguard.encoders.onnx import EXACT, exact_products
 from qguard.encoders.ports import INPUT_IDS, MASK, TYPES, of_graph, role_of
 from qguard.encoders.whole import Whole
 from qguard.errors import ArtifactProblem, MeasurementProblem
@@ -21,6 +22,7 @@ from qguard.javascript.packages import NODE_MODULES, Packages
 from qguard.javascript.settings import JavaScript
 from qguard.javascript.worker import NodeWorker, RefusedByWorker, Worker
 from qguard.kinds import DENSE
+from qguard.machine.cpu import saturates
 from qguard.models.modules import Pooling
 from qguard.onnx.read import external_files, read_graph
 
@@ -54,6 +56,7 @@ class TransformersRuntime(ABC):
 
     def __init__(self, source: Path, precision: str, threads: int | None, whole: Whole, javascript: JavaScript) -> None:
         self._how = how(whole) | {"close": javascript.close}
+        self._exact = exact_products(source)
         external = external_files(source)
         name, dtype = layout.named(source.name)
         options: dict[str, Any] = {"dtype": dtype, "model_file_name": name}
@@ -130,8 +133,12 @@ class NodeRuntime(TransformersRuntime):
         return NodeWorker("transformers.mjs", settings.modules, settings.node, settings.timeout, [NAME])
 
     def _opened(self, folder: Path, options: dict[str, Any], threads: int | None) -> dict[str, Any]:
-        if threads is not None:
-            options = {**options, "session_options": {"intraOpNumThreads": threads, "interOpNumThreads": 1}}
+        own: dict[str, Any] = {} if threads is None else {"intraOpNumThreads": threads, "interOpNumThreads": 1}
+        if self._exact and saturates():
+            section, _, name = EXACT.partition(".")
+            own["extra"] = {section: {name: "1"}}
+        if own:
+            options = {**options, "session_options": own}
         return self._worker.ask("open", folder=str(folder), options=options, how=self._how).values
 
     def _own_versions(self) -> dict[str, str]:
