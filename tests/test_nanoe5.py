@@ -84,6 +84,7 @@ def test_a_prompt_that_does_not_belong_there_is_named(project, url, settings, pr
     session, at = Session(load_config(project)), target(url, **settings)
     with Probe.open(session, at.precision, "e5") as probe:
         found = CHECKS["prompt"][1](probe)
+        assert BOUNDS["whitespace"].holds(CHECKS["whitespace"][1](probe).value)  # it is not the cause
     assert not BOUNDS["prompt"].holds(found.value)
     assert prompt in " ".join(found.words)
     assert {c.name for c in session.checks(at, "embedding") if c.outcome == "fail"} >= {"embedding.cosine_mean"}

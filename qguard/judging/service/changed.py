@@ -26,6 +26,7 @@ def prompt(probe: Probe) -> Finding:
     share, best, words = _nearer(probe, texts, lambda t: own + t, ways)
     if best is None:
         return Finding(share, len(texts))
+    probe.found_prompt = best
     adds = f"adds the prompt {best!r} by itself" if best else f"adds no prompt, where the settings say that it adds {own!r}"
     mend = "turn its prompt off, or say prompts = 'server'" if best else "say prompts = 'client'"
     return Finding(share, len(texts), (f"the server {adds}: {words}. {mend[0].upper()}{mend[1:]}",))
@@ -46,7 +47,7 @@ def case(probe: Probe) -> Finding:
 
 def _of_tokens(probe: Probe, texts: Sequence[str], ways: Mapping[str, Callable[[str], str]]) -> Finding:
     """As :func:`_nearer`, of the texts whose token ids a change would change; without any, it would change nothing."""
-    own = probe.prompt
+    own = probe.prompt if probe.found_prompt is None else probe.found_prompt
     plain = probe.as_sent([own + t for t in texts])
     changes = {name: probe.as_sent([own + way(t) for t in texts]) for name, way in ways.items()}
     told = [t for i, t in enumerate(texts) if all(ids[i] != plain[i] for ids in changes.values())][: 2 * _ASKED]

@@ -64,6 +64,7 @@ class Probe:
         norms: Lengths of the golden's vectors of the suite, (n,); empty for other outputs.
         similarity: What the model ranks by.
         folder: Of the configuration, where relative paths begin.
+        found_prompt: The prompt that the server was found to put before texts, where that is not the one of the settings.
     """
 
     endpoint: Endpoint
@@ -76,6 +77,7 @@ class Probe:
     folder: Path
     _tokenizer: TextTokenizer
     _fp32: Callable[[], Encoder]
+    found_prompt: str | None = None
 
     @classmethod
     def open(cls, session: Session, precision: Precision, model: str) -> Self:
