@@ -334,7 +334,7 @@ class IndexConfig(_Table):
     """An index of a vector database that the candidate's vectors are searched in (``--index NAME``). See docs/indexes.md.
 
     Attributes:
-        store: ``milvus`` or ``faiss``.
+        store: ``milvus``, ``faiss`` or another one of docs/indexes.md.
         type: Type of the index, as Milvus names it: ``FLAT``, ``HNSW``, ``IVF_SQ8``.
         uri: Where the store is: a file, relative to the configuration file, or the address of a server; defaults to a temporary
             place.

@@ -22,6 +22,7 @@ STORES = {
     for s in (
         _store("milvus", "pymilvus"),
         _store("faiss", "faiss"),
+        _store("usearch", "usearch"),
     )
 }
 
