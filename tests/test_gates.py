@@ -164,6 +164,13 @@ def test_advice_names_the_table_that_wins_and_reports_what_it_shadows():
     assert Check.from_json(stored) == checked(("int8", "int8@onnx"))
 
 
+def test_advice_on_an_index_names_the_index_and_no_layer():
+    short = replace(checked(()), name="index.hits", slice="graph 1%")
+    commands = [step.command for step in steps(Case("int8", "int8", FLOAT, "s", [short], diagnose="qguard diagnose"))]
+    assert commands[0] == "qguard index sweep --index graph --precision int8"
+    assert not any(command.startswith("qguard diagnose") for command in commands)
+
+
 def test_the_annotated_line_is_that_of_the_table_that_wins():
     lines = [
         "[tool.qguard.gates.int8]",

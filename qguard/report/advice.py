@@ -15,7 +15,7 @@ from qguard.report.answers import HEADS
 from qguard.vectors.quantized import FLOAT
 
 PAIRED = ("latency.speedup", "latency.regression", "latency.trend")  # judged by pairs of runs in turn
-_NO_LAYER = {"latency", "memory", "service"}  # families that no layer's loss explains
+_NO_LAYER = {"index", "latency", "memory", "service"}  # families that no layer's loss explains
 _ANEW = "Review the change, then record the golden again"
 CHECK = (
     "Check that the file is made from this model and revision and that the right output is read. Check its pooling, Dense heads "
@@ -92,6 +92,10 @@ def steps(case: Case) -> list[Step]:
             return found  # a bound that lets another model pass is no agreement
     if "service" in case.families:
         found.append(Step("Change what the server does, or what the endpoint's table says of it (docs/endpoints.md)"))
+    if lost := next((c.slice or "" for c in case.failed if c.name.startswith("index.")), ""):
+        name = lost.partition(" ")[0]
+        tried = f"qguard index sweep --index {name} --precision {case.typed}{case.given}"
+        found.append(Step("Try other types and parameters of the index (docs/indexes.md)", tried))
     if "latency" in case.families:
         found.append(too_slow(case.name, case.failed))
     # bounds on latency are no line of [tool.qguard.gates]

@@ -85,7 +85,7 @@ class MilvusCollection:
     def __init__(self, index: Index, name: str, dim: int, vectors: str, metric: str) -> None:
         from pymilvus import MilvusClient
 
-        for noisy in ("pymilvus", "milvus_lite", "faiss"):  # what they raise is told; what they log is not also shown
+        for noisy in ("pymilvus", "milvus_lite", "faiss", "grpc"):  # what they raise is told; what they log is not also shown
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         self._index, self._name, self._metric, self._vectors = index, index.collection or name, metric, vectors
         self._folder = None if index.uri else tempfile.TemporaryDirectory(prefix="qguard-milvus-")
