@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,6 +16,12 @@ from qguard.indexes.settings import Index
 from tests.test_indexes import DIM, ROWS, Faulty, filled, proved, recall_of, refused, searches, vectors
 
 GRAPH = {"params": {"M": 8, "efConstruction": 40}, "search": {"ef": 32}}
+
+
+def _needs(package):
+    """Looked for, and not imported: the store itself imports it, and what has to come before it."""
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
 
 
 def turned():
@@ -47,7 +54,7 @@ def exactly(s, collection):
     ],
 )
 def test_usearch_is_proved_and_measured(kind, stored, metric):
-    pytest.importorskip("usearch")
+    _needs("usearch")
     index = Index("graph", "usearch", kind, filters=(), **GRAPH)
     found = measure(index, searches(stored, metric))
     assert found.proof.missed > 0
@@ -60,7 +67,7 @@ def test_usearch_is_proved_and_measured(kind, stored, metric):
 
 
 def test_usearch_that_is_idle_or_holds_other_rows_is_found_out():
-    pytest.importorskip("usearch")
+    _needs("usearch")
     index = Index("graph", "usearch", "HNSW", **GRAPH)
     s, collection = filled(index)
     refused(index, s, exactly(s, collection), "as an exact search does: the index is idle")
@@ -73,7 +80,7 @@ def test_usearch_that_is_idle_or_holds_other_rows_is_found_out():
 
 
 def test_usearch_reads_a_file_which_does_not_keep_how_it_was_built(tmp_path):
-    pytest.importorskip("usearch")
+    _needs("usearch")
     index = Index("graph", "usearch", "HNSW", params={"M": 8}, search={"ef": 32})
     s, collection = filled(index)
     path = tmp_path / "some.usearch"
@@ -88,6 +95,16 @@ def test_usearch_reads_a_file_which_does_not_keep_how_it_was_built(tmp_path):
 
 
 def test_usearch_cuts_lengths_from_bytes_so_that_only_cosine_ranks_them():
-    pytest.importorskip("usearch")
+    _needs("usearch")
     with pytest.raises(UsageProblem, match="HNSW_I8 in usearch ranks float32 vectors by cosine; found metric 'dot'"):
         stores.check(Index("graph", "usearch", "HNSW_I8"), "float32", "dot")
+
+
+def test_faiss_searches_after_usearch():
+    """In one process, whichever is asked first. A crash would end the gate without a word."""
+    _needs("usearch")
+    _needs("faiss")
+    found = [stores.open_collection(Index("one", store, "HNSW"), "rows", 8, "float32", "dot") for store in ("usearch", "faiss")]
+    assert [c.rows() for c in found] == [0, 0]
+    for collection in found:
+        collection.close()

@@ -7,6 +7,7 @@ are lost: only cosine ranks such codes as it ranks the vectors. The Python packa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class UsearchCollection:
     """See :class:`qguard.indexes.collection.Collection`."""
 
     def __init__(self, index: Index, dim: int, vectors: str, metric: str) -> None:
+        with suppress(ImportError):  # faiss 1.15 ended the process where usearch 2.26 was loaded before it
+            import faiss  # noqa: F401
         from usearch import index as usearch
 
         self.versions: Mapping[str, str] = installed("usearch")
