@@ -23,6 +23,9 @@ STORES = {
         _store("milvus", "pymilvus"),
         _store("faiss", "faiss"),
         _store("usearch", "usearch"),
+        _store("lancedb", "lancedb"),
+        _store("pgvector", "psycopg"),
+        _store("qdrant", "qdrant_client"),
     )
 }
 
