@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -298,3 +299,29 @@ def test_the_local_mode_of_qdrant_is_refused(uri):
     _needs("qdrant_client")
     with pytest.raises(UsageProblem, match="local mode searches exactly, whatever index or quantization is asked for"):
         stores.check(Index("some", "qdrant", "HNSW", uri=uri), "float32", "cosine")
+
+
+CALLS = {
+    "faiss": ("faiss.index_factory", ""), "milvus": ("pymilvus.MilvusClient", ""), "usearch": ("usearch.index.Index", ""),
+    "lancedb": ("lancedb.connect", ""), "pgvector": ("psycopg.connect", "postgresql://localhost/rows"),
+    "qdrant": ("qdrant_client.QdrantClient", "http://localhost:6333"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("store", CALLS)
+def test_what_a_store_throws_is_told_in_words(store, monkeypatch):
+    name, uri = CALLS[store]
+    _needs(name.partition(".")[0])
+    boom = type("Boom", (Exception,), {"__module__": "other"})
+
+    def throw(*_, **__):
+        raise boom("broken\nsecond line")
+
+    if store == "usearch":
+        _needs("faiss")
+        import_module("faiss")
+    monkeypatch.setattr(name, throw)
+    index = Index("one", store, {"lancedb": "IVF_FLAT"}.get(store, "HNSW"), uri)
+    with pytest.raises(LibraryProblem, match=r"index 'one'.* failed in other: Boom: broken\.") as told:
+        stores.open_collection(index, "rows", 8, "float32", "dot")
+    assert "second line" not in str(told.value)

@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 
 from qguard.attest.envelope import PAYLOAD_TYPE, pre_authentication
+from qguard.attest.evidence import refuse_indexes
 from qguard.attest.settings import EXAMPLES, changed, settings_in_force
 from qguard.cli import main
 from qguard.config import Config, load_config
 from qguard.config.tables import (
     PARTS,
     EndpointConfig,
+    IndexConfig,
     JavaScriptConfig,
     LatencyConfig,
     LoadConfig,
@@ -33,6 +35,7 @@ from qguard.config.tables import (
     SuiteConfig,
     VectorsConfig,
 )
+from qguard.errors import UsageProblem
 from qguard.files import sha256_json
 from qguard.gates import parse_gate
 from qguard.gates.check import Check, judge
@@ -773,14 +776,21 @@ BOUND = {
     "service.mode": "tests", "service.skip": "settings", "javascript.close": "settings",
     "javascript.modules": "software, as of every runtime", "javascript.node": "software, as of every runtime",
     "javascript.browser": "software, as of every runtime", "javascript.timeout": "what takes too long did not pass",
+    **{f"index.{key}": "no verdict is of an index" for key in IndexConfig.model_fields},
 }  # fmt: skip
+
+
+def test_a_verdict_says_nothing_of_an_index():
+    refuse_indexes([])
+    with pytest.raises(UsageProblem, match="says nothing of an index, found --index graph"):
+        refuse_indexes(["graph"])
 
 
 def test_every_setting_is_bound_or_has_a_reason_not_to_be():
     tables = {
         "latency": LatencyConfig, "robustness": RobustnessConfig, "vectors": VectorsConfig, "precision": PrecisionConfig,
         "models": ModelConfig, "suite": SuiteConfig, "endpoint": EndpointConfig,
-        "service": ServiceConfig, "javascript": JavaScriptConfig,
+        "service": ServiceConfig, "javascript": JavaScriptConfig, "index": IndexConfig,
     }  # fmt: skip
     assert set(tables) == set(PARTS) - {"gates"}  # whose keys a misspelled one is matched with
     keys = {f"{name}.{key}" for name, table in tables.items() for key in table.model_fields}

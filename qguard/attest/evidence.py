@@ -16,7 +16,7 @@ from qguard.judging.facts import scope
 from qguard.report.host import host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from qguard.judging.session import Session, Target
 
@@ -40,6 +40,22 @@ def refuse_several(targets: Iterable[Target]) -> None:
         raise UsageProblem(
             f"--qguard-attest: a verdict is of one artifact, and this run judges {len(found)}: {listed}; "
             "give one --precision and one --qguard-model, and run pytest once for each"
+        )
+
+
+def refuse_indexes(names: Sequence[str]) -> None:
+    """A verdict is of an artifact, and ``qguard verify`` has no store to look into.
+
+    Args:
+        names: Of ``--index``.
+
+    Raises:
+        UsageProblem: for any.
+    """
+    if names:
+        raise UsageProblem(
+            "--qguard-attest: a verdict is of an artifact's files, and says nothing of an index, found --index "
+            f"{','.join(names)}; give the options in two runs of pytest"
         )
 
 

@@ -154,9 +154,10 @@ def _state(config: pytest.Config, asked: str) -> State:
     )
     targets = session.targets(precisions)
     if config.getoption("qguard_attest"):
-        from qguard.attest.evidence import refuse_several
+        from qguard.attest.evidence import refuse_indexes, refuse_several
 
         refuse_several(targets)
+        refuse_indexes(session.indexes)
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
     return State(session, targets, strict)
