@@ -368,7 +368,7 @@ def test_the_verdict_stands_in_the_first_screen(chromium, folder, width, height)
         assert chromium.run(bottom, part) < height
     first = "return [...document.querySelectorAll('h1, .lead h2, .lead li, .lead dd')].map((e) => e.innerText)"
     lines = "\n".join(chromium.run(first)[:10])
-    assert re.search(r"int8@onnx .* checks fail", lines)
+    assert re.search(r"int8@onnx .*(checks fail|Accuracy fails)", lines)  # as many as fail on this CPU
     assert re.search(r"[\w.@]+ \d\S+, gate >= \S+, missed by", lines)
     assert any(t[:40] in lines for t in (*PLAIN, *HOSTILE))
     assert "qguard quantize --precision int8@onnx" in lines
