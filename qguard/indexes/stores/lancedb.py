@@ -81,7 +81,7 @@ class LanceCollection:
     """See :class:`qguard.indexes.collection.Collection`."""
 
     def __init__(self, index: Index, name: str, dim: int, vectors: str, metric: str) -> None:
-        os.environ.setdefault("LANCE_LOG", "error")  # what it warns of is measured
+        os.environ.setdefault("LANCEDB_LOG", "error")  # what it warns of is measured
         import lancedb
 
         self.versions: Mapping[str, str] = installed("lancedb")
