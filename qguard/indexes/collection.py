@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.indexes.settings import FLOAT32, Index, Parameters
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.errors import MeasurementProblem
+from qguard.indexes.settings import EUCLIDEAN, FLOAT32, Index, Parameters
+from qguard.vectors.similarity import COSINE, DOT
 
 BUCKET = "bucket"  # the field that filters look at
-FLOAT_METRICS = (COSINE.name, DOT.name, SIMILARITIES["euclidean"].name)
+FLOAT_METRICS = (COSINE.name, DOT.name, EUCLIDEAN)
 
 
 @dataclass(frozen=True)
@@ -176,3 +177,19 @@ class Store:
 def defaults(kind: IndexType, index: Index) -> dict[str, Any]:
     """The parameters of a search: those of the index over the store's own."""
     return {**{k: v for k, v in kind.search.items() if v is not None}, **index.search}
+
+
+def in_order(found: Mapping[int, Any], rows: NDArray[np.int64], store: str) -> list[Any]:
+    """What a store gave back for each of some rows, in their order.
+
+    Args:
+        found: By number of the row.
+        rows: The rows that were asked for.
+        store: The index and its store, for people.
+
+    Raises:
+        MeasurementProblem: for a row that is missing.
+    """
+    if lost := [int(r) for r in rows if int(r) not in found]:
+        raise MeasurementProblem(f"{store}: row {lost[0]} was inserted, and is not there ({len(lost)} such rows)")
+    return [found[int(r)] for r in rows]

@@ -16,7 +16,8 @@ K = 10  # hits of a query that recall and overlap look at
 FLOAT32, FLOAT16, BFLOAT16, INT8, BINARY = VECTORS = ("float32", "float16", "bfloat16", "int8", "binary")
 STATED = (FLOAT32, FLOAT16, BFLOAT16)  # the others are made of a precision such as int8+binary
 HAMMING = "hamming"
-METRICS = (COSINE.name, DOT.name, SIMILARITIES["euclidean"].name, HAMMING)
+EUCLIDEAN = SIMILARITIES["euclidean"].name
+METRICS = (COSINE.name, DOT.name, EUCLIDEAN, HAMMING)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 Parameters = Mapping[str, int | float | str | bool]

@@ -144,13 +144,10 @@ class Exact:
             if not len(query):
                 continue
             wanted, at = np.unique(rows[start + query, place], return_inverse=True)
-            documents = self.similarity.prepared(self._taken_some(wanted))
+            documents = self.similarity.prepared(self._taken(wanted))
             searched = self.similarity.prepared(self.queries[start : start + _PART])
             out[start + query, place] = self.similarity.pairs(searched[query], documents[at])
         return out
-
-    def _taken_some(self, rows: Found) -> Floats:
-        return self.documents.take(rows) if isinstance(self.documents, VectorFile) else self.documents[rows]
 
 
 def without_own(rows: Found, own: Found, k: int, *more: Any) -> list[Any]:

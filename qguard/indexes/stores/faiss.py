@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.indexes.collection import FLOAT_METRICS, Held, Hits, IndexType
-from qguard.indexes.settings import BINARY, FLOAT32, HAMMING, Index, Parameters
+from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT32, HAMMING, Index, Parameters
 from qguard.machine.versions import installed
 from qguard.vectors.quantized import unit
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.vectors.similarity import COSINE, DOT
 
-_EUCLIDEAN = SIMILARITIES["euclidean"].name
 _LISTS, _PROBES = {"nlist": 128}, {"nprobe": 1}  # faiss searches one list unless it is told otherwise
 _GRAPH, _REACH = {"M": 32, "efConstruction": 40}, {"ef": 16}
 _BOTH, _ALL = (FLOAT32, BINARY), (*FLOAT_METRICS, HAMMING)
@@ -87,7 +86,7 @@ class FaissCollection:
             flat.this.disown()  # the index owns it
             made.own_fields = True
             return made
-        metric = faiss.METRIC_L2 if self._metric == _EUCLIDEAN else faiss.METRIC_INNER_PRODUCT
+        metric = faiss.METRIC_L2 if self._metric == EUCLIDEAN else faiss.METRIC_INNER_PRODUCT
         lists, graph = f"IVF{int(p['nlist'])}", f"HNSW{int(p['M'])}"
         words = {
             "FLAT": "Flat", "SQ8": "SQ8", "IVF_FLAT": f"{lists},Flat", "IVF_SQ8": f"{lists},SQ8",
@@ -148,7 +147,7 @@ class FaissCollection:
             params |= {"M": int(made.hnsw.nb_neighbors(1)), "efConstruction": int(made.hnsw.efConstruction)}
         squared = not self._binary and made.metric_type == self._faiss.METRIC_L2
         inner = self._metric if self._metric in (COSINE.name, DOT.name) else DOT.name
-        return Held(int(made.ntotal), kind, HAMMING if self._binary else _EUCLIDEAN if squared else inner, params)
+        return Held(int(made.ntotal), kind, HAMMING if self._binary else EUCLIDEAN if squared else inner, params)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
         """See :meth:`qguard.indexes.collection.Collection.read`."""
@@ -177,7 +176,7 @@ class FaissCollection:
         with self._one_thread():
             scores, rows = self._made.search(self._given(queries), k, params=how)
         found = scores.astype(np.float64)
-        return _hits(rows, -np.sqrt(np.maximum(found, 0)) if self._metric == _EUCLIDEAN else found)
+        return _hits(rows, -np.sqrt(np.maximum(found, 0)) if self._metric == EUCLIDEAN else found)
 
     def _binary_search(self, queries: NDArray[Any], k: int, params: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Of bits: faiss keeps the parameters of a search in the index."""

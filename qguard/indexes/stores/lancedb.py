@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.boundary import step
-from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType
-from qguard.indexes.settings import BINARY, FLOAT16, FLOAT32, HAMMING, Index, Parameters
+from qguard.errors import UsageProblem
+from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, in_order
+from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, Index, Parameters
 from qguard.machine.versions import installed
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.vectors.similarity import COSINE, DOT
 
-_EUCLIDEAN = SIMILARITIES["euclidean"].name
-_METRICS = {COSINE.name: "cosine", DOT.name: "dot", _EUCLIDEAN: "l2", HAMMING: "hamming"}
+_METRICS = {COSINE.name: "cosine", DOT.name: "dot", EUCLIDEAN: "l2", HAMMING: "hamming"}
 _NAMES = {v: k for k, v in _METRICS.items()}
 _LISTS, _PROBES, _FLOATS = {"nlist": None}, {"nprobe": 20}, (FLOAT32, FLOAT16)
 _CODES, _GRAPH, _REACH = {"m": None, "nbits": 8}, {"M": 20, "efConstruction": 300}, {"ef": 64}
@@ -181,11 +180,7 @@ class LanceCollection:
             found = self._table.search().where(f"id IN ({wanted})").limit(len(rows)).select(["id", "vector"]).to_arrow()
         vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(len(found), -1)
         by_id = dict(zip(found["id"].to_pylist(), vectors, strict=True))
-        if lost := [int(r) for r in rows if int(r) not in by_id]:
-            raise MeasurementProblem(
-                f"index {self._index.name!r}, LanceDB: row {lost[0]} was added, and is not there ({len(lost)} such rows)"
-            )
-        return np.stack([by_id[int(r)] for r in rows])
+        return np.stack(in_order(by_id, rows, f"index {self._index.name!r}, LanceDB"))
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""
@@ -214,7 +209,7 @@ class LanceCollection:
 
     def _score(self, told: float) -> float:
         """A distance of LanceDB as a score; that of ``l2`` is squared."""
-        if self._metric == _EUCLIDEAN:
+        if self._metric == EUCLIDEAN:
             return -float(np.sqrt(max(told, 0.0)))
         return -told if self._metric == HAMMING else 1 - told
 

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
-from qguard.indexes.collection import BUCKET, Held, Hits, IndexType
-from qguard.indexes.settings import BFLOAT16, BINARY, FLOAT16, FLOAT32, HAMMING, INT8, Index, Parameters
+from qguard.indexes.collection import BUCKET, Held, Hits, IndexType, in_order
+from qguard.indexes.settings import BFLOAT16, BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, INT8, Index, Parameters
 from qguard.machine.versions import installed
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.vectors.similarity import COSINE, DOT
 
-_EUCLIDEAN = SIMILARITIES["euclidean"].name
-_METRICS = {COSINE.name: "COSINE", DOT.name: "IP", _EUCLIDEAN: "L2", HAMMING: "HAMMING"}
+_METRICS = {COSINE.name: "COSINE", DOT.name: "IP", EUCLIDEAN: "L2", HAMMING: "HAMMING"}
 _NAMES = {v: k for k, v in _METRICS.items()}
 _LISTS, _PROBES = {"nlist": 128}, {"nprobe": 8}
 _GRAPH, _REACH = {"M": 16, "efConstruction": 200}, {"ef": 64}
@@ -182,9 +181,7 @@ class MilvusCollection:
         with self._told("reading rows back"):
             found = self._client.get(self._name, [int(r) for r in rows], output_fields=["id", "vector"])
         by_id = {int(row["id"]): row["vector"] for row in found}
-        if lost := [int(r) for r in rows if int(r) not in by_id]:
-            raise MeasurementProblem(f"{self._where}: row {lost[0]} was inserted, and is not there ({len(lost)} such rows)")
-        return np.stack([_array(by_id[int(r)], self._vectors) for r in rows])
+        return np.stack([_array(told, self._vectors) for told in in_order(by_id, rows, self._where)])
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""
@@ -202,7 +199,7 @@ class MilvusCollection:
 
     def _score(self, told: float) -> float:
         """A score of Milvus as one that grows with nearness; its L2 is squared."""
-        if self._metric == _EUCLIDEAN:
+        if self._metric == EUCLIDEAN:
             return -math.sqrt(max(told, 0.0))
         return -told if self._metric == HAMMING else told
 

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType
-from qguard.indexes.settings import BINARY, FLOAT16, FLOAT32, HAMMING, Index, Parameters
+from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, in_order
+from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, Index, Parameters
 from qguard.machine.versions import installed
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.vectors.similarity import COSINE, DOT
 
-_EUCLIDEAN = SIMILARITIES["euclidean"].name
 _VECTORS, _ALL = (FLOAT32, FLOAT16, BINARY), (*FLOAT_METRICS, HAMMING)
 _PLANNED = {"iterative_scan": None, "enable_seqscan": None}
 TYPES = (
@@ -31,8 +30,8 @@ TYPES = (
 _METHODS = {"IVF_FLAT": "ivfflat", "HNSW": "hnsw"}
 _TYPES = {v: k for k, v in _METHODS.items()}
 _COLUMNS = {FLOAT32: "vector", FLOAT16: "halfvec", BINARY: "bit"}
-_OPERATORS = {COSINE.name: "<=>", DOT.name: "<#>", _EUCLIDEAN: "<->", HAMMING: "<~>"}
-_CLASSES = {COSINE.name: "cosine_ops", DOT.name: "ip_ops", _EUCLIDEAN: "l2_ops", HAMMING: "hamming_ops"}
+_OPERATORS = {COSINE.name: "<=>", DOT.name: "<#>", EUCLIDEAN: "<->", HAMMING: "<~>"}
+_CLASSES = {COSINE.name: "cosine_ops", DOT.name: "ip_ops", EUCLIDEAN: "l2_ops", HAMMING: "hamming_ops"}
 _OPTIONS = {"nlist": "lists", "M": "m", "efConstruction": "ef_construction"}
 _SETTINGS = {"nprobe": "ivfflat.probes", "ef": "hnsw.ef_search", "enable_seqscan": "enable_seqscan"}
 _WIDEST = {FLOAT32: 2_000, FLOAT16: 4_000, BINARY: 64_000}  # that its indexes take
@@ -178,12 +177,9 @@ class PgvectorCollection:
         """See :meth:`qguard.indexes.collection.Collection.read`."""
         with self._told("reading rows back"):
             found = dict(self._all(f"SELECT id, vector FROM {self._table} WHERE id = ANY(%s)", rows.tolist(), binary=True))
-        if lost := [int(r) for r in rows if int(r) not in found]:
-            raise MeasurementProblem(
-                f"index {self._index.name!r}, PostgreSQL: row {lost[0]} was inserted, and is not there ({len(lost)} such rows)"
-            )
         kind, native = {FLOAT32: (">f4", np.float32), FLOAT16: (">f2", np.float16), BINARY: ("u1", np.uint8)}[self._vectors]
-        return np.stack([np.frombuffer(found[int(r)][4:], kind).astype(native) for r in rows])
+        back = in_order(found, rows, f"index {self._index.name!r}, PostgreSQL")
+        return np.stack([np.frombuffer(told[4:], kind).astype(native) for told in back])
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`.

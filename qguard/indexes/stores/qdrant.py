@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.indexes.collection import BUCKET, Held, Hits, IndexType
-from qguard.indexes.settings import FLOAT16, FLOAT32, Index, Parameters
+from qguard.indexes.collection import BUCKET, Held, Hits, IndexType, in_order
+from qguard.indexes.settings import EUCLIDEAN, FLOAT16, FLOAT32, Index, Parameters
 from qguard.machine.versions import installed
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.vectors.similarity import COSINE, DOT
 
-_EUCLIDEAN = SIMILARITIES["euclidean"].name
-_METRICS = {COSINE.name: "Cosine", DOT.name: "Dot", _EUCLIDEAN: "Euclid"}
+_METRICS = {COSINE.name: "Cosine", DOT.name: "Dot", EUCLIDEAN: "Euclid"}
 _NAMES = {v: k for k, v in _METRICS.items()}
 _GRAPH, _REACH = {"M": 16, "efConstruction": 100, "full_scan_threshold": None}, {"ef": 100}
 _FLOATS = (FLOAT32, FLOAT16)
@@ -169,11 +168,8 @@ class QdrantCollection:
         with self._told("reading rows back"):
             found = self._client.retrieve(self._name, rows.tolist(), with_payload=False, with_vectors=True)
         by_id = {int(r.id): r.vector for r in found}
-        if lost := [int(r) for r in rows if int(r) not in by_id]:
-            raise MeasurementProblem(
-                f"index {self._index.name!r}, Qdrant: row {lost[0]} was inserted, and is not there ({len(lost)} such rows)"
-            )
-        return np.asarray([by_id[int(r)] for r in rows], np.float16 if self._vectors == FLOAT16 else np.float32)
+        back = in_order(by_id, rows, f"index {self._index.name!r}, Qdrant")
+        return np.asarray(back, np.float16 if self._vectors == FLOAT16 else np.float32)
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""
@@ -197,7 +193,7 @@ class QdrantCollection:
 
     def _score(self, told: float) -> float:
         """A score of Qdrant, whose ``Euclid`` is a distance."""
-        return -told if self._metric == _EUCLIDEAN else told
+        return -told if self._metric == EUCLIDEAN else told
 
     def size(self) -> int | None:
         """See :meth:`qguard.indexes.collection.Collection.size`: Qdrant does not tell."""

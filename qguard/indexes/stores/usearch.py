@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem
-from qguard.indexes.collection import FLOAT_METRICS, Held, Hits, IndexType
-from qguard.indexes.settings import BFLOAT16, BINARY, FLOAT16, FLOAT32, HAMMING, INT8, VECTORS, Index, Parameters
+from qguard.indexes.collection import FLOAT_METRICS, Held, Hits, IndexType, in_order
+from qguard.indexes.settings import BFLOAT16, BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, INT8, VECTORS, Index, Parameters
 from qguard.machine.versions import installed
-from qguard.vectors.similarity import COSINE, DOT, SIMILARITIES
+from qguard.vectors.similarity import COSINE, DOT
 
-_EUCLIDEAN = SIMILARITIES["euclidean"].name
 _GRAPH, _REACH, _NARROW = {"M": 16, "efConstruction": 128}, {"ef": 64}, {"ef": 1}
 TYPES = (
     IndexType("HNSW", _GRAPH, _REACH, _NARROW, vectors=VECTORS, metrics=(*FLOAT_METRICS, HAMMING)),
@@ -31,7 +30,7 @@ TYPES = (
 )
 _KEPT = {FLOAT32: "f32", FLOAT16: "f16", BFLOAT16: "bf16", INT8: "i8", BINARY: "b1"}
 _ROUNDED = {"HNSW_I8": "i8", "HNSW_E4M3": "e4m3", "HNSW_E5M2": "e5m2"}
-_METRICS = {COSINE.name: "Cos", DOT.name: "IP", _EUCLIDEAN: "L2sq", HAMMING: "Hamming"}
+_METRICS = {COSINE.name: "Cos", DOT.name: "IP", EUCLIDEAN: "L2sq", HAMMING: "Hamming"}
 _NAMES = {v: k for k, v in _METRICS.items()}
 
 
@@ -112,9 +111,8 @@ class UsearchCollection:
         """See :meth:`qguard.indexes.collection.Collection.read`. Rounded vectors come back as numbers on usearch's own scale."""
         with self._told("reading rows back"):
             found = self._made.get(rows, dtype="f32") if self._index.type in _ROUNDED else self._made.get(rows)
-        if lost := [int(r) for r, v in zip(rows, found, strict=True) if v is None]:
-            raise MeasurementProblem(f"index {self._index.name!r}, usearch: row {lost[0]} is not there ({len(lost)} such rows)")
-        back = np.stack([np.asarray(v) for v in found])
+        by_id = {int(r): v for r, v in zip(rows, found, strict=True) if v is not None}
+        back = np.stack([np.asarray(v) for v in in_order(by_id, rows, f"index {self._index.name!r}, usearch")])
         if self._vectors == BFLOAT16:
             return np.asarray(back.view(np.uint32) >> 16, np.uint16)
         return back
@@ -127,7 +125,7 @@ class UsearchCollection:
             found = made.search(np.ascontiguousarray(queries), k, **self._given)
         keys, distances = np.atleast_2d(found.keys), np.atleast_2d(found.distances).astype(np.float64)
         counts = [keys.shape[1]] if len(queries) == 1 else found.counts  # the answer to one query has none
-        scores = {HAMMING: -distances, _EUCLIDEAN: -np.sqrt(np.maximum(distances, 0))}.get(self._metric, 1 - distances)
+        scores = {HAMMING: -distances, EUCLIDEAN: -np.sqrt(np.maximum(distances, 0))}.get(self._metric, 1 - distances)
         return Hits.of((zip(a[:n], b[:n], strict=True) for a, b, n in zip(keys, scores, counts, strict=True)), k)
 
     def size(self) -> int | None:
