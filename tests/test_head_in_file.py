@@ -21,6 +21,7 @@ from qguard.judging.families import checks
 from qguard.judging.session import Session, Target
 from qguard.models.pipeline import read_pipeline
 from qguard.precisions import parse_precision
+from qguard.precisions.export import declare_exact_products
 from tests import goldens
 
 PICK = np.random.default_rng(0)
@@ -78,6 +79,7 @@ def judged(small, int8, tmp_path):
 
     def judge(*steps, tokens=True, project=small, family=False):
         file = with_head(int8.file, tmp_path / "model.onnx", *steps, tokens=tokens)
+        declare_exact_products(file)
         session = Session(load_config(project), file)
         (target,) = session.targets([parse_precision("int8")])
         if family:

@@ -21,6 +21,7 @@ from qguard.onnx.edit import Graph
 from qguard.onnx.widened import add_maxima, give_sums, typed, widen
 from qguard.precisions import parse_precision
 from tests import families
+from tests.machine import needs_bf16
 
 TEXTS = ("The ferry is late again.", "A gas meter is read once a year.", "Who waters the plants in August, and why not I?")
 
@@ -80,7 +81,7 @@ def test_a_usual_model_passes(session, precision):
     assert 0 < found.value < 0.001
 
 
-@pytest.mark.parametrize(("precision", "step"), [("bf16@torch", 512), ("bf16@openvino", 1024)])
+@pytest.mark.parametrize(("precision", "step"), [("bf16@torch", 512), pytest.param("bf16@openvino", 1024, marks=needs_bf16)])
 def test_bf16_has_the_range_and_its_step_is_told(session, precision, step):
     """In OpenVINO's file GELU is spelled out, and twice its value is a tensor of its own."""
     found = check(session, precision, "massive")

@@ -24,6 +24,7 @@ from qguard.onnx.read import external_files
 from qguard.precisions import export, integer, parse_precision
 from qguard.suites import Suite
 from tests import families
+from tests.machine import on_this_cpu
 
 DATA = "model.onnx_data"
 TEXTS = ["a short text", "A longer one, with some more words in it, for the padding of the first.", "third"]
@@ -57,7 +58,9 @@ def vectors(name, artifact, model):
 
 @pytest.mark.parametrize(
     "name",
-    ["fp32", "fp16@onnx", "int8", "int8-dynamic", "int8-weight", "int4", "fp32@openvino", "bf16@openvino", "int8@openvino"],
+    on_this_cpu(
+        ["fp32", "fp16@onnx", "int8", "int8-dynamic", "int8-weight", "int4", "fp32@openvino", "bf16@openvino", "int8@openvino"]
+    ),
 )
 def test_a_model_in_two_files_computes_what_it_computes_in_one(build, name):
     (large, model), (usual, _) = build(name, large=True), build(name, large=False)

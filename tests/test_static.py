@@ -22,6 +22,7 @@ from qguard.metrics.bounds import Bound
 from qguard.models.model import resolve
 from qguard.precisions import RECIPES, parse_precision
 from tests import static
+from tests.machine import on_this_cpu
 
 TEXTS = ["Rent is due on the first of the month.", "ok", "ok ok ok", "Das Paket ist neun Tage unterwegs.", "and so on " * 60]
 OF_TABLE = [r.name for r in RECIPES.values() if r.of_table]
@@ -60,7 +61,7 @@ def values(model, name, artifact=None):
 
 
 @pytest.mark.parametrize("kind", ["table", "model2vec"])
-@pytest.mark.parametrize("name", OF_TABLE)
+@pytest.mark.parametrize("name", on_this_cpu(OF_TABLE))
 def test_every_precision_of_a_table_holds_what_it_promises(models, kind, name):
     model, chosen = models[kind], parse_precision(name)
     artifact, held = values(model, name)
