@@ -22,7 +22,7 @@ from pydantic import (
 
 from qguard.endpoints.settings import OPENAI, Endpoint, check_headers, check_protocol, check_url, check_urls
 from qguard.errors import UsageProblem, unknown
-from qguard.indexes.settings import Index, check_token, check_uri
+from qguard.indexes.settings import Index, check_name, check_token, check_uri
 from qguard.kinds import KINDS
 from qguard.metrics.bounds import Bound
 from qguard.models.pipeline import POOLING_MODES
@@ -345,6 +345,10 @@ class IndexConfig(_Table):
         vectors: How the store keeps vectors that the precision leaves in float32: ``float32``, ``float16`` or ``bfloat16``.
         filters: Shares of the rows that filters meet, under which the index is searched too.
         k: Number of hits asked for.
+        existing: Whether the index is one that is there already, which new queries search and nothing changes.
+        collection: Of such an index the name of the collection or table.
+        id_field: Of such an index the field that holds the ids of documents.
+        vector_field: Of such an index the field that holds the vectors.
     """
 
     store: str = Field(min_length=1)
@@ -357,6 +361,21 @@ class IndexConfig(_Table):
     vectors: Literal["float32", "float16", "bfloat16"] = "float32"
     filters: tuple[float, ...] = (0.1, 0.01, 0.001)
     k: int = Field(10, ge=10, le=1000)
+    existing: bool = False
+    collection: str = ""
+    id_field: str = "id"
+    vector_field: str = "vector"
+
+    @field_validator("collection", "id_field", "vector_field")
+    @classmethod
+    def _of_existing(cls, value: str, info: ValidationInfo) -> str:
+        if not info.data.get("existing"):
+            raise ValueError("qguard names what it makes itself; this key is for an index with existing = true")
+        try:
+            check_name(value)
+        except UsageProblem as e:
+            raise ValueError(str(e)) from None
+        return value
 
     @field_validator("uri", "token")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,17 +90,20 @@ class IndexType:
 class Collection(Protocol):
     """Rows with an index, in a store that is open. Opened as ``Collection(index, name, dim, vectors)``.
 
-    The order of the calls is: ``rows``, ``insert`` in blocks, ``build``, then the others in any order, and ``close``.
+    The order of the calls is: ``rows``, ``insert`` in blocks, ``build``, then the others in any order, and ``close``. One that is
+    there already (``existing``) is only asked ``scan``, ``held``, ``search`` and ``size``, and never changed.
 
     Attributes:
         versions: Package → version of what is searched.
         filters: Whether it searches only rows whose bucket is below a number.
         persistent: Whether a collection survives this process, so that filling it may be resumed.
+        row: The number of a row by the id that the store tells: the id itself, but of a collection that is there already.
     """
 
     versions: Mapping[str, str]
     filters: bool
     persistent: bool
+    row: Callable[[Any], int]
 
     def rows(self) -> int:
         """Rows that the collection holds; 0 where it is new."""
@@ -129,6 +132,10 @@ class Collection(Protocol):
         """The vectors of some rows, in their order, as they were inserted or as the index rounds them; ``None`` where the store
         does not give them back.
         """
+        ...
+
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """Every row of a collection that is there already, in blocks: ids of documents, and vectors as of :meth:`read`."""
         ...
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
@@ -165,6 +172,8 @@ class Store:
         types: ``module:function``: index → the types that this edition of the store builds.
         extra: The extra of qguard that installs what it needs.
         packages: Modules that must be there.
+        existing: Whether a collection that is there already can be read.
+        fields: Whether its rows have fields, of which one holds the documents' ids; otherwise rows are numbered.
     """
 
     name: str
@@ -172,6 +181,8 @@ class Store:
     types: str
     extra: str
     packages: tuple[str, ...]
+    existing: bool = True
+    fields: bool = True
 
 
 def defaults(kind: IndexType, index: Index) -> dict[str, Any]:

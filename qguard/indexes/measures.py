@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qguard.encoders import Floats
 from qguard.indexes.collection import Collection, IndexType, defaults
+from qguard.indexes.existing import place_of
 from qguard.indexes.fill import Filled, fill, name_of
 from qguard.indexes.proof import Proof, prove
 from qguard.indexes.settings import FLOAT32, Index, K, Parameters
@@ -39,6 +40,8 @@ class Searches:
         fp32: The same of the golden; ``None`` for a large suite.
         kept: Of a large suite the golden's rows and their scores, (q, 100).
         texts: The beginning of each query, for labels.
+        ids: Of the documents, where the collection is there already; otherwise empty.
+        stale: Of such a collection a row a document: 1 where its vector is not that of its text, and its cosine to fp32's.
     """
 
     rows: Rows
@@ -49,6 +52,8 @@ class Searches:
     fp32: Exact | None
     kept: tuple[Found, Scores] | None
     texts: tuple[str, ...]
+    ids: tuple[str, ...] = ()
+    stale: Items | None = None
 
     @cached_property
     def golden(self) -> Truth:
@@ -67,7 +72,7 @@ class Measures:
         vectors: How they are stored.
         exact: Whether it promises every nearest neighbor.
         versions: Of the store.
-        filled: Times of insertion and build.
+        filled: Times of insertion and build; ``None`` of a collection that was there already.
         proof: That it is used.
         bytes: Of the index; ``None`` where the store does not tell.
         hits: Rows that each query found, (q, 10); -1 for none.
@@ -81,6 +86,7 @@ class Measures:
         p95: 95th percentile.
         queries: How many.
         dim: Values of a vector.
+        stale: Of :class:`Searches`.
     """
 
     index: Index
@@ -88,7 +94,7 @@ class Measures:
     vectors: str
     exact: bool
     versions: Mapping[str, str]
-    filled: Filled
+    filled: Filled | None
     proof: Proof
     bytes: int | None
     hits: Found
@@ -102,12 +108,14 @@ class Measures:
     p95: float
     queries: int
     dim: int
+    stale: Items | None = None
 
     @property
     def split_words(self) -> str:
         """One line: overlap@10 with fp32 after each part, and what a filter leaves of recall."""
         model, vectors, index = self.split
-        words = f"fp32 1 → model {model:.3f} → {self.vectors} vectors {vectors:.3f} → index {index:.3f}"
+        kept = "stored" if self.index.existing else self.vectors
+        words = f"fp32 1 → model {model:.3f} → {kept} vectors {vectors:.3f} → index {index:.3f}"
         filters = "; ".join(
             f"filter of {share:.3g} of the rows: recall {items.rows[:, 0].mean():.3f}, {int((items.rows[:, 1] == 0).sum())} of "
             f"{len(items.rows)} queries short"
@@ -126,14 +134,16 @@ class Measures:
             "name": self.index.name, **self.index.to_json(), "metric": self.metric, "vectors": self.vectors,
             "versions": dict(self.versions), "rows": self.proof.rows, "dim": self.dim, "queries": self.queries,
             "proof": self.proof.to_json(), "split": {"model": model, "vectors": vectors, "index": index},
-            "filters": filters, "filters_empty": list(self.unfiltered), "insert_seconds": self.filled.insert_seconds,
-            "build_seconds": self.filled.build_seconds, "resumed": self.filled.resumed, "bytes": self.bytes,
+            "filters": filters, "filters_empty": list(self.unfiltered),
+            "insert_seconds": self.filled and self.filled.insert_seconds,
+            "build_seconds": self.filled and self.filled.build_seconds,
+            "resumed": self.filled.resumed if self.filled else 0, "bytes": self.bytes,
             "p50_ms": self.p50, "p95_ms": self.p95, "words": self.split_words,
         }  # fmt: skip
 
 
 def measure(index: Index, s: Searches) -> Measures:
-    """Fill the index, prove that it is used, search it, and remove it again.
+    """Fill the index, prove that it is used, search it, and remove it again. One that is there already is only searched.
 
     Raises:
         MeasurementProblem: for a proof that fails.
@@ -147,6 +157,10 @@ def measure_searches(index: Index, s: Searches, searches: Sequence[Parameters]) 
     name = name_of(index, s.rows, s.metric)
     collection = open_collection(index, name, s.rows.dim, s.rows.kind, s.metric)
     try:
+        if index.existing:
+            places = place_of(index, s.ids)
+            collection.row = lambda told: places[str(told)]
+            return [_measured(collection, replace(index, search=given), kind, s, None) for given in searches]
         filled = fill(collection, index, s.rows)  # one that is interrupted stays, and is resumed
         try:
             return [_measured(collection, replace(index, search=given), kind, s, filled) for given in searches]
@@ -156,7 +170,7 @@ def measure_searches(index: Index, s: Searches, searches: Sequence[Parameters]) 
         collection.close()
 
 
-def _measured(collection: Collection, index: Index, kind: IndexType, s: Searches, filled: Filled) -> Measures:
+def _measured(collection: Collection, index: Index, kind: IndexType, s: Searches, filled: Filled | None) -> Measures:
     proof = prove(collection, index, kind, s.rows, s.metric)
     given = stored(s.queries, s.rows.kind, s.rows.ranges)
     exact = Exact(values(given, s.rows.kind, s.rows.dim), s.rows.scored, s.metric, s.own)
@@ -175,7 +189,7 @@ def _measured(collection: Collection, index: Index, kind: IndexType, s: Searches
     return Measures(
         index, s.metric, s.rows.kind, kind.exact, collection.versions, filled, proof, collection.size(), hits,
         Items(rows, (None,) * len(rows), label, "queries"), filtered, empty, fit, fit_words,
-        (float(model.mean()), float(vectors.mean()), float(overlap.mean())), p50, p95, len(given), s.rows.dim,
+        (float(model.mean()), float(vectors.mean()), float(overlap.mean())), p50, p95, len(given), s.rows.dim, s.stale,
     )  # fmt: skip
 
 

@@ -39,10 +39,10 @@ class Index:
         vectors: One of :data:`STATED`: how float32 vectors are stored.
         filters: Shares of the rows that filters meet, in (0, 1).
         k: Hits asked for, at least :data:`K`.
-        existing: The collection is there already, and is only read.
-        collection: Its name, where it exists.
-        id_field: The field that holds the documents' ids, where it exists.
-        vector_field: The field that holds the vectors, where it exists.
+        existing: The collection is there already, and is only read; ``vectors`` says how it keeps them.
+        collection: Its name.
+        id_field: Of it the field that holds the documents' ids.
+        vector_field: Of it the field that holds the vectors.
     """
 
     name: str

@@ -18,10 +18,12 @@ from qguard.errors import MeasurementProblem, QguardError, UsageProblem, unknown
 from qguard.gates import Gate
 from qguard.gates.check import Check, PartlyMeasured
 from qguard.gates.check import judge as judge_values
+from qguard.indexes.existing import STALE, Existing
+from qguard.indexes.existing import read as read_existing
 from qguard.indexes.measures import Measures, Searches, measure
 from qguard.indexes.settings import BINARY, HAMMING, INT8, Index
 from qguard.indexes.stored import Rows, buckets_of
-from qguard.indexes.stores import check
+from qguard.indexes.stores import STORES, check
 from qguard.indexes.truth import Exact
 from qguard.judging.once import once
 from qguard.kinds import DENSE, KINDS
@@ -134,11 +136,13 @@ def values(session: Session, target: Target, name: str) -> tuple[list[Measured],
     out = _of_items(suite, found.items, metrics.QUERIES, name, (found.split_words, found.proof.words))
     retained = _retained(session, target, found)
     out += [] if retained is None else _of_items(suite, retained, (metrics.RETAINED,), name)
+    if found.stale is not None:
+        out += _of_items(suite, found.stale, (metrics.STALE,), name)
     for share, items in found.filtered.items():
         out += _of_items(suite, items, metrics.FILTERS, f"{name} {share:.1%}".replace(".0%", "%"))
     plain: dict[MetricInfo, float | None] = {
         metrics.METRIC_FIT: found.metric_fit, metrics.SCORE_ERROR: found.proof.score_error, metrics.P50: found.p50,
-        metrics.P95: found.p95, metrics.BUILD: found.filled.build_seconds, metrics.BYTES: found.bytes,
+        metrics.P95: found.p95, metrics.BUILD: found.filled.build_seconds if found.filled else None, metrics.BYTES: found.bytes,
     }  # fmt: skip
     for info, value in plain.items():
         if value is not None:
@@ -205,13 +209,42 @@ def searches(session: Session, target: Target, index: Index) -> Searches:
             own = np.arange(len(queries))
         vectors = session.cut(target, golden.vectors)
         fp32 = Exact(vectors[queries], vectors[texts], similarity.name, own)
-    rows = Rows(documents, kind, buckets_of(ids), ranges)
+    told: tuple[str, ...] = ()
+    stale = None
+    if index.existing:
+        told, found = _existing(suite, index, fp32, metric)
+        rows, stale = found.rows, _stale(found, told)
+    else:
+        rows = Rows(documents, kind, buckets_of(ids), ranges)
     plain = Exact(candidate[queries], documents, similarity.name, own)
     kept = None
     if golden.retrieved is not None:
         kept = golden.retrieved.rows.astype(np.int64), np.asarray(golden.retrieved.scores, np.float64)
     label = [suite.texts[q][:60] for q in queries]
-    return Searches(rows, candidate[queries], metric, own, plain, fp32, kept, tuple(label))
+    return Searches(rows, candidate[queries], metric, own, plain, fp32, kept, tuple(label), told, stale)
+
+
+def _existing(suite: Suite, index: Index, fp32: Exact | None, metric: str) -> tuple[tuple[str, ...], Existing]:
+    """The ids of the documents as the collection has them, and what it holds.
+
+    Raises:
+        MeasurementProblem: of a large suite, or for other documents or vectors than the suite's.
+    """
+    if fp32 is None:
+        raise MeasurementProblem(
+            f"index {index.name!r} exists already, and suite {suite.name!r} is large: fp32's vectors of its documents are not "
+            "kept, so the rows cannot be compared with them; judge it on a smaller suite"
+        )
+    documents = suite.documents if suite.queries else range(len(suite.texts))
+    named = suite.document_ids if suite.queries and STORES[index.store].fields else ()
+    ids = tuple(map(str, named or range(len(documents))))
+    return ids, read_existing(index, ids, fp32.documents, metric)
+
+
+def _stale(found: Existing, ids: tuple[str, ...]) -> Items:
+    """A row a document: whether its vector is stale, and its cosine to fp32's."""
+    rows = np.stack([found.cosines < STALE, found.cosines], axis=1).astype(np.float64)
+    return Items(rows, (None,) * len(rows), lambda i: f"cosine {rows[i, 1]:.3f}  document {ids[i]!r}", "documents")
 
 
 def _first_documents(suite: Suite) -> Any:

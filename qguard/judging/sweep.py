@@ -65,6 +65,8 @@ def indexes_of(
     found: list[tuple[Index, list[dict[str, Any]]]] = []
     used: set[str] = set()
     for index in indexes:
+        if index.existing and (set(types) - {index.type} or build):
+            raise UsageProblem(f"index {index.name!r} exists already, so only the parameters of its searches can be swept")
         for name in types or (index.type,):
             changed = index if name == index.type else replace(index, type=name, params={}, search={})
             kind = type_of(changed)

@@ -49,12 +49,17 @@ FILTERED, FILTERED_HITS = FILTERS = (
     ),
 )  # fmt: skip
 METRIC_FIT = _info("metric_fit", True, _SHARE, "share of the 10 nearest fp32 neighbors that an exact search by the metric finds")
+STALE = Metric(
+    "index.stale", Share(0), higher_is_better=False, unit=_SHARE, source="qguard",
+    description="share of an existing collection's documents whose vector is not that of their text: cosine to fp32's below .9",
+    worst=lambda r: 1 - r[:, 1],
+)  # fmt: skip
 SCORE_ERROR = _info("score_error", False, "relative error, 0 or more", "largest distance of a score from the exact one")
 P50 = _info("p50", False, _MS, "median time of a search for one query, as the client sees it")
 P95 = _info("p95", False, _MS, "95th percentile of the times of a search for one query")
 BUILD = _info("build", False, _SECONDS, "time to build the index, without the time to insert rows")
 BYTES = _info("bytes", False, "bytes", "bytes of the index with its rows")
-METRICS = (*QUERIES, RETAINED, *FILTERS, METRIC_FIT, SCORE_ERROR, P50, P95, BUILD, BYTES)
+METRICS = (*QUERIES, RETAINED, *FILTERS, STALE, METRIC_FIT, SCORE_ERROR, P50, P95, BUILD, BYTES)
 
 # .95 is where teams set an approximate index's parameters; a filter makes graphs and lists miss more, and one neighbor in ten is
 # then what a user may lose. A query that comes back short is a page with a hole, whatever its recall. A metric that fits ranks
@@ -66,6 +71,7 @@ BOUNDS = {
     FILTERED.name: Bound(">=", 0.9),
     FILTERED_HITS.name: Bound(">=", 1),
     METRIC_FIT.name: Bound(">=", 0.999),
+    STALE.name: Bound("<=", 0),
 }
 # what an index that promises every neighbor must hold besides
 EXACT = {RECALL.name: Bound(">=", 1), FILTERED.name: Bound(">=", 1)}

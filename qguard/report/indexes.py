@@ -17,17 +17,18 @@ def named(index: Mapping[str, Any]) -> str:
 def in_words(index: Mapping[str, Any]) -> str:
     """The loss of each part, and what a search costs, in one line."""
     size = "" if index["bytes"] is None else f", {index['bytes'] / 1e6:.1f} MB"
-    times = f"p50 {index['p50_ms']:.2f}, p95 {index['p95_ms']:.2f} ms, built in {index['build_seconds']:.1f} s"
+    built = "" if index["build_seconds"] is None else f", built in {index['build_seconds']:.1f} s"
+    times = f"p50 {index['p50_ms']:.2f}, p95 {index['p95_ms']:.2f} ms{built}"
     return f"{index['words']}; {times}{size}"
 
 
 def figures(index: Mapping[str, Any], recall: float | None) -> list[str]:
     """A row under :data:`HEADS`, without the first."""
-    proof, size = index["proof"], index["bytes"]
+    proof, size, built = index["proof"], index["bytes"], index["build_seconds"]
     missed = "exact" if proof.get("missed") is None else f"{proof['missed']} of {proof['probes']}"
     return [
         index["vectors"], "" if recall is None else f"{recall:.3f}", f"{index['split']['index']:.3f}", f"{index['p50_ms']:.2f}",
-        f"{index['p95_ms']:.2f}", f"{index['build_seconds']:.1f}", "" if size is None else f"{size / 1e6:.1f}", missed,
+        f"{index['p95_ms']:.2f}", "" if built is None else f"{built:.1f}", "" if size is None else f"{size / 1e6:.1f}", missed,
     ]  # fmt: skip
 
 

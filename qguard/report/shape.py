@@ -464,8 +464,8 @@ class IndexShape(Part):
             (``vectors``), and of the answers of the index (``index``).
         filters: Recall, and share of full answers, under each filter.
         filters_empty: Shares of rows whose filter no row of this suite meets.
-        insert_seconds: Time to insert the rows.
-        build_seconds: Time to build the index.
+        insert_seconds: Time to insert the rows; ``null`` of a collection that was there before.
+        build_seconds: Time to build the index, likewise.
         resumed: Rows that an interrupted run had inserted before.
         bytes: Of the index with its rows; ``null`` if the store does not tell.
         p50_ms: Median time of a search for one query, in milliseconds.
@@ -490,8 +490,8 @@ class IndexShape(Part):
     split: dict[str, float]
     filters: list[dict[str, float]] = []
     filters_empty: list[float] = []
-    insert_seconds: float
-    build_seconds: float
+    insert_seconds: float | None = None
+    build_seconds: float | None = None
     resumed: int = 0
     bytes: int | None = None
     p50_ms: float

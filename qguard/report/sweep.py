@@ -23,7 +23,7 @@ def cells(row: Row) -> list[str]:
     size = "" if m.bytes is None else f"{m.bytes / 1e6:.2f}"
     return [
         *head, m.vectors, f"{row.recall:.4f}", f"{m.split[2]:.4f}", " ".join(filters), f"{m.p50:.2f}", f"{m.p95:.2f}",
-        f"{m.filled.build_seconds:.1f}", size, "*" if row.best else "",
+        "" if m.filled is None else f"{m.filled.build_seconds:.1f}", size, "*" if row.best else "",
     ]  # fmt: skip
 
 

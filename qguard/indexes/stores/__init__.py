@@ -8,24 +8,24 @@ from typing import cast
 from qguard.boundary import step
 from qguard.errors import UsageProblem, unknown
 from qguard.indexes.collection import Collection, IndexType, Store
-from qguard.indexes.settings import BINARY, HAMMING, Index
+from qguard.indexes.settings import BINARY, HAMMING, STATED, Index
 from qguard.registry import function_of
 
 
-def _store(name: str, *packages: str) -> Store:
+def _store(name: str, *packages: str, existing: bool = True, fields: bool = True) -> Store:
     module = f"{__name__}.{name}"
-    return Store(name, f"{module}:open_collection", f"{module}:types", name, packages)
+    return Store(name, f"{module}:open_collection", f"{module}:types", name, packages, existing, fields)
 
 
 STORES = {
     s.name: s
     for s in (
         _store("milvus", "pymilvus"),
-        _store("faiss", "faiss"),
-        _store("usearch", "usearch"),
+        _store("faiss", "faiss", fields=False),
+        _store("usearch", "usearch", fields=False),
         _store("lancedb", "lancedb"),
         _store("pgvector", "psycopg"),
-        _store("qdrant", "qdrant_client"),
+        _store("qdrant", "qdrant_client", existing=False),
     )
 }
 
@@ -72,6 +72,7 @@ def check(index: Index, vectors: str, metric: str) -> IndexType:
         UsageProblem: for a type, parameter, kind of vectors or metric that the store does not have.
     """
     kind = type_of(index)
+    _check_existing(index, vectors)
     what = f"index {index.name!r}: {index.type} in {index.store}"
     for table, known in (("params", kind.build), ("search", kind.search)):
         for name in getattr(index, table):
@@ -87,6 +88,24 @@ def check(index: Index, vectors: str, metric: str) -> IndexType:
         fit = HAMMING if vectors == BINARY else " or ".join(m for m in kind.metrics if m != HAMMING)
         raise UsageProblem(f"{what} ranks {vectors} vectors by {fit}; found metric {metric!r}")
     return kind
+
+
+def _check_existing(index: Index, vectors: str) -> None:
+    if not index.existing:
+        return
+    store = STORES[index.store]
+    if not store.existing:
+        able = ", ".join(s.name for s in STORES.values() if s.existing)
+        raise UsageProblem(f"index {index.name!r}: existing collections are read of {able}, found store {store.name!r}")
+    for given, wanted, what in ((index.uri, True, "uri"), (index.collection, store.fields, "collection")):
+        if bool(given) != wanted:
+            found = f"expected {what}, found none" if wanted else f"an index of {store.name} is one file and has no {what}"
+            raise UsageProblem(f"index {index.name!r} exists already: {found}")
+    if vectors not in STATED:
+        raise UsageProblem(
+            f"index {index.name!r}: an existing collection is searched with vectors like those that it holds, one of "
+            f"{', '.join(STATED)}; found a precision with {vectors} vectors"
+        )
 
 
 def open_collection(index: Index, name: str, dim: int, vectors: str, metric: str) -> Collection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.indexes.collection import FLOAT_METRICS, Held, Hits, IndexType
 from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT32, HAMMING, Index, Parameters
+from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
 from qguard.vectors.quantized import unit
 from qguard.vectors.similarity import COSINE, DOT
@@ -56,7 +58,8 @@ class FaissCollection:
         import faiss
 
         self.versions: Mapping[str, str] = installed("faiss-cpu")
-        self.filters, self.persistent = vectors != BINARY, False
+        self.filters, self.persistent = vectors != BINARY and not index.existing, False
+        self.row: Callable[[Any], int] = int
         self._faiss, self._index, self._dim, self._binary, self._metric = faiss, index, dim, vectors == BINARY, metric
         self._waiting: list[NDArray[Any]] = []
         self._buckets: list[NDArray[np.int64]] = []
@@ -66,8 +69,8 @@ class FaissCollection:
         path = Path(index.uri)
         if not path.is_file():
             raise UsageProblem(f"index {index.name!r}: expected a file of faiss at uri, found none at {path.name!r}")
-        read = faiss.read_index_binary if self._binary else faiss.read_index
-        self._made = read(str(path))
+        with step(f"index {index.name!r}, faiss: reading {path.name}"):
+            self._made = faiss.read_index(str(path))
         if self._made.d != dim:
             raise MeasurementProblem(f"index {index.name!r}: {path.name} holds vectors of {self._made.d} values; expected {dim}")
 
@@ -154,6 +157,15 @@ class FaissCollection:
         if self._index.type.startswith("IVF"):
             self._made.make_direct_map()
         return np.stack([self._made.reconstruct(int(r)) for r in rows])
+
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """See :meth:`qguard.indexes.collection.Collection.scan`: rows are numbered."""
+        for start in range(0, rows := self.rows(), BLOCK):
+            numbers = np.arange(start, min(start + BLOCK, rows))
+            with step(f"index {self._index.name!r}, faiss: reading rows"):
+                found = self.read(numbers)
+            assert found is not None
+            yield [str(n) for n in numbers.tolist()], found
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qguard.boundary import step
-from qguard.errors import UsageProblem
+from qguard.errors import UsageProblem, unknown
 from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, in_order
 from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, Index, Parameters
+from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
 from qguard.vectors.similarity import COSINE, DOT
 
@@ -84,16 +85,33 @@ class LanceCollection:
         import lancedb
 
         self.versions: Mapping[str, str] = installed("lancedb")
-        self.filters, self.persistent = True, bool(index.uri)
-        self._index, self._name, self._dim, self._vectors, self._metric = index, name, dim, vectors, metric
+        self.filters, self.persistent = not index.existing, bool(index.uri)
+        self.row: Callable[[Any], int] = int
+        self._index, self._name, self._dim, self._vectors, self._metric = index, index.collection or name, dim, vectors, metric
         self._folder = None if index.uri else tempfile.TemporaryDirectory(prefix="qguard-lancedb-")
         place = Path(index.uri or self._folder.name)  # type: ignore[union-attr]
         if place.exists() and not place.is_dir():
             raise UsageProblem(f"index {index.name!r}: expected a folder at uri, found a file: {place.name}")
+        there = (place / f"{self._name}.lance").exists()
+        if index.existing and not there:
+            raise unknown(f"table of index {index.name!r}:", self._name, sorted(p.stem for p in place.glob("*.lance")))
         with self._told("opening the folder"):
             self._base = lancedb.connect(str(place))
-            there = (place / f"{name}.lance").exists()
-            self._table = self._base.open_table(name) if there else self._base.create_table(name, schema=self._schema())
+            self._table = (
+                self._base.open_table(self._name) if there else self._base.create_table(self._name, schema=self._schema())
+            )
+        if index.existing:
+            self._check_existing()
+
+    def _check_existing(self) -> None:
+        """The columns are there, and of the kind that is stated."""
+        index, schema = self._index, self._table.schema
+        for name in (index.id_field, index.vector_field):
+            if name not in schema.names:
+                raise unknown(f"column of index {index.name!r}:", name, schema.names)
+        found = schema.field(index.vector_field).type
+        if found != self._kind():
+            raise UsageProblem(f"index {index.name!r}: column {index.vector_field!r} is of type {found}; expected {self._kind()}")
 
     def _told(self, what: str) -> Any:
         return step(f"index {self._index.name!r}, LanceDB: {what}")
@@ -149,7 +167,7 @@ class LanceCollection:
     def held(self) -> Held:
         """See :meth:`qguard.indexes.collection.Collection.held`."""
         with self._told("reading back the index"):
-            found = next((i for i in self._table.list_indices() if list(i.columns) == ["vector"]), None)
+            found = next((i for i in self._table.list_indices() if list(i.columns) == [self._index.vector_field]), None)
             if found is None:
                 return Held(self.rows(), "FLAT", self._metric)
             told, rows = self._table.index_stats(found.name), self.rows()
@@ -182,6 +200,13 @@ class LanceCollection:
         by_id = dict(zip(found["id"].to_pylist(), vectors, strict=True))
         return np.stack(in_order(by_id, rows, f"index {self._index.name!r}, LanceDB"))
 
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """See :meth:`qguard.indexes.collection.Collection.scan`."""
+        key, vector = self._index.id_field, self._index.vector_field
+        with self._told("reading the table"):
+            for found in self._table.search().select([key, vector]).to_batches(batch_size=BLOCK):
+                yield [str(i) for i in found[key].to_pylist()], found[vector].flatten().to_numpy().reshape(len(found), -1)
+
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""
         found: list[list[tuple[int, float]]] = []
@@ -194,18 +219,24 @@ class LanceCollection:
                 table = asked.to_arrow()
             lists: list[list[tuple[int, float]]] = [[] for _ in part]
             numbers = table["query_index"].to_pylist() if "query_index" in table.column_names else [0] * len(table)
-            for number, row, told in zip(numbers, table["id"].to_pylist(), table["_distance"].to_pylist(), strict=True):
-                lists[number].append((row, self._score(told)))
+            for number, row, told in zip(
+                numbers, table[self._index.id_field].to_pylist(), table["_distance"].to_pylist(), strict=True
+            ):
+                lists[number].append((self.row(row), self._score(told)))
             found += lists
         return Hits.of(found, k)
 
     def _asked(self, queries: NDArray[Any], k: int, params: Parameters) -> Any:
-        asked = self._table.search(queries, vector_column_name="vector").distance_type(_METRICS[self._metric]).limit(k)
+        asked = (
+            self._table.search(queries, vector_column_name=self._index.vector_field)
+            .distance_type(_METRICS[self._metric])
+            .limit(k)
+        )
         if "nprobe" in params:
             asked = asked.nprobes(int(params["nprobe"]))
         if "ef" in params:
             asked = asked.ef(int(params["ef"]))
-        return asked.select(["id", "_distance"])
+        return asked.select([self._index.id_field, "_distance"])
 
     def _score(self, told: float) -> float:
         """A distance of LanceDB as a score; that of ``l2`` is squared."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.indexes.collection import BUCKET, Held, Hits, IndexType, in_order
-from qguard.indexes.settings import BFLOAT16, BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, INT8, Index, Parameters
+from qguard.indexes.settings import BFLOAT16, BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, INT8, STATED, Index, Parameters
+from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
 from qguard.vectors.similarity import COSINE, DOT
 
@@ -90,6 +91,7 @@ class MilvusCollection:
         self._folder = None if index.uri else tempfile.TemporaryDirectory(prefix="qguard-milvus-")
         self._place = index.uri or str(Path(self._folder.name) / "milvus.db")  # type: ignore[union-attr]
         self.filters, self.persistent = not index.existing, bool(index.uri)
+        self.row: Callable[[Any], int] = int
         self._where = f"index {index.name!r}, Milvus"
         if index.existing and _lite(index) and not Path(self._place).exists():
             raise UsageProblem(f"index {index.name!r}: expected a file of milvus-lite at uri, found none: {Path(index.uri).name}")
@@ -101,9 +103,7 @@ class MilvusCollection:
             if not there:
                 with self._told("listing collections"):
                     raise unknown(f"collection of index {index.name!r}", self._name, self._client.list_collections())
-            with self._told("loading"):
-                self._client.load_collection(self._name)
-            self._ids = self._field(index.id_field)
+            self._check_existing()
         elif not there:
             self._create(dim)
 
@@ -183,18 +183,35 @@ class MilvusCollection:
         by_id = {int(row["id"]): row["vector"] for row in found}
         return np.stack([_array(told, self._vectors) for told in in_order(by_id, rows, self._where)])
 
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """See :meth:`qguard.indexes.collection.Collection.scan`."""
+        key, vector = self._index.id_field, self._index.vector_field
+        with self._told("reading the collection"):
+            pages = self._client.query_iterator(self._name, batch_size=BLOCK, output_fields=[key, vector])
+        while True:
+            with self._told("reading the collection"):
+                found = pages.next()
+            if not found:
+                break
+            yield [str(row[key]) for row in found], np.stack([_array(row[vector], self._vectors) for row in found])
+        pages.close()
+
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""
         found: list[list[tuple[int, float]]] = []
         how = {"metric_type": _METRICS[self._metric], "params": dict(params)}
         only = "" if below is None else f"{BUCKET} < {below}"
+        told = [self._index.id_field] if self._index.existing else []
         for start in range(0, len(queries), _AT_ONCE):
             with self._told("searching"):
                 answers = self._client.search(
                     self._name, [self._given(q) for q in queries[start : start + _AT_ONCE]], limit=k, search_params=how,
-                    anns_field=self._index.vector_field, filter=only, output_fields=[],
+                    anns_field=self._index.vector_field, filter=only, output_fields=told,
                 )  # fmt: skip
-            found += [[(int(h["id"]), self._score(float(h["distance"]))) for h in hits] for hits in answers]
+            found += [
+                [(self.row(h["entity"][told[0]] if told else h["id"]), self._score(float(h["distance"]))) for h in hits]
+                for hits in answers
+            ]
         return Hits.of(found, k)
 
     def _score(self, told: float) -> float:
@@ -225,12 +242,25 @@ class MilvusCollection:
             with _removed_late():
                 self._folder.cleanup()
 
-    def _field(self, name: str) -> str:
+    def _check_existing(self) -> None:
+        """The fields are there, of the kind that is stated, and searches find them in memory: loading would change a server."""
+        index, lite = self._index, _lite(self._index)
         with self._told("reading the schema"):
-            fields = [f["name"] for f in self._client.describe_collection(self._name)["fields"]]
-        if name not in fields:
-            raise unknown(f"field of index {self._index.name!r}", name, fields)
-        return name
+            fields = {f["name"]: f["type"].name for f in self._client.describe_collection(self._name)["fields"]}
+            if lite:  # of a file it is this process that loads
+                self._client.load_collection(self._name)
+            state = str(self._client.get_load_state(self._name)["state"].name)
+        for name in (index.id_field, index.vector_field):
+            if name not in fields:
+                raise unknown(f"field of index {index.name!r}:", name, fields)
+        if (found := fields[index.vector_field]) != _FIELDS[self._vectors]:
+            stated = next((kind for kind, name in _FIELDS.items() if name == found), None)
+            mend = f'; set vectors = "{stated}"' if stated in STATED else ""
+            raise UsageProblem(
+                f"index {index.name!r}: field {index.vector_field!r} is of type {found}; expected {_FIELDS[self._vectors]}{mend}"
+            )
+        if state != "Loaded":
+            raise UsageProblem(f"index {index.name!r}: expected a collection that is loaded, found it {state}; load it in Milvus")
 
 
 @contextmanager

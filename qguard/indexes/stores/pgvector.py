@@ -7,16 +7,17 @@ own choice is what users get, and is measured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qguard.boundary import step
-from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.errors import MeasurementProblem, UsageProblem, unknown
 from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, in_order
-from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, Index, Parameters
+from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, STATED, Index, Parameters
+from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
 from qguard.vectors.similarity import COSINE, DOT
 
@@ -64,9 +65,13 @@ class PgvectorCollection:
     def __init__(self, index: Index, name: str, dim: int, vectors: str, metric: str) -> None:
         import psycopg
 
-        self.filters, self.persistent = True, True
+        self.filters, self.persistent = not index.existing, True
+        self.row: Callable[[Any], int] = int
+        name = index.collection or name
         self._index, self._name, self._dim, self._vectors, self._metric = index, name, dim, vectors, metric
         self._table, self._made = f'"{name}"', f'"{name}_vector"'  # a name may be a word of SQL
+        self._key, self._vector = f'"{index.id_field}"', f'"{index.vector_field}"'
+        self._used = f"{name}_vector"  # the index, as plans name it
         self._set: dict[str, str] = {}
         self._planned: set[str] = set()
         if index.type != "FLAT" and dim > _WIDEST[vectors]:
@@ -77,6 +82,8 @@ class PgvectorCollection:
         password = {"password": index.secret} if index.token else {}
         with self._told("connecting"):
             self._connection: Any = psycopg.connect(index.uri, autocommit=True, **password)
+            if index.existing:  # PostgreSQL itself refuses what would write
+                self._connection.execute("SET default_transaction_read_only = on")
         try:
             self.versions: Mapping[str, str] = self._prepared()
         except BaseException:
@@ -100,7 +107,8 @@ class PgvectorCollection:
                     f"index {self._index.name!r}: the PostgreSQL server has no extension pgvector; install it there, such as "
                     "Debian's package postgresql-17-pgvector"
                 )
-            self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            if not self._index.existing:
+                self._connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             ((version,),) = self._all("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
             ((server,),) = self._all("SHOW server_version")
             least = _SINCE.get(self._vectors, (0, 5))  # the first release with HNSW
@@ -109,12 +117,40 @@ class PgvectorCollection:
                     f"index {self._index.name!r}: {self._vectors} vectors need pgvector {'.'.join(map(str, least))} or later, "
                     f"and the server has {version}. Take another kind of vectors, or update the extension"
                 )
-            column = f"{_COLUMNS[self._vectors]}({self._dim})"
-            self._connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {self._table} "
-                f"(id bigint PRIMARY KEY, {BUCKET} bigint NOT NULL, vector {column} NOT NULL)"
-            )
+            if self._index.existing:
+                self._check_existing()
+            else:
+                column = f"{_COLUMNS[self._vectors]}({self._dim})"
+                self._connection.execute(
+                    f"CREATE TABLE IF NOT EXISTS {self._table} "
+                    f"(id bigint PRIMARY KEY, {BUCKET} bigint NOT NULL, vector {column} NOT NULL)"
+                )
         return {**installed("psycopg"), "postgresql": str(server).split(" ")[0], "pgvector": str(version)}
+
+    def _check_existing(self) -> None:
+        """The table and its columns are there, and of the kind that is stated."""
+        index, stated = self._index, _COLUMNS[self._vectors]
+        columns = {
+            str(name): str(kind)
+            for name, kind in self._all(
+                "SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
+                "WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped",
+                self._table,
+            )
+        }
+        if not columns:
+            tables = [
+                str(name)
+                for (name,) in self._all("SELECT tablename FROM pg_tables WHERE schemaname = ANY(current_schemas(false))")
+            ]
+            raise unknown(f"table of index {index.name!r}:", self._name, tables)
+        for name in (index.id_field, index.vector_field):
+            if name not in columns:
+                raise unknown(f"column of index {index.name!r}:", name, columns)
+        if (found := columns[index.vector_field]) != stated:
+            other = next((kind for kind, name in _COLUMNS.items() if name == found and kind in STATED), None)
+            mend = f'; set vectors = "{other}"' if other else ""
+            raise UsageProblem(f"index {index.name!r}: column {index.vector_field!r} is of type {found}; expected {stated}{mend}")
 
     def rows(self) -> int:
         """See :meth:`qguard.indexes.collection.Collection.rows`."""
@@ -160,14 +196,16 @@ class PgvectorCollection:
         """See :meth:`qguard.indexes.collection.Collection.held`: what PostgreSQL's catalog says."""
         with self._told("reading back the index"):
             found = self._all(
-                "SELECT m.amname, o.opcname, c.reloptions, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+                "SELECT m.amname, o.opcname, c.reloptions, i.indisvalid AND i.indpred IS NULL, c.relname FROM pg_index i "
+                "JOIN pg_class c ON c.oid = i.indexrelid "
                 "JOIN pg_am m ON m.oid = c.relam JOIN pg_opclass o ON o.oid = i.indclass[0] "
-                "WHERE i.indrelid = %s::regclass AND NOT i.indisprimary",
-                self._table,
-            )
+                "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
+                "WHERE i.indrelid = %s::regclass AND a.attname = %s",
+                self._table, self._index.vector_field,
+            )  # fmt: skip
         if not found:
             return Held(self.rows(), "FLAT", self._metric)
-        method, operators, options, valid = found[0]
+        method, operators, options, valid, self._used = found[0]
         told = dict(o.split("=", 1) for o in options or ())
         params = {k: int(told[v]) for k, v in _OPTIONS.items() if v in told}
         metric = next((m for m, ends in _CLASSES.items() if str(operators).endswith(f"_{ends}")), str(operators))
@@ -177,9 +215,27 @@ class PgvectorCollection:
         """See :meth:`qguard.indexes.collection.Collection.read`."""
         with self._told("reading rows back"):
             found = dict(self._all(f"SELECT id, vector FROM {self._table} WHERE id = ANY(%s)", rows.tolist(), binary=True))
+        return self._arrays(in_order(found, rows, f"index {self._index.name!r}, PostgreSQL"))
+
+    def _arrays(self, told: Iterable[bytes]) -> NDArray[Any]:
+        """Vectors of PostgreSQL's binary format."""
         kind, native = {FLOAT32: (">f4", np.float32), FLOAT16: (">f2", np.float16), BINARY: ("u1", np.uint8)}[self._vectors]
-        back = in_order(found, rows, f"index {self._index.name!r}, PostgreSQL")
-        return np.stack([np.frombuffer(told[4:], kind).astype(native) for told in back])
+        return np.stack([np.frombuffer(row[4:], kind).astype(native) for row in told])
+
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """See :meth:`qguard.indexes.collection.Collection.scan`: in one transaction, through a cursor of the server."""
+        with (
+            self._told("reading the table"),
+            self._connection.transaction(),
+            self._connection.cursor("qguard", binary=True) as cursor,
+        ):
+            cursor.execute(f"SELECT {self._key}::text, {self._vector} FROM {self._table}")
+            while found := cursor.fetchmany(BLOCK):
+                if absent := [key for key, told in found if key is None or told is None]:
+                    raise MeasurementProblem(
+                        f"index {self._index.name!r}, PostgreSQL: row {absent[0]} has no id or no vector; expected both"
+                    )
+                yield [str(key) for key, _ in found], self._arrays(told for _, told in found)
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`.
@@ -188,15 +244,15 @@ class PgvectorCollection:
             MeasurementProblem: where PostgreSQL reads the whole table though there is an index, and no filter.
         """
         where = "" if below is None else f"WHERE {BUCKET} < {int(below)} "
-        distance = f"vector {_OPERATORS[self._metric]} %s::{_COLUMNS[self._vectors]}({self._dim})"
-        words = f"SELECT id, {distance} AS d FROM {self._table} {where}ORDER BY d LIMIT {int(k)}"
+        distance = f"{self._vector} {_OPERATORS[self._metric]} %s::{_COLUMNS[self._vectors]}({self._dim})"
+        words = f"SELECT {self._key}, {distance} AS d FROM {self._table} {where}ORDER BY d LIMIT {int(k)}"
         found = []
         with self._told("searching"):
             self._sets(params)
             if below is None and self._index.type != "FLAT":
                 self._is_used(words, self._text(queries[0]))
             for query in queries:
-                found.append([(int(row), self._score(float(told))) for row, told in self._all(words, self._text(query))])
+                found.append([(self.row(row), self._score(float(told))) for row, told in self._all(words, self._text(query))])
         return Hits.of(found, k)
 
     def _sets(self, params: Parameters) -> None:
@@ -216,7 +272,7 @@ class PgvectorCollection:
         if words in self._planned:
             return
         plan = "\n".join(line for (line,) in self._all(f"EXPLAIN {words}", query))
-        if f"{self._name}_vector" not in plan:
+        if self._used not in plan:
             raise MeasurementProblem(
                 f"index {self._index.name!r}: PostgreSQL reads the whole table for {words[words.rindex('LIMIT') :]}: the index "
                 "is idle. Its planner finds that cheaper, as it does for few rows; search = { enable_seqscan = false } forbids it"

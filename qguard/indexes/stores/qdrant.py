@@ -8,7 +8,7 @@ Rescoring of rounded vectors is off, so that scores are those of the index.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class QdrantCollection:
         from qdrant_client import QdrantClient, models
 
         self.filters, self.persistent = True, True
+        self.row: Callable[[Any], int] = int
         self._models, self._index, self._name, self._vectors, self._metric = models, index, name, vectors, metric
         with self._told("connecting"):
             self._client = QdrantClient(
@@ -170,6 +171,10 @@ class QdrantCollection:
         by_id = {int(r.id): r.vector for r in found}
         back = in_order(by_id, rows, f"index {self._index.name!r}, Qdrant")
         return np.asarray(back, np.float16 if self._vectors == FLOAT16 else np.float32)
+
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """See :meth:`qguard.indexes.collection.Collection.scan`: refused before a collection is opened."""
+        raise NotImplementedError
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""

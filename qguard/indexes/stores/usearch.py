@@ -6,7 +6,7 @@ are lost: only cosine ranks such codes as it ranks the vectors. The Python packa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem
 from qguard.indexes.collection import FLOAT_METRICS, Held, Hits, IndexType, in_order
 from qguard.indexes.settings import BFLOAT16, BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, INT8, VECTORS, Index, Parameters
+from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
 from qguard.vectors.similarity import COSINE, DOT
 
@@ -54,6 +55,7 @@ class UsearchCollection:
 
         self.versions: Mapping[str, str] = installed("usearch")
         self.filters, self.persistent = False, False
+        self.row: Callable[[Any], int] = int
         self._index, self._vectors, self._metric = index, vectors, metric
         if not index.existing:
             p = {**_GRAPH, **index.params}
@@ -116,6 +118,15 @@ class UsearchCollection:
         if self._vectors == BFLOAT16:
             return np.asarray(back.view(np.uint32) >> 16, np.uint16)
         return back
+
+    def scan(self) -> Iterator[tuple[list[str], NDArray[Any]]]:
+        """See :meth:`qguard.indexes.collection.Collection.scan`: rows are told by their keys."""
+        keys = np.asarray(self._made.keys)
+        for start in range(0, len(keys), BLOCK):
+            block = keys[start : start + BLOCK]
+            found = self.read(block)
+            assert found is not None
+            yield [str(n) for n in block.tolist()], found
 
     def search(self, queries: NDArray[Any], k: int, params: Parameters, below: int | None = None) -> Hits:
         """See :meth:`qguard.indexes.collection.Collection.search`."""
