@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
 from qguard.indexes.settings import BFLOAT16, BINARY, FLOAT16, FLOAT32
-from qguard.vectors.quantized import quantize
+from qguard.vectors.quantized import quantize, unit
 from qguard.vectors.search import VectorFile
 
 BLOCK = 1024  # rows that are inserted at once
@@ -57,6 +57,35 @@ def values(given: NDArray[Any], kind: str, dim: int) -> Floats:
 
 
 @dataclass(frozen=True, eq=False)
+class StoredFile(VectorFile):
+    """A file of float32 rows that is read as the numbers that scores are made of.
+
+    Attributes:
+        kind: How the rows are stored.
+        ranges: Of int8.
+        of_unit_length: Whether what is read is scaled to unit length, as searches by cosine want it.
+    """
+
+    kind: str = FLOAT32
+    ranges: Floats | None = None
+    of_unit_length: bool = False
+
+    def read(self, start: int, out: Floats) -> Floats:
+        """See :meth:`qguard.vectors.search.VectorFile.read`."""
+        found = super().read(start, out)
+        found[:] = self._scored(found)
+        return found
+
+    def take(self, rows: NDArray[np.int64]) -> Floats:
+        """See :meth:`qguard.vectors.search.VectorFile.take`."""
+        return self._scored(super().take(rows))
+
+    def _scored(self, floats: Floats) -> Floats:
+        found = values(stored(floats, self.kind, self.ranges), self.kind, self.dim)
+        return unit(found) if self.of_unit_length else found
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """The rows of an index.
 
@@ -73,11 +102,6 @@ class Rows:
     ranges: Floats | None = None
 
     def __post_init__(self) -> None:
-        if self.kind != FLOAT32 and isinstance(self.floats, VectorFile):
-            raise MeasurementProblem(
-                f"vectors stored as {self.kind} are not measured on a suite whose documents are too many to be held; judge them "
-                "on a smaller one"
-            )
         if isinstance(self.floats, VectorFile):
             return
         bad = np.flatnonzero(~np.isfinite(self.floats).all(1))
@@ -99,13 +123,13 @@ class Rows:
         """Rows as a store is given them."""
         if isinstance(self.floats, VectorFile):
             out = np.empty((min(stop, len(self)) - start, self.dim), np.float32)
-            return self.floats.read(start, out)
+            return stored(self.floats.read(start, out), self.kind, self.ranges)
         return stored(self.floats[start:stop], self.kind, self.ranges)
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Chosen rows as a store is given them."""
         if isinstance(self.floats, VectorFile):
-            return self.floats.take(rows)
+            return stored(self.floats.take(rows), self.kind, self.ranges)
         return stored(self.floats[rows], self.kind, self.ranges)
 
     def values(self, rows: NDArray[np.int64]) -> Floats:
@@ -115,8 +139,10 @@ class Rows:
     @cached_property
     def scored(self) -> Floats | VectorFile:
         """All rows as scores are made of them."""
-        if isinstance(self.floats, VectorFile) or self.kind == FLOAT32:
+        if self.kind == FLOAT32:
             return self.floats
+        if isinstance(self.floats, VectorFile):
+            return StoredFile(self.floats.path, self.floats.rows, self.dim, self.kind, self.ranges)
         return values(stored(self.floats, self.kind, self.ranges), self.kind, self.dim)
 
     @cached_property

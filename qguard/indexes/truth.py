@@ -7,7 +7,7 @@ VectorDBBench and ann-benchmarks count it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qguard.encoders import Floats
 from qguard.indexes.settings import HAMMING
+from qguard.indexes.stored import StoredFile
 from qguard.metrics.ranking import best_first
 from qguard.vectors.quantized import unit
 from qguard.vectors.search import VectorFile, top_k
@@ -106,6 +107,8 @@ class Exact:
         searched, similarity = self.queries, self.similarity
         if similarity is COSINE:  # whose search wants vectors of unit length
             searched, similarity = unit(searched), DOT
+            if isinstance(documents, StoredFile):
+                documents = replace(documents, of_unit_length=True)
             documents = documents if isinstance(documents, VectorFile) else unit(documents)
         near, _ = top_k(searched, documents, k + _SPARE, own, similarity=similarity)
         rows = near if allowed is None else allowed[near]

@@ -134,8 +134,8 @@ def values(session: Session, target: Target, name: str) -> tuple[list[Measured],
     found = _measured(session, target, name)
     suite = session.suite(target.suite, target.model)
     out = _of_items(suite, found.items, metrics.QUERIES, name, (found.split_words, found.proof.words))
-    retained = _retained(session, target, found)
-    out += [] if retained is None else _of_items(suite, retained, (metrics.RETAINED,), name)
+    kept = retained(session, target, found)
+    out += [] if kept is None else _of_items(suite, kept, (metrics.RETAINED,), name)
     if found.stale is not None:
         out += _of_items(suite, found.stale, (metrics.STALE,), name)
     for share, items in found.filtered.items():
@@ -256,7 +256,7 @@ def _first_documents(suite: Suite) -> Any:
     return first
 
 
-def _retained(session: Session, target: Target, found: Measures) -> Items | None:
+def retained(session: Session, target: Target, found: Measures) -> Items | None:
     """Of each judged query nDCG@10 of fp32 and of the index's answers; ``None`` for a suite without judgments."""
     from qguard.metrics.retrieval import measured as of_ranking
 
