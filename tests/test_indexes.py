@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
 
@@ -331,6 +334,44 @@ def test_milvus_lite_whose_index_is_made_too_early_is_found_out(tmp_path, monkey
     index = replace(GRAPH, store="milvus", uri=str(tmp_path / "m.db"))
     with pytest.raises(MeasurementProblem, match="has no M: expected 8, and the store tells none"):
         measure(index, searches())
+
+
+@pytest.fixture(scope="module")
+def milvus(tmp_path_factory):
+    """The address of a server of the Milvus protocol: milvus-lite's own."""
+    pytest.importorskip("milvus_lite")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--data-dir", str(tmp_path_factory.mktemp("milvus")), "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "milvus_lite", "server", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert "listening" in server.stdout.readline()
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+
+
+@pytest.mark.parametrize("kind", ["FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW", "HNSW_SQ"])
+def test_a_server_of_milvus_is_searched_by_its_address(milvus, kind):
+    params, search = {"F": ({}, {}), "I": ({"nlist": 24}, {"nprobe": 8}), "H": (GRAPH.params, GRAPH.search)}[kind[0]]
+    index = Index("some", "milvus", kind, uri=milvus, params=params, search=search, filters=(0.1,))
+    found = measure(index, searches(metric="dot" if kind == "IVF_FLAT" else "cosine"))
+    assert (found.proof.missed is None) == (kind == "FLAT")
+    assert found.proof.params == params
+    assert found.proof.read_back == 64
+    assert recall_of(found) > 0.95
+    assert found.versions["milvus"].startswith("milvus_lite-")
+    assert found.bytes is None  # a server does not tell
+
+
+def test_a_server_that_does_less_than_milvus_is_named(milvus):
+    for index, vectors_of in (
+        (Index("some", "milvus", "FLAT", uri=milvus), "float16"),
+        (Index("some", "milvus", "IVF_PQ", uri=milvus), "float32"),
+    ):
+        with pytest.raises(UsageProblem, match=f"the server is milvus-lite, .*; found {index.type} of {vectors_of} vectors"):
+            stores.open_collection(index, "some", DIM, vectors_of, "cosine")
 
 
 # ---- the family ----

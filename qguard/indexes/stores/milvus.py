@@ -98,6 +98,7 @@ class MilvusCollection:
         with self._told("connecting"):
             self._client = MilvusClient(uri=self._place, token=index.secret)
             self.versions = self._read_versions()
+            self._check_edition()
             there = self._client.has_collection(self._name)
         if index.existing:
             if not there:
@@ -114,6 +115,18 @@ class MilvusCollection:
         if _lite(self._index):
             return installed("pymilvus", "milvus-lite", "faiss-cpu")
         return {**installed("pymilvus"), "milvus": str(self._client.get_server_version())}
+
+    def _check_edition(self) -> None:
+        """A server may be milvus-lite's, which does less than Milvus."""
+        if not self.versions.get("milvus", "").startswith("milvus_lite"):
+            return
+        kind = next((t for t in LITE if t.name == self._index.type), None)
+        if kind is None or self._vectors not in kind.vectors:
+            known = ", ".join(t.name for t in LITE)
+            raise UsageProblem(
+                f"index {self._index.name!r}: the server is milvus-lite, which builds {known} of float32 vectors; found "
+                f"{self._index.type} of {self._vectors} vectors"
+            )
 
     def _create(self, dim: int) -> None:
         from pymilvus import DataType, MilvusClient
