@@ -155,14 +155,14 @@ def test_an_own_precision_has_one_runtime(tmp_path):
         parse_precision("hlaf", own)
 
 
-def test_an_own_precision_computes_as_its_recipe(small, tmp_path):
-    """A bf16 precision under another name: torch must still be told bf16, and the artifact is the same file."""
+def test_an_own_precision_computes_as_its_recipe(small, dynamic, tmp_path):
+    """int8-dynamic under another name: its file is the same one, and so is what it computes."""
     project = Session(load_config(small))
-    half = configured(tmp_path, "[tool.qguard.precision.half]\nrecipe = 'bf16@torch'\n").config.own_precisions["half"]
-    target = Target(half, "minilm", "own")
-    assert {c.outcome for c in project.checks(target, "artifact")} == {"pass"}
-    bf16 = project.embeddings(Target(parse_precision("bf16"), "minilm", "own"))
-    assert np.array_equal(project.embeddings(target), bf16)
+    own = configured(tmp_path, "[tool.qguard.precision.mine]\nrecipe = 'int8-dynamic'\n").config.own_precisions["mine"]
+    target = Target(own, "minilm", "own")
+    assert {c.outcome for c in project.checks(target, "artifact")} == {"pass", "reported"}
+    recipe = project.embeddings(Target(parse_precision("int8-dynamic"), "minilm", "own"))
+    assert np.array_equal(project.embeddings(target), recipe)
 
 
 def test_without_nncf_the_command_is_named(minilm, monkeypatch, tmp_path):

@@ -173,14 +173,19 @@ def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, ca
     for name in ("own.jsonl", "golden"):
         (tmp_path / name).symlink_to(small / name)
     file = tmp_path / "rows.json"
-    code = main(["compare", "--precision", "fp32,int8,bf16@torch,seen", "--config", str(config), "--json", str(file)])
+    code = main(["compare", "--precision", "fp32,int8,fp16@onnx,seen", "--config", str(config), "--json", str(file)])
     out, _ = capsys.readouterr()
     assert code == 3
     rows = {r["precision"]: r for r in json.loads(file.read_text())["rows"]}
-    assert {k: r["verdict"] for k, r in rows.items()} == {"fp32": "pass", "int8": "fail", "bf16": "pass", "seen": "unmeasured"}
+    assert {k: r["verdict"] for k, r in rows.items()} == {
+        "fp32": "pass",
+        "int8": "fail",
+        "fp16@onnx": "pass",
+        "seen": "unmeasured",
+    }
     assert rows["fp32"]["speed"] == {"64x1": 1.0, "64x32": 1.0}
     assert rows["int8"]["speed"]["64x32"] > 1
-    assert rows["int8"]["bytes"] < rows["bf16"]["bytes"] < rows["fp32"]["bytes"]
+    assert rows["int8"]["bytes"] < rows["fp16@onnx"]["bytes"] < rows["fp32"]["bytes"]
     assert rows["fp32"]["values"]["ranking.overlap@10"] > rows["int8"]["values"]["ranking.overlap@10"]
     assert rows["fp32"]["best"]
     assert rows["int8"]["best"] or rows["int8"]["busy"]  # its speed counts where it could be measured
