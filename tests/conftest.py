@@ -113,8 +113,8 @@ def static(plain_onnx, token_ids, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small(harness, tmp_path_factory) -> Path:
-    """A project of its own: MiniLM and a suite of 120 short documents of core, with its golden taken from core's."""
-    return minilm_project(harness, tmp_path_factory.mktemp("small"), 120)
+    """A project of its own: MiniLM and a suite of 117 short documents of core, with its golden taken from core's."""
+    return minilm_project(harness, tmp_path_factory.mktemp("small"), 117)
 
 
 def minilm_project(harness: Session, folder: Path, texts: int) -> Path:

@@ -174,6 +174,7 @@ def test_without_nncf_the_command_is_named(minilm, monkeypatch, tmp_path):
 
 
 @needs_nncf
+@pytest.mark.long
 def test_provenance_says_what_calibrated(static8):
     sample = Calibration().sample
     assert static8.calibration == json.loads(json.dumps(sample.facts))
@@ -183,6 +184,7 @@ def test_provenance_says_what_calibrated(static8):
 
 
 @needs_nncf
+@pytest.mark.long
 def test_static_int8_keeps_its_default_gates(harness, static8):
     target = Target(parse_precision("int8-static"), "minilm", "core")
     for family in ("artifact", "embedding", "similarity", "ranking"):
@@ -191,6 +193,7 @@ def test_static_int8_keeps_its_default_gates(harness, static8):
 
 
 @needs_nncf
+@pytest.mark.long
 def test_a_text_alone_and_in_a_batch_has_the_same_vector(harness, static8):
     """Ranges are fixed by calibration, so no text changes another's; with dynamic ranges the cosine falls to .97."""
     encoder = harness.encoder(parse_precision("int8-static"), "minilm")
@@ -201,6 +204,7 @@ def test_a_text_alone_and_in_a_batch_has_the_same_vector(harness, static8):
 
 
 @needs_nncf
+@pytest.mark.long
 def test_an_artifact_calibrated_on_what_judges_it_is_refused(minilm, tmp_path, static8):
     """Made elsewhere or not: its provenance says which texts it has seen."""
     seen = Calibration().sample.texts[3]

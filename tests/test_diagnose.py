@@ -30,6 +30,7 @@ from qguard.precisions import parse_precision
 from qguard.precisions.dynamic import quantize
 from qguard.report.terminal import failure_text
 from tests import faults
+from tests.machine import long_but
 
 TARGET = Target(parse_precision("int8"), "minilm", "own")
 DENSE, KEY = "encoder/layer.3/output/dense", "encoder/layer.2/attention/self/key"
@@ -99,7 +100,9 @@ def test_damaged_layer_is_named_and_those_behind_it_are_not(fp32, int8, token_id
 
 
 # int8's products add their bias themselves: 18 fewer tensors to compare
-@pytest.mark.parametrize(("artifact", "sites"), [("int8", 64), ("dynamic", 82), ("static8", 82)])
+@pytest.mark.parametrize(
+    ("artifact", "sites"), [("int8", 64), ("dynamic", 82), pytest.param("static8", 82, marks=pytest.mark.long)]
+)
 def test_every_layer_of_a_healthy_artifact_is_aligned_and_none_is_far(request, fp32, artifact, sites, token_ids):
     found = worst_first(fp32, request.getfixturevalue(artifact).file, token_ids[:8])
     assert len(found) == sites
@@ -241,7 +244,7 @@ def test_wrong_stage_is_named_before_any_layer(project, folder, damage, stage, s
     assert found.exclusion is None
 
 
-@pytest.mark.parametrize("artifact", ["int8", "dynamic", "static8"])
+@pytest.mark.parametrize("artifact", long_but(["int8", "dynamic"], ["int8", "dynamic", "static8"]))
 def test_all_layers_left_in_fp32_give_fp32(request, minilm, fp32_onnx, artifact, tmp_path):
     exchange = LayerExchange(fp32_onnx, request.getfixturevalue(artifact).file)
     assert len(exchange.units) == 25

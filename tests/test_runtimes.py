@@ -142,6 +142,7 @@ def test_what_needs_files_is_refused_before_anything_runs(project):
     assert "gate artifact.size_ratio of int8@served would never be judged: served has no files" in " ".join(out.split())
 
 
+@pytest.mark.long
 def test_commands_say_what_they_need(project):
     call = (
         "from qguard.cli import main\n"

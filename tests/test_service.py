@@ -21,6 +21,7 @@ from qguard.metrics.service import BOUNDS, NONE
 from qguard.precisions import precision_at
 from tests import servers
 from tests.broken_servers import BROKEN, HEALTHY, OF_TEI, moved
+from tests.machine import long_but
 from tests.processes import gate
 
 
@@ -52,7 +53,10 @@ def asked(folder, at, name):
         return CHECKS[name.partition(".")[2]][1](probe)
 
 
-@pytest.mark.parametrize(("protocol", "name"), [*(("openai", n) for n in BROKEN), *(("tei", n) for n in OF_TEI)])
+OPENAI, TEI = [("openai", n) for n in BROKEN], [("tei", n) for n in OF_TEI]
+
+
+@pytest.mark.parametrize(("protocol", "name"), long_but(OPENAI, OPENAI + TEI))
 def test_a_server_that_breaks_one_thing_is_caught(judged, served, protocol, name):
     broken = {"openai": BROKEN, "tei": OF_TEI}[protocol][name]
     with servers.running(broken.around(servers.application(served(broken.kind)))) as url:

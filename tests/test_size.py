@@ -24,7 +24,7 @@ from qguard.onnx.read import external_files
 from qguard.precisions import export, integer, parse_precision
 from qguard.suites import Suite
 from tests import families
-from tests.machine import on_this_cpu
+from tests.machine import long_but, needs_bf16
 
 DATA = "model.onnx_data"
 TEXTS = ["a short text", "A longer one, with some more words in it, for the padding of the first.", "third"]
@@ -58,9 +58,14 @@ def vectors(name, artifact, model):
 
 @pytest.mark.parametrize(
     "name",
-    on_this_cpu(
-        ["fp32", "fp16@onnx", "int8", "int8-dynamic", "int8-weight", "int4", "fp32@openvino", "bf16@openvino", "int8@openvino"]
-    ),
+    [
+        "fp32",
+        "int8",
+        "int8-weight",
+        "fp32@openvino",
+        *long_but([], ["fp16@onnx", "int8-dynamic", "int4", "int8@openvino"]),
+        pytest.param("bf16@openvino", marks=[needs_bf16, pytest.mark.long]),
+    ],
 )
 def test_a_model_in_two_files_computes_what_it_computes_in_one(build, name):
     (large, model), (usual, _) = build(name, large=True), build(name, large=False)

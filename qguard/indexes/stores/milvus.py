@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ class MilvusCollection:
     """See :class:`qguard.indexes.collection.Collection`."""
 
     def __init__(self, index: Index, name: str, dim: int, vectors: str, metric: str) -> None:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC writes of connections that end; what goes wrong is raised
         from pymilvus import MilvusClient
 
         for noisy in ("pymilvus", "milvus_lite", "faiss", "grpc"):  # what they raise is told; what they log is not also shown
