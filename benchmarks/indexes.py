@@ -2,6 +2,7 @@
 
 usage: python benchmarks/indexes.py DATA FOLDER [scifact|sentences] [--precisions fp32,int8,int8+binary] [--stores milvus,faiss,…]
        [--builds 2] [--pgvector ADDRESS] [--json OUT]
+       python benchmarks/indexes.py --table OUT
 DATA holds scifact/ in BEIR's layout, and the other texts that `sentences` is made of: 100,000 distinct real texts, which are
 sentences of abstracts, tweets, contract clauses and captions, and neighboring sentences of one abstract where these are used up.
 Their queries are SciFact's claims, and relevant is each sentence of a relevant abstract. FOLDER keeps the project, its golden and
@@ -161,6 +162,34 @@ def row_of(precision: str, build: int, found: Any, kept: float | None) -> list[s
     ]  # fmt: skip
 
 
+def table(file: Path) -> None:
+    """Print what the documentation shows of a run: of each index its builds side by side, and its proof."""
+    builds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for line in json.loads(file.read_text()):
+        builds.setdefault((line["store"], line["index"], line["precision"]), []).append(line)
+    heads = ("store and index", "vectors", "recall", "overlap", "nDCG kept", "recall under filters", "short", "p50 ms", "build s")
+    print("| " + " | ".join((*heads, "MB", "misses")) + " |\n|" + "---|" * (len(heads) + 2))
+    order = [(store, kind) for store, kind, *_ in INDEXES]
+    for (store, index, precision), lines in sorted(builds.items(), key=lambda b: order.index((b[0][0], b[0][1].split(" ")[0]))):
+        best = min(lines, key=lambda line: line["p50_ms"])
+        every = range(len(best["filters"]))
+        cells = (
+            f"{store} {index.replace(', enable_seqscan=False', '')}", precision, *(spread(lines, name) for name in heads[2:5]),
+            " ".join(f"{np.mean([line['filters'][i]['recall'] for line in lines]):.2f}" for i in every) or "none",
+            " ".join(f"{np.mean([1 - line['filters'][i]['hits'] for line in lines]):.0%}" for i in every),
+            f"{best['p50_ms']:.1f}", f"{best['build_seconds']:.1f}", best["MB"],
+            " and ".join(dict.fromkeys(line["misses"] for line in lines)),
+        )  # fmt: skip
+        print("| " + " | ".join(cells) + " |")
+
+
+def spread(lines: list[dict[str, Any]], name: str) -> str:
+    """The mean of a figure over builds, and how far they lie from it, if they are not equal."""
+    found = [float(line[name]) for line in lines]
+    apart = (max(found) - min(found)) / 2
+    return f"{np.mean(found):.3f}" + (f" ± {apart:.4f}" if apart else "")
+
+
 def arguments() -> argparse.Namespace:
     """What is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,6 +206,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Write the project, fill the stores, print a table."""
+    if sys.argv[1:2] == ["--table"]:
+        table(Path(sys.argv[2]))
+        return
     given = arguments()
     folder = given.folder / given.suite
     write(given.data, folder, given.suite)
