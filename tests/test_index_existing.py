@@ -144,7 +144,7 @@ def test_an_index_of_a_user_is_searched_by_new_queries_and_left_as_it_is(made, s
         assert not found.filtered
         assert "stored vectors 1.000 → index" in found.split_words
         told = found.to_json()
-        assert "built in" not in in_words(told)
+        assert "filled in" not in in_words(told)
         assert figures(told, 1.0)[5] == ""
     assert state(index) == before
 
