@@ -176,6 +176,12 @@ def test_lancedb_makes_no_product_codes_of_few_rows_nor_all_lists_of_more():
     s, collection = filled(index)
     refused(index, s, collection, "has nlist = 4; expected 24. The parameter did not arrive")
     collection.close()
+    many = Index("some", "lancedb", "IVF_FLAT", params={"nlist": 1024})
+    s, collection = filled(many)
+    assert collection.held().params == {"nlist": 1024}
+    collection._index = other = replace(many, params={"nlist": 1100})
+    refused(other, s, collection, "has nlist = 1020; expected 1100")
+    collection.close()
     with pytest.raises(UsageProblem, match="LanceDB's cloud and object stores are not supported"):
         stores.check(replace(index, uri="db://some"), "float32", "cosine")
 

@@ -188,8 +188,14 @@ class LanceCollection:
         """The lists that a search of all of them looks at; ``None`` where its plan does not tell."""
         query = np.zeros(-(-self._dim // 8), np.uint8) if self._vectors == BINARY else np.ones(self._dim, np.float32)
         plan = self._asked(query, 1, {"nprobe": _EVERY}).analyze_plan()
-        found = re.search(r"partitions_ranked=(\d+)", plan)
-        return int(found[1]) if found else None
+        found = re.search(r"partitions_ranked=([\d.]+)( K)?", plan)
+        if found is None:
+            return None
+        wanted = int(self._index.params["nlist"])
+        if found[2] is None:
+            return int(found[1])
+        # from 1,000 on the plan tells thousands with two decimals
+        return wanted if found[1] == f"{wanted / 1000:.2f}" else round(1000 * float(found[1]))
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any] | None:
         """See :meth:`qguard.indexes.collection.Collection.read`."""
