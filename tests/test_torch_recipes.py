@@ -22,8 +22,9 @@ from qguard.metrics import Comparison
 from qguard.precisions import parse_precision
 from qguard.precisions.recipe import RECIPES as RECORDS
 from qguard.suites import Suite
+from tests import static
 from tests.conftest import ROOT
-from tests.machine import BF16
+from tests.machine import BF16, long_but
 from tests.processes import python
 
 RECIPES = ("int8@torch", "int8-weight@torch", "int8-legacy")
@@ -256,12 +257,14 @@ def test_the_gpu_benchmark_works_without_a_gpu(capsys):
     assert out.count("\n| int8 |") == 3  # accuracy, and two shapes
 
 
-def test_what_transformers_loads_beside_it_says_nothing(minilm):
+@pytest.mark.parametrize("first", long_but(["static"], ["static", "torch"]))
+def test_what_transformers_loads_beside_it_says_nothing(minilm, tmp_path, first):
     """torchao names GPU kernels that it cannot load, by their paths, and torch warns of what torchao registers."""
+    root = static.write_model2vec(tmp_path / "static") if first == "static" else minilm.root
     code = (
         "import sys\nfrom pathlib import Path\nfrom qguard.encoders import open_runtime\n"
         "from qguard.goldens.reference import open_fp32\nfrom qguard.models.model import resolve\n"
-        f"root = Path({str(minilm.root)!r})\nopen_runtime('torch', root, 'fp32')\nopen_fp32(resolve('m', str(root)))\n"
-        "print('torchao' in sys.modules)"
+        f"root = Path({str(root)!r})\nif {first!r} == 'torch':\n    open_runtime('torch', root, 'fp32')\n"
+        "open_fp32(resolve('m', str(root)))\nprint('torchao' in sys.modules)"
     )
     assert python(code) == str(find_spec("torchao") is not None)

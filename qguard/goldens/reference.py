@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qguard.console.progress import progress
 from qguard.errors import GoldenProblem, MeasurementProblem, ModelProblem, first_line
 from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
+from qguard.machine.quiet import quiet_transformers
 from qguard.models.admission import refuse_unknown_type
 from qguard.models.model import Model
 from qguard.outputs import Collected, finite
@@ -48,6 +49,7 @@ def open_fp32(model: Model) -> Any:
     """
     if not model.static:
         refuse_unknown_type(model.root)
+    quiet_transformers()
     import sentence_transformers
 
     kind: Any = getattr(sentence_transformers, KINDS[model.kind].model_type)
