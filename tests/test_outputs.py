@@ -63,7 +63,7 @@ def test_the_first_ten_lines_of_a_failure_say_what_by_how_much_on_which_text_and
     assert all(len(x) <= 80 for x in first), first
     text = "\n".join(first)
     assert re.search(r"int8 ranking.overlap@10 0\.\d+, gate >= 0.95, missed by 0\.\d+ \(\+\d+ more\)\n", text), text
-    assert re.search(r"\n  worst:  overlap 0\.\d '.*': first", text), text
+    assert re.search(r"\n  worst:  overlap 0\.\d '.*':\s+first", text), text
     assert "\n  why:    loss by quantization: fp32@onnx still reproduces" in text
     assert "\n  do:     see where accuracy is lost: qguard diagnose --precision int8 --artifact pt.onnx\n" in text.replace(
         ":\n          qguard", ": qguard"
