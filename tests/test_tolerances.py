@@ -115,7 +115,7 @@ def test_a_gate_on_the_lower_end_fails_where_the_value_would_pass(small, int8, t
         file.write(f'"ranking.rbo" = ">= {rbo}"\n')
     text = failure_text(parse_precision("int8"), "own", ranking(), [])  # of the one that fails
     assert f"(lower end; value {now['ranking.overlap@10']:.4f})" in text
-    assert f"gate >= {overlap}" in text
+    assert f"gate >= {float(overlap):g}" in text
     assert f"117 texts cannot tell {now['ranking.rbo']:.3f} from {rbo}" in text
 
 
