@@ -12,7 +12,7 @@ A line a build: recall@10 among the same vectors, overlap@10 with fp32, what is 
 10 %, 1 % and 0.1 % of the rows meet, the share of the queries that come back short under each, times of a search, of the build,
 bytes, and the proof: of 256 random directions how many the narrowest search misses, and the largest distance of a score from the
 exact one. Recall is also counted by VectorDBBench where it is installed (pip install --no-deps vectordb-bench==2.0.0; pip install
-environs), and the largest difference is printed at the end.
+environs), and the largest difference is printed at the end. Builds that the file of --json holds are not made again.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def postgres(address: str | None) -> Iterator[str | None]:
         yield address
         return
     try:
-        started = server()
+        started = server("maintenance_work_mem=1GB", "shared_buffers=256MB")
         found = started.__enter__()
     except pytest.skip.Exception as e:
         print(f"pgvector is left out: {e}", flush=True)
@@ -236,7 +236,9 @@ def main() -> None:
     from qguard.judging.session import Session, Target
     from qguard.precisions import parse_precision
 
-    session, lines, apart, counted, count = Session(load_config(folder)), [], 0.0, 0, peer()
+    session, apart, counted, count = Session(load_config(folder)), 0.0, 0, peer()
+    lines = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
+    done = {tuple(line[name] for name in HEADS[:4]) for line in lines}
     print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS), flush=True)
     with postgres(given.pgvector) if "pgvector" in given.stores else postgres("none") as address:
         for precision in given.precisions.split(","):
@@ -247,8 +249,10 @@ def main() -> None:
                 index = Index("some", store, kind, params=params, search=search, uri=str(address) if store == "pgvector" else "")
                 if vectors_of(index, target.precision) == "binary" and not bits:
                     continue
-                s = searches(session, target, index)
-                for build in range(1, given.builds + 1):
+                wanted = [b for b in range(1, given.builds + 1) if (precision, store, index.words, str(b)) not in done]
+                s = searches(session, target, index) if wanted else None
+                for build in wanted:
+                    assert s is not None
                     try:
                         found = measure(index, s)
                     except QguardError as e:
@@ -258,7 +262,9 @@ def main() -> None:
                     value = None if kept is None else float(kept.rows[:, 1].mean() / kept.rows[:, 0].mean())
                     line = row_of(precision, build, found, value)
                     print("| " + " | ".join(line) + " |", flush=True)
-                    lines.append({**dict(zip(HEADS, line, strict=True)), **found.to_json()})
+                    lines.append({**found.to_json(), **dict(zip(HEADS, line, strict=True))})
+                    if given.json:
+                        given.json.write_text(json.dumps(lines, indent=1) + "\n")
                     exact = Exact(s.queries, s.rows.scored, s.metric, s.own)
                     if s.rows.kind == "float32" and count is not None:  # bits have many equal scores, of which ids tell nothing
                         truth = exact.neighbours(10).rows.tolist()
@@ -266,8 +272,6 @@ def main() -> None:
                         apart, counted = max(apart, abs(float(other) - float(found.items.rows[:, 0].mean()))), counted + 1
     print(f"\nlargest difference between recall and VectorDBBench's count, {counted} builds: {apart:.1g}")
     print(f"{os.cpu_count()} cores")
-    if given.json:
-        given.json.write_text(json.dumps(lines, indent=1) + "\n")
 
 
 if __name__ == "__main__":

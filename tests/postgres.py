@@ -25,8 +25,8 @@ def _programs() -> Path:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """Its address."""
+def server(*settings: str) -> Iterator[str]:
+    """Its address; with settings of PostgreSQL, as ``work_mem=64MB``."""
     programs = _programs()
     other = {"user": USER, "group": "nogroup"} if os.getuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="qguard-pg-", dir="/tmp"))
@@ -41,6 +41,7 @@ def server() -> Iterator[str]:
 
         run("initdb", "-D", "data", "-U", "qguard", "-A", "trust", "--no-sync", "-E", "UTF8")
         options = f"-k {folder} -c listen_addresses='' -c fsync=off -c autovacuum=off -c shared_buffers=16MB"
+        options += "".join(f" -c {setting}" for setting in settings)
         run("pg_ctl", "-D", "data", "-l", "log", "-w", "-o", options, "start")
         try:
             yield f"postgresql://qguard@{str(folder).replace('/', '%2F')}/postgres"
