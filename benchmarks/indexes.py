@@ -180,7 +180,9 @@ def table(file: Path) -> None:
     )
     print("| " + " | ".join((*heads, "MB", "misses")) + " |\n|" + "---|" * (len(heads) + 2))
     order = [(store, kind) for store, kind, *_ in INDEXES]
-    for (store, index, precision), lines in sorted(builds.items(), key=lambda b: order.index((b[0][0], b[0][1].split(" ")[0]))):
+    for (store, index, precision), lines in sorted(
+        builds.items(), key=lambda b: (order.index((b[0][0], b[0][1].split(" ")[0])), b[0][2])
+    ):
         best = min(lines, key=lambda line: line["p50_ms"])
         every = range(len(best["filters"]))
         cells = (
