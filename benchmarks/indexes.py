@@ -141,6 +141,7 @@ def postgres(address: str | None) -> Iterator[str | None]:
 
 def peer() -> Any:
     """VectorDBBench's recall of a query: number of neighbors, their ids, found ids; ``None`` where it is not installed."""
+    os.environ.setdefault("LOG_FILE", os.devnull)  # else the package makes a folder of logs where it is imported
     try:
         from vectordb_bench.metric import calc_recall
     except ImportError as e:

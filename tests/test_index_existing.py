@@ -149,6 +149,16 @@ def test_an_index_of_a_user_is_searched_by_new_queries_and_left_as_it_is(made, s
     assert state(index) == before
 
 
+def test_vectors_in_half_precision_are_searched_as_they_are_stored(made):
+    index, ids = made("lancedb", rows=vectors()[0].astype(np.float16))
+    half = replace(index, vectors="float16")
+    held = read(half, ids, vectors()[0], "cosine")
+    found = measure(half, replace(searches(), rows=held.rows, ids=tuple(ids)))
+    assert found.vectors == "float16"
+    assert found.proof.score_error < 1e-3
+    assert recall_of(found) > 0.8
+
+
 @pytest.mark.parametrize("store", ["milvus", "lancedb", "pgvector"])
 def test_another_collection_than_the_suites_is_found_out(made, store):
     some, other = vectors()[0], np.random.default_rng(7).standard_normal((ROWS, DIM)).astype(np.float32)

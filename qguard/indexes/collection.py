@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qguard.errors import MeasurementProblem
+from qguard.errors import MeasurementProblem, unknown
 from qguard.indexes.settings import EUCLIDEAN, FLOAT32, Index, Parameters
 from qguard.vectors.similarity import COSINE, DOT
 
@@ -188,6 +188,23 @@ class Store:
 def defaults(kind: IndexType, index: Index) -> dict[str, Any]:
     """The parameters of a search: those of the index over the store's own."""
     return {**{k: v for k, v in kind.search.items() if v is not None}, **index.search}
+
+
+def check_fields(index: Index, fields: Iterable[str], what: str = "field") -> None:
+    """A collection that is there already has the fields that the index names.
+
+    Args:
+        index: Its settings.
+        fields: The names that there are.
+        what: What the store calls a field.
+
+    Raises:
+        UsageProblem: for a name that is not among them.
+    """
+    known = list(fields)
+    for name in (index.id_field, index.vector_field):
+        if name not in known:
+            raise unknown(f"{what} of index {index.name!r}:", name, known)
 
 
 def in_order(found: Mapping[int, Any], rows: NDArray[np.int64], store: str) -> list[Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
-from qguard.indexes.settings import FLOAT32, Index
+from qguard.indexes.settings import Index
 from qguard.indexes.stored import Rows, values
 from qguard.indexes.stores import open_collection
 from qguard.vectors.cosine import cosine
@@ -84,7 +84,7 @@ def read(index: Index, ids: Sequence[str], fp32: Floats | VectorFile, metric: st
             f"holds other vectors than this model's: the median cosine to fp32's vectors of the documents is "
             f"{np.median(near):.3f}, expected {STALE} at least. Its model, prompts or texts are others",
         )
-    return Existing(Rows(out, FLOAT32, np.zeros(len(out), np.int64)), np.asarray(near, np.float64))
+    return Existing(Rows(out, index.vectors, np.zeros(len(out), np.int64)), np.asarray(near, np.float64))
 
 
 def place_of(index: Index, ids: Sequence[str]) -> Mapping[str, int]:

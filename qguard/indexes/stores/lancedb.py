@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import UsageProblem, unknown
-from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, in_order
+from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, check_fields, in_order
 from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, Index, Parameters
 from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
@@ -106,9 +106,7 @@ class LanceCollection:
     def _check_existing(self) -> None:
         """The columns are there, and of the kind that is stated."""
         index, schema = self._index, self._table.schema
-        for name in (index.id_field, index.vector_field):
-            if name not in schema.names:
-                raise unknown(f"column of index {index.name!r}:", name, schema.names)
+        check_fields(index, schema.names, "column")
         found = schema.field(index.vector_field).type
         if found != self._kind():
             raise UsageProblem(f"index {index.name!r}: column {index.vector_field!r} is of type {found}; expected {self._kind()}")

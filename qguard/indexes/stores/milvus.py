@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
-from qguard.indexes.collection import BUCKET, Held, Hits, IndexType, in_order
+from qguard.indexes.collection import BUCKET, Held, Hits, IndexType, check_fields, in_order
 from qguard.indexes.settings import BFLOAT16, BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, INT8, STATED, Index, Parameters
 from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
@@ -265,9 +265,7 @@ class MilvusCollection:
             if lite:  # of a file it is this process that loads
                 self._client.load_collection(self._name)
             state = str(self._client.get_load_state(self._name)["state"].name)
-        for name in (index.id_field, index.vector_field):
-            if name not in fields:
-                raise unknown(f"field of index {index.name!r}:", name, fields)
+        check_fields(index, fields)
         if (found := fields[index.vector_field]) != _FIELDS[self._vectors]:
             stated = next((kind for kind, name in _FIELDS.items() if name == found), None)
             mend = f'; set vectors = "{stated}"' if stated in STATED else ""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qguard.boundary import step
 from qguard.errors import MeasurementProblem, UsageProblem, unknown
-from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, in_order
+from qguard.indexes.collection import BUCKET, FLOAT_METRICS, Held, Hits, IndexType, check_fields, in_order
 from qguard.indexes.settings import BINARY, EUCLIDEAN, FLOAT16, FLOAT32, HAMMING, STATED, Index, Parameters
 from qguard.indexes.stored import BLOCK
 from qguard.machine.versions import installed
@@ -144,9 +144,7 @@ class PgvectorCollection:
                 for (name,) in self._all("SELECT tablename FROM pg_tables WHERE schemaname = ANY(current_schemas(false))")
             ]
             raise unknown(f"table of index {index.name!r}:", self._name, tables)
-        for name in (index.id_field, index.vector_field):
-            if name not in columns:
-                raise unknown(f"column of index {index.name!r}:", name, columns)
+        check_fields(index, columns, "column")
         if (found := columns[index.vector_field]) != stated:
             other = next((kind for kind, name in _COLUMNS.items() if name == found and kind in STATED), None)
             mend = f'; set vectors = "{other}"' if other else ""
