@@ -24,7 +24,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -123,20 +123,12 @@ def postgres(address: str | None) -> Iterator[str | None]:
 
     from tests.postgres import server
 
-    if address:
+    with ExitStack() as stack:
+        try:
+            address = address or stack.enter_context(server("maintenance_work_mem=1GB", "shared_buffers=256MB"))
+        except pytest.skip.Exception as e:
+            print(f"pgvector is left out: {e}", flush=True)
         yield address
-        return
-    try:
-        started = server("maintenance_work_mem=1GB", "shared_buffers=256MB")
-        found = started.__enter__()
-    except pytest.skip.Exception as e:
-        print(f"pgvector is left out: {e}", flush=True)
-        yield None
-        return
-    try:
-        yield found
-    finally:
-        started.__exit__(None, None, None)
 
 
 def peer() -> Any:
@@ -243,7 +235,7 @@ def main() -> None:
     lines = json.loads(given.json.read_text()) if given.json and given.json.exists() else []
     done = {tuple(line[name] for name in HEADS[:4]) for line in lines}
     print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS), flush=True)
-    with postgres(given.pgvector) if "pgvector" in given.stores else postgres("none") as address:
+    with postgres(given.pgvector) if "pgvector" in given.stores else nullcontext() as address:
         for precision in given.precisions.split(","):
             target = Target(parse_precision(precision), "model", given.suite)
             for store, kind, params, search, bits in INDEXES:
