@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
-from qguard.latency.decision import BUSY, INCONCLUSIVE, Look, Rule, block_time, look
+from qguard.latency.decision import BUSY, INCONCLUSIVE, Look, Rule, block_time, clear, look
 
 Timing = tuple[int, int]
 LONGEST = 6  # budgets that a trial of long runs may take: at 2 s a pair three hold too few, if a single one is interrupted
-_TELLS = 8  # runs of which a share says something
+LONG = 0.2  # seconds of a run that does not notice what the other arm left in the caches
+_BAD_LUCK = 2  # interrupted runs that say nothing about the runner yet
 DROPPED = 0.3  # share of interrupted runs above which the runner, not the model, was measured
 
 
@@ -69,7 +70,7 @@ def plan(seconds: float, tokens: int) -> tuple[int, int]:
         seconds: Duration of one run of the slower arm.
         tokens: Tokens of each text.
     """
-    if seconds > 0.2:
+    if seconds > LONG:
         return 0, 1
     if seconds > 0.03:
         return 1, 2 if seconds < 0.1 else 1
@@ -117,23 +118,28 @@ def _trial(
     shape, groups = (2, 3), 1
 
     def late() -> bool:
-        busy = timed >= _TELLS and dropped > DROPPED * timed
-        waits = sum(map(len, sessions)) < rule.fewest_pairs and not busy
+        waits = sum(map(len, sessions)) < rule.fewest_pairs and dropped <= DROPPED * timed + _BAD_LUCK
         return clock() - start > (LONGEST * budget if waits else budget)
 
     for number in range(rule.sessions[1]):
         for arm in arms if pick.random() < 0.5 else arms[::-1]:
             arm.open()
-        if number == 0:
-            first = [min(w for w, _ in arm.block(1, 2)) / 1e9 for arm in arms]
-            shape = plan(max(first), tokens)
-            pair = sum(shape) * sum(first)
-            # pairs come two at a time (ABBA or BAAB)
-            groups = max(1, min(rule.pairs, int(budget / rule.sessions[1] / max(pair, 1e-9))) // 2)
         session: list[float] = []
         sessions.append(session)
-        for group in range(groups):
-            if group and late():
+        if number == 0:
+            first = [arm.block(0, 1) for arm in arms]
+            if max(wall for (wall, _), *_ in first) <= LONG * 1e9:
+                first = [arm.block(1, 2) for arm in arms]
+            seconds = [min(wall for wall, _ in timings) / 1e9 for timings in first]
+            shape = plan(max(seconds), tokens)
+            pair = sum(shape) * sum(seconds)
+            if pair * min(rule.clear_pairs) > LONGEST * budget:
+                return _too_long(trial, seconds, clock() - start, min(rule.clear_pairs), budget)
+            # pairs come two at a time (ABBA or BAAB)
+            groups = max(1, min(rule.pairs, int(budget / rule.sessions[1] / max(pair, 1e-9))) // 2)
+        early = None
+        for group in range(groups if number else max(groups, math.ceil(max(rule.clear_pairs) / 2))):
+            if early or (group and late()):
                 break
             order = (0, 1, 1, 0) if pick.random() < 0.5 else (1, 0, 0, 1)
             found: list[tuple[int, float | None]] = []
@@ -150,10 +156,14 @@ def _trial(
                     trial.times[0].append(a)
                     trial.times[1].append(b)
                     session.append(math.log(b / a))
+                    early = early or (None if number else clear(trial.times, rule))
         for arm in arms:
             arm.close()
         trial.seconds, trial.dropped = clock() - start, dropped / max(1, timed)
         over = late()
+        if early and trial.dropped <= DROPPED:
+            trial.look = early
+            return trial
         if any(sessions) and (over or number + 1 >= rule.sessions[0]):
             trial.look = look(sessions, rule)
             decides = number + 1 >= rule.sessions[0] and trial.dropped <= DROPPED
@@ -166,6 +176,20 @@ def _trial(
         trial.note = f"{BUSY}: {trial.dropped:.0%} of the runs were interrupted by other work"
     else:
         trial.note = f"{trial.look.pairs} pairs in {trial.seconds:.1f} s could not tell"
+    return trial
+
+
+def _too_long(trial: Trial, seconds: list[float], spent: float, pairs: int, budget: float) -> Trial:
+    """One run of each arm is all that the budget has room for: it says a ratio, and no verdict."""
+    d = math.log(seconds[1] / seconds[0])
+    trial.look = Look(INCONCLUSIVE, d, -math.inf, math.inf, 1, 1)
+    trial.times, trial.runs, trial.seconds = ([seconds[0]], [seconds[1]]), [seconds[1]], spent
+    trial.sessions[0].append(d)
+    needed = math.ceil(pairs * sum(seconds) / LONGEST)
+    trial.note = (
+        f"one run of each takes {sum(seconds):.0f} s, and a verdict {pairs} of them: set budget = {needed} in "
+        f"[tool.qguard.latency], or shorter tokens and batches (it is {budget:g})"
+    )
     return trial
 
 
