@@ -96,6 +96,9 @@ def coin(rng: np.random.Generator, count: int) -> Any:
 KINDS: tuple[Callable[[np.random.Generator, int], Any], ...] = (independent, autocorrelated, drifting, heavy, neighbor, coin)
 
 
+EFFECTS = (("equal", 1.0, LIMIT), ("at the limit", 1.05, LIMIT), ("+10 %", 1.1, LIMIT), ("2 x", 0.5, 0.0))
+
+
 class World:
     """Simulated time and the noise of each block, which depends on nothing but the seed."""
 
@@ -117,13 +120,15 @@ class Simulated:
         self.world, self.seconds, self.luck = world, seconds, 0.0
 
     def open(self) -> None:
+        """Draw the luck of a session."""
         self.luck = self.world.luck[self.world.sessions % 80]
         self.world.sessions += 1
 
     def close(self) -> None:
-        pass
+        """Nothing is kept."""
 
     def block(self, discard: int, timed: int) -> list[tuple[int, int]]:
+        """Let the time of the runs pass; those that are timed are equal."""
         world = self.world
         took = self.seconds * math.exp(self.luck + world.noise[world.blocks % 800])
         world.blocks += 1

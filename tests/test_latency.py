@@ -198,7 +198,7 @@ def test_a_clear_difference_stops_early():
 
 def test_a_trial_whose_runs_are_too_long_says_so_at_once():
     """A verdict would have taken 20 minutes where the budget was 20 s."""
-    found, arms = trial(0.5, seconds=60.0, budget=20.0)
+    found, _ = trial(0.5, seconds=60.0, budget=20.0)
     assert found.look.outcome == INCONCLUSIVE
     assert found.seconds < LONGEST * 20
     assert math.exp(found.look.estimate) == pytest.approx(0.5, rel=0.1)

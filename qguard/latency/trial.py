@@ -127,10 +127,7 @@ def _trial(
         session: list[float] = []
         sessions.append(session)
         if number == 0:
-            first = [arm.block(0, 1) for arm in arms]
-            if max(wall for (wall, _), *_ in first) <= LONG * 1e9:
-                first = [arm.block(1, 2) for arm in arms]
-            seconds = [min(wall for wall, _ in timings) / 1e9 for timings in first]
+            seconds = _first(arms)
             shape = plan(max(seconds), tokens)
             pair = sum(shape) * sum(seconds)
             if pair * min(rule.clear_pairs) > LONGEST * budget:
@@ -177,6 +174,14 @@ def _trial(
     else:
         trial.note = f"{trial.look.pairs} pairs in {trial.seconds:.1f} s could not tell"
     return trial
+
+
+def _first(arms: tuple[Arm, Arm]) -> list[float]:
+    """About how long a run of each arm takes, seconds. Long runs run once: the first run of a session costs them little."""
+    found = [arm.block(0, 1) for arm in arms]
+    if max(wall for (wall, _), *_ in found) <= LONG * 1e9:
+        found = [arm.block(1, 2) for arm in arms]
+    return [min(wall for wall, _ in timings) / 1e9 for timings in found]
 
 
 def _too_long(trial: Trial, seconds: list[float], spent: float, pairs: int, budget: float) -> Trial:
