@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qguard.errors import LibraryProblem, first_line
+from qguard.extras import extra_of, install
 
 TRACEBACK = "QGUARD_TRACEBACK"
 
@@ -38,6 +39,11 @@ def step(what: str, file: Path | str | None = None, mend: str = "") -> Iterator[
 
 def told(error: Exception, what: str, file: Path | str | None = None, mend: str = "") -> LibraryProblem:
     """The paragraph of an error, whose cause it is; see :func:`step`."""
+    if isinstance(error, ModuleNotFoundError) and error.name and extra_of(error.name):
+        words = f"{what} needs {error.name.partition('.')[0]}, which is not installed; run: {install(error.name)}"
+        missing = LibraryProblem(words)
+        missing.__cause__ = error
+        return missing
     library, where = library_of(error), f" ({file})" if file else ""
     said = first_line(error).rstrip(".")
     words = f"{what}{where} failed{f' in {library}' if library else ''}: {said}. {mend or _mend(error, library)}"
@@ -71,7 +77,7 @@ def library_of(error: BaseException) -> str:
 
 def _mend(error: Exception, library: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"Install it: pip install {error.name.partition('.')[0]}"
+        return f"Install it: {install(error.name)}"
     if isinstance(error, MemoryError):
         return "Free memory, or take a smaller model or fewer texts"
     if isinstance(error, OSError):

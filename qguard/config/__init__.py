@@ -323,6 +323,11 @@ class Config(BaseModel):
         settings = self.configured[name].settings
         return settings | {k: self._located(settings[k]) for k in ("tokenizer",) if k in settings}
 
+    def fp32_folder(self, name: str) -> Path | None:
+        """The folder in which fp32 of a model is given."""
+        given = self.configured[name].fp32
+        return None if given is None else self.folder / given
+
     def _located(self, ref: str) -> str:
         if ref.startswith(("package:", "hf:")):
             return ref

@@ -85,6 +85,8 @@ class ModelConfig(_Table):
         output: Name of the output that holds the embedding, for an ONNX file with several.
         kind: What the model gives, if its files do not declare it: ``dense``, ``cross-encoder``, ``sparse`` or ``multi-vector``.
         threshold: Of a cross-encoder with one label: the score, after activation, from which on a pair is a match.
+        fp32: Folder that ``qguard quantize --precision fp32 --out`` wrote, in which candidates find fp32 of their runtime without
+            torch; relative to the configuration file.
     """
 
     ref: str = Field(min_length=1)
@@ -98,6 +100,7 @@ class ModelConfig(_Table):
     output: str | None = Field(None, min_length=1)
     kind: str | None = None
     threshold: float | None = Field(None, allow_inf_nan=False)
+    fp32: str | None = Field(None, min_length=1)
 
     @field_validator("inputs")
     @classmethod
@@ -124,7 +127,7 @@ class ModelConfig(_Table):
     @property
     def settings(self) -> dict[str, Any]:
         """What the project sets over the model's own declarations, or states where there are none."""
-        return self.model_dump(exclude={"ref", "revision", "threshold"}, exclude_none=True)
+        return self.model_dump(exclude={"ref", "revision", "threshold", "fp32"}, exclude_none=True)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

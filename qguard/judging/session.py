@@ -33,7 +33,7 @@ from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR
 from qguard.metrics import Comparison
 from qguard.models.model import Model, resolve
 from qguard.models.pipeline import STATIC, Pipeline
-from qguard.precisions import Precision, fp32_of, known
+from qguard.precisions import Precision, known
 from qguard.precisions.calibration import DEFAULT
 from qguard.suites import Suite, load_suite
 from qguard.vectors.quantized import FLOAT, SCALAR, Ranges, unit
@@ -325,7 +325,9 @@ class Session:
     @once
     def fp32(self, model: str, runtime: str) -> Artifact:
         """fp32 as an artifact of a runtime: what candidates of that runtime are timed against."""
-        return self._placed(fp32_of(runtime).build(self.model(model)))
+        from qguard.judging.fp32 import fp32_artifact
+
+        return self._placed(fp32_artifact(self, model, runtime))
 
     def _placed(self, artifact: Artifact) -> Artifact:
         """The same, with where the project's JavaScript is found."""

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qguard.extras import install
 from qguard.machine.versions import installed
 from qguard.precisions import Precision
 from qguard.precisions.recipe import NOT_BUILT
@@ -86,8 +87,4 @@ def obstacle(precision: Precision) -> str:
     if not absent:
         return ""
     what = f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed"
-    if recipe.make == NOT_BUILT:
-        return what
-    return (
-        f"{what}; run: pip install 'qguard[{recipe.extra}]'" if recipe.extra else f"{what}; run: pip install {' '.join(absent)}"
-    )
+    return what if recipe.make == NOT_BUILT else f"{what}; run: {install(*absent)}"

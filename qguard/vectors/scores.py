@@ -49,9 +49,8 @@ class Scores(Similarity):
 
     def scores(self, queries: Rows, documents: Rows) -> Rows:
         """How near the scores of two pairs lie: their negative distance."""
-        from scipy.spatial.distance import cdist
-
-        return np.asarray(-cdist(queries, documents))
+        a, b = (np.asarray(x, np.float64) for x in (queries, documents))
+        return np.asarray(-np.sqrt(sum(np.square(a[:, i, None] - b[None, :, i]) for i in range(a.shape[1]))))
 
     def scale(self, vectors: Any) -> float:
         """See :attr:`spread`; 1 for scores that are all alike."""

@@ -5,6 +5,7 @@ Formulas are those of torch's documentation, in float32. Each takes float32 (…
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +13,12 @@ import numpy as np
 
 
 def _gelu(x: Any) -> Any:
-    from scipy.special import erf
-
-    return x * (1 + erf(x * np.float32(0.5**0.5))) / 2
+    erf = np.frompyfunc(math.erf, 1, 1)(x * np.float32(0.5**0.5)).astype(x.dtype)
+    return x * (1 + erf) / 2
 
 
 def _sigmoid(x: Any) -> Any:
-    from scipy.special import expit
-
-    return expit(x)
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def _softplus(x: Any) -> Any:
