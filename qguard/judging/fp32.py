@@ -48,6 +48,8 @@ def given_fp32(session: Session, model: str, runtime: str) -> Artifact | None:
         return None
     where, base, wanted = f"[tool.qguard.models.{model}] fp32", session.model(model), fp32_of(runtime)
     mend = f"run: qguard quantize --qguard-model {model} --precision {wanted} --out {folder.name} --force"
+    if not folder.is_dir():
+        raise ArtifactProblem(f"{where}: expected a folder of fp32 that qguard made, found no folder {folder.name}; {mend}")
     with step(f"opening {where}", folder.name):
         found = open_artifact(folder, base, runtime)
     made, key = found.provenance.get("key", {}), wanted.key(base)

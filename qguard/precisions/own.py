@@ -17,7 +17,7 @@ _FP32 = Recipe(
 )  # fmt: skip
 _GGUF = Recipe(
     "fp32", "llamacpp", make="qguard.precisions.gguf:fp32", weights="F32", mixture="F32", fp32="fp32@llamacpp",
-    packages=("gguf", "safetensors"), extra="gguf", bounds=DEFAULT_BOUNDS["fp32"] | DEFAULT_BOUNDS["fp32@llamacpp"],
+    packages=("gguf", "safetensors"), bounds=DEFAULT_BOUNDS["fp32"] | DEFAULT_BOUNDS["fp32@llamacpp"],
     description="The reference in llama.cpp: a GGUF file in float32.",
 )  # fmt: skip
 _CAST = Recipe(
@@ -55,7 +55,7 @@ _MADE = (
     ),
     Recipe(
         "int8-static", "onnx", make="qguard.precisions.static:int8", weights="I8", fp32="fp32@onnx", calibrated=True,
-        integer=True, granularity="per-channel", packages=_NNCF, extra="static", bounds=DEFAULT_BOUNDS["int8-static"],
+        integer=True, granularity="per-channel", packages=_NNCF, bounds=DEFAULT_BOUNDS["int8-static"],
         speedup=_FASTER,
         description="8-bit weights and activations by NNCF's post-training quantization, calibrated on texts.",
     ),
@@ -78,13 +78,13 @@ _MADE = (
     ),
     Recipe(
         "int8", "torch", make="qguard.precisions.torchao:int8", weights="I8", fp32="fp32@torch", integer=True,
-        granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO, extra="torchao",
+        granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO,
         tied=False, bounds=DEFAULT_BOUNDS["int8"],  # no speed is promised: it pays only when compiled, see docs/torch.md
         description="8-bit weights, one scale an output channel, and activations of a token's range, by torchao.",
     ),
     Recipe(
         "int8-weight", "torch", make="qguard.precisions.torchao:int8_weight", weights="I8", fp32="fp32@torch",
-        granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO, extra="torchao",
+        granularity="per-channel", excluded=(TABLES,), packages=_TORCHAO,
         tied=False, bounds=DEFAULT_BOUNDS["int8-weight"],
         description="8-bit weights, one scale an output channel, by torchao; activations stay float.",
     ),
@@ -94,20 +94,20 @@ _MADE = (
         description="torch.ao's quantize_dynamic: 8-bit weights, one scale a matrix, and activations of the batch's range.",
     ),
     Recipe(
-        "fp32", "openvino", make="qguard.precisions.openvino:fp32", weights="F32", fp32="fp32@openvino", extra="openvino",
+        "fp32", "openvino", make="qguard.precisions.openvino:fp32", weights="F32", fp32="fp32@openvino",
         of_table="qguard.precisions.table:openvino_fp32",
         bounds=DEFAULT_BOUNDS["fp32"], description="The reference in OpenVINO: the plain export, or the model's own ONNX file.",
     ),
     Recipe(
         "bf16", "openvino", make="qguard.precisions.openvino:bf16", weights="BF16", fp32="fp32@openvino", from_fp32=True,
         of_table="qguard.precisions.table:openvino_bf16",
-        calibrated=True, extra="openvino", bounds=DEFAULT_BOUNDS["bf16"] | DEFAULT_BOUNDS["bf16@openvino"],
+        calibrated=True, bounds=DEFAULT_BOUNDS["bf16"] | DEFAULT_BOUNDS["bf16@openvino"],
         description="Weights, rounded by GPTQ, and arithmetic in bfloat16.",
     ),
     Recipe(
         "int8", "openvino", make="qguard.precisions.openvino:int8", weights="I8", fp32="fp32@openvino", from_fp32=True,
         of_table="qguard.precisions.table:openvino_int8",
-        calibrated=True, integer=True, granularity="per-channel", extra="openvino", speedup=_FASTER,
+        calibrated=True, integer=True, granularity="per-channel", speedup=_FASTER,
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@openvino"],
         description="8-bit weights, rounded by GPTQ, and activations quantized as they come, in groups of a token's values.",
     ),

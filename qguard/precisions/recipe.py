@@ -91,7 +91,6 @@ class Recipe:
         calibrated: Whether activation ranges or the rounding of weights come from texts. ``make`` then also takes a
             :class:`~qguard.precisions.calibration.Sample`.
         packages: Distributions whose versions decide the bytes.
-        extra: The extra of qguard that installs the runtime or the recipe's tool, if it is not a dependency.
         tied: Whether it can store weights that two layers share, as the decoder and the table of words of a sparse model do.
     """
 
@@ -117,7 +116,6 @@ class Recipe:
     copies: str = ""
     calibrated: bool = False
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
-    extra: str | None = None
     tied: bool = True
 
     @property
@@ -265,7 +263,7 @@ def served(base: str) -> Recipe:
     known = RECIPES.find(f"{name}@{runtime or default_runtime(name)}")
     return replace(
         known, runtime=ENDPOINT, make=NOT_BUILT, of_table="", description=f"What a server keeps, judged as {base}.",
-        fp32=_OF_ENDPOINTS, speedup=None, granularity=None, excluded=(), from_fp32=False, calibrated=False, extra="endpoint",
+        fp32=_OF_ENDPOINTS, speedup=None, granularity=None, excluded=(), from_fp32=False, calibrated=False,
     )  # fmt: skip
 
 
