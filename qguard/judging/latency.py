@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
 
 
+SMALL = 1 << 30  # bytes of fp32, of which two processes at once fit everywhere
 # of a cross-encoder: one pair, and the candidates of one query
 OF_PAIRS = (Bucket(64, 1), Bucket(64, 100))
 
@@ -171,7 +173,8 @@ def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
     candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads, device=device)
     baseline = session.fp32(target.model, candidate.runtime)
     fp32 = spec_of(baseline, fp32_of(candidate.runtime), threads, device=device)
-    peaks = [peak_bytes(s, batch) for s in (candidate, fp32)]
+    with ThreadPoolExecutor(2 if baseline.bytes < SMALL else 1) as pool:  # nothing is timed meanwhile
+        peaks = list(pool.map(lambda spec: peak_bytes(spec, batch), (candidate, fp32)))
     words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
     measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
     return judge([measured], session.gates(target.precision, target.model), target.suite)
