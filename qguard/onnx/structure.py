@@ -13,6 +13,12 @@ _NORMS = (
 )  # fmt: skip
 _ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "PackedAttention")
 SAME_VALUES = ("Cast", "Identity", "Dropout", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
+# operators whose value in a channel depends on that channel alone, with numbers for all other operands
+BY_CHANNEL = (
+    "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+    "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt",
+    "Sub", "Swish", "Tanh",
+)  # fmt: skip
 _ROOTS = ("Sqrt", "Pow", "Reciprocal", "Cast", "Identity")
 _FAR = 16  # operators between a tensor and what says where it comes from
 

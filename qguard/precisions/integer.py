@@ -18,7 +18,7 @@ Ranges are fixed, so a text's vector does not depend on its neighbors in the bat
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
 from qguard.precisions.norms import axes_as_inputs
 from qguard.precisions.products import MOVES, plain_products
+from qguard.precisions.split import OUTLIERS, Made, chains
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -405,17 +406,35 @@ def massive(sites: Iterable[QuantizedInput], observer: Observer) -> bool:
 
 
 def quantize(
-    graph: Graph, sites: list[QuantizedInput], observer: Observer, plans: Mapping[str, tuple[Plan, ...]] = PLANS
+    graph: Graph,
+    sites: list[QuantizedInput],
+    observer: Observer,
+    plans: Mapping[str, tuple[Plan, ...]] = PLANS,
+    integer: Callable[[QuantizedInput, Treated], list[Any]] | None = None,
 ) -> None:
-    """Replace each site by its integer form, in place, by what made its input: one of ``plans``."""
+    """Replace each site by its integer form, in place, by what made its input: one of ``plans``.
+
+    Args:
+        graph: The graph.
+        sites: All of its products with weights that are quantized.
+        observer: The activations.
+        plans: By what made an input, how it may be treated.
+        integer: The nodes that stand for a site.
+    """
     alike: dict[tuple[tuple[str, str], ...], list[QuantizedInput]] = defaultdict(list)
     for site in sites:
         alike[site.stored].append(site)
     seen = observer.in_groups(([s.x for s in some], some[0].channels) for some in alike.values())
-    treated = {
-        key: _treated(graph, some[0], Statistics.sum(found[s.x] for s in some), plans[some[0].made_by])
-        for (key, some), found in zip(alike.items(), seen, strict=True)
-    }
+    made_by_channel = _by_channel(graph, [some[0] for some in alike.values() if len(some) == 1])
+    treated, chosen_channels = dict[tuple[tuple[str, str], ...], Treated](), dict[str, Array]()
+    for (key, some), found in zip(alike.items(), seen, strict=True):
+        statistics = Statistics.sum(found[s.x] for s in some)
+        made = made_by_channel.get(some[0].x)
+        treated[key], outliers = _treated(graph, some[0], statistics, plans[some[0].made_by], made)
+        if made is not None and treated[key].made is not None:
+            chosen_channels |= dict.fromkeys(made.sources, outliers)
+    for key, some in alike.items():
+        treated[key] = treated[key].split(graph, some[0], chosen_channels)
     first = {
         site.products[0].node.output[0]: (site, treated[key].copied(graph, nth) if nth else treated[key])
         for key, some in alike.items()
@@ -423,34 +442,91 @@ def quantize(
     }
     replaced = {node.output[0] for site in sites for p in site.products for node in (p.node, p.after) if node is not None}
 
-    def integer(node: Any) -> list[Any] | None:
-        if found := first.get(node.output[0]):
-            return _integer(*found)
+    stands_for = integer or _integer
+
+    def rewritten(node: Any) -> list[Any] | None:
+        if site := first.get(node.output[0]):
+            return stands_for(*site)
         return [] if node.output[0] in replaced else None
 
-    graph.rewrite(integer)
+    graph.rewrite(rewritten)
+    del graph.model.graph.value_info[:]  # shapes of what has fewer channels now
+
+
+def _by_channel(graph: Graph, sites: list[QuantizedInput]) -> dict[str, Made]:
+    """By input how it is made of the products of other sites, where these can be split for it."""
+    single = {p.out for s in sites for p in s.products if not p.packed}
+    wanted = {s.x: [p.node for p in s.products] for s in sites if s.made_by == "" and not any(p.packed for p in s.products)}
+    return chains(graph, wanted, single)
 
 
 @dataclass(frozen=True)
-class _Treated:
+class Stored:
+    """Names of the stored tensors of one product in integers, or of some of its outputs.
+
+    Attributes:
+        weight, scale, zero, bias: As :func:`_integer` multiplies with them; ``bias`` is empty without one.
+        wide: The weights of the channels in float, or empty.
+        of: Which product of the site.
+        tail: Behind the names of its nodes and of its output.
+    """
+
+    weight: str
+    scale: str
+    zero: str
+    bias: str
+    wide: str
+    of: int
+    tail: str = ""
+
+
+@dataclass(frozen=True)
+class Treated:
     """Names of the stored tensors of a site in integers.
 
     Attributes:
         moved: Factor and offset of each channel, where the plan moves or narrows them.
         scales: Scale and zero point of the input.
         outliers: Indices of the channels that are multiplied in float, or empty.
-        products: Of each product: weight, its scale, its zero point, its bias, and its float weights, where it has them.
+        products: Of each product.
         tokens: Where each token has a scale of its own: what its widest value is multiplied with, the least and the greatest
             scale, and a name for its least value where both signs count; else empty.
+        made: How the input is made, where the channels in float are made apart; then ``outliers`` is empty.
     """
 
     moved: tuple[str, ...]
     scales: tuple[str, str]
     outliers: str
-    products: tuple[tuple[str, str, str, str, str], ...]
+    products: tuple[Stored, ...]
     tokens: tuple[str, ...]
+    made: Made | None = None
 
-    def copied(self, graph: Graph, nth: int) -> _Treated:
+    def split(self, graph: Graph, site: QuantizedInput, channels: Mapping[str, Array]) -> Treated:
+        """The same, with the outputs that another site multiplies in float apart from the others.
+
+        Args:
+            graph: Where the tensors are stored.
+            site: What is treated.
+            channels: Output of a product → indices of those outputs.
+        """
+        products = []
+        for stored in self.products:
+            outliers = channels.get(site.products[stored.of].out)
+            if outliers is None:
+                products.append(stored)
+                continue
+            inner = np.setdiff1d(np.arange(site.products[stored.of].width), outliers)
+            for tail, at in (("", inner), (OUTLIERS, outliers)):
+                home = f"{site.products[stored.of].name}/{'few' if tail else 'most'}"
+
+                def cut(name: str, at: Array = at, home: str = home) -> str:
+                    return graph.put(f"{home}/{name.rpartition('/')[2]}", graph.array(name)[..., at]) if name else ""
+
+                weight, scale, zero = cut(stored.weight), cut(stored.scale), cut(stored.zero)
+                products.append(Stored(weight, scale, zero, cut(stored.bias), cut(stored.wide), stored.of, tail))
+        return replace(self, products=tuple(products))
+
+    def copied(self, graph: Graph, nth: int) -> Treated:
         """The same for another layer that shares the weights, under a name of its own.
 
         With the session option of :func:`declare_exact_products`, ONNX Runtime makes signed weights and zero points unsigned once
@@ -458,14 +534,21 @@ class _Treated:
         would load, and take twice as long on processors with VNNI.
         """
         products = tuple(
-            (graph.again(weight, f"{weight}_{nth}"), scale, graph.again(zero, f"{zero}_{nth}"), bias, wide)
-            for weight, scale, zero, bias, wide in self.products
+            replace(p, weight=graph.again(p.weight, f"{p.weight}_{nth}"), zero=graph.again(p.zero, f"{p.zero}_{nth}"))
+            for p in self.products
         )
         return replace(self, products=products)
 
 
-def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequence[Plan]) -> _Treated:
-    """Store a site's tensors in integers."""
+def _treated(
+    graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequence[Plan], made: Made | None = None
+) -> tuple[Treated, Array]:
+    """Store a site's tensors in integers.
+
+    Returns:
+        Their names, and the indices of the channels in float. Where these can be made apart (``made``), the integer product has
+        only the others.
+    """
     home, weight = site.home, site.weight
     plan = chosen(weight, seen, for_width(plans, len(weight)))
     middle, width, outliers = treatment(weight, seen, plan)
@@ -492,25 +575,28 @@ def _treated(graph: Graph, site: QuantizedInput, seen: Statistics, plans: Sequen
         graph.put(f"{home}/x_scale", np.array([scale], np.float32)),
         graph.put(f"{home}/x_zero", np.array([zero], np.uint8)),
     )
-    # in the integer product these channels saturate and meet weights of zero
-    index = graph.put(f"{home}/outliers", outliers.astype(np.int64)) if len(outliers) else ""
+    made = made if len(outliers) and not plan.token else None
+    # gathered, these channels are in the integer product as well: there they saturate and meet weights of zero
+    index = graph.put(f"{home}/outliers", outliers.astype(np.int64)) if len(outliers) and made is None else ""
+    values = values if made is None else values[inner]
     start, products = 0, []
-    for product in site.products:
+    for number, product in enumerate(site.products):
         at = slice(start, start := start + product.width)
         name = product.name
         products.append(
-            (
+            Stored(
                 graph.put(f"{name}/weight", values[:, at]),
                 graph.put(f"{name}/weight_scale", weight_scale[at]),
                 graph.put(f"{name}/weight_zero", np.zeros(product.width, values.dtype)),
                 graph.put(f"{name}/bias", bias[at]) if bias[at].any() or product.packed else "",
-                graph.put(f"{name}/outlier_weight", weight[outliers, at].astype(np.float32)) if index else "",
+                graph.put(f"{name}/outlier_weight", weight[outliers, at].astype(np.float32)) if len(outliers) else "",
+                number,
             )
         )
-    return _Treated(moved, scales, index, tuple(products), tokens)
+    return Treated(moved, scales, index, tuple(products), tokens, made), outliers
 
 
-def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
+def _integer(site: QuantizedInput, treated: Treated) -> list[Any]:
     """The nodes that stand for a site."""
     from onnx import helper
 
@@ -529,16 +615,17 @@ def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
         nodes += _by_token(x, home, *treated.tokens)
         x = f"{home}/divided"
     nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{home}/x"], f"{home}/Quantize"))
-    if treated.outliers:
-        nodes.append(helper.make_node("Gather", [site.x, treated.outliers], [f"{home}/wide"], f"{home}/Gather", axis=-1))
-    for product, (weight, scale, zero, bias, wide) in zip(site.products, treated.products, strict=True):
-        name, node = product.name, product.node
+    in_float, more = outlier_channels(site, treated)
+    nodes += more
+    for stored in treated.products:
+        product, scale, zero, bias, wide = site.products[stored.of], stored.scale, stored.zero, stored.bias, stored.wide
+        name, out, node = f"{product.name}{stored.tail}", f"{product.out}{stored.tail}", product.node
         if product.packed:
-            inputs = [f"{home}/x", weight, bias, scales[0], scale, node.input[3], scales[1], zero]
+            inputs = [f"{home}/x", stored.weight, bias, scales[0], scale, node.input[3], scales[1], zero]
             nodes.append(helper.make_node("QAttention", inputs, [product.out], name, domain="com.microsoft", **attributes(node)))
             continue
-        whole = f"{name}/product" if wide else product.out
-        inputs = [f"{home}/x", weight, scales[0], scale, scales[1], zero]
+        whole = f"{name}/product" if wide else out
+        inputs = [f"{home}/x", stored.weight, scales[0], scale, scales[1], zero]
         if treated.tokens:
             units, scaled = f"{name}/units", f"{name}/scaled" if bias else whole
             nodes += [
@@ -551,10 +638,22 @@ def _integer(site: QuantizedInput, treated: _Treated) -> list[Any]:
             nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [whole], name, domain="com.microsoft"))
         if wide:
             nodes += [
-                helper.make_node("MatMul", [f"{home}/wide", wide], [f"{name}/wide_product"], f"{name}/Outliers"),
-                helper.make_node("Add", [whole, f"{name}/wide_product"], [product.out], f"{name}/Join"),
+                helper.make_node("MatMul", [in_float, wide], [f"{name}/wide_product"], f"{name}/Outliers"),
+                helper.make_node("Add", [whole, f"{name}/wide_product"], [out], f"{name}/Join"),
             ]
     return nodes
+
+
+def outlier_channels(site: QuantizedInput, treated: Treated) -> tuple[str, list[Any]]:
+    """The tensor of the channels that are multiplied in float, and the nodes that make it; empty where there are none."""
+    from onnx import helper
+
+    if treated.made is not None:
+        return f"{site.x}{OUTLIERS}", treated.made.again()
+    if not treated.outliers:
+        return "", []
+    wide = f"{site.home}/wide"
+    return wide, [helper.make_node("Gather", [site.x, treated.outliers], [wide], f"{site.home}/Gather", axis=-1)]
 
 
 def _by_token(x: str, home: str, share: str, least: str, most: str, low: str = "") -> list[Any]:

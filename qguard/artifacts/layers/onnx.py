@@ -29,6 +29,7 @@ from qguard.artifacts.layers import (
 from qguard.encoders.ports import role_of
 from qguard.onnx.edit import INTEGER, Graph, attribute
 from qguard.onnx.read import read_graph
+from qguard.onnx.structure import BY_CHANNEL
 
 _FLOAT = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention")
 LOOKUPS = {
@@ -39,6 +40,7 @@ LOOKUPS = {
 }
 _SAME_VALUES = ("Cast", "Identity")
 MOVED = (*_SAME_VALUES, "Unsqueeze", "Reshape", "Squeeze")
+_FAR = 24  # operators of an activation that is written out
 _MIDDLE = {2: 128, 21: 8}  # of unsigned integers in GatherBlockQuantized
 # what comes of these says where tokens are, or how many, and not which they are
 _COUNTS = ("Shape", "Size", "Equal", "Not", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
@@ -214,9 +216,8 @@ class Reader(Graph):
         return False
 
     def _beside_integers(self, product: Any) -> bool:
-        """Whether a float product of few chosen channels is added to an integer product of the same width."""
-        chosen = self.producers.get(product.input[0])
-        if chosen is None or chosen.op_type != "Gather" or attribute(chosen, "axis", 0) not in (-1, 2):
+        """Whether a float product of few channels, chosen or made apart, is added to an integer product of the same width."""
+        if not self._few_channels(product.input[0]):
             return False
         few = self.constants.get(product.input[1])
         for sum_ in self.consumers(product.output[0]):
@@ -225,11 +226,37 @@ class Reader(Graph):
                 other = beside
                 while other is not None and other.op_type in ("Mul", "Add"):  # by the token's scale, and the bias
                     other = self.producers.get(other.input[0])
-                if other is None or other.op_type not in INTEGER:
-                    continue
-                whole = self.constants.get(other.input[INTEGER[other.op_type].weight])
-                if few is not None and whole is not None and few.dims[0] <= CHANNELS_IN_FLOAT * whole.dims[0]:
+                inputs = self._integer_inputs(other)
+                if few is not None and inputs and few.dims[0] <= CHANNELS_IN_FLOAT * inputs:
                     return True
+        return False
+
+    def _integer_inputs(self, node: Any) -> int:
+        """How many input channels an integer product with stored weights has; 0 for all other nodes."""
+        if node is None:
+            return 0
+        if node.op_type in INTEGER:
+            stored = self.constants.get(node.input[INTEGER[node.op_type].weight])
+            return 0 if stored is None else int(stored.dims[0])
+        if node.op_type != "MatMul" or self._activation_source(node.input[0]) is None:
+            return 0
+        weight = self.constant(node.input[1], -1)
+        return int(weight.tensor.dims[1 - weight.axis]) if weight is not None and weight.scale and weight.axis is not None else 0
+
+    def _few_channels(self, name: str) -> bool:
+        """Whether a tensor is some channels of another, or what an integer product gives, channel by channel."""
+        for _ in range(_FAR):
+            node = self.producers.get(name)
+            if node is None:
+                return False
+            if node.op_type == "Gather":
+                return attribute(node, "axis", 0) in (-1, 2)
+            if self._integer_inputs(node):
+                return True
+            computed = [i for i in node.input if i and i not in self.constants]
+            if node.op_type not in BY_CHANNEL or not computed:
+                return False
+            name = computed[0]
         return False
 
     def constant(self, name: str, axis: int) -> Weight | None:

@@ -105,17 +105,23 @@ class References:
     """
 
     def __init__(self, matrices: Iterable[Any]) -> None:
+        self._all = list[Any]()
         self._by_inputs: dict[int, list[Any]] = {}
         self._samples: dict[tuple[int, int], Any] = {}
         for matrix in matrices:
             self._by_inputs.setdefault(matrix.shape[0], []).append(matrix)
+            self._all.append(matrix)
 
     def parts(self, values: Any) -> list[Part]:
-        """The counterparts of weights (inputs, outputs); none where no matrix has such a shape."""
+        """The counterparts of weights (inputs, outputs); none where no matrix has such a shape.
+
+        Weights may also be some of a matrix's outputs, or of its inputs: recipes multiply a few apart from the others.
+        """
         inputs, outputs = values.shape
         widths = [r.shape[1] for r in self._by_inputs.get(inputs, ()) if outputs % r.shape[1] == 0]
+        widths = [w for w in widths if w == outputs or w >= _SAMPLE]  # a table of two rows divides most numbers
         if not widths:
-            return []
+            return self._some(values)
         width = max(widths)
         near = [r for r in self._by_inputs[inputs] if r.shape[1] == width]
         some = np.linspace(0, width - 1, _SAMPLE).astype(int)
@@ -129,6 +135,39 @@ class References:
             error = float(_error(part, near[best][:, :]))
             found.append(Part(slice(at, at + width), near[best], error, bool(distance[best] < _SAME)))
         return found
+
+    def _some(self, values: Any) -> list[Part]:
+        """The matrix of which weights are some outputs, or else some inputs; none where there is none."""
+        for axis in (1, 0):
+            other = values.shape[1 - axis]
+            if other < _SAMPLE:  # too short to tell one from another
+                continue
+            larger = [r for r in self._all if r.shape[1 - axis] == other and r.shape[axis] > values.shape[axis]]
+            best: tuple[float, Any] = (_SAME, None)
+            few = np.unique(np.linspace(0, values.shape[axis] - 1, _SAMPLE).astype(int))
+            for r in larger:
+                reference = np.asarray(r[:, :], np.float32)
+                part = np.take(reference, _alike(np.take(values, few, axis), reference, axis), axis)
+                error = float(_error(np.take(values, few, axis), part))
+                best = min(best, (error, reference), key=lambda pair: pair[0])
+            if best[1] is None:
+                continue
+            at = _alike(values, best[1], axis)
+            if len({*at.tolist()}) < len(at):  # the same one twice is not some of them
+                continue
+            part = np.take(best[1], at, axis)
+            return [Part(slice(0, values.shape[1]), part, float(_error(values, part)), True)]
+        return []
+
+
+def _alike(values: Any, reference: Any, axis: int) -> Any:
+    """For each column (``axis`` 1) or row (0) of weights the most similar one of a reference, by cosine."""
+
+    def unit(array: Any) -> Any:
+        rows = np.asarray(array if axis == 0 else array.T, np.float32)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+
+    return np.argmax(unit(values) @ unit(reference).T, axis=1)
 
 
 def scaled_like(values: Any, reference: Any) -> Any:
