@@ -161,6 +161,35 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     graph = Graph.read(source.file)
     if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set
         standard_attention(graph)
+    rewrite(graph, model, source, sample)
+    quantize_embeddings(graph)
+    axes_as_inputs(graph)
+    graph.drop_unread(MOVES)
+    target = onnx_file(model, folder)
+    graph.save(target)
+    declare_exact_products(target)
+
+
+def rewrite(
+    graph: Graph,
+    model: Model,
+    source: Artifact,
+    sample: Sample,
+    integer: Form | None = None,
+) -> None:
+    """Quantize every weight multiplication of a graph, in place.
+
+    Args:
+        graph: fp32.
+        model: The fp32 model.
+        source: Its artifact, which the calibration texts run through.
+        sample: The calibration texts.
+        integer: See :func:`quantize`.
+
+    Raises:
+        ArtifactProblem: when the graph holds no weight multiplication.
+    """
+    assert source.file is not None
     plain_products(graph)
     sites = find_sites(graph)
     if not sites:
@@ -175,15 +204,9 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     if massive(sites, observer):
         plans = MASSIVE_PLANS
         observer.ids.extend(filter(None, token_ids(model, replace(sample, texts=("",), roles=(None,)))))
-    quantize(graph, sites, observer, plans)
+    quantize(graph, sites, observer, plans, integer)
     del observer
     release()  # the session
-    quantize_embeddings(graph)
-    axes_as_inputs(graph)
-    graph.drop_unread(MOVES)
-    target = onnx_file(model, folder)
-    graph.save(target)
-    declare_exact_products(target)
 
 
 def token_ids(model: Model, sample: Sample) -> list[list[int]]:
@@ -410,7 +433,7 @@ def quantize(
     sites: list[QuantizedInput],
     observer: Observer,
     plans: Mapping[str, tuple[Plan, ...]] = PLANS,
-    integer: Callable[[QuantizedInput, Treated], list[Any]] | None = None,
+    integer: Form | None = None,
 ) -> None:
     """Replace each site by its integer form, in place, by what made its input: one of ``plans``.
 
@@ -597,24 +620,11 @@ def _treated(
 
 
 def _integer(site: QuantizedInput, treated: Treated) -> list[Any]:
-    """The nodes that stand for a site."""
+    """The nodes that stand for a site in ONNX Runtime."""
     from onnx import helper
 
-    home, x, scales = site.home, site.x, treated.scales
-    nodes: list[Any] = []
-    if treated.moved:
-        # two steps over a narrow tensor; ONNX Runtime has no QuantizeLinear of that speed with a scale per channel
-        narrowed, moved = f"{home}/narrowed", f"{home}/moved"
-        factor, offset = treated.moved
-        nodes += [
-            helper.make_node("Mul", [x, factor], [narrowed], f"{home}/Narrow"),
-            helper.make_node("Add", [narrowed, offset], [moved], f"{home}/Move"),
-        ]
-        x = moved
-    if treated.tokens:
-        nodes += _by_token(x, home, *treated.tokens)
-        x = f"{home}/divided"
-    nodes.append(helper.make_node("QuantizeLinear", [x, *scales], [f"{home}/x"], f"{home}/Quantize"))
+    home, scales = site.home, treated.scales
+    nodes = quantized_input(site, treated)
     in_float, more = outlier_channels(site, treated)
     nodes += more
     for stored in treated.products:
@@ -642,6 +652,56 @@ def _integer(site: QuantizedInput, treated: Treated) -> list[Any]:
                 helper.make_node("Add", [whole, f"{name}/wide_product"], [out], f"{name}/Join"),
             ]
     return nodes
+
+
+def standard(site: QuantizedInput, treated: Treated) -> list[Any]:
+    """The nodes that stand for a site in ONNX's own operators, which other runtimes join to integer products."""
+    from onnx import helper
+
+    home = site.home
+    in_float, more = outlier_channels(site, treated)
+    back = helper.make_node("DequantizeLinear", [f"{home}/x", *treated.scales], [f"{home}/back"], f"{home}/Dequantize")
+    nodes = [*quantized_input(site, treated), back, *more]
+    for stored in treated.products:
+        product = site.products[stored.of]
+        name, out = f"{product.name}{stored.tail}", f"{product.out}{stored.tail}"
+        weight, last = f"{name}/dequantized", f"{name}/units"
+        stages = [
+            ("MatMul", f"{home}/back", weight, name),
+            *([("Mul", "", f"{home}/token_scale", f"{name}/Scale")] if treated.tokens else []),
+            *([("Add", "", stored.bias, f"{name}/Bias")] if stored.bias else []),
+            *([("Add", "", f"{name}/wide_product", f"{name}/Join")] if stored.wide else []),
+        ]
+        parts = [stored.weight, stored.scale, stored.zero]
+        nodes.append(helper.make_node("DequantizeLinear", parts, [weight], f"{name}/Weight", axis=1))
+        if stored.wide:
+            nodes.append(helper.make_node("MatMul", [in_float, stored.wide], [f"{name}/wide_product"], f"{name}/Outliers"))
+        for number, (operator, left, right, called) in enumerate(stages, 1):
+            into = out if number == len(stages) else f"{name}/stage{number}"
+            nodes.append(helper.make_node(operator, [left or last, right], [into], called))
+            last = into
+    return nodes
+
+
+def quantized_input(site: QuantizedInput, treated: Treated) -> list[Any]:
+    """The nodes that make the integers of a site's input, ``HOME/x``."""
+    from onnx import helper
+
+    home, x = site.home, site.x
+    nodes: list[Any] = []
+    if treated.moved:
+        # two steps over a narrow tensor; ONNX Runtime has no QuantizeLinear of that speed with a scale per channel
+        narrowed, moved = f"{home}/narrowed", f"{home}/moved"
+        factor, offset = treated.moved
+        nodes += [
+            helper.make_node("Mul", [x, factor], [narrowed], f"{home}/Narrow"),
+            helper.make_node("Add", [narrowed, offset], [moved], f"{home}/Move"),
+        ]
+        x = moved
+    if treated.tokens:
+        nodes += _by_token(x, home, *treated.tokens)
+        x = f"{home}/divided"
+    return [*nodes, helper.make_node("QuantizeLinear", [x, *treated.scales], [f"{home}/x"], f"{home}/Quantize")]
 
 
 def outlier_channels(site: QuantizedInput, treated: Treated) -> tuple[str, list[Any]]:

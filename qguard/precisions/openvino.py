@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, import_openvino
+from qguard.encoders.openvino import PROPERTIES, PROPERTIES_FILE, STATIC, import_openvino
 from qguard.files import dump_json
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attribute, copy
 from qguard.precisions.export import check, export_plain, onnx_file
 from qguard.precisions.gptq import compensated
-from qguard.precisions.integer import Observer, token_ids
+from qguard.precisions.integer import Observer, rewrite, standard, token_ids
+from qguard.precisions.norms import axes_as_inputs
+from qguard.precisions.products import MOVES
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -48,6 +50,32 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     """
     _rewrite(model, folder, source, sample, _uint8)
     declare(model, folder, "int8")
+
+
+def static(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
+    """``int8`` of ONNX Runtime in ONNX's own operators: 8-bit weights, activations of fixed ranges, the rest in bfloat16.
+
+    Processors without VNNI add products of unsigned and signed 8 bits in 16 bits, which may overflow: ``artifact.saturation``
+    says how many channels could, and the gate there what comes of it.
+    """
+    assert source.file is not None
+    graph = Graph.read(source.file)
+    rewrite(graph, model, source, sample, standard)
+    made, known = list[Any](), set[str]()
+    for node in graph.nodes:
+        name = node.input[0] if node.op_type == "Gather" else ""
+        table = graph.initializers.get(name)
+        if table is None or len(table.dims) != 2 or table.data_type != 1:
+            continue
+        if name not in known:
+            known.add(name)
+            made += quantized_table(graph, f"{name}/rows", graph.array(name))
+        graph.set_input(node, 0, f"{name}/rows")
+    graph.prepend(made)
+    axes_as_inputs(graph)
+    graph.drop_unread(MOVES)
+    graph.save(onnx_file(model, folder))
+    declare(model, folder, STATIC)
 
 
 def declare(model: Model, folder: Path, precision: str) -> None:

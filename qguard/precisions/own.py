@@ -111,6 +111,12 @@ _MADE = (
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@openvino"],
         description="8-bit weights, rounded by GPTQ, and activations quantized as they come, in groups of a token's values.",
     ),
+    Recipe(
+        "int8-static", "openvino", make="qguard.precisions.openvino:static", weights="I8", fp32="fp32@openvino", from_fp32=True,
+        calibrated=True, integer=True, granularity="per-channel", excluded=(OUTLIERS,), speedup=_FASTER,
+        bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@onnx"] | DEFAULT_BOUNDS["int8-static@openvino"],
+        description="8-bit weights and activations of fixed ranges, the rest in bfloat16; for processors with VNNI.",
+    ),
     _GGUF,
     replace(
         _GGUF, precision="f16", make="qguard.precisions.gguf:f16", weights="F16", mixture="F16", bounds=DEFAULT_BOUNDS["f16"],
