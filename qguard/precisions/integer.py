@@ -170,6 +170,9 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     declare_exact_products(target)
 
 
+Form = Callable[["QuantizedInput", "Treated"], list[Any]]  # the nodes that stand for a site
+
+
 def rewrite(
     graph: Graph,
     model: Model,
