@@ -159,18 +159,25 @@ class Config(BaseModel):
             UsageProblem: for an unknown recipe, settings that it does not have, calibration texts that are not there, or a name
                 that both tables have.
         """
-        from qguard.precisions import Precision, default_runtime, parse_precision, precision_at
+        from qguard.precisions import Precision, default_runtime, known, parse_precision, precision_at
+        from qguard.precisions.tuning import Tuning
 
         own = {}
         for name, table in self.precision.items():
             if table.recipe is None and default_runtime(name) is None:
                 raise UsageProblem(f'precision.{name}: expected recipe = "NAME", the built-in precision that it is made as')
             base = parse_precision(table.recipe or name)
-            foreign = table.model_fields_set - {"recipe"}
+            foreign = table.model_fields_set - {"recipe", *table.tuning}
             if foreign and not base.recipe.calibrated:
                 raise UsageProblem(f"precision.{name}: {base} is not calibrated, it has no {', '.join(sorted(foreign))}")
             calibration = self.calibration(table.calibration, table.samples, table.seed, table.overlap) if foreign else None
-            own[name] = Precision(name, base.runtime, base=base.base, calibration=calibration)
+            if table.tuning and not base.recipe.tunable:
+                tunable = ", ".join(known(lambda r: r.tunable))
+                raise UsageProblem(
+                    f"precision.{name}: {base} has no {', '.join(sorted(table.tuning))}; recipes that have: {tunable}"
+                )
+            tuning = Tuning(**table.tuning) if table.tuning else None
+            own[name] = Precision(name, base.runtime, base=base.base, calibration=calibration, tuning=tuning)
         own.setdefault(SERVED, precision_at(None))
         for name, served in self.endpoint.items():
             if name in self.precision:

@@ -199,6 +199,9 @@ class PrecisionConfig(_Table):
         samples: Number of texts to draw from it.
         seed: Random seed of that draw.
         overlap: Whether calibration texts may also be in the suites that judge.
+        exclude: Patterns of layers that stay in float, by their names in reports, such as ``encoder/layer.5/*``.
+        outliers: Number of channels of a wide input that are multiplied in float.
+        smooth: How much of a channel's width its weights take over, from 0 to 1.
     """
 
     recipe: str | None = None
@@ -206,6 +209,14 @@ class PrecisionConfig(_Table):
     samples: int = Field(300, ge=1)
     seed: int = 0
     overlap: Literal["refuse", "allow"] = "refuse"
+    exclude: tuple[str, ...] = ()
+    outliers: int | None = Field(None, ge=0)
+    smooth: float | None = Field(None, ge=0, le=1)
+
+    @property
+    def tuning(self) -> dict[str, Any]:
+        """What is set of a recipe that is tunable."""
+        return {k: getattr(self, k) for k in ("exclude", "outliers", "smooth") if k in self.model_fields_set}
 
 
 class StatedConfig(_Table):

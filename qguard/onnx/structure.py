@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from qguard.onnx.edit import Graph, attribute
@@ -19,6 +20,9 @@ BY_CHANNEL = (
     "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt",
     "Sub", "Swish", "Tanh",
 )  # fmt: skip
+# what quantizers append to names, and names that an exporter made up
+_SUFFIX = re.compile(r"(/MatMul|/Gemm|/Gather|_quantized|_quant|_Q\d+\w*|_MatMul_\w+|/\d+)$")
+_NUMBERED = re.compile(r"^(onnx::|val_|/|const)|_output_\d|^\d+$")
 _ROOTS = ("Sqrt", "Pow", "Reciprocal", "Cast", "Identity")
 _FAR = 16  # operators between a tensor and what says where it comes from
 
@@ -82,3 +86,11 @@ def rows_of(graph: Graph, lookup: Any) -> str:
     at = 0 if lookup.op_type == "EmbedLayerNormalization" else 1
     axis = attribute(lookup, "axis", 0) if lookup.op_type == "Gather" else attribute(lookup, "gather_axis", 0)
     return "" if axis else graph.behind(lookup.input[at], SAME_VALUES)
+
+
+def readable(node: Any, weight: str) -> str:
+    """``encoder/layer.0/intermediate/dense`` from ``/network/encoder/layer.0/intermediate/dense/MatMul_quant``."""
+    name = node.name if _NUMBERED.search(weight) and node.name else weight
+    while (short := _SUFFIX.sub("", name)) != name:
+        name = short
+    return name.strip("/").removeprefix("network/").removeprefix("network.") or node.op_type

@@ -22,6 +22,7 @@ from qguard.models.model import Model
 from qguard.precisions.calibration import DEFAULT, Calibration, Sample
 from qguard.precisions.code import code_sha256
 from qguard.precisions.recipe import NOT_BUILT, RECIPES, Recipe, default_runtime, fp32_recipe, served
+from qguard.precisions.tuning import Tuning
 from qguard.vectors.quantized import FLOAT, KINDS
 
 __all__ = [
@@ -42,6 +43,7 @@ class Precision:
         calibration: Where a calibrated recipe takes its texts from; ``None`` for those that qguard ships.
         dims: The first dimensions of a vector that are kept; 0 for all.
         endpoint: The server that keeps the model; ``None`` for all other runtimes.
+        tuning: The project's own settings of a tunable recipe.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Precision:
     calibration: Calibration | None = None
     dims: int = 0
     endpoint: Endpoint | None = None
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", self.base or self.name)
@@ -77,7 +80,10 @@ class Precision:
         Raises:
             UsageProblem: for a precision that nobody registered.
         """
-        return served(self.base) if self.runtime == ENDPOINT else RECIPES.find(f"{self.base}@{self.runtime}")
+        if self.runtime == ENDPOINT:
+            return served(self.base)
+        found = RECIPES.find(f"{self.base}@{self.runtime}")
+        return replace(found, excluded=(*found.excluded, *self.tuning.exclude)) if self.tuning else found
 
     def recipe_of(self, model: Model) -> Recipe:
         """How it is made of this model.
@@ -157,6 +163,8 @@ class Precision:
         }
         if recipe.from_fp32:
             key["fp32"] = sha256_json(fp32_of(self.runtime).key(model))
+        if self.tuning is not None and self.tuning.given:
+            key["tuning"] = self.tuning.given
         if recipe.copies:
             key["copies"] = sha256_json(self.copied.key(model))
         if sample is not None:
@@ -185,7 +193,8 @@ class Precision:
             given, sample = [self.copied.build(model)], None
         try:
             make: Callable[..., None] = recipe.function()
-            make(model, folder, *given, *([sample] if recipe.calibrated and sample is not None else []))
+            tuning = {"tuning": self.tuning} if self.tuning is not None and recipe.tunable else {}
+            make(model, folder, *given, *([sample] if recipe.calibrated and sample is not None else []), **tuning)
         except (QguardError, OSError):
             raise
         except Exception as e:  # torch, Transformers and quantizers raise many kinds

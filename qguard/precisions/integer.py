@@ -30,7 +30,7 @@ from qguard.errors import ArtifactProblem
 from qguard.machine.memory import release
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph, attributes
-from qguard.onnx.structure import ATTENTION, NORM, SUM, made_by
+from qguard.onnx.structure import ATTENTION, NORM, SUM, made_by, readable
 from qguard.precisions import folded
 from qguard.precisions.attention import standard_attention
 from qguard.precisions.export import declare_exact_products, onnx_file
@@ -38,6 +38,7 @@ from qguard.precisions.gptq import round_weights
 from qguard.precisions.norms import axes_as_inputs
 from qguard.precisions.products import MOVES, plain_products
 from qguard.precisions.split import OUTLIERS, Made, chains
+from qguard.precisions.tuning import Tuning
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -149,8 +150,8 @@ def _moments(channels: int) -> type[np.floating[Any]]:
     return np.float32 if channels > WIDE else np.float64
 
 
-def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
-    """Quantize every weight multiplication and the word embeddings.
+def int8(model: Model, folder: Path, source: Artifact, sample: Sample, tuning: Tuning | None = None) -> None:
+    """Quantize every weight multiplication and the word embeddings; ``tuning`` leaves some out, or treats them otherwise.
 
     Raises:
         ArtifactProblem: when the export holds no weight multiplication.
@@ -161,7 +162,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     graph = Graph.read(source.file)
     if model.onnx is None:  # another exporter's file may hold operators that mean something else in a later set
         standard_attention(graph)
-    rewrite(graph, model, source, sample)
+    rewrite(graph, model, source, sample, tuning=tuning)
     quantize_embeddings(graph)
     axes_as_inputs(graph)
     graph.drop_unread(MOVES)
@@ -179,6 +180,7 @@ def rewrite(
     source: Artifact,
     sample: Sample,
     integer: Form | None = None,
+    tuning: Tuning | None = None,
 ) -> None:
     """Quantize every weight multiplication of a graph, in place.
 
@@ -188,15 +190,21 @@ def rewrite(
         source: Its artifact, which the calibration texts run through.
         sample: The calibration texts.
         integer: See :func:`quantize`.
+        tuning: The project's own settings.
 
     Raises:
-        ArtifactProblem: when the graph holds no weight multiplication.
+        ArtifactProblem: when the graph holds no weight multiplication, or all of them are left out.
     """
     assert source.file is not None
     plain_products(graph)
     sites = find_sites(graph)
     if not sites:
         raise ArtifactProblem("the fp32 export holds no weight multiplication")
+    tuning = tuning or Tuning()
+    if tuning.exclude:
+        sites = [part for s in sites if (part := s.without(tuning)) is not None]
+        if not sites:
+            raise ArtifactProblem(f"exclude = {list(tuning.exclude)} leaves every weight multiplication in float")
     by_text = folded.reached(graph)
     fixed = {p.out for s in sites if s.x not in by_text for p in s.products}
     sites = [s for s in sites if s.x in by_text]
@@ -207,7 +215,7 @@ def rewrite(
     if massive(sites, observer):
         plans = MASSIVE_PLANS
         observer.ids.extend(filter(None, token_ids(model, replace(sample, texts=("",), roles=(None,)))))
-    quantize(graph, sites, observer, plans, integer)
+    quantize(graph, sites, observer, tuning.plans(plans), integer)
     del observer
     release()  # the session
 
@@ -248,6 +256,11 @@ class Product:
         return str(self.node.name or self.node.output[0])
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What it is called in reports, and in the file."""
+        return readable(self.node, self.stored[0]), self.name, self.stored[0]
+
+    @property
     def packed(self) -> bool:
         """Whether it is the one inside a fused Attention."""
         return bool(self.node.op_type == "Attention")
@@ -265,6 +278,11 @@ class QuantizedInput:
     x: str
     made_by: str
     graph: Graph = field(repr=False)
+
+    def without(self, tuning: Tuning) -> QuantizedInput | None:
+        """The same without the products that stay in float; ``None`` where all do."""
+        kept = tuple(p for p in self.products if not tuning.excludes(p.names))
+        return replace(self, products=kept) if kept else None
 
     @property
     def channels(self) -> int:

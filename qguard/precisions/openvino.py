@@ -15,6 +15,7 @@ from qguard.precisions.gptq import compensated
 from qguard.precisions.integer import Observer, rewrite, standard, token_ids
 from qguard.precisions.norms import axes_as_inputs
 from qguard.precisions.products import MOVES
+from qguard.precisions.tuning import Tuning
 
 if TYPE_CHECKING:
     from qguard.artifacts.artifact import Artifact
@@ -52,7 +53,7 @@ def int8(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
     declare(model, folder, "int8")
 
 
-def static(model: Model, folder: Path, source: Artifact, sample: Sample) -> None:
+def static(model: Model, folder: Path, source: Artifact, sample: Sample, tuning: Tuning | None = None) -> None:
     """``int8`` of ONNX Runtime in ONNX's own operators: 8-bit weights, activations of fixed ranges, the rest in bfloat16.
 
     Processors without VNNI add products of unsigned and signed 8 bits in 16 bits, which may overflow: ``artifact.saturation``
@@ -60,7 +61,7 @@ def static(model: Model, folder: Path, source: Artifact, sample: Sample) -> None
     """
     assert source.file is not None
     graph = Graph.read(source.file)
-    rewrite(graph, model, source, sample, standard)
+    rewrite(graph, model, source, sample, standard, tuning)
     made, known = list[Any](), set[str]()
     for node in graph.nodes:
         name = node.input[0] if node.op_type == "Gather" else ""

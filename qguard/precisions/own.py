@@ -44,7 +44,7 @@ _MADE = (
     Recipe(
         "int8", "onnx", make="qguard.precisions.integer:int8", weights="I8", fp32="fp32@onnx", from_fp32=True, calibrated=True,
         of_table="qguard.precisions.table:int8",
-        integer=True, granularity="per-channel", excluded=(PLACES, OUTLIERS),
+        integer=True, granularity="per-channel", excluded=(PLACES, OUTLIERS), tunable=True,
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@onnx"], speedup=_FASTER,
         description="8-bit weights, one scale an output channel, and activations of fixed ranges, calibrated on texts.",
     ),
@@ -113,7 +113,7 @@ _MADE = (
     ),
     Recipe(
         "int8-static", "openvino", make="qguard.precisions.openvino:static", weights="I8", fp32="fp32@openvino", from_fp32=True,
-        calibrated=True, integer=True, granularity="per-channel", excluded=(OUTLIERS,), speedup=_FASTER,
+        calibrated=True, integer=True, granularity="per-channel", excluded=(OUTLIERS,), tunable=True, speedup=_FASTER,
         bounds=DEFAULT_BOUNDS["int8"] | DEFAULT_BOUNDS["int8@onnx"] | DEFAULT_BOUNDS["int8-static@openvino"],
         description="8-bit weights and activations of fixed ranges, the rest in bfloat16; for processors with VNNI.",
     ),

@@ -90,6 +90,7 @@ class Recipe:
         copies: Name of a recipe whose artifact ``make`` takes instead of all else, to lay out the same files in another way.
         calibrated: Whether activation ranges or the rounding of weights come from texts. ``make`` then also takes a
             :class:`~qguard.precisions.calibration.Sample`.
+        tunable: Whether ``make`` also takes ``tuning``, a :class:`~qguard.precisions.tuning.Tuning`.
         packages: Distributions whose versions decide the bytes.
         tied: Whether it can store weights that two layers share, as the decoder and the table of words of a sparse model do.
     """
@@ -115,6 +116,7 @@ class Recipe:
     from_fp32: bool = False
     copies: str = ""
     calibrated: bool = False
+    tunable: bool = False
     packages: tuple[str, ...] = ("torch", "transformers", "onnx", "onnxruntime", "safetensors")
     tied: bool = True
 

@@ -8,7 +8,6 @@ only, ``MatMulNBits``, and float weights of any width.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +28,7 @@ from qguard.artifacts.layers import (
 from qguard.encoders.ports import role_of
 from qguard.onnx.edit import INTEGER, Graph, attribute
 from qguard.onnx.read import read_graph
-from qguard.onnx.structure import BY_CHANNEL
+from qguard.onnx.structure import BY_CHANNEL, readable
 
 _FLOAT = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Attention")
 LOOKUPS = {
@@ -50,9 +49,6 @@ ELEMENT = {
     1: "F32", 2: "U8", 3: "I8", 10: "F16", 11: "F64", 16: "BF16", 17: "F8_E4M3", 19: "F8_E5M2",
     21: "U4", 22: "I4", 25: "U2", 26: "I2",
 }  # fmt: skip
-# what quantizers append to names, and names that an exporter made up
-_SUFFIX = re.compile(r"(/MatMul|/Gemm|/Gather|_quantized|_quant|_Q\d+\w*|_MatMul_\w+|/\d+)$")
-_NUMBERED = re.compile(r"^(onnx::|val_|/|const)|_output_\d|^\d+$")
 
 
 @dataclass(frozen=True)
@@ -347,17 +343,17 @@ class Reader(Graph):
         bits = weight.bits or {**FLOAT_BITS, **INTEGER_BITS}[element]
         lookup = computes == LOOKUP
         granularity = self._granularity(weight, lookup=lookup) if bits <= 8 else ""
-        name = _readable(node, weight.name)
+        name = readable(node, weight.name)
         names = tuple(dict.fromkeys([name, node.name, weight.name]))
         size = (INTEGER_BITS.get(element) or FLOAT_BITS[element]) * math.prod(tensor.dims) // 8
 
         def read() -> tuple[Any, Any]:
             return self._values(weight)
 
-        readable = len(tensor.dims) == 2 and (weight.axis is not None or (lookup and len(weight.shape) == 2))
+        known = len(tensor.dims) == 2 and (weight.axis is not None or (lookup and len(weight.shape) == 2))
         return Layer(
             name, names, node.op_type, weight.name, element, bits, granularity, computes, activations, size,
-            read if readable else None, weight.scale, weight.zero,
+            read if known else None, weight.scale, weight.zero,
         )  # fmt: skip
 
     def _granularity(self, weight: Weight, *, lookup: bool = False) -> str:
@@ -392,7 +388,7 @@ class Reader(Graph):
     def _blocks(self, node: Any) -> Layer:
         tensor = self.constants[node.input[1]]
         bits, block = attribute(node, "bits", 4), attribute(node, "block_size", 32)
-        name = _readable(node, tensor.name)
+        name = readable(node, tensor.name)
         # accuracy level 4 quantizes activations as well, a block at a time
         integer = attribute(node, "accuracy_level", 0) == 4
 
@@ -416,11 +412,3 @@ class Reader(Graph):
 
 def _is_matrix(tensor: Any) -> bool:
     return len(tensor.dims) >= 2 and tensor.data_type in ELEMENT
-
-
-def _readable(node: Any, weight: str) -> str:
-    """``encoder/layer.0/intermediate/dense`` from ``/network/encoder/layer.0/intermediate/dense/MatMul_quant``."""
-    name = node.name if _NUMBERED.search(weight) and node.name else weight
-    while (short := _SUFFIX.sub("", name)) != name:
-        name = short
-    return name.strip("/").removeprefix("network/").removeprefix("network.") or node.op_type
