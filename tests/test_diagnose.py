@@ -289,7 +289,7 @@ def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, 
     assert found.exclusion.costs[0].unit.layer == DENSE
     assert [u.layer for u in found.exclusion.chosen] == [DENSE]
     assert found.exclusion.holds
-    assert any(line.startswith("artifact.quantized_ops 0.9722") for line in found.exclusion.left)
+    assert any(line.startswith("artifact.quantized_ops 0.9762") for line in found.exclusion.left)
     before, after, whole = found.exclusion.bytes
     assert before < after < whole
     assert min(found.exclusion.speed) > 0

@@ -91,7 +91,7 @@ def test_a_refused_model_is_told_why(folder, tmp_path, capsys):
 
 def test_what_is_not_installed_is_named_with_the_command_that_mends_it(folder, capsys, monkeypatch):
     monkeypatch.setattr(support, "installed", lambda *names: {n: "absent" if n == "openvino" else "1" for n in names})
-    words = r"^  .*int8@openvino: openvino is not installed; run: pip install 'qguard\[openvino\]'$"
+    words = r"^  .*int8-static@openvino: openvino is not installed; run: pip install 'qguard\[openvino\]'$"
     assert re.search(words, told(capsys)[1], re.MULTILINE)
     assert re.search(words, told(capsys, folder)[1], re.MULTILINE)
 

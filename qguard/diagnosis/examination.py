@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -261,22 +261,7 @@ class Examination:
         fp32 = self.session.fp32(self.target.model, "onnx")
         assert fp32.file is not None
         exchange = LayerExchange(fp32.file, self.file)
-        golden = self.session.golden(self.target.model, self.target.suite).vectors
-        similarity = similarity_of(self.session.model(self.target.model).pipeline)
-        fp32_vectors = golden[list(rows)]
-
-        def nearest(vectors: Any, k: int) -> Any:
-            prepared = similarity.prepared(vectors)
-            return top_k(prepared, prepared, k, exclude_self=True, similarity=similarity)[0]
-
-        near = nearest(fp32_vectors, min(K, len(rows) - 1))
-
-        def score(file: Path) -> tuple[float, float]:
-            found = self._encoder(file).encode_ids([self.ids[i] for i in rows])
-            now = nearest(found, near.shape[1])
-            kept = float((near[:, :, None] == now[:, None, :]).any(2).mean())
-            return float(of_units(unit(fp32_vectors), unit(found)).mean()), kept
-
+        score = self.scorer(rows)
         with tempfile.TemporaryDirectory() as work:
             folder = Path(work)
             with progress("leaving layers in fp32", len(exchange.units)) as advance:
@@ -296,6 +281,26 @@ class Examination:
             size = (self.artifact.bytes, mended.bytes, fp32.bytes)
             left = self.others(Session(self.session.config, mended.file), self.target)
             return Exclusion(tuple(found), chosen, True, left, size, self._speed(fp32, mended))
+
+    def scorer(self, rows: Sequence[int]) -> Callable[[Path], tuple[float, float]]:
+        """What gives, of a file, mean cosine and overlap@10 on these texts."""
+        golden = self.session.golden(self.target.model, self.target.suite).vectors
+        similarity = similarity_of(self.session.model(self.target.model).pipeline)
+        fp32_vectors = golden[list(rows)]
+
+        def nearest(vectors: Any, k: int) -> Any:
+            prepared = similarity.prepared(vectors)
+            return top_k(prepared, prepared, k, exclude_self=True, similarity=similarity)[0]
+
+        near = nearest(fp32_vectors, min(K, len(rows) - 1))
+
+        def score(file: Path) -> tuple[float, float]:
+            found = self._encoder(file).encode_ids([self.ids[i] for i in rows])
+            now = nearest(found, near.shape[1])
+            kept = float((near[:, :, None] == now[:, None, :]).any(2).mean())
+            return float(of_units(unit(fp32_vectors), unit(found)).mean()), kept
+
+        return score
 
     def _encoder(self, file: Path) -> Encoder:
         model = self.session.model(self.target.model)

@@ -15,6 +15,7 @@ from qguard.errors import ArtifactProblem
 from qguard.onnx.edit import INTEGER, Graph
 from qguard.onnx.read import read_graph
 from qguard.precisions.attention import PROJECTIONS
+from qguard.precisions.split import rejoined
 
 TABLE, LINEAR, ATTENTION, BIAS, ACTIVATION, NORM = "embedding", "linear", "attention", "bias", "activation", "LayerNorm"
 _EMBED = ("EmbedLayerNormalization", "QEmbedLayerNormalization")
@@ -68,6 +69,7 @@ class Net(Graph):
             ArtifactProblem: see :func:`qguard.onnx.read.read_graph`.
         """
         net = cls(read_graph(file), file.parent, feeding)
+        rejoined(net)
         if not whole:
             opened(net)
         return net

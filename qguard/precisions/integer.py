@@ -37,7 +37,7 @@ from qguard.precisions.export import declare_exact_products, onnx_file
 from qguard.precisions.gptq import round_weights
 from qguard.precisions.norms import axes_as_inputs
 from qguard.precisions.products import MOVES, plain_products
-from qguard.precisions.split import OUTLIERS, Made, chains
+from qguard.precisions.split import OUTLIERS, Made, chains, note
 from qguard.precisions.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -471,12 +471,14 @@ def quantize(
     seen = observer.in_groups(([s.x for s in some], some[0].channels) for some in alike.values())
     made_by_channel = _by_channel(graph, [some[0] for some in alike.values() if len(some) == 1])
     treated, chosen_channels = dict[tuple[tuple[str, str], ...], Treated](), dict[str, Array]()
+    apart = dict[str, tuple[Made, Array]]()
     for (key, some), found in zip(alike.items(), seen, strict=True):
         statistics = Statistics.sum(found[s.x] for s in some)
         made = made_by_channel.get(some[0].x)
         treated[key], outliers = _treated(graph, some[0], statistics, plans[some[0].made_by], made)
         if made is not None and treated[key].made is not None:
             chosen_channels |= dict.fromkeys(made.sources, outliers)
+            apart[made.x] = made, outliers
     for key, some in alike.items():
         treated[key] = treated[key].split(graph, some[0], chosen_channels)
     first = {
@@ -494,6 +496,7 @@ def quantize(
         return [] if node.output[0] in replaced else None
 
     graph.rewrite(rewritten)
+    note(graph, apart)
     del graph.model.graph.value_info[:]  # shapes of what has fewer channels now
 
 
@@ -560,14 +563,15 @@ class Treated:
                 products.append(stored)
                 continue
             inner = np.setdiff1d(np.arange(site.products[stored.of].width), outliers)
-            for tail, at in (("", inner), (OUTLIERS, outliers)):
-                home = f"{site.products[stored.of].name}/{'few' if tail else 'most'}"
+            parts = []
+            for tail, at in ((OUTLIERS, outliers), ("", inner)):  # the second takes the place of the whole
 
-                def cut(name: str, at: Array = at, home: str = home) -> str:
-                    return graph.put(f"{home}/{name.rpartition('/')[2]}", graph.array(name)[..., at]) if name else ""
+                def cut(name: str, at: Array = at, tail: str = tail) -> str:
+                    return graph.put(f"{name}{tail}", graph.array(name)[..., at]) if name else ""
 
                 weight, scale, zero = cut(stored.weight), cut(stored.scale), cut(stored.zero)
-                products.append(Stored(weight, scale, zero, cut(stored.bias), cut(stored.wide), stored.of, tail))
+                parts.append(Stored(weight, scale, zero, cut(stored.bias), cut(stored.wide), stored.of, tail))
+            products += parts[::-1]
         return replace(self, products=tuple(products))
 
     def copied(self, graph: Graph, nth: int) -> Treated:

@@ -6,7 +6,8 @@ channels and one of these few give the same values as one of all, and nothing ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,4 +106,86 @@ def chains(graph: Graph, wanted: Mapping[str, Iterable[Any]], products: Collecti
         if made is not None and not taken & {*made.sources}:
             taken |= {*made.sources}
             found[x] = made
+    return found
+
+
+NOTE = "qguard.split"  # in a model's metadata: which outputs were made apart
+
+
+def note(graph: Graph, channels: Mapping[str, tuple[Made, Any]]) -> None:
+    """Write down in the model which channels of what are made apart, for those who compare its tensors with fp32's.
+
+    Args:
+        graph: The split graph.
+        channels: Tensor → how it is made, and the indices of its channels in float.
+    """
+    if not channels:
+        return
+    entries = [[x, list(made.sources), np.asarray(at).tolist()] for x, (made, at) in channels.items()]
+    graph.model.metadata_props.add(key=NOTE, value=json.dumps(entries))
+
+
+def rejoined(graph: Graph) -> None:
+    """Join what was made apart, in place: every tensor has all of its channels again, in the model's order.
+
+    It computes the same: the operators between treat each channel by itself. A note that does not fit the graph changes nothing.
+    """
+    from onnx import helper
+
+    for x, sources, few in _noted(graph):
+        parts = [graph.producers.get(f"{name}{OUTLIERS}") for name in sources]
+        end = graph.producers.get(f"{x}{OUTLIERS}")
+        width = _width(graph, sources[0], len(few))
+        if any(p is None for p in parts) or end is None or x not in graph.producers or width is None or max(few) >= width:
+            continue
+        most = np.setdiff1d(np.arange(width), few)
+        order = graph.put(f"{x}/order", np.argsort(np.concatenate([most, few])).astype(np.int64))
+        few_at, most_at = (graph.put(f"{x}/{n}", np.asarray(at, np.int64)) for n, at in (("few", few), ("most", most)))
+        between = _between(graph, x, sources)
+        readers = [n for n in graph.consumers(x) if id(n) not in between]
+        graph.redirect(readers, {x: f"{x}/most_channels"})
+        graph.rename_outputs({name: f"{name}/most_channels" for name in sources})
+        made = [
+            helper.make_node("Gather", [x, at], [out], f"{out}/Gather", axis=-1)
+            for at, out in ((few_at, f"{x}{OUTLIERS}"), (most_at, f"{x}/most_channels"))
+        ]
+        for name in sources:
+            pair = [f"{name}/most_channels", f"{name}{OUTLIERS}"]
+            made.append(helper.make_node("Concat", pair, [f"{name}/both"], f"{name}/Concat", axis=-1))
+            made.append(helper.make_node("Gather", [f"{name}/both", order], [name], f"{name}/Order", axis=-1))
+        graph.set_nodes([*(n for n in graph.nodes if list(n.output) != list(end.output)), *made])
+        graph.drop_unread()
+        graph.sort()
+
+
+def _noted(graph: Graph) -> Iterator[tuple[str, list[str], list[int]]]:
+    found = next((p.value for p in graph.model.metadata_props if p.key == NOTE), "[]")
+    try:
+        entries = json.loads(found)
+        for x, sources, few in entries:
+            if sources and few and all(isinstance(i, int) and i >= 0 for i in few) and len({*few}) == len(few):
+                yield str(x), [str(s) for s in sources], sorted(few)
+    except (ValueError, TypeError):
+        return
+
+
+def _width(graph: Graph, source: str, few: int) -> int | None:
+    """Channels of a source before it was split: of the vector that was last added or multiplied along them."""
+    sizes = {}
+    for name in (source, f"{source}{OUTLIERS}"):
+        node = graph.producers.get(name)
+        stored = [graph.constants[i] for i in node.input if i in graph.constants] if node is not None else []
+        sizes[name] = max((int(t.dims[-1]) for t in stored if t.dims), default=0)
+    return sum(sizes.values()) if all(sizes.values()) and sizes[f"{source}{OUTLIERS}"] == few else None
+
+
+def _between(graph: Graph, x: str, sources: Collection[str]) -> set[int]:
+    """The operators between sources and ``x``, by identity."""
+    found, todo = set[int](), [x]
+    while todo:
+        node = graph.producers.get(todo.pop())
+        if node is None or id(node) in found or (node.output and node.output[0] in sources):
+            continue
+        found.add(id(node))
+        todo += [i for i in node.input if i]
     return found
