@@ -22,6 +22,7 @@ COMMANDS = {
     "selftest": "inject known real-world faults into your model and show which ones your gate catches",
     "tolerances": "propose gates from your own suite, using a bootstrap and repeated runs",
     "diagnose": "find the stage and the layers where an artifact loses accuracy, and which layers to keep in fp32",
+    "tune": "search for the fastest or the smallest artifact that holds the gates",
     "hunt": "search a corpus and mutations of it for the texts and pairs that quantization hurts most",
     "calibrate": "measure the smallest slowdown that this machine can detect",
     "latency": "add what a load tool states of a server to a report",

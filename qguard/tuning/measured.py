@@ -74,15 +74,15 @@ class Measured:
         return cls(**{**values, "failed": tuple(values["failed"])})
 
 
-def judged_on(session: Session, target: Target, rows: Sequence[int]) -> list[Check]:
-    """The checks of accuracy of a target on some texts of its suite."""
+def judged_on(session: Session, target: Target, rows: Sequence[int], gated_as: Precision) -> list[Check]:
+    """The checks of accuracy of a target on some texts of its suite, under the gates of another precision."""
     golden, whole = session.golden(target.model, target.suite), session.suite(target.suite, target.model)
     suite = whole.without(set(range(len(whole.texts))) - set(rows))
     vectors = session.embeddings(target)
     rows = list(rows)
     compared = Comparison.of(suite, golden.vectors[rows], vectors[rows], session.similarity(target.model))
     measured = [m for f in sampled(suite, session.kind(target.model)) for m in measure(compared, f)]
-    gates = session.gates(target.precision, target.model)
+    gates = session.gates(gated_as, target.model)
     if all(g.on == "value" for g in gates):  # no gate asks for an interval
         measured = [replace(m, uncertainty=None) for m in measured]
     return judge(measured, gates, target.suite)
@@ -94,11 +94,13 @@ def of_the_file(session: Session, target: Target) -> list[Check]:
     return [check for name in names for check in session.checks(target, name)]
 
 
-def measured(session: Session, target: Target, rows: Sequence[int], key: str, settings: dict[str, Any]) -> Measured:
+def measured(
+    session: Session, target: Target, rows: Sequence[int], gated_as: Precision, key: str, settings: dict[str, Any]
+) -> Measured:
     """Make a candidate and measure it; whatever stops it is its ``error``, and stops nothing else."""
     start, found = time.monotonic(), Measured(key, described(target.precision), settings)
     try:
-        checks = [*judged_on(session, target, rows), *of_the_file(session, target)]
+        checks = [*judged_on(session, target, rows, gated_as), *of_the_file(session, target)]
         failed = [c for c in checks if c.outcome == "fail"]
         timed = speeds(session, target)
         found = replace(

@@ -15,6 +15,7 @@ from qguard.boundary import step
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.files import dump_json, sha256_json, write_atomic
 from qguard.gates.check import Check
+from qguard.judging.compare import LEVEL
 from qguard.judging.session import Session, Target
 from qguard.latency.check import fingerprint
 from qguard.precisions import RECIPES, Precision
@@ -56,6 +57,7 @@ class Search:
         session: Of the configuration; another one is made for each candidate, so that no model stays in memory.
         model: Its name.
         suite: The suite that chooses and judges.
+        gated_as: The precision whose gates of accuracy every candidate has to hold, whatever its own are.
         out: The folder of the state.
         objective: :data:`FASTEST` or :data:`SMALLEST`.
         calibrations: Texts to calibrate on, beside those that qguard ships.
@@ -72,6 +74,7 @@ class Search:
         session: Session,
         model: str,
         suite: str,
+        gated_as: Precision,
         out: Path,
         objective: str = FASTEST,
         calibrations: Sequence[Calibration] = (),
@@ -79,7 +82,7 @@ class Search:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.session, self.model, self.suite, self.out, self.objective = session, model, suite, out, objective
-        self.calibrations, self.say = calibrations, say
+        self.calibrations, self.say, self.gated_as = calibrations, say, gated_as
         self.choosing, self.judging = halves(session.suite(suite, model), seed)
         self.known: dict[str, tuple[Precision | None, Measured]] = {}
         self._dearest: list[str] | None = None
@@ -89,7 +92,7 @@ class Search:
     def _whole(self, seed: int) -> str:
         """Everything that decides what a candidate's values are, but for the candidate."""
         base, golden = self.session.model(self.model), self.session.golden(self.model, self.suite)
-        gates = {n: {k: str(b) for k, b in g.items()} for n, g in self.session.config.gates.items()}
+        gates = [(g.metric, g.slice, str(g.bound)) for g in self.session.gates(self.gated_as, self.model)]
         machine = fingerprint(self.session.config.latency.threads)
         parts = [base.weight_sha256, base.tokenizer_sha256, base.pipeline.sha256(), golden.manifest.get("sha256"), gates, seed]
         return sha256_json([*parts, self.session.suite(self.suite).sha256, machine])
@@ -125,7 +128,8 @@ class Search:
         if key in self.known:
             found = self.known[key][1]
         else:
-            found = measured(Session(self.session.config), self.target(precision), self.choosing, key, settings_of(precision))
+            session, settings = Session(self.session.config), settings_of(precision)
+            found = measured(session, self.target(precision), self.choosing, self.gated_as, key, settings)
             self.known[key] = (precision, found)
             self._keep()
             self.say(self._line(found))
@@ -148,9 +152,19 @@ class Search:
         return found.overall if self.objective == FASTEST else -float(found.bytes)
 
     def best(self) -> list[tuple[Precision, Measured]]:
-        """The candidates of this search that hold, the best first."""
-        holding = [(p, m) for p, m in self.known.values() if p is not None and m.holds and not m.error]
-        return sorted(holding, key=lambda pair: -self.value(pair[1]))
+        """The candidates of this search that hold, the best first; see :meth:`ordered`."""
+        return self.ordered([(p, m) for p, m in self.known.values() if p is not None and m.holds and not m.error])
+
+    def ordered(self, candidates: Sequence[tuple[Precision, Measured]]) -> list[tuple[Precision, Measured]]:
+        """The best first. Where speeds, or sizes, differ by less than a short trial can tell, the more accurate one is better."""
+        left, out = sorted(candidates, key=lambda pair: -self.value(pair[1])), []
+        while left:
+            top = self.value(left[0][1])
+            alike = [pair for pair in left if self.value(pair[1]) >= (top / LEVEL if top > 0 else top * LEVEL)]
+            first = max(alike, key=lambda pair: pair[1].accuracy[1])
+            out.append(first)
+            left.remove(first)
+        return out
 
     def run(self, precisions: Sequence[Precision], minutes: float, clock: Callable[[], float] = time.monotonic) -> Tuned:
         """Search, choose, and let the other half judge.
@@ -221,12 +235,12 @@ class Search:
         """Time the best once more, then ask the other half, the best first."""
         heat = self.best()[:HEAT]
         if self.objective == FASTEST and len(heat) > 1:
-            heat = sorted(((p, self._again(p, m)) for p, m in heat), key=lambda pair: -self.value(pair[1]))
+            heat = self.ordered([(p, self._again(p, m)) for p, m in heat])
         for precision, row in heat:
             session, target = Session(self.session.config), self.target(precision)
             found.asked += 1
             with step(f"judging {described(precision)}"):
-                found.checks = [*judged_on(session, target, self.judging), *of_the_file(session, target)]
+                found.checks = [*judged_on(session, target, self.judging, self.gated_as), *of_the_file(session, target)]
                 generated = [f.name for f in session.families(target) if "generated" in f.needs]
                 found.checks += [check for name in generated for check in session.checks(target, name)]
             if all(c.outcome != "fail" for c in found.checks):
