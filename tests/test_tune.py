@@ -1,4 +1,4 @@
-"""The search for the fastest or smallest artifact: halves, steps, settings of recipes, the state, and the other half's verdict."""
+"""The search for the fastest or smallest artifact: halves, steps, settings, the state, and the verdict of the other half."""
 
 from __future__ import annotations
 
