@@ -1,11 +1,12 @@
-"""What `qguard tune` finds, beside NNCF's accuracy control and a grid of sentence-transformers' exports: minutes, speed, overlap@10.
+"""What `qguard tune` finds, beside NNCF's accuracy control and a grid of exports: minutes, speed, overlap@10.
 
 All use the same half of the suite to choose, and are judged on the other half; all are timed beside fp32 in ONNX Runtime.
 
 usage: python benchmarks/tune_peers.py PROJECT OUT [--minutes N] [--exports FOLDER] [--drop X] [--skip tune|nncf]
 
-PROJECT has one model and one suite of a golden. --exports is a folder that benchmarks/peer_exports.py wrote; how long that took is
-not known here, so that only judging it counts. --drop is what NNCF may lose of overlap@10 (default 0.04, the gate of int8).
+PROJECT has one model and one suite of a golden. --exports is a folder that benchmarks/peer_exports.py wrote (of
+sentence-transformers); how long that took is not known here, so that only judging it counts. --drop is what NNCF may lose of
+overlap@10 (default 0.04, the gate of int8).
 NNCF's search is `nncf.quantize_with_accuracy_control` on the OpenVINO model, with the calibration texts of int8.
 """
 

@@ -135,7 +135,7 @@ def test_attention_that_sees_padding_is_shrunk_to_a_short_text(small, fp32_onnx,
 
 
 def test_what_fails_is_the_furthest_beyond_its_bound_and_ends_the_search():
-    def look(texts):
+    def look(texts, ways=True):
         return [Tried(t, {"robustness.cosine_min": 0.5 if any(map(str.isdigit, t)) else 1.0}) for t in texts]
 
     gate = Gate("robustness.cosine_min", None, Bound(">=", 0.9))
@@ -147,7 +147,7 @@ def test_what_fails_is_the_furthest_beyond_its_bound_and_ends_the_search():
 
 
 def test_what_goes_wrong_in_company_is_shrunk_to_two_texts():
-    def look(texts):
+    def look(texts, ways=True):
         low = len({len(t) for t in texts}) > 1
         return [Tried(t, {"robustness.cosine_min": 1.0, "robustness.batch_cosine_min": 0.5 if low else 1.0}) for t in texts]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qguard.errors import MeasurementProblem
 from qguard.hunting.pool import Encode, Pool
-from qguard.judging.robustness import probe_of
+from qguard.judging.fp32 import fp32_encoder, fp32_runtime
 from qguard.texts.mutations import mutate
 from qguard.vectors.similarity import COSINE, Similarity
 
@@ -93,8 +93,9 @@ class Hunted:
 
 def encoder_of(session: Session, precision: Precision, model: str) -> Encode:
     """Texts to the vectors of fp32, in the candidate's runtime and with the base model's tokenizer, and to the candidate's."""
-    probe = probe_of(session, precision, model)
-    return lambda texts: (probe.fp32.encode_ids(probe.tokenizer(texts)), probe.candidate.encode(texts))
+    candidate, tokenizer = session.encoder(precision, model), session.reference_tokenizer(model)
+    fp32 = fp32_encoder(session, model, fp32_runtime(session, precision, model))
+    return lambda texts: (fp32.encode_ids(tokenizer(texts)), candidate.encode(texts))
 
 
 def hunt(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from qguard.encoders import Encoder
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
 from qguard.judging.once import once
+from qguard.kinds import DENSE
+from qguard.latency.check import fingerprint
 from qguard.metrics import Measured
+from qguard.robustness.exact import Exact
 from qguard.robustness.features import describe
 from qguard.robustness.kept import MOST, keep, kept_file, read_kept
 from qguard.robustness.metrics import COSINE, NAMES, reduced
@@ -62,8 +70,21 @@ def probe_of(session: Session, precision: Precision, model: str) -> Probe:
     runtime = fp32_runtime(session, precision, model)
     pipeline = base.pipeline
     tokenizer = session.reference_tokenizer(model)
-    fp32 = fp32_encoder(session, model, runtime)
-    return Probe(candidate, fp32, tokenizer, pipeline.unit_length, pipeline.max_seq_length, session.similarity(model))
+    fp32 = session.fp32(model, runtime)
+
+    @cache
+    def opened() -> Encoder:  # not where all is known from an earlier run
+        return fp32_encoder(session, model, runtime)
+
+    def encode(ids: Sequence[Sequence[int]]) -> Any:
+        found = opened().encode_batches(ids, [[k] for k in range(len(ids))])
+        return found.astype(np.float64)
+
+    dense = session.kind(model) == DENSE
+    files = fp32.provenance.get("files")
+    key = [files, runtime, fingerprint(0, session.config.device), pipeline.sha256()] if dense and files else None
+    longest = pipeline.max_seq_length
+    return Probe(candidate, Exact(encode, key), tokenizer, pipeline.unit_length, longest, session.similarity(model))
 
 
 @once
@@ -79,6 +100,7 @@ def measure_robustness(session: Session, precision: Precision, model: str) -> li
     known = list(dict.fromkeys([*read_kept(file), *replayed(session)]))
     gates = gated(session, precision, model)
     found = search(probe, gates, settings.examples, settings.seed, known)
+    probe.exact.keep()
     _keep_worst(file, found)
     values = reduced(found.tried, lambda text: describe(text, probe.tokenizer), found.broken)
     failed = {v.name for v in values for g in gates if g.applies(v) and not g.bound.holds(v.value)}

@@ -15,6 +15,7 @@ from qguard.latency.decision import BUSY, INCONCLUSIVE, Look, Rule, block_time, 
 Timing = tuple[int, int]
 LONGEST = 6  # budgets that a trial of long runs may take: at 2 s a pair three hold too few, if a single one is interrupted
 LONG = 0.2  # seconds of a run that does not notice what the other arm left in the caches
+SHORT = 0.03  # seconds of a run whose first time in a session says little
 _BAD_LUCK = 2  # interrupted runs that say nothing about the runner yet
 DROPPED = 0.3  # share of interrupted runs above which the runner, not the model, was measured
 
@@ -72,7 +73,7 @@ def plan(seconds: float, tokens: int) -> tuple[int, int]:
     """
     if seconds > LONG:
         return 0, 1
-    if seconds > 0.03:
+    if seconds > SHORT:
         return 1, 2 if seconds < 0.1 else 1
     return (4 if tokens < 32 else 2), 3
 
@@ -108,61 +109,97 @@ def run_trial(
         candidate.close()
 
 
+@dataclass
+class _Course:
+    """What a trial has seen so far.
+
+    Attributes:
+        arms: Both sides.
+        threads: Of each.
+        trial: What is filled.
+        timed, dropped: Runs, and those of them that something interrupted.
+        ahead: Times of first runs, for the early look alone: they are cold.
+    """
+
+    arms: tuple[Arm, Arm]
+    threads: int
+    trial: Trial
+    timed: int = 0
+    dropped: int = 0
+    ahead: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+
+    @property
+    def busy(self) -> bool:
+        """Whether other work interrupted more runs than bad luck explains."""
+        return self.dropped > DROPPED * self.timed + _BAD_LUCK
+
+    def pair(self, sides: tuple[int, int], shape: tuple[int, int]) -> None:
+        """A block of each arm; of one whose runs were all interrupted nothing is kept."""
+        found: list[float | None] = [None, None]
+        for side in sides:
+            timings = self.arms[side].block(*shape)
+            found[side], lost = block_time(timings, self.threads)
+            self.timed, self.dropped = self.timed + len(timings), self.dropped + lost
+            if side == 1:
+                self.trial.runs += [wall / 1e9 for wall, _ in timings]
+        a, b = found
+        if a is not None and b is not None:
+            self.trial.times[0].append(a)
+            self.trial.times[1].append(b)
+            self.trial.sessions[-1].append(math.log(b / a))
+
+    def clearly(self, rule: Rule) -> Look | None:
+        """The early look."""
+        baseline, candidate = (ahead + times for ahead, times in zip(self.ahead, self.trial.times, strict=True))
+        return clear((baseline, candidate), rule) if baseline else None
+
+
 def _trial(
     arms: tuple[Arm, Arm], rule: Rule, tokens: int, threads: int, budget: float, seed: int, clock: Callable[[], float]
 ) -> Trial:
     start, pick = clock(), random.Random(seed)
     trial = Trial(Look(INCONCLUSIVE, math.nan, -math.inf, math.inf, 0, 0), ([], []))
-    sessions = trial.sessions
-    timed = dropped = 0
+    course = _Course(arms, threads, trial)
     shape, groups = (2, 3), 1
 
     def late() -> bool:
-        waits = sum(map(len, sessions)) < rule.fewest_pairs and dropped <= DROPPED * timed + _BAD_LUCK
+        waits = sum(map(len, trial.sessions)) < rule.fewest_pairs and not course.busy
         return clock() - start > (LONGEST * budget if waits else budget)
 
     for number in range(rule.sessions[1]):
         for arm in arms if pick.random() < 0.5 else arms[::-1]:
             arm.open()
-        session: list[float] = []
-        sessions.append(session)
+        trial.sessions.append([])
         if number == 0:
-            seconds = _first(arms)
+            first = _first(arms, pick)
+            seconds = [min(wall for wall, _ in timings) / 1e9 for timings in first]
             shape = plan(max(seconds), tokens)
             pair = sum(shape) * sum(seconds)
             if pair * min(rule.clear_pairs) > LONGEST * budget:
                 return _too_long(trial, seconds, clock() - start, min(rule.clear_pairs), budget)
             # pairs come two at a time (ABBA or BAAB)
             groups = max(1, min(rule.pairs, int(budget / rule.sessions[1] / max(pair, 1e-9))) // 2)
+            cold = [block_time(timings, threads)[0] for timings in first]
+            if max(seconds) > LONG and cold[0] is not None and cold[1] is not None:
+                course.ahead = [cold[0]], [cold[1]]  # one run less of each; that it is cold can but widen the spread
         early = None
         for group in range(groups if number else max(groups, math.ceil(max(rule.clear_pairs) / 2))):
             if early or (group and late()):
                 break
-            order = (0, 1, 1, 0) if pick.random() < 0.5 else (1, 0, 0, 1)
-            found: list[tuple[int, float | None]] = []
-            for side in order:
-                timings = arms[side].block(*shape)
-                value, lost = block_time(timings, threads)
-                timed, dropped = timed + len(timings), dropped + lost
-                found.append((side, value))
-                if side == 1:
-                    trial.runs += [wall / 1e9 for wall, _ in timings]
-            for left, right in (found[:2], found[2:]):
-                a, b = (dict((left, right))[side] for side in (0, 1))
-                if a is not None and b is not None:
-                    trial.times[0].append(a)
-                    trial.times[1].append(b)
-                    session.append(math.log(b / a))
-                    early = early or (None if number else clear(trial.times, rule))
+            order = (0, 1) if pick.random() < 0.5 else (1, 0)
+            for sides in (order, order[::-1]):
+                if early is None:
+                    course.pair(sides, shape)
+                    early = None if number else course.clearly(rule)
         for arm in arms:
             arm.close()
-        trial.seconds, trial.dropped = clock() - start, dropped / max(1, timed)
+        trial.seconds, trial.dropped = clock() - start, course.dropped / max(1, course.timed)
         over = late()
         if early and trial.dropped <= DROPPED:
             trial.look = early
             return trial
-        if any(sessions) and (over or number + 1 >= rule.sessions[0]):
-            trial.look = look(sessions, rule)
+        if any(trial.sessions) and (over or number + 1 >= rule.sessions[0]):
+            trial.look = look(trial.sessions, rule)
             decides = number + 1 >= rule.sessions[0] and trial.dropped <= DROPPED
             if decides and trial.look.outcome != INCONCLUSIVE:
                 return trial
@@ -176,12 +213,13 @@ def _trial(
     return trial
 
 
-def _first(arms: tuple[Arm, Arm]) -> list[float]:
-    """About how long a run of each arm takes, seconds. Long runs run once: the first run of a session costs them little."""
-    found = [arm.block(0, 1) for arm in arms]
-    if max(wall for (wall, _), *_ in found) <= LONG * 1e9:
-        found = [arm.block(1, 2) for arm in arms]
-    return [min(wall for wall, _ in timings) / 1e9 for timings in found]
+def _first(arms: tuple[Arm, Arm], pick: random.Random) -> list[list[Timing]]:
+    """First runs of each arm, which tell about how long a run takes; of short runs the first one of all tells little."""
+    order = (0, 1) if pick.random() < 0.5 else (1, 0)
+    found = {side: arms[side].block(0, 1) for side in order}
+    if max(wall for timings in found.values() for wall, _ in timings) <= SHORT * 1e9:
+        found = {side: arms[side].block(1, 2) for side in order}
+    return [found[0], found[1]]
 
 
 def _too_long(trial: Trial, seconds: list[float], spent: float, pairs: int, budget: float) -> Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from qguard.encoders.runtimes import TEXTS
 from qguard.encoders.tokenizer import TextTokenizer
 from qguard.errors import MeasurementProblem
 from qguard.outputs import empty, finite, joined
+from qguard.robustness.exact import Exact
 from qguard.robustness.metrics import COSINE, Tried
 from qguard.vectors.similarity import COSINE as COSINE_SIMILARITY
 from qguard.vectors.similarity import Similarity
@@ -30,7 +31,7 @@ class Probe:
     Attributes:
         candidate: Encodes what the artifact's own tokenizer gives, or the texts themselves; token ids then only say how long
             these are, and neither they nor padding are compared.
-        fp32: Encodes what the base model's tokenizer gives.
+        exact: fp32 of what the base model's tokenizer gives.
         tokenizer: The base model's.
         normalize: Whether the pipeline declares unit norm.
         longest: Tokens that the model reads.
@@ -38,18 +39,17 @@ class Probe:
     """
 
     candidate: Encoder
-    fp32: Encoder
+    exact: Exact
     tokenizer: TextTokenizer
     normalize: bool
     longest: int
     similarity: Similarity = COSINE_SIMILARITY
-    _exact: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, texts: Sequence[str]) -> list[Tried]:
+    def __call__(self, texts: Sequence[str], ways: bool = True) -> list[Tried]:
         """The values of each text; texts without any token are left out, for nothing is embedded.
 
         Texts of up to :data:`LONG` tokens make one batch, each longer one another. Two of the batch, the shortest, which has
-        the most padding in it, and the last, are also encoded alone, with more padding, and once more.
+        the most padding in it, and the last, are also encoded alone, with more padding, and once more, unless ``ways`` is false.
 
         Raises:
             MeasurementProblem: when fp32 itself gives no vector to compare with.
@@ -64,12 +64,12 @@ class Probe:
         batch = [i for i in range(n) if len(own[i]) <= LONG]
         long = [i for i in range(n) if len(own[i]) > LONG]
         mixed = batch or long[:1]
-        alone = sorted({min(mixed, key=lambda i: (len(own[i]), i)), mixed[-1]})
+        alone = sorted({min(mixed, key=lambda i: (len(own[i]), i)), mixed[-1]}) if ways else []
         padded = len(batch) * max((len(own[i]) for i in batch), default=0)
-        reverse = batch[::-1] if len(batch) > 1 and padded <= TURNED else []
+        reverse = batch[::-1] if ways and len(batch) > 1 and padded <= TURNED else []
         whole = self.candidate.takes == TEXTS
         rows = self.candidate.rows(texts) if whole else own
-        vectors = self._encoded(rows, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, alone[0]])
+        vectors = self._encoded(rows, [*([batch] if batch else []), *([i] for i in long)], reverse, [*alone, *alone[:1]])
         plain, turned, single = vectors[:n], vectors[n : n + len(reverse)], vectors[n + len(reverse) :]
         bad = ~finite(plain) | (empty(plain) if self.similarity.refuses_zeros else False)
         alike = partial(_cosine, similarity=self.similarity)
@@ -90,6 +90,8 @@ class Probe:
         if self.normalize:
             put("norm_error", range(n), [float(abs(x - 1)) for x in np.linalg.norm(plain, axis=1)])
         put("order_cosine_min", reverse, alike(turned, plain[reverse]) if reverse else [])
+        if not alone:
+            return [Tried(t, v) for t, v in zip(texts, values, strict=True)]
         if len(batch) > 1:
             put("batch_cosine_min", alone, alike(single[:-1], plain[alone]))
         put("repeat_cosine_min", alone[:1], alike(single[-1:], single[:1]))
@@ -112,17 +114,12 @@ class Probe:
         return self.candidate.encode_batches(rows, [*batches, *turned, *singles]).astype(np.float64)
 
     def _of_fp32(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Any:
-        """fp32's vectors (n, dim), each text encoded once: a search comes back to the same texts."""
-        new = list({t: i for i, t in enumerate(texts) if t not in self._exact}.values())
-        if new:
-            found: Any = self.fp32.encode_batches([ids[i] for i in new], [[k] for k in range(len(new))]).astype(np.float64)
-            broken = ~finite(found) | (empty(found) if self.similarity.refuses_zeros else False)
-            if broken.any():  # nothing to compare with
-                raise MeasurementProblem(
-                    f"fp32 itself gives NaN, infinity or zeros for {texts[new[int(broken.argmax())]][:60]!r}"
-                )
-            self._exact.update((texts[i], found[k : k + 1]) for k, i in enumerate(new))
-        return joined([self._exact[t] for t in texts])
+        """fp32's vectors (n, dim)."""
+        found = self.exact(ids)
+        for text, vector in zip(texts, found, strict=True):
+            if not finite(vector).all() or (self.similarity.refuses_zeros and empty(vector).any()):  # nothing to compare with
+                raise MeasurementProblem(f"fp32 itself gives NaN, infinity or zeros for {text[:60]!r}")
+        return joined(found)
 
 
 def _cosine(a: Any, b: Any, similarity: Similarity = COSINE_SIMILARITY) -> list[float]:

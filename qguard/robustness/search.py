@@ -1,20 +1,34 @@
-"""The search: Hypothesis generates batches, climbs toward the largest drift, and shrinks what breaks a bound."""
+"""The search: batches that Hypothesis drew, then changes of the worst texts; Hypothesis shrinks what breaks a bound."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from qguard.errors import MeasurementProblem, QguardError
 from qguard.gates import Gate
+from qguard.machine.cpu import cores
+from qguard.robustness.drawn import BATCH, SIZE, drawn
 from qguard.robustness.metrics import COSINE, Tried
+from qguard.texts.mutations import mutate
 
-BATCH, SIZE = 8, 6  # texts of a batch, and pieces of an ordinary text: short ones are a second's work
+WAYS = 3  # one batch of so many is encoded in all the ways that must give the same vectors
+CLIMBS, MUTANTS = 4, 8  # times that the worst texts are changed, and how many texts come of it
 SHRINKING = 10.0  # seconds; what is not yet minimal by then is shown as it is
 
-Look = Callable[[Sequence[str]], list[Tried]]
+
+class Look(Protocol):
+    """The values of a batch's texts."""
+
+    def __call__(self, texts: Sequence[str], ways: bool = True) -> list[Tried]:
+        """As of :class:`qguard.robustness.probe.Probe`."""
+        ...
+
+
 E = TypeVar("E", bound=Exception)
 
 
@@ -26,6 +40,7 @@ class Found:
         tried: Every text in every batch.
         broken: The text on which a bound did not hold, shrunk; ``None`` where all held.
         batch: The batch that it was in.
+        error: What the encoder failed with on ``batch``.
         replayed: It was known from an earlier run or from the project's own file; nothing was generated.
         seed: Of the generated batches.
         seconds: That it took.
@@ -34,6 +49,7 @@ class Found:
     tried: list[Tried] = field(default_factory=list)
     broken: str | None = None
     batch: tuple[str, ...] = ()
+    error: QguardError | None = None
     replayed: bool = False
     seed: int = 0
     seconds: float = 0.0
@@ -71,8 +87,8 @@ def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, know
         if (text := _violating(tried, gates)) is not None:
             found.broken, found.batch, found.replayed = text, batch, True
             break
-    if not found.replayed:
-        _generate(look, gates, examples, found)
+    if not found.replayed and not _holds(look, gates, drawn(examples, seed), found):
+        _shrink(look, gates, examples, found)
     if not found.tried:
         raise MeasurementProblem("no generated text has any token; robustness was not measured")
     found.seconds = time.monotonic() - start
@@ -90,7 +106,48 @@ def _violating(tried: Sequence[Tried], gates: Sequence[Gate]) -> str | None:
     return max(beyond)[1] if beyond else None
 
 
-def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) -> None:
+def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]], found: Found) -> bool:
+    """Whether all bounds hold on these batches and on changes of their worst texts; else ``found`` has what breaks one."""
+
+    def tried(number: int) -> list[Tried] | QguardError:
+        try:
+            return look(batches[number], number % WAYS == 0)
+        except QguardError as e:
+            return e
+
+    with ThreadPoolExecutor(cores()) as pool:  # what one batch computes is too little for all cores
+        for batch, values in zip(batches, pool.map(tried, range(len(batches))), strict=True):
+            if isinstance(values, QguardError):
+                found.error, found.batch = values, batch
+                return False
+            found.tried += values
+            if (text := _violating(values, gates)) is not None:
+                found.broken, found.batch = text, batch
+                return False
+    pick = random.Random(found.seed)
+    for _ in range(CLIMBS):
+        worst = sorted((t for t in found.tried if COSINE in t.values), key=lambda t: t.values[COSINE])[:MUTANTS]
+        if not worst:
+            break
+        texts = tuple(dict.fromkeys(mutate(pick, t.text, pick.choice(worst).text)[0] for t in worst))
+        try:
+            values = look(texts, False)
+        except QguardError as e:
+            found.error, found.batch = e, texts
+            return False
+        found.tried += values
+        if (text := _violating(values, gates)) is not None:
+            found.broken, found.batch = text, texts
+            return False
+    return True
+
+
+def _shrink(look: Look, gates: Sequence[Gate], examples: int, found: Found) -> None:
+    """Let Hypothesis come to what breaks a bound, or fails, and make it small; without, what was found stays as it is.
+
+    Raises:
+        MeasurementProblem: when the encoder fails on a text.
+    """
     import hypothesis
     from hypothesis import HealthCheck, Phase, Verbosity
 
@@ -154,6 +211,9 @@ def _generate(look: Look, gates: Sequence[Gate], examples: int, found: Found) ->
             raise smallest[1] from None
     except _Broken as e:  # that of the smallest batch, which Hypothesis runs last
         found.broken, found.batch = e.text, e.batch
+        return
+    if found.error is not None:  # Hypothesis met other texts
+        raise _failed(found.error, found.batch)
 
 
 def _failed(error: QguardError, batch: tuple[str, ...]) -> MeasurementProblem:
