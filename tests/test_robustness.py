@@ -13,16 +13,19 @@ from onnx import numpy_helper
 
 from qguard.config import load_config
 from qguard.encoders.tokenizer import TextTokenizer
-from qguard.errors import MeasurementProblem, UsageProblem
+from qguard.errors import ArtifactProblem, MeasurementProblem, UsageProblem
 from qguard.gates import Gate
+from qguard.judging.fp32 import fp32_encoder
 from qguard.judging.robustness import probe_of
 from qguard.judging.session import Session, Target
 from qguard.metrics.bounds import Bound
 from qguard.precisions import parse_precision
+from qguard.robustness import drawn as drawing
+from qguard.robustness.exact import Exact
 from qguard.robustness.features import describe, scripts
 from qguard.robustness.kept import read_kept
 from qguard.robustness.metrics import Tried
-from qguard.robustness.search import search
+from qguard.robustness.search import CLIMBS, search
 from tests import faults
 from tests.conftest import ROOT
 from tests.processes import run_pytest
@@ -230,6 +233,78 @@ def test_options_of_hypothesis_reach_the_gate(pytester, small, int8, monkeypatch
     out = pytester.runpytest_subprocess(*args, "--hypothesis-profile", "wide", "--hypothesis-seed", "11").stdout.str()
     assert "examples=7 seed=11" in out
     assert "test_robustness[int8-minilm-own]" in out
+
+
+def test_a_warm_run_draws_nothing_and_runs_no_fp32(small, int8, monkeypatch, tmp_path):
+    """Equal seeds give equal texts; what was known of them is known."""
+    for module in ("drawn", "exact"):
+        monkeypatch.setattr(f"qguard.robustness.{module}.cache_folder", lambda: tmp_path)
+    first, _ = judged(small, artifact=int8.file)
+    drew, ran = [], []
+    draw = drawing._draw
+    monkeypatch.setattr(drawing, "_draw", lambda *a: drew.append(a) or draw(*a))
+    monkeypatch.setattr("qguard.judging.robustness.fp32_encoder", lambda *a: ran.append(a) or fp32_encoder(*a))
+    second, _ = judged(small, artifact=int8.file)
+    assert (drew, ran) == ([], [])
+    assert {n: c.value for n, c in first.items()} == {n: c.value for n, c in second.items()}
+    for name in ("drawn.json", "fp32-*.npz"):
+        (file,) = (tmp_path / "robustness").glob(name)
+        file.write_bytes(file.read_bytes()[:-20])  # a damaged cache is computed again
+    third, _ = judged(small, artifact=int8.file)
+    assert (len(drew), len(ran)) == (1, 1)
+    assert {n: c.value for n, c in first.items()} == {n: c.value for n, c in third.items()}
+
+
+def test_other_seeds_and_other_machines_know_nothing_of_each_other(monkeypatch, tmp_path):
+    for module in ("drawn", "exact"):
+        monkeypatch.setattr(f"qguard.robustness.{module}.cache_folder", lambda: tmp_path)
+    one = drawing.drawn(5, 0)
+    assert drawing.drawn(5, 0) == one
+    assert drawing.drawn(5, 1) != one
+    assert len(drawing.drawn(9, 0)) > len(one)
+    ran = []
+
+    def encode(ids):
+        ran.append(len(ids))
+        return np.array([[sum(row), 1.0] for row in ids])
+
+    def exact(key):
+        made = Exact(encode, key)
+        out = np.concatenate(made([[1, 2], [3], [1, 2]]))
+        made.keep()
+        return out
+
+    assert exact(["a"]).tolist() == [[3, 1], [3, 1], [3, 1]]
+    assert exact(["a"]).tolist() == [[3, 1], [3, 1], [3, 1]]
+    assert ran == [2]
+    exact(["b"])
+    exact(None)
+    assert ran == [2, 2, 2]
+
+
+def test_an_encoder_that_fails_on_a_text_is_told_with_a_small_batch(small):
+    def look(texts, ways=True):
+        if any("e" in t for t in texts):
+            raise ArtifactProblem("the runtime fell over")
+        return [Tried(t, {"robustness.cosine_min": 1.0}) for t in texts]
+
+    with pytest.raises(MeasurementProblem, match=r"the runtime fell over; the smallest batch found .*\['"):
+        search(look, [Gate("robustness.cosine_min", None, Bound(">=", 0.9))], 40)
+
+
+def test_changes_of_the_worst_texts_are_tried_too():
+    """A fault that no drawn text shows, and that a change of the worst ones does: each is a little worse than its parent."""
+    looked = []
+
+    def look(texts, ways=True):
+        looked.append((tuple(texts), ways))
+        return [Tried(t, {"robustness.cosine_min": 1.0 - 0.001 * (t.count(".") + t.count("!"))}) for t in texts]
+
+    found = search(look, [Gate("robustness.cosine_min", None, Bound(">=", 0.1))], 12)
+    drawn_batches = drawing.drawn(12, 0)
+    assert [texts for texts, _ in looked[-CLIMBS:]] != [tuple(b) for b in drawn_batches[-CLIMBS:]]
+    assert sorted(w for _, w in looked) == [False] * (len(looked) - 4) + [True] * 4  # one of three of twelve
+    assert found.broken is None
 
 
 def test_norms_are_numbers(small, int8):

@@ -24,6 +24,7 @@ from qguard.metrics.neighbours import Neighbours
 from qguard.models.pipeline import SIMILARITIES as DECLARED
 from qguard.models.pipeline import Pipeline, read_pipeline
 from qguard.precisions import parse_precision
+from qguard.robustness.exact import Exact
 from qguard.robustness.probe import Probe
 from qguard.suites import Pair, Suite, corpus
 from qguard.vectors.cosine import cosine
@@ -308,7 +309,7 @@ def test_a_length_that_depends_on_the_batch_is_found_where_it_counts(project, na
         for m in measure_invariance(loud, project.suite("own", name), project.token_ids(target), one)
     }  # fmt: skip
     assert (found["invariance.batch_cosine_min"] < 0.99) is one.by_length
-    tried = Probe(loud, sound, sound.tokenizer, False, 128, one)(["a", "an apple a day keeps the doctor away"])
+    tried = Probe(loud, Exact.of(lambda: sound), sound.tokenizer, False, 128, one)(["a", "an apple a day keeps the doctor away"])
     for what in ("cosine_min", "batch_cosine_min", "padding_cosine_min"):
         worst = min(t.values.get(f"robustness.{what}", 1) for t in tried)
         assert (worst < 0.995) is one.by_length, what

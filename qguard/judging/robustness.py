@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from qguard.encoders import Encoder
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
@@ -72,19 +67,12 @@ def probe_of(session: Session, precision: Precision, model: str) -> Probe:
     tokenizer = session.reference_tokenizer(model)
     fp32 = session.fp32(model, runtime)
 
-    @cache
-    def opened() -> Encoder:  # not where all is known from an earlier run
-        return fp32_encoder(session, model, runtime)
-
-    def encode(ids: Sequence[Sequence[int]]) -> Any:
-        found = opened().encode_batches(ids, [[k] for k in range(len(ids))])
-        return found.astype(np.float64)
-
     dense = session.kind(model) == DENSE
     files = fp32.provenance.get("files")
     key = [files, runtime, fingerprint(0, session.config.device), pipeline.sha256()] if dense and files else None
     longest = pipeline.max_seq_length
-    return Probe(candidate, Exact(encode, key), tokenizer, pipeline.unit_length, longest, session.similarity(model))
+    exact = Exact.of(lambda: fp32_encoder(session, model, runtime), key)
+    return Probe(candidate, exact, tokenizer, pipeline.unit_length, longest, session.similarity(model))
 
 
 @once

@@ -6,12 +6,14 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from qguard.encoders import Encoder
 from qguard.files import cache_folder, sha256_json, write_atomic
 
 LARGEST = 4000  # texts that are kept
@@ -32,6 +34,12 @@ class Exact:
         self._used: dict[str, Any] = {}
         self._new = False
         self._lock = Lock()
+
+    @classmethod
+    def of(cls, opened: Callable[[], Encoder], key: Any = None) -> Exact:
+        """Of an encoder, which is opened when it is needed; each text is a batch of its own."""
+        encoder = cache(opened)
+        return cls(lambda ids: encoder().encode_batches(ids, [[k] for k in range(len(ids))]).astype(np.float64), key)
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> list[Any]:
         """The outputs of each text, float64 (1, dim)."""

@@ -109,6 +109,8 @@ def _violating(tried: Sequence[Tried], gates: Sequence[Gate]) -> str | None:
 def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]], found: Found) -> bool:
     """Whether all bounds hold on these batches and on changes of their worst texts; else ``found`` has what breaks one."""
 
+    known = len(found.tried)
+
     def tried(number: int) -> list[Tried] | QguardError:
         try:
             return look(batches[number], number % WAYS == 0)
@@ -124,9 +126,9 @@ def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]]
             if (text := _violating(values, gates)) is not None:
                 found.broken, found.batch = text, batch
                 return False
-    pick = random.Random(found.seed)
+    pick, generated = random.Random(found.seed), found.tried[known:]  # equal in every run, whatever earlier ones kept
     for _ in range(CLIMBS):
-        worst = sorted((t for t in found.tried if COSINE in t.values), key=lambda t: t.values[COSINE])[:MUTANTS]
+        worst = sorted((t for t in generated if COSINE in t.values), key=lambda t: t.values[COSINE])[:MUTANTS]
         if not worst:
             break
         texts = tuple(dict.fromkeys(mutate(pick, t.text, pick.choice(worst).text)[0] for t in worst))
@@ -136,6 +138,7 @@ def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]]
             found.error, found.batch = e, texts
             return False
         found.tried += values
+        generated += values
         if (text := _violating(values, gates)) is not None:
             found.broken, found.batch = text, texts
             return False
