@@ -101,6 +101,34 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
         raise ArtifactProblem(f"cannot write {folder.name}: {e.strerror or e}") from e
 
 
+def replaced(artifact: Artifact, file: Path, folder: Path) -> None:
+    """Copy an artifact to an empty folder with another ONNX file in place of its own, without the record of how that was made.
+
+    Args:
+        artifact: A folder of tokenizer, modules and one ONNX file; of such a file alone nothing else is copied.
+        file: Takes its place, with the data beside it.
+        folder: Where to; it is empty or not there.
+
+    Raises:
+        OSError: when the disk does not take it.
+    """
+    assert artifact.file is not None
+    if folder.exists():
+        folder.rmdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if (artifact.folder / "modules.json").exists() and artifact.file.is_relative_to(artifact.folder):
+        copy_files(artifact.folder, folder)
+        (folder / PROVENANCE).unlink(missing_ok=True)
+        target = folder / artifact.file.relative_to(artifact.folder)
+    else:
+        folder.mkdir()
+        target = folder / artifact.file.name
+    for old in target.parent.glob(f"{target.name}*"):
+        old.unlink()
+    for new in file.parent.glob(f"{file.name}*"):
+        shutil.copyfile(new, target.with_name(f"{target.name}{new.name.removeprefix(file.name)}"))
+
+
 def describe(artifact: Artifact, model: Model, precision: Precision, folder: Path) -> str:
     """Size, quantized share and calibration of an artifact, and how to judge it in ``folder``."""
     found = {m.name: m for m in measure_artifact(artifact, model, precision.recipe, precision.runtime)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from qguard.cli import main
+from qguard.commands.diagnose import _keep
 from qguard.config import load_config
 from qguard.diagnosis import command, diagnosable
 from qguard.diagnosis.activations import layer_errors, standing_out, words
@@ -284,8 +286,16 @@ def test_exclusion_finds_the_one_layer_and_says_what_stands_in_the_way(project, 
 
     monkeypatch.setattr(LayerExchange, "__init__", few)
     monkeypatch.setattr("qguard.judging.compare.SECONDS", 0.2)
-    found = Examination(project(file), TARGET, 24).run()
+    made = shutil.copytree(int8.folder, tmp_path / "made")
+    shutil.copyfile(file, made / "onnx" / "model.onnx")
+    (made / "qguard.json").unlink()
+    written = tmp_path / "out"
+    found = Examination(project(made), TARGET, 24, partial(_keep, written)).run()
     assert found.failing
+    names = {p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file()}
+    assert {p.relative_to(written).as_posix() for p in written.rglob("*") if p.is_file()} == names
+    failed = [c.name for c in project(written).checks(TARGET, "embedding") if c.outcome == "fail"]
+    assert failed == []
     assert found.exclusion.costs[0].unit.layer == DENSE
     assert [u.layer for u in found.exclusion.chosen] == [DENSE]
     assert found.exclusion.holds

@@ -51,11 +51,13 @@ class Examination:
         session: Holds model, golden and artifact.
         target: Precision, model and suite.
         texts: How many texts layers and costs are measured on, at least 2.
+        keep: Called with the artifact and the file in which the layers that were chosen are in fp32, while that file is there.
     """
 
     session: Session
     target: Target
     texts: int
+    keep: Callable[[Artifact, Path], None] | None = None
 
     @cached_property
     def artifact(self) -> Artifact:
@@ -278,6 +280,8 @@ class Examination:
             if not chosen:
                 return Exclusion(tuple(found))
             mended = replace(self.artifact, file=exchange.without(chosen, folder / "model.onnx"))
+            if self.keep is not None and mended.file is not None:
+                self.keep(self.artifact, mended.file)
             size = (self.artifact.bytes, mended.bytes, fp32.bytes)
             left = self.others(Session(self.session.config, mended.file), self.target)
             return Exclusion(tuple(found), chosen, True, left, size, self._speed(fp32, mended))
