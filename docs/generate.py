@@ -88,12 +88,15 @@ def qguard_page() -> str:
 
 def precisions_page() -> str:
     """Every recipe that comes with qguard, and what a record of another package says."""
-    from qguard.precisions import Recipe, precision_of
+    from qguard.encoders.runtimes import RUNTIMES
+    from qguard.extras import extra_of, install
+    from qguard.precisions import NOT_BUILT, Recipe, precision_of
     from qguard.precisions.own import RECIPES
 
     rows = []
     for r in RECIPES:
-        needs = f"`pip install 'qguard[{r.extra}]'`" if r.extra else ""
+        packages = [*r.packages, *(() if r.make == NOT_BUILT else RUNTIMES.find(r.runtime).libraries)]
+        needs = f"`{install(*sorted({p for p in packages if extra_of(p)}))}`" if any(map(extra_of, packages)) else ""
         cells = [f"`{precision_of(r)}`", r.runtime, r.description, f"`{r.weights}`", f"{r.width.least_cosine:g}"]
         rows.append([*cells, f"`{r.speedup}`" if r.speedup else "", needs])
     head = ["precision", "runtime", "model", "weights", "least mean cosine", "promised speed-up", "needs"]
