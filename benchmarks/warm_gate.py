@@ -1,10 +1,11 @@
 """Whole-process time of the warm int8 gate against benchmarks/minimal_gate.py, in turn. Run in the project's root.
 
-usage: python benchmarks/warm_gate.py [REV]
+usage: python benchmarks/warm_gate.py [REV [--whole]]
 
 The ratio is that of the gate without generated texts, which the minimal script has none of; with them is a column of its own.
 With REV the gate of that commit runs in turn with today's instead, with the packages of this environment, and the ratio is
-today's time over its; both without generated texts.
+today's time over its; both without generated texts. With --whole both judge every family in six latency buckets, as
+`pytest --precision int8` does, five times each.
 """
 
 import json
@@ -28,10 +29,10 @@ GATE = ["-m", "pytest", "--pyargs", "qguard.gate", "--precision", "int8", "--qgu
 REPEATS = 8
 
 
-def medians(commands: dict[str, tuple[list[str], Path, dict[str, str]]]) -> dict[str, float]:
+def medians(commands: dict[str, tuple[list[str], Path, dict[str, str]]], repeats: int = REPEATS) -> dict[str, float]:
     """Median seconds of each command, all of them in turn; the first time of each, which warms the file cache, is left out."""
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for name, (command, folder, environment) in commands.items():
             start = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=folder)
@@ -40,8 +41,9 @@ def medians(commands: dict[str, tuple[list[str], Path, dict[str, str]]]) -> dict
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def against(rev: str) -> None:
+def against(rev: str, whole: bool) -> None:
     """Today's gate and that of another commit."""
+    gate = ["-m", "pytest", "--pyargs", "qguard.gate", "--precision", "int8"] if whole else [*GATE, "--qguard-robustness=off"]
     here = Path().resolve()
     with tempfile.TemporaryDirectory() as work:
         then = Path(work) / "then"
@@ -51,10 +53,11 @@ def against(rev: str) -> None:
         for name, root in (("then", then), ("now", here)):
             paths = {"PYTHONPATH": str(root), "QGUARD_CACHE": str(Path(work) / f"cache-{name}"), "HF_HUB_OFFLINE": "1"}
             options = [f"--qguard-config={root / 'pyproject.toml'}", "--no-qguard-strict"]
-            command = [sys.executable, *GATE, *options, "--qguard-robustness=off"]
-            commands[name] = (command, root, ENVIRONMENT | paths)
-        found = medians(commands)
-    print(f"warm gate: {rev} {found['then']:.2f} s, now {found['now']:.2f} s, ratio {found['now'] / found['then']:.3f}")
+            commands[name] = ([sys.executable, *gate, *options], root, ENVIRONMENT | paths)
+        found = medians(commands, 5 if whole else REPEATS)
+    print(
+        f"warm gate{', whole' if whole else ''}: {rev} {found['then']:.2f} s, now {found['now']:.2f} s, ratio {found['now'] / found['then']:.3f}"
+    )
 
 
 def minimal() -> None:
@@ -77,4 +80,4 @@ def minimal() -> None:
 
 
 if __name__ == "__main__":
-    against(sys.argv[1]) if len(sys.argv) > 1 else minimal()
+    against(sys.argv[1], "--whole" in sys.argv) if len(sys.argv) > 1 else minimal()

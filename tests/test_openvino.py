@@ -14,15 +14,19 @@ import pytest
 from qguard.artifacts.artifact import open_artifact
 from qguard.config import load_config
 from qguard.encoders import open_encoder, open_runtime
+from qguard.encoders.openvino import properties_of
 from qguard.errors import ArtifactProblem, UsageProblem
 from qguard.judging.artifact import measure_artifact
 from qguard.judging.families import families_of
-from qguard.judging.session import Session
+from qguard.judging.session import Session, Target
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, same_outputs
 from qguard.latency.memory import peak_bytes
+from qguard.machine.cpu import saturates
+from qguard.onnx.edit import Graph
 from qguard.precisions import parse_precision
 from qguard.precisions.bounds import DEFAULT_BOUNDS
+from qguard.vectors.cosine import of_units, unit
 from tests.conftest import ROOT
 from tests.machine import needs_bf16
 
@@ -165,3 +169,24 @@ def test_latency_times_what_was_judged(harness, built, encoders):
     # computed in this thread: the trial tells interrupted runs by its CPU time
     assert (time.thread_time() - thread) / (time.process_time() - process) > 0.8
     assert 20e6 < peak_bytes(spec, batch) < 2e9
+
+
+@needs_openvino
+def test_static_is_int8_of_onnx_runtime_in_standard_operators(judged):
+    """OpenVINO joins them to integer products; on a CPU without VNNI these may overflow, which the check says (findings/)."""
+    session = Session(load_config(judged("dense")))
+    own, static = (Target(parse_precision(name), "tiny", "own") for name in ("int8", "int8-static@openvino"))
+    a, b = (session.embeddings(target).astype(np.float64) for target in (own, static))
+    if not saturates():
+        assert of_units(unit(a), unit(b)).min() > 0.999
+    artifact = session.artifact(static.precision, "tiny")
+    graph = Graph.read(artifact.file)
+    assert {n.domain for n in graph.nodes} == {""}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {n.op_type for n in graph.nodes}
+    checks = {c.name: c for c in session.checks(static, "artifact")}
+    assert checks["artifact.quantized_ops"].value == 1
+    assert "artifact.saturation" in checks
+    assert properties_of(artifact.file, "int8-static") == {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
