@@ -55,9 +55,8 @@ def against(rev: str, whole: bool) -> None:
             options = [f"--qguard-config={root / 'pyproject.toml'}", "--no-qguard-strict"]
             commands[name] = ([sys.executable, *gate, *options], root, ENVIRONMENT | paths)
         found = medians(commands, 5 if whole else REPEATS)
-    print(
-        f"warm gate{', whole' if whole else ''}: {rev} {found['then']:.2f} s, now {found['now']:.2f} s, ratio {found['now'] / found['then']:.3f}"
-    )
+    name, ratio = "warm gate" + ", whole" * whole, found["now"] / found["then"]
+    print(f"{name}: {rev} {found['then']:.2f} s, now {found['now']:.2f} s, ratio {ratio:.3f}")
 
 
 def minimal() -> None:
