@@ -14,6 +14,8 @@ from qguard.models.tensors import stored_tensors
 from qguard.onnx.read import read_graph, stored_array, tensors
 
 _SAMPLE = 16  # outputs that are enough to tell whose weights they are
+_SEEN = 96  # values of an output or an input that tell it from all others
+_NEAR = 0.6  # mean cosine of a few of them with the nearest of a matrix: inputs may be scaled, and unrelated ones are near 0.3
 _EXPLAINS = 0.25  # of an input's squared error that is left where its weights were scaled
 _SAME = 0.5  # relative error below which two matrices are the same weights; unrelated ones are near 1
 
@@ -106,6 +108,7 @@ class References:
 
     def __init__(self, matrices: Iterable[Any]) -> None:
         self._all = list[Any]()
+        self._known = dict[tuple[int, int], Any]()  # of a matrix: the values of its outputs, or inputs, that tell them apart
         self._by_inputs: dict[int, list[Any]] = {}
         self._samples: dict[tuple[int, int], Any] = {}
         for matrix in matrices:
@@ -139,35 +142,33 @@ class References:
     def _some(self, values: Any) -> list[Part]:
         """The matrix of which weights are some outputs, or else some inputs; none where there is none."""
         for axis in (1, 0):
-            other = values.shape[1 - axis]
+            count, other = values.shape[axis], values.shape[1 - axis]
             if other < _SAMPLE:  # too short to tell one from another
                 continue
-            larger = [r for r in self._all if r.shape[1 - axis] == other and r.shape[axis] > values.shape[axis]]
-            best: tuple[float, Any] = (_SAME, None)
-            few = np.unique(np.linspace(0, values.shape[axis] - 1, _SAMPLE).astype(int))
-            for r in larger:
-                reference = np.asarray(r[:, :], np.float32)
-                part = np.take(reference, _alike(np.take(values, few, axis), reference, axis), axis)
-                error = float(_error(np.take(values, few, axis), part))
-                best = min(best, (error, reference), key=lambda pair: pair[0])
-            if best[1] is None:
-                continue
-            at = _alike(values, best[1], axis)
-            if len({*at.tolist()}) < len(at):  # the same one twice is not some of them
-                continue
-            part = np.take(best[1], at, axis)
-            return [Part(slice(0, values.shape[1]), part, float(_error(values, part)), True)]
+            seen = np.unique(np.linspace(0, other - 1, _SEEN).astype(int))
+            few = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int))
+            some = np.take(values, few, axis)
+            larger = [r for r in self._all if r.shape[1 - axis] == other and r.shape[axis] > count]
+            for r in sorted(larger, key=lambda r: r.shape[axis]):  # what lacks few is likelier
+                if (id(r), axis) not in self._known:
+                    self._known[id(r), axis] = _units(np.take(np.asarray(r[:, :], np.float32), seen, 1 - axis), axis)
+                known = self._known[id(r), axis]
+                alike = _units(np.take(some, seen, 1 - axis), axis) @ known.T
+                if alike.max(1).mean() < _NEAR:
+                    continue
+                at = np.argmax(_units(np.take(values, seen, 1 - axis), axis) @ known.T, axis=1)
+                if len({*at.tolist()}) < count:  # the same one twice is not some of them
+                    continue
+                part = np.take(np.asarray(r[:, :], np.float32), at, axis)
+                if _error(some, np.take(part, few, axis)) < _SAME:
+                    return [Part(slice(0, values.shape[1]), part, float(_error(values, part)), True)]
         return []
 
 
-def _alike(values: Any, reference: Any, axis: int) -> Any:
-    """For each column (``axis`` 1) or row (0) of weights the most similar one of a reference, by cosine."""
-
-    def unit(array: Any) -> Any:
-        rows = np.asarray(array if axis == 0 else array.T, np.float32)
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-
-    return np.argmax(unit(values) @ unit(reference).T, axis=1)
+def _units(array: Any, axis: int) -> Any:
+    """Each column (``axis`` 1) or row (0) as a row of unit length."""
+    rows = np.asarray(array if axis == 0 else array.T, np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
 
 
 def scaled_like(values: Any, reference: Any) -> Any:
