@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qguard import accepted
@@ -14,7 +15,7 @@ from qguard.goldens import golden_folder
 from qguard.judging import load
 from qguard.kinds import CROSS_ENCODER
 from qguard.latency.check import GATED_TOKENS, Bucket, PlannedTrial, compare, same_outputs, spec_of
-from qguard.latency.memory import NAME, peak_bytes
+from qguard.latency.memory import NAME, kept_peak, peak_bytes
 from qguard.metrics import Measured
 from qguard.metrics.bounds import Bound
 from qguard.precisions import Precision, fp32_of
@@ -173,8 +174,10 @@ def memory(session: Session, target: Target, bucket: Bucket) -> list[Check]:
     candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads, device=device)
     baseline = session.fp32(target.model, candidate.runtime)
     fp32 = spec_of(baseline, fp32_of(candidate.runtime), threads, device=device)
+    known = baseline.provenance.get("files")
+    of_fp32 = partial(kept_peak, files=known) if known else peak_bytes
     with ThreadPoolExecutor(2 if baseline.bytes < SMALL else 1) as pool:  # nothing is timed meanwhile
-        peaks = list(pool.map(lambda spec: peak_bytes(spec, batch), (candidate, fp32)))
+        peaks = list(pool.map(lambda measure, spec: measure(spec, batch), (peak_bytes, of_fp32), (candidate, fp32)))
     words = f"{peaks[0] / 1e6:.0f} MB against {peaks[1] / 1e6:.0f} MB, {bucket.tokens} tokens x {bucket.batch}"
     measured = Measured(NAME, None, peaks[0] / peaks[1], 1, False, (words,))
     return judge([measured], session.gates(target.precision, target.model), target.suite)

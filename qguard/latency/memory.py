@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from qguard.files import cache_folder, dump_json, sha256_json, write_atomic
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.fresh import run_fresh
 
@@ -24,6 +25,37 @@ def peak_bytes(spec: ArmSpec, batch: Batch) -> int:
     """
     values = {"arm": spec.to_json(), "batch": [a.tolist() for a in batch]}
     return int(run_fresh("qguard.latency.memory", values, "memory could not be measured"))
+
+
+def kept_peak(spec: ArmSpec, batch: Batch, files: dict[str, str]) -> int:
+    """As :func:`peak_bytes`, of an artifact that qguard built: from the cache, where this machine has measured the same before.
+
+    A peak hardly moves from run to run, other than a time.
+
+    Args:
+        spec: The arm.
+        batch: Its batch.
+        files: Hashes of the artifact's files.
+    """
+    from qguard.latency.check import fingerprint
+
+    spec_values = {k: v for k, v in spec.to_json().items() if k != "path"}
+    shape = [list(a.shape) for a in batch]
+    key = sha256_json([files, spec_values, shape, fingerprint(spec.threads, spec.device)])
+    file = cache_folder() / "memory" / f"{key[:32]}.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["bytes"]
+        if isinstance(found, int) and found > 0:
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = peak_bytes(spec, batch)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, dump_json({"bytes": found}))
+    except OSError:  # a cache that cannot be written is none
+        pass
+    return found
 
 
 def main() -> None:
