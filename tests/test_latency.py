@@ -7,6 +7,7 @@ import math
 import random
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.stats import binom
 
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
+from qguard.latency import memory
 from qguard.latency.arms import ArmSpec
 from qguard.latency.check import Bucket, PlannedTrial, UntimedProblem, compare
 from qguard.latency.confirm import confirm
@@ -314,3 +316,20 @@ def test_a_fresh_process_that_dies_is_an_error_with_its_last_words():
     batch = np.ones((1, 16), np.int64), np.ones((1, 16), np.int64)
     with pytest.raises(MeasurementProblem, match=r"fresh process: .*nowhere\.onnx"):
         confirm(trial(1.3)[0], (spec, spec), batch, Rule(LIMIT), {"tokens": 16, "threads": 1, "budget": 1.0})
+
+
+def test_the_peak_of_fp32_is_measured_once_on_a_machine(monkeypatch, tmp_path):
+    """It is the same in every run, unlike a time; of another artifact, shape or machine nothing is known."""
+    measured = []
+    monkeypatch.setattr(memory, "peak_bytes", lambda spec, batch: measured.append(spec) or 1000 + len(measured))
+    monkeypatch.setattr(memory, "cache_folder", lambda: tmp_path)
+    spec, batch = ArmSpec("onnx", "a.onnx", "fp32"), (np.ones((2, 16), np.int64),) * 2
+    assert memory.kept_peak(spec, batch, {"a": "1"}) == 1001
+    assert memory.kept_peak(replace(spec, path="elsewhere.onnx"), batch, {"a": "1"}) == 1001
+    assert memory.kept_peak(spec, batch, {"a": "2"}) == 1002
+    assert memory.kept_peak(spec, tuple(b[:1] for b in batch), {"a": "1"}) == 1003
+    assert memory.kept_peak(replace(spec, threads=2), batch, {"a": "1"}) == 1004
+    for file in (tmp_path / "memory").iterdir():
+        file.write_text('{"bytes": "many"}')
+    assert memory.kept_peak(spec, batch, {"a": "1"}) == 1005
+    assert memory.kept_peak(spec, batch, {"a": "1"}) == 1005
