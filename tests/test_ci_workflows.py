@@ -65,7 +65,7 @@ def test_options_and_commands_in_the_files_exist():
     from qguard.cli import parser
 
     text = "\n".join(scripts().values())
-    calls = [m[0] for m in re.finditer(r"qguard (quantize|golden|merge|verify) .*?(?=$| \|\| | > )", text, re.M)]
+    calls = [m[0] for m in re.finditer(r"qguard (quantize|golden|merge|verify) .*?(?=$| \|\| | > |; )", text, re.M)]
     assert len(calls) >= 9
     for call in calls:
         words = [w.strip("\"'") for w in re.findall(r'"[^"]*"|\S+', call)]
