@@ -267,3 +267,17 @@ def test_the_picture_and_the_configuration_hold_what_was_found():
     toml = tomllib.loads(configuration(replace(rows[0], settings=settings)))
     assert toml["tool"]["qguard"]["precision"]["tuned"] == settings
     assert tomllib.loads(configuration(rows[0]))["tool"]["qguard"]["precision"]["tuned"] == {"recipe": "int8@onnx"}
+
+
+def test_calibration_texts_are_told_where_the_configuration_finds_them(project, tmp_path):
+    config = load_config(project)
+    own = config.calibration(str(project / "own.jsonl"))
+    tuned = replace(INT8, calibration=own, tuning=Tuning(outliers=8))
+    expected = {"recipe": "int8@onnx", "calibration": "own.jsonl", "outliers": 8}
+    assert searching.settings_of(tuned, config) == expected
+    (project / "deep").mkdir(exist_ok=True)
+    deep = config.model_copy(update={"folder": project / "deep"})
+    assert searching.settings_of(tuned, deep)["calibration"] == "../own.jsonl"
+    suite = replace(INT8, calibration=config.calibration("core"))
+    assert searching.settings_of(suite, config) == {"recipe": "int8@onnx", "calibration": "core"}
+    assert searching.settings_of(INT8, config) == {"recipe": "int8@onnx"}

@@ -81,7 +81,11 @@ def _planned(args: argparse.Namespace) -> tuple[Search, list[Precision]]:
     begin = parse_precisions(args.precision, config.precisions, config.own_precisions) if args.precision else usual()
     if odd := next((p for p in begin if p != p.plain or not p.runs_in.timed or p.recipe.make == NOT_BUILT), None):
         raise UsageProblem(f"{odd}: expected precisions that are made and timed here, with whole float32 vectors")
-    calibrations = [config.calibration(source) for source in args.calibration]
+    files = {source: Path(source).resolve() for source in args.calibration if source not in config.known_suites}
+    calibrations = [
+        config.calibration(str(files[source]) if source in files and files[source].exists() else source)
+        for source in args.calibration
+    ]
     gates = parse_precision(args.gates, config.own_precisions)
     out.mkdir(parents=True, exist_ok=True)
 

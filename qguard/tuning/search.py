@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from qguard.artifacts.layers import read_layers
 from qguard.boundary import step
+from qguard.config import Config
 from qguard.errors import MeasurementProblem, QguardError, UsageProblem
 from qguard.files import dump_json, sha256_json, write_atomic
 from qguard.gates.check import Check
@@ -94,7 +96,7 @@ class Search:
         base, golden = self.session.model(self.model), self.session.golden(self.model, self.suite)
         gates = [(g.metric, g.slice, str(g.bound)) for g in self.session.gates(self.gated_as, self.model)]
         machine = fingerprint(self.session.config.latency.threads)
-        parts = [base.weight_sha256, base.tokenizer_sha256, base.pipeline.sha256(), golden.manifest.get("sha256"), gates, seed]
+        parts = [base.weight_sha256, base.tokenizer_sha256, base.pipeline.sha256(), golden.manifest["data_sha256"], gates, seed]
         return sha256_json([*parts, self.session.suite(self.suite).sha256, machine])
 
     def _read(self) -> None:
@@ -128,7 +130,7 @@ class Search:
         if key in self.known:
             found = self.known[key][1]
         else:
-            session, settings = Session(self.session.config), settings_of(precision)
+            session, settings = Session(self.session.config), settings_of(precision, self.session.config)
             found = measured(session, self.target(precision), self.choosing, self.gated_as, key, settings)
             self.known[key] = (precision, found)
             self._keep()
@@ -257,9 +259,11 @@ class Search:
         return replace(row, speed=twice)
 
 
-def settings_of(precision: Precision) -> dict[str, Any]:
-    """A candidate as ``[tool.qguard.precision.NAME]`` gives it."""
+def settings_of(precision: Precision, config: Config) -> dict[str, Any]:
+    """A candidate as ``[tool.qguard.precision.NAME]`` gives it: calibration texts by a suite's name, or relative to its file."""
     found: dict[str, Any] = {"recipe": f"{precision.base}@{precision.runtime}"}
-    if precision.calibration is not None:
-        found |= {"calibration": precision.calibration.source}
+    if (calibration := precision.calibration) is not None:
+        path, name = calibration.path, calibration.source
+        file = isinstance(path, Path) and name not in config.known_suites
+        found |= {"calibration": os.path.relpath(str(path), str(config.folder)) if file else name}
     return found | (precision.tuning or Tuning()).given
