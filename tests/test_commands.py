@@ -187,7 +187,8 @@ def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, ca
     assert rows["int8"]["speed"]["64x32"] > 1
     assert rows["int8"]["bytes"] < rows["fp16@onnx"]["bytes"] < rows["fp32"]["bytes"]
     assert rows["fp32"]["values"]["ranking.overlap@10"] > rows["int8"]["values"]["ranking.overlap@10"]
-    assert rows["fp32"]["best"]
+    alike = rows["fp16@onnx"]["values"]["ranking.overlap@10"] == rows["fp32"]["values"]["ranking.overlap@10"]
+    assert rows["fp32"]["best"] or rows["fp32"]["busy"] or alike  # the smaller of two that give the same
     assert rows["int8"]["best"] or rows["int8"]["busy"]  # its speed counts where it could be measured
     assert not rows["seen"]["best"]
     assert "overlap@10" in out

@@ -59,7 +59,9 @@ def project(folder: Path, small: Path, model: str) -> Session:
     lines = (small / "own.jsonl").read_text().splitlines(keepends=True)
     (folder / "own.jsonl").write_text("".join(lines[-60:]))
     (folder / "pyproject.toml").write_text(
-        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.suite.own]\npath = "own.jsonl"\n' + f"[tool.qguard.models]\nm = {model}\n"
+        '[tool.qguard]\nsuites = ["own"]\n[tool.qguard.suite.own]\npath = "own.jsonl"\n'
+        + f"[tool.qguard.models]\nm = {model}\n"
+        + '[tool.qguard.gates.int8-dynamic]\n"similarity.spearman" = ">= 0.9"\n'  # short texts hardly differ in score
     )
     return Session(load_config(folder))
 

@@ -39,7 +39,13 @@ from tests import goldens
 INT8 = parse_precision("int8")
 STEP = 5  # of 120 texts
 # 24 texts have few neighbors
-GATES = '[tool.qguard.gates.int8]\n"ranking.overlap@10" = ">= 0.9"\n"ranking.top1" = ">= 0.8"\n"ranking.overlap@10[*]" = ">= 0"\n'
+# two dozen short texts hardly differ in score, so that their order is loose
+GATES = """[tool.qguard.gates.int8]
+"similarity.spearman" = ">= 0.98"
+"ranking.overlap@10" = ">= 0.9"
+"ranking.top1" = ">= 0.8"
+"ranking.overlap@10[*]" = ">= 0"
+"""
 
 
 @pytest.fixture(scope="module")

@@ -206,13 +206,14 @@ class Encoder:
     ) -> None:
         """Compute every batch, several side by side, and hand over their vectors in turn."""
         texts = sum(map(len, batches))
-        with ThreadPoolExecutor(self._workers) as pool, progress(f"encoding {texts} texts", texts, after=2.0) as advance:
+        with ThreadPoolExecutor(self.workers) as pool, progress(f"encoding {texts} texts", texts, after=2.0) as advance:
             for rows, vectors in zip(batches, pool.map(compute, batches), strict=True):  # raises what a batch raised
                 keep(rows, vectors)
                 advance(len(rows))
 
     @property
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """Batches that it computes side by side."""
         return self.runtime.workers
 
     def _batch(self, ids: Sequence[Any], padding: int = 0) -> Floats:
@@ -318,7 +319,8 @@ class TextEncoder(Encoder):
         raise AttributeError(name)
 
     @property
-    def _workers(self) -> int:
+    def workers(self) -> int:
+        """Batches that it computes side by side."""
         return self._record.parallel
 
     def _batch(self, ids: Sequence[Any], padding: int = 0) -> Floats:

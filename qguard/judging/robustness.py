@@ -87,7 +87,7 @@ def measure_robustness(session: Session, precision: Precision, model: str) -> li
     file = kept_file(base.weight_sha256, base.tokenizer_sha256, f"{precision.name}@{precision.runtime}")
     known = list(dict.fromkeys([*read_kept(file), *replayed(session)]))
     gates = gated(session, precision, model)
-    found = search(probe, gates, settings.examples, settings.seed, known)
+    found = search(probe, gates, settings.examples, settings.seed, known, probe.candidate.workers)
     probe.exact.keep()
     _keep_worst(file, found)
     values = reduced(found.tried, lambda text: describe(text, probe.tokenizer), found.broken)

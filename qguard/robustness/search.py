@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar
 
 from qguard.errors import MeasurementProblem, QguardError
 from qguard.gates import Gate
-from qguard.machine.cpu import cores
 from qguard.robustness.drawn import BATCH, SIZE, drawn
 from qguard.robustness.metrics import COSINE, Tried
 from qguard.texts.mutations import mutate
@@ -66,7 +65,7 @@ class _Late(BaseException):
     """Shrinking took its time: Hypothesis, for which this is no failure, ends. Batches that merely pass would let it go on."""
 
 
-def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, known: Sequence[str] = ()) -> Found:
+def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, known: Sequence[str] = (), workers: int = 1) -> Found:
     """Try known texts, then generated ones.
 
     Args:
@@ -75,6 +74,7 @@ def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, know
         examples: Batches to generate.
         seed: Of them: equal seeds try equal texts, with the same version of Hypothesis.
         known: Texts to try first; where one of them breaks a bound, nothing is generated.
+        workers: Batches to try side by side, where ``look`` may be called so.
 
     Raises:
         MeasurementProblem: when nothing could be tried, or the encoder fails on a text.
@@ -87,7 +87,7 @@ def search(look: Look, gates: Sequence[Gate], examples: int, seed: int = 0, know
         if (text := _violating(tried, gates)) is not None:
             found.broken, found.batch, found.replayed = text, batch, True
             break
-    if not found.replayed and not _holds(look, gates, drawn(examples, seed), found):
+    if not found.replayed and not _holds(look, gates, drawn(examples, seed), found, workers):
         _shrink(look, gates, examples, found)
     if not found.tried:
         raise MeasurementProblem("no generated text has any token; robustness was not measured")
@@ -106,7 +106,7 @@ def _violating(tried: Sequence[Tried], gates: Sequence[Gate]) -> str | None:
     return max(beyond)[1] if beyond else None
 
 
-def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]], found: Found) -> bool:
+def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]], found: Found, workers: int) -> bool:
     """Whether all bounds hold on these batches and on changes of their worst texts; else ``found`` has what breaks one."""
 
     known = len(found.tried)
@@ -117,7 +117,7 @@ def _holds(look: Look, gates: Sequence[Gate], batches: Sequence[tuple[str, ...]]
         except QguardError as e:
             return e
 
-    with ThreadPoolExecutor(cores()) as pool:  # what one batch computes is too little for all cores
+    with ThreadPoolExecutor(workers) as pool:  # what one batch computes is too little for all cores
         for batch, values in zip(batches, pool.map(tried, range(len(batches))), strict=True):
             if isinstance(values, QguardError):
                 found.error, found.batch = values, batch
