@@ -93,6 +93,15 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_kept(path: Path, data: bytes) -> None:
+    """Write a file of the cache that can be made again; a cache that cannot be written is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+    except OSError:
+        return
+
+
 def staged(path: Path, data: bytes) -> Path:
     """``data`` in a temporary file beside ``path``, flushed to disk and ready to be renamed to it; nothing is left on an error.
 

@@ -125,7 +125,7 @@ def test_split_and_gathered_give_the_same_values(between, form, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(outputs(whole, x, *names), outputs(gathered, x, *names), strict=True))
 
 
-def test_a_note_that_does_not_fit_changes_nothing(int8):
+def test_a_note_that_does_not_fit_changes_nothing():
     for value in ("[", '[["y"]]', '[["y", ["sum"], [-1]]]', '[["nowhere", ["sum"], [0, 1]]]', "7", '[["y", ["sum"], [99999]]]'):
         graph = two_layers(RELU)
         before = graph.model.SerializeToString()

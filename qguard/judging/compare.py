@@ -139,7 +139,7 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
             key = target.precision.plain, target.model
             if key not in speeds:
                 timed = BUCKETS if target.precision.runs_in.timed else ()
-                speeds[key] = {str(b): _speed(session, target, b) for b in timed}
+                speeds[key] = {str(b): speed(session, target, b) for b in timed}
             found = speeds[key]
             busy = tuple(b for b, (_, interrupted) in found.items() if interrupted)
             rows.append(replace(row, speed={b: ratio for b, (ratio, _) in found.items()}, busy=busy))
@@ -168,11 +168,13 @@ def _judged(session: Session, target: Target, row: Row) -> Row:
     return replace(row, verdict=verdict, failed=failed, error="; ".join(problems) or None)
 
 
-def _speed(session: Session, target: Target, bucket: Bucket) -> tuple[float, bool]:
+def speed(session: Session, target: Target, bucket: Bucket) -> tuple[float, bool]:
+    """Time of fp32 in ONNX Runtime over the target's in a short trial, and whether other work interrupted too many runs."""
     threads = session.config.latency.threads
     base = Precision("fp32", "onnx")
     batch = bucket.fill(session.golden(target.model, target.suite).token_ids)
-    fp32, candidate = (spec_of(session.artifact(p, target.model), p, threads) for p in (base, target.precision))
+    fp32 = spec_of(session.fp32(target.model, base.runtime), base, threads)
+    candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads)
     return (1.0, False) if fp32 == candidate else timed_ratio(fp32, candidate, batch, bucket.tokens)
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qguard.files import cache_folder, dump_json, sha256_json, write_atomic
+from qguard.files import cache_folder, dump_json, sha256_json, write_kept
 from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.fresh import run_fresh
 
@@ -50,11 +50,7 @@ def kept_peak(spec: ArmSpec, batch: Batch, files: dict[str, str]) -> int:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     found = peak_bytes(spec, batch)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, dump_json({"bytes": found}))
-    except OSError:  # a cache that cannot be written is none
-        pass
+    write_kept(file, dump_json({"bytes": found}))
     return found
 
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from qguard.files import cache_folder, sha256_file, sha256_json, write_atomic
+from qguard.files import cache_folder, sha256_file, sha256_json, write_kept
 from qguard.machine.versions import installed
 
 BATCH, SIZE = 8, 6  # texts of a batch, and pieces of an ordinary text: short ones are a second's work
@@ -26,11 +26,7 @@ def drawn(examples: int, seed: int) -> list[tuple[str, ...]]:
     if (found := _read(file, key)) is not None:
         return found
     made = _draw(examples, seed)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps({"key": key, "batches": made}).encode())
-    except OSError:  # a cache that cannot be written is none
-        pass
+    write_kept(file, json.dumps({"key": key, "batches": made}).encode())
     return made
 
 

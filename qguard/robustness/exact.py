@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qguard.encoders import Encoder
-from qguard.files import cache_folder, sha256_json, write_atomic
+from qguard.files import cache_folder, sha256_json, write_kept
 
 LARGEST = 4000  # texts that are kept
 
@@ -64,11 +64,7 @@ class Exact:
         buffer = io.BytesIO()
         vectors = np.concatenate(list(rows.values())).astype(np.float32)
         np.savez(buffer, names=np.frombuffer(json.dumps(list(rows)).encode(), np.uint8), vectors=vectors)
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._file, buffer.getvalue())
-        except OSError:
-            return
+        write_kept(self._file, buffer.getvalue())
 
 
 def _name(ids: Sequence[int]) -> str:

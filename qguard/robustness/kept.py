@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qguard.files import cache_folder, sha256_json, write_atomic
+from qguard.files import cache_folder, sha256_json, write_kept
 
 MOST = 16  # texts: they cost a tenth of a second
 
@@ -38,8 +38,4 @@ def read_kept(file: Path) -> list[str]:
 def keep(file: Path, texts: Sequence[str]) -> None:
     """Store texts, worst first; a cache that cannot be written is none."""
     lines = [json.dumps({"text": t}) + "\n" for t in dict.fromkeys(texts)]
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, "".join(lines[:MOST]).encode())
-    except OSError:
-        return
+    write_kept(file, "".join(lines[:MOST]).encode())

@@ -11,9 +11,8 @@ from typing import Any
 from qguard.errors import QguardError
 from qguard.families import measure, sampled
 from qguard.gates.check import Check, judge
-from qguard.judging.compare import BUCKETS, SHOWN, timed_ratio
+from qguard.judging.compare import BUCKETS, SHOWN, speed
 from qguard.judging.session import Session, Target
-from qguard.latency.check import spec_of
 from qguard.metrics import Comparison
 from qguard.precisions import Precision
 from qguard.tuning.space import described
@@ -128,8 +127,4 @@ def _missed(check: Check) -> float:
 
 def speeds(session: Session, target: Target) -> dict[str, tuple[float, bool]]:
     """Bucket → time of fp32 in ONNX Runtime over the candidate's, and whether other work interrupted too many runs."""
-    threads, base = session.config.latency.threads, Precision("fp32", "onnx")
-    fp32 = spec_of(session.fp32(target.model, "onnx"), base, threads)
-    candidate = spec_of(session.artifact(target.precision, target.model), target.precision, threads)
-    ids = session.golden(target.model, target.suite).token_ids
-    return {str(b): timed_ratio(fp32, candidate, b.fill(ids), b.tokens) for b in BUCKETS}
+    return {str(bucket): speed(session, target, bucket) for bucket in BUCKETS}

@@ -107,13 +107,11 @@ class References:
     """
 
     def __init__(self, matrices: Iterable[Any]) -> None:
-        self._all = list[Any]()
         self._known = dict[tuple[int, int], Any]()  # of a matrix: the values of its outputs, or inputs, that tell them apart
         self._by_inputs: dict[int, list[Any]] = {}
         self._samples: dict[tuple[int, int], Any] = {}
         for matrix in matrices:
             self._by_inputs.setdefault(matrix.shape[0], []).append(matrix)
-            self._all.append(matrix)
 
     def parts(self, values: Any) -> list[Part]:
         """The counterparts of weights (inputs, outputs); none where no matrix has such a shape.
@@ -148,7 +146,9 @@ class References:
             seen = np.unique(np.linspace(0, other - 1, _SEEN).astype(int))
             few = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int))
             some = np.take(values, few, axis)
-            larger = [r for r in self._all if r.shape[1 - axis] == other and r.shape[axis] > count]
+            larger = [
+                r for some_of in self._by_inputs.values() for r in some_of if r.shape[1 - axis] == other and r.shape[axis] > count
+            ]
             for r in sorted(larger, key=lambda r: r.shape[axis]):  # what lacks few is likelier
                 if (id(r), axis) not in self._known:
                     self._known[id(r), axis] = _units(np.take(np.asarray(r[:, :], np.float32), seen, 1 - axis), axis)
