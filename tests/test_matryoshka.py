@@ -224,7 +224,7 @@ def test_a_gate_on_truncation_is_judged(made, tmp_path):
 
 
 def test_compare_sweeps_dimensions_precisions_and_stored_vectors(made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("qguard.judging.compare._speed", lambda *_: (1.0, False))
+    monkeypatch.setattr("qguard.judging.compare.speed", lambda *_: (1.0, False))
     config, file = made.config.golden_root.parent, tmp_path / "rows.json"
     asked = ["--precision", "fp32,int8-dynamic", "--dims", "64,16", "--vectors", "float32,binary"]
     assert main(["compare", *asked, "--model", "whole", "--config", str(config), "--json", str(file)]) == 0
