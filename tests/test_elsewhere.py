@@ -54,6 +54,6 @@ def test_a_worker_that_is_killed_is_told(fp32_onnx):
 
 def test_a_batch_that_fails_there_is_told(fp32_onnx):
     there = ElsewhereRuntime(fp32_onnx, [sys.executable])
-    with pytest.raises(ArtifactProblem, match=r"of the other interpreter failed on a batch \\(input_ids \(2, 3\)"):
+    with pytest.raises(ArtifactProblem, match=r"of the other interpreter failed on a batch \(input_ids \(2, 3\)"):
         there._run({"input_ids": np.zeros((2, 3), np.float32)})
     assert np.isfinite(there(*padded(IDS)[:2])).all()  # the next one is computed
