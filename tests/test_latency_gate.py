@@ -17,7 +17,7 @@ from qguard.errors import MeasurementProblem
 from qguard.judging import latency
 from qguard.judging.session import Session
 from qguard.latency.arms import ArmSpec
-from qguard.latency.check import Bucket, interval_text, same_outputs, spec_of
+from qguard.latency.check import Bucket, PlannedTrial, interval_text, same_outputs, spec_of
 from qguard.precisions import parse_precision
 from qguard.report.terminal import latency_text
 from tests.processes import qguard, run_pytest
@@ -277,9 +277,33 @@ def test_what_is_timed_must_compute_what_was_judged(harness, int8, fp32_onnx, tm
     onnx.save(model, str(tmp_path / "other.onnx"))
     encoder = harness.encoder(parse_precision("fp32"), "minilm")
     batch = Bucket(16, 2).fill(harness.golden("minilm", "core").token_ids)
-    same_outputs(ArmSpec("onnx", str(fp32_onnx), "fp32"), batch, encoder)
+    same_outputs(ArmSpec("onnx", str(fp32_onnx), "fp32").open_runtime(), batch, encoder)
     with pytest.raises(MeasurementProblem, match="not those of the accuracy run"):
-        same_outputs(ArmSpec("onnx", str(tmp_path / "other.onnx"), "fp32"), batch, encoder)
+        same_outputs(ArmSpec("onnx", str(tmp_path / "other.onnx"), "fp32").open_runtime(), batch, encoder)
+
+
+def test_buckets_share_the_first_sessions_and_no_later_ones(fp32_onnx):
+    """A second session of a trial is another one: the same file loaded twice may differ in speed."""
+    import numpy as np
+
+    opened: list[ArmSpec] = []
+    kept: dict[ArmSpec, object] = {}
+
+    def first(spec: ArmSpec) -> object:
+        opened.append(spec)
+        return kept.setdefault(spec, spec.open_runtime())
+
+    spec = ArmSpec("onnx", str(fp32_onnx), "fp32")
+    batch = tuple(np.ones((1, 8), np.int64) for _ in range(2))
+    arms = [arm for _ in range(2) for arm in PlannedTrial("latency.speedup", None, spec, spec, first).arms(batch)]
+    for arm in arms:
+        arm.open()
+    assert all(arm._runtime is kept[spec] for arm in arms)
+    arms[0].close()
+    arms[0].open()
+    assert arms[0]._runtime is not kept[spec]
+    assert len(opened) == 4
+    assert len(arms[0].block(0, 1)) == 1
 
 
 @pytest.mark.parametrize("kind", ["dense", "cross-encoder", "sparse", "multi-vector"])
@@ -288,7 +312,7 @@ def test_what_is_timed_of_each_kind_is_what_was_judged(judged, kind):
     session, int8 = Session(load_config(judged(kind))), parse_precision("int8")
     batch = Bucket(6, 2).fill(session.golden("tiny", "own").token_ids)
     candidate = spec_of(session.artifact(int8, "tiny"), int8, 1)
-    same_outputs(candidate, batch, session.encoder(int8, "tiny"))
+    same_outputs(candidate.open_runtime(), batch, session.encoder(int8, "tiny"))
 
 
 @timing

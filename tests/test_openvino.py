@@ -161,7 +161,7 @@ def test_an_artifact_sets_no_other_property(built, tmp_path, properties):
 def test_latency_times_what_was_judged(harness, built, encoders):
     batch = Bucket(16, 2).fill(harness.golden("minilm", "core").token_ids)
     spec = ArmSpec("openvino", str(built["int8"].file), "int8")
-    same_outputs(spec, batch, encoders["int8"])
+    same_outputs(spec.open_runtime(), batch, encoders["int8"])
     arm = spec.arm(batch)
     arm.open()
     thread, process = time.thread_time(), time.process_time()

@@ -32,7 +32,7 @@ class Feeding:
     pad_id: int = 0
     side: str = RIGHT
     first_position: int = 0
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     output: str = ""
 
     @classmethod

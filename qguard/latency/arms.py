@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,21 +75,27 @@ class ArmSpec:
             self.runtime, Path(self.path), self.precision, self.threads, self.device, self.feeding, self.javascript, **told
         )
 
-    def arm(self, batch: Batch) -> LocalArm | WorkerArm:
-        """The arm itself."""
-        return WorkerArm(self, batch, self.python) if self.python else LocalArm(self, batch)
+    def arm(self, batch: Batch, first: Callable[[ArmSpec], Any] | None = None) -> LocalArm | WorkerArm:
+        """The arm itself.
+
+        Args:
+            batch: What is timed.
+            first: Gives the runtime of the arm's first session, which several trials may share; ``None`` opens one.
+        """
+        return WorkerArm(self, batch, self.python) if self.python else LocalArm(self, batch, first)
 
 
 class LocalArm:
     """A runtime in this process."""
 
-    def __init__(self, spec: ArmSpec, batch: Batch) -> None:
-        self._spec, self._batch = spec, batch
+    def __init__(self, spec: ArmSpec, batch: Batch, first: Callable[[ArmSpec], Any] | None = None) -> None:
+        self._spec, self._batch, self._first = spec, batch, first
         self._runtime: Any = None
 
     def open(self) -> None:
-        """Create the session anew."""
-        self._runtime = self._spec.open_runtime()
+        """Create the session anew; the first may be one that is open already."""
+        opened, self._first = self._first, None
+        self._runtime = opened(self._spec) if opened else self._spec.open_runtime()
 
     def close(self) -> None:
         """Let the session go."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ from qguard.latency.arms import ArmSpec, Batch
 from qguard.latency.confirm import confirm
 from qguard.latency.decision import BUSY, FAIL, UNDECIDED, UNTIMED, Rule
 from qguard.latency.served import ServedSpec
-from qguard.latency.trial import Trial, run_trial
+from qguard.latency.trial import Arm, Trial, run_trial
 from qguard.machine.cpu import ISA, cpu
 from qguard.precisions import Precision
 from qguard.vectors.similarity import similarity_of
@@ -73,12 +73,21 @@ class Bucket:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One trial to run: ``latency.speedup`` (baseline fp32 / candidate) or ``latency.regression`` (candidate / baseline)."""
+    """One trial to run: ``latency.speedup`` (baseline fp32 / candidate) or ``latency.regression`` (candidate / baseline).
+
+    ``first`` gives the runtimes of both first sessions, for arms in this process; see :meth:`qguard.latency.arms.ArmSpec.arm`.
+    """
 
     metric: str
     gate: Gate | None
     baseline: ArmSpec | ServedSpec
     candidate: ArmSpec | ServedSpec
+    first: Callable[[ArmSpec], Any] | None = None
+
+    def arms(self, batch: Any) -> tuple[Arm, Arm]:
+        """Baseline and candidate."""
+        a, b = (s.arm(batch, self.first) if isinstance(s, ArmSpec) else s.arm(batch) for s in (self.baseline, self.candidate))
+        return a, b
 
     @property
     def limit(self) -> float:
@@ -129,8 +138,7 @@ def compare(
     """
     rule = replace(Rule(comparison.limit), redrawn=comparison.candidate.redrawn).divided(gates)
     options = {"tokens": bucket.tokens, "threads": threads, "budget": budget}
-    arms = comparison.baseline.arm(batch), comparison.candidate.arm(batch)
-    trial = run_trial(*arms, rule, **options)  # type: ignore[arg-type]
+    trial = run_trial(*comparison.arms(batch), rule, **options)  # type: ignore[arg-type]
     if not trial.look.pairs:
         raise UntimedProblem(
             f"{not_measured(trial.note)}\n    {comparison.metric}[{bucket}]: no pair in {trial.seconds:.1f} s; {trial.note}"
@@ -189,8 +197,13 @@ def not_measured(note: str) -> str:
     return f"{UNTIMED}, {BUSY}" if BUSY in note else UNTIMED
 
 
-def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
+def same_outputs(candidate: Any, batch: Batch, encoder: Any) -> None:
     """What is timed must compute what the accuracy checks judged, shown on the first :data:`SHOWN` texts of the batch.
+
+    Args:
+        candidate: The runtime of the candidate's first session.
+        batch: What is timed.
+        encoder: That of the accuracy checks.
 
     Raises:
         MeasurementProblem: when the timed runtime's outputs differ from the encoder's (cosine, or what the similarity of another
@@ -200,7 +213,7 @@ def same_outputs(candidate: ArmSpec, batch: Batch, encoder: Any) -> None:
 
     batch = tuple(array[:SHOWN] for array in batch)
     rows = [Tokens(row, counted=[True] * len(row)) for row in batch[0].tolist()]  # of no role, and every token is text
-    timed, judged = (encoder.head(runtime(*batch), batch[1], rows) for runtime in (candidate.open_runtime(), encoder.runtime))
+    timed, judged = (encoder.head(runtime(*batch), batch[1], rows) for runtime in (candidate, encoder.runtime))
     least = similarity_of(encoder.head.pipeline).nearness(timed, judged).min()
     if not least >= 0.9999:
         raise MeasurementProblem(f"the timed outputs are not those of the accuracy run: cosine {least:.4f}")
