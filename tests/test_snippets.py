@@ -40,6 +40,7 @@ MEANT = {
     r"--baseline-artifact=PATH\b": "--baseline-artifact=model",
     r"--baseline-python=PATH\b": f"--baseline-python={sys.executable}",
     r"--corpus FILE\b": "--corpus tweets.jsonl",
+    r"--from FILE\b": "--from tweets.jsonl",
     r"--json FILE\b": "--json found.json",
     r"--model M\b": "--model minilm",
     r"--suite S\b": "--suite core",

@@ -24,6 +24,8 @@ COMMANDS = {
     "diagnose": "find the stage and the layers where an artifact loses accuracy, and which layers to keep in fp32",
     "tune": "search for the fastest or the smallest artifact that holds the gates",
     "hunt": "search a corpus and mutations of it for the texts and pairs that quantization hurts most",
+    "sample": "draw a suite from many texts, such as those of production, in which every kind of text is represented",
+    "plan": "tell how many queries or texts the gates need to detect a drop of a given size",
     "calibrate": "measure the smallest slowdown that this machine can detect",
     "latency": "add what a load tool states of a server to a report",
     "index": "find the index of a vector database that holds a recall at the least cost",

@@ -54,7 +54,7 @@ class _Builder:
         self.candidates: dict[str, tuple[Candidate, ...]] = {}  # by query id
 
     def read(self, tables: list[Table]) -> Suite:
-        opened = sorted((_open(t, self.source) for t in tables), key=lambda o: _ORDER.index(o[0].kind))
+        opened = sorted((open_table(t, self.source) for t in tables), key=lambda o: _ORDER.index(o[0].kind))
         for kind in _ORDER:
             some = [o for o in opened if o[0].kind == kind]
             if kind == "corpus":
@@ -65,7 +65,7 @@ class _Builder:
                 "candidates": self._candidates,
             }[kind]  # fmt: skip
             for table, columns in some:
-                for number, row in self._wanted(table, columns):
+                for number, row in wanted(table, columns, self.source.split):
                     add(row, columns, f"{table.name}:{number}")
         self._check_labels()
         if self.large is not None:
@@ -87,23 +87,6 @@ class _Builder:
     def places(self) -> dict[str, int]:
         """Where each document stands, when all are read."""
         return {key: i for i, key in enumerate(self.documents)}
-
-    def _wanted(self, table: Table, columns: Columns) -> Iterator[Row]:
-        """The rows of the split, where the file is not of one split itself."""
-        split, found, others = self.source.split, False, set[str]()
-        if not split or table.chosen or table.kind in ("queries", "candidates"):
-            yield from table.rows
-            return
-        for number, row in table.rows:
-            value = row.get(columns.of("split", row) or "split")
-            if value == split:
-                found = True
-                yield number, row
-            elif value is not None:
-                others.add(str(value))
-        if not found:
-            what = f"only {', '.join(sorted(others)[:9])}" if others else "and no column that tells it; leave split out"
-            raise DataProblem(f"{table.name} has no rows of split {split!r}, {what}")
 
     def _add(self, text: str, part: str | None, query: bool = False) -> int:
         # a query stays apart from an equal document: a model may declare a prompt for each
@@ -155,7 +138,7 @@ class _Builder:
             self.documents[key] = self._add(text, part)
 
     def _documents_anew(self) -> Iterator[Document]:
-        tables = [_open(t, self.source) for t in tables_of(self.name, self.source) if t.kind == "corpus"]
+        tables = [open_table(t, self.source) for t in tables_of(self.name, self.source) if t.kind == "corpus"]
         return _documents(tables)
 
     def _queries(self, row: dict[str, Any], columns: Columns, where: str) -> None:
@@ -243,13 +226,40 @@ class _Builder:
                 )
 
 
-def _open(table: Table, source: Source) -> tuple[Table, Columns]:
+def open_table(table: Table, source: Source) -> tuple[Table, Columns]:
+    """A table whose kind is told, and its columns.
+
+    Raises:
+        DataProblem: for a table without rows.
+    """
     columns, rows = Columns(dict(source.columns)), iter(table.rows)
     first = next(rows, None)
     if first is None:
         raise DataProblem(f"{table.name} is empty; an empty suite would pass without a measurement")
     kind = columns.kind(first[1])
     return replace(table, rows=chain([first], rows), kind=table.kind or kind), columns
+
+
+def wanted(table: Table, columns: Columns, split: str) -> Iterator[Row]:
+    """The rows of a split, where the file is not of one split itself; all rows without a split.
+
+    Raises:
+        DataProblem: for a table without such rows.
+    """
+    found, others = False, set[str]()
+    if not split or table.chosen or table.kind in ("queries", "candidates"):
+        yield from table.rows
+        return
+    for number, row in table.rows:
+        value = row.get(columns.of("split", row) or "split")
+        if value == split:
+            found = True
+            yield number, row
+        elif value is not None:
+            others.add(str(value))
+    if not found:
+        what = f"only {', '.join(sorted(others)[:9])}" if others else "and no column that tells it; leave split out"
+        raise DataProblem(f"{table.name} has no rows of split {split!r}, {what}")
 
 
 def _documents(tables: list[tuple[Table, Columns]]) -> Generator[Document, None, None]:

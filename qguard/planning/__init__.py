@@ -1,0 +1,1 @@
+"""Plans: how many texts or queries a gate needs to tell a drop from noise."""
