@@ -43,7 +43,11 @@ class Scope:
         ``hashes``.
         """
         machine = cpu_class()
-        if device == "cuda":
+        if device == "cuda" and "torch" not in precision.runs_in.libraries:
+            from qguard.machine.cuda import require_card
+
+            machine = f"cuda {require_card(precision.runtime).name}"
+        elif device == "cuda":
             import torch
 
             from qguard.encoders.torch import require_cuda

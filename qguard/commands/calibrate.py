@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             done=lambda share: advance(to=share),
         )  # fmt: skip
     out = Console(highlight=False)
-    machine = fingerprint(settings.threads, spec.device)
+    machine = fingerprint(settings.threads, spec.device, spec.runtime)
     where = machine.get("device", machine["cpu"])
     out.print(f"{cell(model)} {precision}, {args.tokens} tokens x {args.batch}, {settings.threads} thread(s), {where}")
     table = Table("measured on this machine", "value")

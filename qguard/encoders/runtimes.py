@@ -37,6 +37,7 @@ class RuntimeRecord:
         batch: A batch size that suits it, in padded tokens or in texts.
         workers: Number of batches that it computes in parallel; 0 means one per core.
         timed: Whether its latency and memory may be measured in this process. This needs token ids and files.
+        no_memory: Of a runtime that is timed, why its memory cannot be measured; empty if it can.
         prompts: Whether a runtime that takes texts adds the prompts itself. If not, qguard puts the prompt in front of each
             text.
         whole: Whether ``open`` also gets ``whole``, a :class:`qguard.encoders.whole.Whole`: all that a runtime needs that reads
@@ -66,6 +67,7 @@ class RuntimeRecord:
     scripted: bool = False
     drift: float = 1e-4
     feeds: bool = False
+    no_memory: str = ""
 
     def lacks(self) -> Iterable[str]:
         """See :class:`qguard.registry.Record`."""
@@ -132,6 +134,8 @@ class RuntimeRecord:
             found["memory"] = "a server computes elsewhere"
         elif not self.timed:
             found |= dict.fromkeys(("latency", "memory"), f"{self.name} is not timed in this process")
+        elif self.no_memory:
+            found["memory"] = self.no_memory
         return found
 
     def cannot_measure(self, metric: str) -> str:
@@ -169,6 +173,11 @@ def _own() -> Iterator[RuntimeRecord]:
     yield RuntimeRecord(
         "torch", "qguard.encoders.torch:TorchRuntime", TOKEN_IDS, SAFETENSORS, ("cpu", "cuda"), ("torch", "transformers"),
         batch=2048, timed=True,
+    )  # fmt: skip
+    # the device computes one batch at a time
+    yield RuntimeRecord(
+        "onnx-cuda", "qguard.encoders.onnx_cuda:OnnxCudaRuntime", TOKEN_IDS, ONNX, ("cuda",), ("onnxruntime", "onnxruntime-gpu"),
+        batch=2048, timed=True, feeds=True, no_memory="ONNX Runtime does not tell how much memory it takes on a CUDA device",
     )  # fmt: skip
     # batch and requests at the same time are those of the endpoint's settings
     yield RuntimeRecord(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import MeasurementProblem
 from qguard.gates import Gate
 from qguard.gates.check import Check, judge
@@ -69,7 +70,8 @@ def probe_of(session: Session, precision: Precision, model: str) -> Probe:
 
     dense = session.kind(model) == DENSE
     files = fp32.provenance.get("files")
-    key = [files, runtime, fingerprint(0, session.config.device), pipeline.sha256()] if dense and files else None
+    where = fingerprint(0, RUNTIMES.find(runtime).device(session.config.device), runtime)
+    key = [files, runtime, where, pipeline.sha256()] if dense and files else None
     longest = pipeline.max_seq_length
     exact = Exact.of(lambda: fp32_encoder(session, model, runtime), key)
     return Probe(candidate, exact, tokenizer, pipeline.unit_length, longest, session.similarity(model))

@@ -21,6 +21,7 @@ from qguard.latency.decision import BUSY, FAIL, UNDECIDED, UNTIMED, Rule
 from qguard.latency.served import ServedSpec
 from qguard.latency.trial import Arm, Trial, run_trial
 from qguard.machine.cpu import ISA, cpu
+from qguard.machine.cuda import card
 from qguard.precisions import Precision
 from qguard.vectors.similarity import similarity_of
 
@@ -160,7 +161,8 @@ def compare(
     )
     if comparison.metric == "latency.speedup" and value > SUSPICIOUS:
         words += f"; suspicious: over {SUSPICIOUS:g} x fp32 is more than quantization explains, look at what was left out"
-    gate = comparison.gate
+    gate, candidate = comparison.gate, comparison.candidate
+    runtime = candidate.runtime if isinstance(candidate, ArmSpec) else "torch"
     bound = None if gate is None else gate.bound
     margin = None if bound is None else bound.margin(value)
     check = Check(comparison.metric, suite, str(bucket), value, bound, outcome, margin, trial.look.pairs, (words,))
@@ -170,7 +172,7 @@ def compare(
         "ratios": [round(comparison.ratio(d), 4) for session in trial.sessions for d in session],
         "suspicious": comparison.metric == "latency.speedup" and value > SUSPICIOUS,
         "seconds": round(trial.seconds, 2), "dropped": round(trial.dropped, 3),
-        "fingerprint": fingerprint(threads, comparison.candidate.device) | comparison.candidate.marks,
+        "fingerprint": fingerprint(threads, candidate.device, runtime) | candidate.marks,
     }  # fmt: skip
     return check, facts, trial
 
@@ -220,17 +222,26 @@ def same_outputs(candidate: Any, batch: Batch, encoder: Any) -> None:
 
 
 @cache
-def fingerprint(threads: int, device: str = "cpu") -> dict[str, Any]:
-    """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads; the name of a CUDA device."""
+def fingerprint(threads: int, device: str = "cpu", runtime: str = "torch") -> dict[str, Any]:
+    """What a ratio of times depends on: CPU, its instruction sets, runtime version, threads; the name of a CUDA device.
+
+    Args:
+        threads: Of one run.
+        device: Where it computes, ``cpu`` or ``cuda``.
+        runtime: What computes on a CUDA device; torch tells of it where it is torch, else the driver.
+    """
     from qguard.machine.versions import installed
 
     model, flags = cpu()
-    name = {}
-    if device == "cuda":
+    name: dict[str, Any] = {}
+    if device == "cuda" and "torch" not in RUNTIMES.find(runtime).libraries:
+        found = card()
+        name = {"device": found.name if found else "absent", "cuda": found.cuda if found else None}
+    elif device == "cuda":
         import torch
 
-        found = torch.cuda.is_available()
-        name = {"device": torch.cuda.get_device_name() if found else "absent", "cuda": torch.version.cuda}
+        there = torch.cuda.is_available()
+        name = {"device": torch.cuda.get_device_name() if there else "absent", "cuda": torch.version.cuda}
     return {
         **name, "cpu": model, "isa": [f for f in ISA if f in flags], "cores": os.cpu_count(), "threads": threads,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}", **installed(*libraries(timed=True)),

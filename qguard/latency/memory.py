@@ -41,7 +41,7 @@ def kept_peak(spec: ArmSpec, batch: Batch, files: dict[str, str]) -> int:
 
     spec_values = {k: v for k, v in spec.to_json().items() if k != "path"}
     shape = [list(a.shape) for a in batch]
-    key = sha256_json([files, spec_values, shape, fingerprint(spec.threads, spec.device)])
+    key = sha256_json([files, spec_values, shape, fingerprint(spec.threads, spec.device, spec.runtime)])
     file = cache_folder() / "memory" / f"{key[:32]}.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))["bytes"]

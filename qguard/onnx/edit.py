@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -195,11 +195,13 @@ class Graph:
         first = self._twins.get(tensor.name, "")
         return first if first in self._kept and self._kept[first] is self._kept.get(tensor.name) else ""
 
-    def session(self, options: Any) -> Any:
-        """The graph as a session of ONNX Runtime on the CPU, which maps the tensors beside a file that was read.
+    def session(self, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",), **how: Any) -> Any:
+        """The graph as a session of ONNX Runtime, which maps the tensors beside a file that was read.
 
         Args:
             options: ``onnxruntime.SessionOptions``; is changed.
+            providers: Where it is computed: on the CPU.
+            how: Further arguments of ``onnxruntime.InferenceSession``.
         """
         import onnxruntime as ort
 
@@ -207,13 +209,13 @@ class Graph:
             with tempfile.TemporaryDirectory() as folder:  # what is mapped outlives it
                 graph, file = self.copy(), Path(folder) / "model.onnx"
                 graph.save(file)
-                return ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+                return ort.InferenceSession(str(file), options, providers=list(providers), **how)
         for name, value in self._kept.items():
             fill(self.initializers[name], value)
         self._kept.clear()
         if self.folder is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.folder))
-        return ort.InferenceSession(self.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(self.model.SerializeToString(), options, providers=list(providers), **how)
 
     # what it holds, by name
 

@@ -137,6 +137,11 @@ def _state(config: pytest.Config, asked: str) -> State:
         raise UsageProblem(f"--endpoint URL is judged as {SERVED}, which is not among the precisions: --precision {SERVED}")
     if device == "cuda" and not any("cuda" in p.runs_in.devices for p in precisions):
         raise UsageProblem(f"--qguard-device cuda is for torch precisions, such as fp16@torch; {asked} runs on the CPU")
+    only = [str(p) for p in precisions if p.runs_in.devices == ("cuda",)]
+    if device == "cpu" and only:
+        raise UsageProblem(
+            f"--qguard-device cpu: {', '.join(only)} runs on CUDA devices alone; leave the option out, or judge @onnx"
+        )
     update = {"latency": chosen.latency.model_copy(update=_latency(config)), "device": device or chosen.device}
     update["robustness"] = chosen.robustness.model_copy(update=_robustness(config))
     if mode := config.getoption("qguard_service"):
@@ -263,8 +268,9 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
         from qguard.latency.check import fingerprint
 
         asked = state.session.config.device
-        device = asked if any(asked in t.precision.runs_in.devices for t in state.targets) else "cpu"
-        machine_info["qguard"] = fingerprint(state.session.config.latency.threads, device)
+        used = {record.device(asked): record.name for record in (t.precision.runs_in for t in state.targets)}
+        device = "cuda" if "cuda" in used else "cpu"
+        machine_info["qguard"] = fingerprint(state.session.config.latency.threads, device, used.get(device, "torch"))
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

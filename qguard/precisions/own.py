@@ -159,4 +159,17 @@ def _laid_out(precision: str, runtime: str) -> Recipe:
     )  # fmt: skip
 
 
-RECIPES = (*_MADE, *(_laid_out(precision, runtime) for runtime in ("node", "browser") for precision in _DTYPES))
+def _on_cuda(precision: str) -> Recipe:
+    """The file of a precision in ONNX Runtime, on a CUDA device; no speed is promised, since it depends on card and batch."""
+    made = next(r for r in _MADE if r.name == f"{precision}@onnx")
+    return replace(
+        made, runtime="onnx-cuda", make="qguard.precisions.same:same", of_table="", copies=made.name, fp32="fp32@onnx-cuda",
+        from_fp32=False, speedup=None, description=f"The file of {precision} in ONNX Runtime, on a CUDA device.",
+    )  # fmt: skip
+
+
+RECIPES = (
+    *_MADE,
+    *(_laid_out(precision, runtime) for runtime in ("node", "browser") for precision in _DTYPES),
+    *(_on_cuda(precision) for precision in ("fp32", "fp16", "int8", "int8-weight")),
+)
