@@ -63,7 +63,7 @@ NARROWED = {
 }
 # command → why it is not run
 NOT_RUN = {
-    r"^pip install": "changes the environment; .ci/run does it in a fresh one",
+    r"^pip (?:un)?install": "changes the environment; .ci/run does it in a fresh one",
     r"^apt-get install": "changes the machine",
     r"^cosign |--key cosign\.pub|verdict\.sigstore\.json": "needs cosign and, without a key, an identity; tests/test_verify.py",
     r"^bash \.ci/run|^mypy$|^ruff check": "is what runs this test, or runs beside it",
@@ -72,7 +72,7 @@ NOT_RUN = {
     r"^pytest (?:-n|--precision)$": "names an option",
     r"^pytest (?:-n 2 )?(?:-m|tests/)": "this very suite, or a part of it",
     r"^(?:OMP_NUM_THREADS=1 )?python (?:-m )?benchmarks": "takes minutes; that its script compiles is checked",
-    r"^pytest .*--qguard-device cuda": "needs a GPU",
+    r"^pytest .*--qguard-device cuda|^pytest .*@onnx-cuda": "needs a GPU",
     r"^pytest .*@openvino": "makes seven artifacts; tests/test_openvino.py and tests/test_onnx_recipes.py",
     r"^pytest .*@(?:node|browser)": "needs npm packages and Chromium; tests/test_javascript.py",
     r"^pytest .*\.gguf": "needs npm packages; tests/test_gguf_llamacpp.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from importlib.util import find_spec
 
@@ -251,10 +252,14 @@ def test_the_gpu_benchmark_works_without_a_gpu(capsys):
     spec = spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main(["--device", "cpu", "--quick", "--precisions", "int8"])
+    module.main(["--device", "cpu", "--quick", "--energy", "--precisions", "int8,fp16@onnx-cuda"])
     out = capsys.readouterr().out
     assert out.startswith("Measured 20")
-    assert out.count("\n| int8 |") == 3  # accuracy, and two shapes
+    for name in ("int8@torch", "fp16@onnx"):
+        rows = re.findall(rf"^\| {name} \| .*", out, re.MULTILINE)
+        assert len(rows) == 3  # accuracy, and two shapes
+        assert all(float(row.split("|")[-2]) > 0 for row in rows[1:])  # the gate's ratio
+    assert out.count("Energy was not measured for 16x") == 2
 
 
 @pytest.mark.parametrize("first", long_but(["static"], ["static", "torch"]))
