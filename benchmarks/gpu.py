@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import random
+import re
 import statistics
 import sys
 import threading
@@ -234,15 +235,14 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--tf32", action="store_true", help="let torch's fp32 use the tensor cores (its default is not to)")
     parser.add_argument("--energy", action="store_true", help="joules for 1,000 texts, by NVML")
-    parser.add_argument("--shapes", help="tokens x batch, such as 64x32,128x256")
+    parser.add_argument("--shapes", type=shapes, help="tokens x batch, such as 64x32,128x256")
     parser.add_argument("--precisions", default="fp16,bf16,int8", help="names, in torch where no runtime is named")
     parser.add_argument("--threads", type=int, help="CPU threads of torch (default: torch's own)")
     parser.add_argument("--config", type=Path, default=ROOT, help="folder of a project (default: qguard's own)")
     parser.add_argument("--model", help="of the project (default: its first)")
     parser.add_argument("--suite", help="of the project, with a golden (default: its first)")
     args = parser.parse_args(argv)
-    shapes = "16x1,16x4" if args.quick and not args.shapes else args.shapes or SHAPES[args.device]
-    buckets = [Bucket(*(int(n) for n in shape.split("x"))) for shape in shapes.split(",")]
+    buckets = args.shapes or shapes("16x1,16x4" if args.quick else SHAPES[args.device])
     harness = Session(load_config(args.config).model_copy(update={"device": args.device}))
     args.model, args.suite = args.model or next(iter(harness.config.models)), args.suite or next(iter(harness.config.suites))
     golden = harness.golden(args.model, args.suite)
@@ -250,8 +250,10 @@ def main(argv: list[str]) -> None:
         import torch
 
         torch.set_float32_matmul_precision("high")
+    arms, refused = opened(harness, args)
     print(f"Measured {datetime.datetime.now(datetime.UTC).date()} on {heading(args, golden.vectors.shape[1])}.\n")
-    arms = opened(harness, args)
+    for line in refused:
+        print(f"Not measured: {line}\n")
     accuracy(harness, arms, args)
     if args.compile:
         compile_all(arms, len(buckets), args.device)
@@ -270,6 +272,14 @@ def main(argv: list[str]) -> None:
         print(f"{max(saved):.0%}; {inside} of {len(saved)} shapes lie within the claim.")
 
 
+def shapes(text: str) -> list[Bucket]:
+    """Buckets as they are typed, ``TOKENSxBATCH`` separated by commas."""
+    found = [re.fullmatch(r"(\d+)x([1-9]\d*)", part.strip()) for part in text.split(",")]
+    if not all(m and int(m[1]) >= 3 for m in found):  # two special tokens and one of text
+        raise argparse.ArgumentTypeError(f"expected tokens x batch from 3x1 on, such as 64x32,128x256, found {text!r}")
+    return [Bucket(int(m[1]), int(m[2])) for m in found if m]
+
+
 def heading(args: argparse.Namespace, width: int) -> str:
     """The machine, the libraries, the model and how it was run."""
     machine = fingerprint(args.threads or 0, args.device)
@@ -280,9 +290,13 @@ def heading(args: argparse.Namespace, width: int) -> str:
     return f"{device}, {libraries}, {args.model} ({width} wide), {how}{', quick: no figure to quote' * args.quick}"
 
 
-def opened(harness: Session, args: argparse.Namespace) -> list[Arm]:
-    """Every arm that can be opened here, and fp32 of each of their runtimes first; the others are said."""
-    names = list[str]()
+def opened(harness: Session, args: argparse.Namespace) -> tuple[list[Arm], list[str]]:
+    """Every arm that can be opened here, fp32 of each of their runtimes first; and of the others why not.
+
+    Raises:
+        QguardError: for an unknown precision, and where fp32 in torch cannot be opened.
+    """
+    names, refused = list[str](), list[str]()
     for text in (n.strip() for n in args.precisions.split(",")):
         name = text if "@" in text else f"{text}@torch"
         if args.device == "cpu":
@@ -295,12 +309,10 @@ def opened(harness: Session, args: argparse.Namespace) -> list[Arm]:
         try:
             found.append(Arm(harness, parse_precision(name), args))
         except QguardError as e:
-            print(f"Not measured: {name}: {e}\n")
+            refused.append(f"{name}: {e}")
     have = {arm.name for arm in found}
-    for arm in found:
-        if arm.base not in have:
-            print(f"Not measured: {arm.name}: its {arm.base} is not there\n")
-    return [arm for arm in found if arm.base in have]
+    refused += [f"{arm.name}: its {arm.base} cannot be opened" for arm in found if arm.base not in have]
+    return [arm for arm in found if arm.base in have], refused
 
 
 def compile_all(arms: list[Arm], shapes: int, device: str) -> None:

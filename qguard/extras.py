@@ -6,6 +6,10 @@ import importlib.metadata
 import re
 from functools import cache
 
+# the same Python package as onnxruntime, which has to go first
+GPU = "onnxruntime-gpu"
+INSTALL_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
 
 @cache
 def extra_of(module: str) -> str | None:
@@ -29,6 +33,9 @@ def extra_of(module: str) -> str | None:
 
 def install(*missing: str) -> str:
     """The command that installs missing modules or distributions."""
+    if GPU in missing:
+        rest = [name for name in missing if name != GPU]
+        return " && ".join([*([install(*rest)] if rest else []), INSTALL_GPU])
     extras = sorted({extra for name in missing if (extra := extra_of(name))})
     others = [name.partition(".")[0] for name in missing if not extra_of(name)]
     return " ".join(["pip install", *([f"'qguard[{','.join(extras)}]'"] if extras else []), *others])

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from qguard.errors import MeasurementProblem
 from qguard.machine import cuda
 from qguard.machine.cuda import Card
 from tests.conftest import ROOT
@@ -103,3 +104,24 @@ def test_an_arm_that_cannot_be_compiled_is_told_and_the_others_go_on(gpu, capsys
     out = capsys.readouterr().out
     assert out.startswith("| int8@torch | 16x1 | not measured: it fails when compiled: RuntimeError: no kernel / for int8")
     assert out.count("|") == 11
+
+
+def test_shapes_are_read_or_refused(gpu, capsys):
+    assert [str(b) for b in gpu.shapes("16x1, 128x256")] == ["16x1", "128x256"]
+    for text in ("16", "2x1", "16x0", "axb", "16x1,"):
+        with pytest.raises(SystemExit):
+            gpu.main(["--shapes", text])
+        assert "expected tokens x batch from 3x1 on, such as 64x32,128x256, found" in capsys.readouterr().err
+
+
+def test_what_cannot_be_opened_is_told_and_the_others_are_measured(gpu, monkeypatch):
+    def arm(harness, precision, args):
+        name = f"{precision.name}@{precision.runtime}"
+        if name in ("fp32@onnx-cuda", "bf16@torch"):
+            raise MeasurementProblem("not here")
+        return Namespace(name=name, base=f"fp32@{precision.runtime}")
+
+    monkeypatch.setattr(gpu, "Arm", arm)
+    arms, refused = gpu.opened(None, Namespace(precisions="fp16,bf16,fp16@onnx-cuda", device="cuda"))
+    assert [a.name for a in arms] == ["fp32@torch", "fp16@torch"]
+    assert refused == ["bf16@torch: not here", "fp32@onnx-cuda: not here", "fp16@onnx-cuda: its fp32@onnx-cuda cannot be opened"]

@@ -5,6 +5,7 @@ What computes is run on the CPU here, in the place of the device; what only a de
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from qguard.encoders import onnx_cuda, open_runtime
 from qguard.encoders.onnx_cuda import ASSIGNED, FIRST, OnnxCudaRuntime, add_first_tokens, name_shapes, on_cpu, refuse_fallback
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import MeasurementProblem
+from qguard.extras import INSTALL_GPU, install
 from qguard.latency.check import Bucket, fingerprint
 from qguard.machine import versions
 from qguard.machine.cuda import card
@@ -207,6 +209,12 @@ def test_the_driver_tells_of_the_device(tmp_path, error, found):
     subprocess.run(build, input=source, text=True, check=True)
     code = "from qguard.machine.cuda import card\nfound = card()\nprint(found and tuple(found))"
     assert python(code, LD_LIBRARY_PATH=str(tmp_path)).strip() == found
+
+
+def test_the_command_that_installs_it_takes_the_other_build_away():
+    assert install("onnxruntime-gpu") == INSTALL_GPU
+    assert install("openvino", "onnxruntime-gpu") == f"pip install 'qguard[openvino]' && {INSTALL_GPU}"
+    assert re.fullmatch(INSTALL, INSTALL_GPU)
 
 
 def test_the_fingerprint_of_another_runtime_is_that_of_the_cpu():

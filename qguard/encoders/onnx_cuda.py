@@ -17,6 +17,7 @@ from qguard.encoders.onnx import OnnxRuntime
 from qguard.encoders.ports import of_graph, of_session
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import MeasurementProblem, first_line
+from qguard.extras import INSTALL_GPU
 from qguard.machine.cuda import require_card
 from qguard.onnx.edit import Graph
 from qguard.onnx.read import reads
@@ -26,7 +27,6 @@ NAME, PROVIDER, CPU = "onnx-cuda", "CUDAExecutionProvider", "CPUExecutionProvide
 OPTIONS = {"use_tf32": "0"}
 FIRST = "qguard/first_tokens"
 ASSIGNED = "session.record_ep_graph_assignment_info"
-_INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 _LISTED = 6
 
 
@@ -99,7 +99,7 @@ def require_provider() -> None:
     if PROVIDER not in have:
         raise MeasurementProblem(
             f"{NAME} computes in ONNX Runtime's {PROVIDER}, and onnxruntime {ort.__version__} as it is installed has "
-            f"{', '.join(have)}; put onnxruntime-gpu in its place: {_INSTALL}"
+            f"{', '.join(have)}; put onnxruntime-gpu in its place: {INSTALL_GPU}"
         )
     require_card(NAME)
 
@@ -167,7 +167,7 @@ def refuse_fallback(session: Any, shapes: set[str], file: Path) -> None:
         built = f", which was built for CUDA {cuda} and cuDNN 9" if cuda else ""
         raise MeasurementProblem(
             f"{NAME}: expected {PROVIDER} as the first provider, found {', '.join(found) or 'none'} of onnxruntime "
-            f"{ort.__version__}{built}{_missing()}; run: {_INSTALL}"
+            f"{ort.__version__}{built}{_missing()}; run: {INSTALL_GPU}"
         )
     strays, nodes = on_cpu(session, shapes)
     if not nodes:
@@ -200,9 +200,10 @@ def _missing() -> str:
     import onnxruntime as ort
 
     folder = Path(ort.__file__).parent / "capi"
+    libraries = [folder / f"libonnxruntime_providers_{part}.so" for part in ("shared", "cuda")]
     try:
-        for part in ("shared", "cuda"):
-            ctypes.CDLL(str(folder / f"libonnxruntime_providers_{part}.so"), mode=ctypes.RTLD_GLOBAL)
+        for library in libraries if all(f.is_file() for f in libraries) else ():  # other systems name them otherwise
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     except OSError as e:
         return f"; its library cannot be loaded: {first_line(e).replace(str(folder), '…')}"
     return ""
