@@ -219,7 +219,7 @@ def test_a_width_is_that_of_the_element_type():
     assert found == {
         "fp32@onnx": 0.999, "fp32@torch": 0.999, "fp32@openvino": 0.999, "fp16@torch": 0.99, "fp16@onnx": 0.99,
         "bf16@torch": 0.99, "bf16@openvino": 0.99, "fp32@node": 0.999, "fp32@browser": 0.999, "fp16@node": 0.99,
-        "fp16@browser": 0.99, "fp32@llamacpp": 0.999,
+        "fp16@browser": 0.99, "fp32@llamacpp": 0.999, "fp32@onnx-cuda": 0.999, "fp16@onnx-cuda": 0.99,
     }  # fmt: skip
     assert {r.width for r in RECIPES.values() if r.weights == "I8"} == {(8, 0.9, 0.05)}
     taken_over = replace(RECIPES["int8@onnx"], weights="I6")
@@ -277,7 +277,7 @@ def test_an_edit_changes_the_keys_of_the_recipes_that_import_it(tmp_path):
         "encoders/openvino.py": openvino,
         "precisions/openvino.py": openvino,
         "precisions/export.py": [n for n in every if n not in (*torch, *llama)],
-        "precisions/integer.py": ["int8@onnx", *openvino, *(f"int8@{n}" for n in script)],
+        "precisions/integer.py": ["int8@onnx", "int8@onnx-cuda", *openvino, *(f"int8@{n}" for n in script)],
         "precisions/dynamic.py": ["int8-dynamic@onnx", *(f"int8-dynamic@{n}" for n in script)],
         "precisions/gguf.py": llama,
         "precisions/cast.py": ["fp32@torch", "fp16@torch", "bf16@torch"],
