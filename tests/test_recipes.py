@@ -166,7 +166,7 @@ def test_init_derives_the_gates_of_a_precision_of_another_package(installed, tmp
         ({"speedup": '"1.2"'}, "bounds: gate latency.speedup: expected a bound such as"),
         (
             {"runtime": "tensorrt"},
-            "runtime: expected one of onnx, openvino, torch, endpoint, node, browser, llamacpp, found 'tensorrt'",
+            "runtime: expected one of onnx, openvino, torch, onnx-cuda, endpoint, node, browser, llamacpp, found 'tensorrt'",
         ),
     ],
 )  # fmt: skip
