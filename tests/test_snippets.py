@@ -78,6 +78,8 @@ NOT_RUN = {
     r"^pytest .*\.gguf": "needs npm packages; tests/test_gguf_llamacpp.py",
     r"^pytest .*@acme": "names a runtime of another package; tests/test_runtimes.py",
     r"^pytest .*@torch": "loads torch for every precision; tests/test_torch_recipes.py",
+    r"^pip freeze$": "names what writes a file of pins",
+    r"^qguard bisect ": "installs releases from a package index; tests/test_bisect.py does it without a network",
     r"^qguard selftest ": "takes a quarter of an hour, in processes that know the real core alone; tests/test_selftest.py",
     r"^pytest .*--index|^qguard index": "names the reader's own index; tests/test_indexes.py",
     r"^qguard tune |^pytest --precision tuned": "needs 200 texts; tests/test_tune.py",

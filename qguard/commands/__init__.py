@@ -23,6 +23,7 @@ COMMANDS = {
     "tolerances": "propose gates from your own suite, using a bootstrap and repeated runs",
     "diagnose": "find the stage and the layers where an artifact loses accuracy, and which layers to keep in fp32",
     "tune": "search for the fastest or the smallest artifact that holds the gates",
+    "bisect": "find the release, the commit or the pin of a lock file that made a metric worse",
     "hunt": "search a corpus and mutations of it for the texts and pairs that quantization hurts most",
     "sample": "draw a suite from many texts, such as those of production, in which every kind of text is represented",
     "plan": "tell how many queries or texts the gates need to detect a drop of a given size",

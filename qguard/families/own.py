@@ -12,6 +12,7 @@ from qguard.metrics import (
     invariance,
     mixed,
     ranking,
+    regression,
     scores,
     service,
     similarity,
@@ -188,6 +189,11 @@ OWN = (
         name="index", question="Does an index of a vector database still find what exact search finds?", test="test_index",
         needs=("vectors", "index"), metrics=index.METRICS, bounded_by="what users of an index expect (docs/indexes.md)",
         judge="qguard.judging.index:judge_index", lead=1,
+    ),
+    Family(
+        name="regression", question="Do texts keep the vectors and neighbors that another environment gives them?",
+        test="test_regression", needs=("vectors", "baseline"), metrics=regression.METRICS, bounded_by="gates of the project",
+        judge="qguard.judging.regression:judge_regression", kinds=tuple(KINDS), lead=8,
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,

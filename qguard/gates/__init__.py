@@ -122,7 +122,7 @@ def parse_gate(key: str, bound: str | Bound | Asked, vectors: str = FLOAT, cut: 
 
 
 # what is measured of the model before its vectors are cut
-_OF_PLAIN = ("robustness.", "memory.")
+_OF_PLAIN = ("robustness.", "memory.", "regression.")
 
 # default gates that mean something of vectors of unit length alone
 _OF_UNIT_LENGTH = ("embedding.norm_error",)

@@ -48,6 +48,8 @@ def _has(session: Session, need: str, target: Target) -> bool:
         return service.tried(session, target.precision)
     if need == "index":
         return bool(session.indexes)
+    if need == "baseline":  # of the model's own vectors, before they are cut or quantized
+        return session.baseline_python is not None and target.precision == target.precision.plain
     if need == "process":
         return bool(latency.buckets(session, target.precision, target.model))
     return True

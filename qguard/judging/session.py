@@ -53,7 +53,8 @@ class Session:
         config: The configuration, already narrowed to the selected models and suites.
         artifact_path: ``--artifact``; ``None`` to quantize here.
         baseline_path: ``--baseline-artifact``: what is deployed now, for ``latency.regression``.
-        baseline_python: ``--baseline-python``: the interpreter that the baseline runs in.
+        baseline_python: ``--baseline-python``: the interpreter that the baseline runs in, for ``latency.regression`` and the
+            family ``regression``.
         baseline_endpoint: ``--baseline-endpoint``: the server that a server is compared with, a name or a URL.
         indexes: ``--index``: names of ``[tool.qguard.index]`` that the candidate's vectors are searched in.
         intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
@@ -95,7 +96,7 @@ class Session:
         refuse(self, precisions)
         if self.has_baseline and precisions and all(p != p.plain for p in precisions):
             raise UsageProblem(
-                f"a baseline compares latency, and {precisions[0]} has that of {precisions[0].plain}: "
+                f"a baseline compares latency and whole vectors, and {precisions[0]} has those of {precisions[0].plain}: "
                 f"give --precision {precisions[0].plain},{precisions[0]}"
             )
         self._refuse_idle_gates(precisions)
@@ -131,7 +132,7 @@ class Session:
 
     @property
     def has_baseline(self) -> bool:
-        """Whether something deployed is given to compare latency with."""
+        """Whether something deployed is given to compare with."""
         return self.baseline_path is not None or self.baseline_python is not None
 
     def _refuse_idle_gates(self, precisions: list[Precision]) -> None:

@@ -128,7 +128,7 @@ OPTIONS = (
     Option("--qguard-baseline-artifact", "artifact deployed now; latency.regression compares with it", _value(), short=True),
     Option(
         "--qguard-baseline-python",
-        "Python interpreter of another environment; latency.regression compares with it",
+        "Python interpreter of another environment; latency.regression and the metrics regression.* compare with it",
         _value(),
         short=True,
     ),

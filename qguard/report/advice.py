@@ -15,7 +15,7 @@ from qguard.report.answers import HEADS
 from qguard.vectors.quantized import FLOAT
 
 PAIRED = ("latency.speedup", "latency.regression", "latency.trend")  # judged by pairs of runs in turn
-_NO_LAYER = {"index", "latency", "memory", "service"}  # families that no layer's loss explains
+_NO_LAYER = {"index", "latency", "memory", "regression", "service"}  # families that no layer's loss explains
 _ANEW = "Review the change, then record the golden again"
 CHECK = (
     "Check that the file is made from this model and revision and that the right output is read. Check its pooling, Dense heads "
@@ -96,6 +96,9 @@ def steps(case: Case) -> list[Step]:
         name = lost.partition(" ")[0]
         tried = f"qguard index sweep --index {name} --precision {case.typed}{case.given}"
         found.append(Step("Try other types and parameters of the index (docs/indexes.md)", tried))
+    if "regression" in case.families:
+        search = "qguard bisect --package onnxruntime --good OLD --bad NEW --metric ranking.overlap@10"
+        found.append(Step("Find the release that changed it (docs/bisect.md)", search))
     if "latency" in case.families:
         found.append(too_slow(case.name, case.failed))
     # bounds on latency are no line of [tool.qguard.gates]
