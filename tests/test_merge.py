@@ -52,6 +52,15 @@ def test_the_kind_of_each_run_is_kept(merge):
     assert [(r["precision"], r.get("kind")) for r in merged["runs"]] == [("bf16", None), ("int8", "cross-encoder")]
 
 
+def test_the_moment_is_the_last_ones_and_the_commit_is_kept_if_it_is_one(merge):
+    early = {**report("int8"), "created": "2026-01-01T00:00:00Z", "commit": "abcdef1"}
+    late = {**report("bf16"), "created": "2026-01-02T00:00:00Z", "commit": "abcdef1"}
+    _, merged = merge(early, late)
+    assert (merged["created"], merged["commit"]) == ("2026-01-02T00:00:00Z", "abcdef1")
+    _, merged = merge(early, {**late, "commit": "abcdef2"}, report("fp16"))
+    assert (merged["created"], merged["commit"]) == (None, None)
+
+
 def test_a_matrix_becomes_one_report_and_a_table_of_precisions_and_hosts(merge, capsys, tmp_path):
     reports = [report("int8", "amd"), report("int8", "arm", "fail", 0.9), report("bf16", "amd")]
     code, merged = merge(*reports)

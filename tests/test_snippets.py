@@ -87,6 +87,7 @@ NOT_RUN = {
     r"^qguard serve": "runs until it is stopped; tests/test_serving.py",
     r"^(?:pytest|qguard compare) --precision \S*live": "names the reader's own server; tests/test_endpoints.py",
     r"^qguard (?:init|models) FOLDER": "names the reader's own model; tests/test_sparse.py",
+    r"^qguard history": "names the reader's own past reports; tests/test_history.py",
     r"^qguard latency import bench": "names the reader's own file; tests/test_endpoint_latency.py",
     r"^qguard init package:vital": "records 1,440 texts of another model; tests/test_onnx_model.py",
 }

@@ -33,6 +33,7 @@ COMMANDS = {
     "golden": "record, check or show fp32 goldens",
     "report": "convert a saved JSON report to another format, such as HTML",
     "merge": "merge reports from several jobs or machines; the result passes only if every report passes",
+    "history": "show past reports over time, and tell which steps changed a value, and what fell slowly",
     "verify": "check before deploying that exactly these files passed the current gates on the current golden",
     "accept": "store passing scores and latency ratios; a later run that falls below them fails",
 }

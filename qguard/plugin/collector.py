@@ -56,8 +56,10 @@ class Collector:
         if self.config.option.collectonly or exitstatus not in ended:
             return
         from qguard.report import assemble, write
+        from qguard.report.moment import commit, created
 
         report = self.state.report = assemble(self.state.expected, self.state.records)
+        report |= {"created": created(), "commit": commit()}
         unmeasured = report["verdict"] == "unmeasured" and (self.state.strict or not self.state.records)
         # a run of one's own tests alone answers for nothing else; once a test of the shipped gate ran, all of them must
         gated = self.state.gated or any(r["shipped"] for r in self.state.records)

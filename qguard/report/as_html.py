@@ -37,12 +37,36 @@ def render(report: dict[str, Any]) -> bytes:
     Raises:
         UsageProblem: for what is no report.
     """
-    import jinja2
-    from markupsafe import Markup
-
     report = checked(report)
+    parts, hashes = page_parts()
+    hosts = list(dict.fromkeys(flat(run["host"]) for run in report["runs"] if run["host"]))
+    runs = []
+    for i, run in enumerate(report["runs"]):
+        given = run["details"]["provenance"]
+        on = f" ({flat(given.get('files'))})" if given.get("source") == GIVEN else ""
+        on += f", host {hosts.index(flat(run['host'])) + 1}" if len(hosts) > 1 and run["host"] else ""
+        runs.append(view(run, report["texts"].get(run["suite"], {}), f"run-{i}", on))
+    worst = min((r["verdict"] for r in runs), key=_VERDICTS.__getitem__, default="pass")
+    for i, run in enumerate(runs):
+        run["open"] = run["verdict"] != "pass" or (worst == "pass" and i == 0)
+    runs.sort(key=lambda r: _VERDICTS[r["verdict"]])  # stable: the order of the command line within a verdict
+    page = page_environment().get_template("report.html.j2")
+    text = page.render(
+        report=report, runs=runs, groups=groups(runs), hosts=hosts, parts=parts, hashes=hashes, marks=MARKS, overview=OVERVIEW
+    )
+    return str(text).encode()
+
+
+def page_environment(*folders: Path) -> Any:
+    """What renders a page: texts are escaped, and what would be obeyed in them is made visible.
+
+    Args:
+        folders: Where templates lie beside the report's own.
+    """
+    import jinja2
+
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HTML),
+        loader=jinja2.FileSystemLoader([*folders, HTML]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: visible(value) if type(value) is str else value,  # not of what the page itself is made of
@@ -58,24 +82,16 @@ def render(report: dict[str, Any]) -> bytes:
         "kind": in_words,
     }
     environment.filters.update(filters)
+    return environment
+
+
+def page_parts() -> tuple[dict[str, Any], dict[str, str]]:
+    """A page's style and script, ``css`` and ``js``, and the hash of each for the page's policy."""
+    from markupsafe import Markup
+
     parts = {kind: Markup((HTML / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js")}
     hashes = {kind: b64encode(hashlib.sha256(text.encode()).digest()).decode() for kind, text in parts.items()}
-    hosts = list(dict.fromkeys(flat(run["host"]) for run in report["runs"] if run["host"]))
-    runs = []
-    for i, run in enumerate(report["runs"]):
-        given = run["details"]["provenance"]
-        on = f" ({flat(given.get('files'))})" if given.get("source") == GIVEN else ""
-        on += f", host {hosts.index(flat(run['host'])) + 1}" if len(hosts) > 1 and run["host"] else ""
-        runs.append(view(run, report["texts"].get(run["suite"], {}), f"run-{i}", on))
-    worst = min((r["verdict"] for r in runs), key=_VERDICTS.__getitem__, default="pass")
-    for i, run in enumerate(runs):
-        run["open"] = run["verdict"] != "pass" or (worst == "pass" and i == 0)
-    runs.sort(key=lambda r: _VERDICTS[r["verdict"]])  # stable: the order of the command line within a verdict
-    page = environment.get_template("report.html.j2")
-    text = page.render(
-        report=report, runs=runs, groups=groups(runs), hosts=hosts, parts=parts, hashes=hashes, marks=MARKS, overview=OVERVIEW
-    )
-    return text.encode()
+    return parts, hashes
 
 
 def number(value: float | None) -> str:

@@ -165,6 +165,55 @@ def tradeoff(chart: str, points: Sequence[Mapping[str, Any]], x_name: str, y_nam
     return _svg(chart, f"{y_name} against {x_name}", words, body + _frame(x, y, x_name, y_name))
 
 
+def over_time(
+    chart: str, traces: Sequence[Sequence[Mapping[str, Any]]], marks: Mapping[int, str], steps: int, name: str
+) -> Markup:
+    """A value over the steps of a history, with its interval, gate and accepted score at each.
+
+    Args:
+        chart: An id of its own within the page.
+        traces: Points that can be compared with each other, each ``step value interval limits accepted bad``; an end of the
+            interval may be ``None``, so may the interval and the accepted score.
+        marks: Steps at which it changed, each with a word.
+        steps: How many there are in all.
+        name: Of the value.
+    """
+    points = [p for trace in traces for p in trace]
+    near = [v for p in points for v in (p["value"], *(p["interval"] or ())) if v is not None]
+    low, high = spread(near, 1e-4)
+    # a gate that is far away would press all values into one line; the caption says it
+    lines = [(p["step"], v) for p in points for v in p["limits"] if low - (high - low) * 2 <= v <= high + (high - low) * 2]
+    low, high = spread([*near, *(v for _, v in lines)], 1e-4)
+    x, y = Axis(0.5, steps + 0.5, LEFT + 8, WIDTH - RIGHT), Axis(low, high, HEIGHT - BOTTOM, TOP)
+    half = (x(2) - x(1)) / 2
+    body = Markup("")
+    for step, word in marks.items():
+        at = x(step + 1) - half
+        body += _line("guide", at, TOP, at, HEIGHT - BOTTOM) + _text(min(at + 3, WIDTH - 60), TOP + 8, word, "start")
+    for step, v in dict.fromkeys(lines):
+        body += _line("gate", x(step + 1) - half, y(v), x(step + 1) + half, y(v))
+    for n, trace in enumerate(traces):
+        for p in trace:
+            at, (a, b) = x(p["step"] + 1), p["interval"] or (None, None)
+            if a is not None and b is not None:
+                body += _line("span", at, y(a), at, y(b))
+            if p["accepted"] is not None and low <= p["accepted"] <= high:
+                body += _line("guide", at - half, y(p["accepted"]), at + half, y(p["accepted"]))
+        path = "L".join(f"{x(p['step'] + 1):.1f},{y(p['value']):.1f}" for p in trace)
+        body += Markup('<path class="trace t{}" d="M{}"/>').format(n % 4, path)
+        for p in trace:
+            kind = "point bad" if p["bad"] else "point"
+            body += Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="2.6"/>').format(kind, x(p["step"] + 1), y(p["value"]))
+    bottom = HEIGHT - BOTTOM
+    ticks = [t for t in Axis(1, max(steps, 2), 0, 1).ticks(6) if t == int(t) and 1 <= t <= steps]
+    body += Markup("").join(_text(x(t), bottom + 15, f"{t:g}", "middle") for t in ticks)
+    first, last = points[0], max(points, key=lambda p: p["step"])
+    words = f"{len(points)} values over {steps} steps, from {first['value']:.4f} to {last['value']:.4f}."
+    if marks:
+        words += " Changes: " + ", ".join(f"{word} at step {step + 1}" for step, word in marks.items()) + "."
+    return _svg(chart, f"{name} over the steps", words, _frame(None, y, "step", "") + body)
+
+
 def _axes(x: tuple[float, float], y: tuple[float, float]) -> tuple[Axis, Axis]:
     return Axis(*x, LEFT, WIDTH - RIGHT), Axis(*y, HEIGHT - BOTTOM, TOP)
 

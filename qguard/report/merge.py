@@ -47,8 +47,18 @@ def merge(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             texts.setdefault(suite, {}).update(kept)
     return {
         "schema": SCHEMA, "qguard": __version__, "verdict": verdict, "runs": ordered, "findings": list(findings.values()),
-        "texts": texts,
+        "texts": texts, **_moment(list(reports.values())),
     }  # fmt: skip
+
+
+def _moment(reports: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+    """When the last one was written, if all say when, and the commit, if it is one."""
+    times, commits = ([r.get(key) for r in reports] for key in ("created", "commit"))
+    dated = [t for t in times if isinstance(t, str)]
+    return {
+        "created": max(dated) if dated and len(dated) == len(times) else None,
+        "commit": commits[0] if commits and len(set(map(str, commits))) == 1 else None,
+    }
 
 
 def _runs(name: str, report: Mapping[str, Any]) -> Sequence[dict[str, Any]]:

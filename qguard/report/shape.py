@@ -576,6 +576,9 @@ class ReportShape(Part):
         verdict: The worst verdict of the runs.
         runs: One run for each precision, model and suite.
         texts: Suite → key → text, once for each text that ``details`` refers to.
+        created: When it was written, in UTC; of merged reports the last one's. ``SOURCE_DATE_EPOCH`` replaces the clock. Missing
+            in reports of older versions.
+        commit: The commit that CI names; ``null`` outside of CI.
     """
 
     schema_: Literal[2] = Field(alias="schema")
@@ -583,6 +586,8 @@ class ReportShape(Part):
     verdict: Literal["pass", "fail", "unmeasured"]
     runs: list[RunShape]
     texts: dict[str, dict[str, str]] = {}
+    created: str | None = None
+    commit: str | None = None
 
 
 def checked(report: Any, name: str = "the report") -> dict[str, Any]:
