@@ -162,6 +162,9 @@ USAGE = [
     (["--precision", "int8", "--qguard-model", "minilmm"], "did you mean minilm"),
     (["--precision", "int8", "--golden-update"], "cannot be combined"),
     (["--artifact=x.onnx"], "needs --precision"),
+    (["--cpu=haswell"], "--cpu needs --precision"),
+    (["--qguard-vectors=kept"], "--qguard-vectors needs --precision"),
+    (["--precision", "int8", "--qguard-cpu-texts=48"], "give --cpu NAME"),
     (["--precision", "int8", "--qguard-report=r.txt"], "expected a file that ends in .json"),
 ]
 RUNS = """

@@ -59,6 +59,22 @@ def refuse_indexes(names: Sequence[str]) -> None:
         )
 
 
+def refuse_cpus(models: Sequence[str]) -> None:
+    """A verdict names the machine that judged, and ``qguard verify`` compares that with where it runs.
+
+    Args:
+        models: Of ``--cpu``.
+
+    Raises:
+        UsageProblem: for any.
+    """
+    if models:
+        raise UsageProblem(
+            "--qguard-attest: a verdict is of the machine that judges, and not of CPUs that are emulated, found --cpu "
+            f"{','.join(models)}; give the options in two runs of pytest"
+        )
+
+
 def artifact_path(session: Session, target: Target) -> Path:
     """What is deployed: the given artifact, or the folder that was built.
 

@@ -21,6 +21,7 @@ from qguard.encoders.interface import Interface
 from qguard.encoders.ports import of_session
 from qguard.encoders.runtimes import RUNTIMES
 from qguard.errors import ArtifactProblem, MeasurementProblem
+from qguard.machine.emulated import ended, said
 
 WORKER = Path(__file__).with_name("worker.py")
 EXACT = "session.x64quantprecision"
@@ -136,8 +137,11 @@ class _Process:
     def _ended(self) -> MeasurementProblem:
         code = self._process.wait()
         self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        last = said[-1][:200] if said else f"exit status {code}, no message"
+        lines = said(self._errors.read().decode(errors="replace"))
+        if code < 0:  # whatever it wrote before, somebody else ended it
+            more = f" ({lines[-1][:200]})" if lines else ""
+            return MeasurementProblem(f"{self._name} ended: {ended(code)}{more}; run it again")
+        last = lines[-1][:200] if lines else ended(code)
         return MeasurementProblem(
             f"{self._name} ended: {last}; it needs numpy and an onnxruntime that loads the file: pip install onnxruntime numpy"
         )

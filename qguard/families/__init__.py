@@ -30,6 +30,7 @@ NEEDS = {
     "generated": "texts that are generated for the run",
     "dimensions": "a precision with fewer dimensions, such as int8:256",
     "endpoint": "a server that is asked over HTTP",
+    "cpu": "a CPU that is emulated (--cpu), and an artifact that ONNX Runtime runs",
     "index": "an index of a vector database that is named (--index)",
     "baseline": "the interpreter of another environment (--baseline-python)",
     "process": "processes of its own in which the artifact is timed or its memory is measured, or a server that gets a load",

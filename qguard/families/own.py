@@ -7,6 +7,7 @@ from qguard.kinds import CROSS_ENCODER, DENSE, KINDS, MULTI_VECTOR, SPARSE
 from qguard.metrics import (
     Comparison,
     MetricInfo,
+    cpus,
     embedding,
     index,
     invariance,
@@ -194,6 +195,11 @@ OWN = (
         name="regression", question="Do texts keep the vectors and neighbors that another environment gives them?",
         test="test_regression", needs=("vectors", "baseline"), metrics=regression.METRICS, bounded_by="gates of the project",
         judge="qguard.judging.regression:judge_regression", kinds=tuple(KINDS), lead=8,
+    ),
+    Family(
+        name="cpu", question="Does the artifact compute the same on other CPUs?", test="test_cpus", needs=("vectors", "cpu"),
+        metrics=cpus.METRICS, bounded_by="the precision's gates on the same values of the suite (docs/cpus.md)",
+        judge="qguard.judging.cpus:judge_cpus", lead=6,
     ),
     Family(
         name="latency", question="Is it as fast as promised, timed against fp32 in this very run?", test=TIMED,

@@ -9,7 +9,7 @@ from qguard.errors import MeasurementProblem
 from qguard.families import FAMILIES, TIMED, Family, family_of, measure
 from qguard.families import standard_errors as errors_of
 from qguard.gates.check import Check, judge
-from qguard.judging import latency, load, service
+from qguard.judging import cpus, latency, load, service
 from qguard.judging.facts import scope
 from qguard.judging.once import once
 from qguard.judging.robustness import tried
@@ -50,6 +50,8 @@ def _has(session: Session, need: str, target: Target) -> bool:
         return bool(session.indexes)
     if need == "baseline":  # of the model's own vectors, before they are cut or quantized
         return session.baseline_python is not None and target.precision == target.precision.plain
+    if need == "cpu":
+        return cpus.fits(session, target.precision)
     if need == "process":
         return bool(latency.buckets(session, target.precision, target.model))
     return True
@@ -78,6 +80,7 @@ def left_out(session: Session, target: Target) -> dict[str, str]:
         found["latency"] = why
     if "latency" not in off and load.has_stated_bounds(session, precision):
         found[load.STATED] = "judged by qguard latency import"
+    found |= cpus.left_out(session, precision)
     return {**off, **found, **service.left_out(session, precision, target.model)}
 
 

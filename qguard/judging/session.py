@@ -57,6 +57,8 @@ class Session:
             family ``regression``.
         baseline_endpoint: ``--baseline-endpoint``: the server that a server is compared with, a name or a URL.
         indexes: ``--index``: names of ``[tool.qguard.index]`` that the candidate's vectors are searched in.
+        cpus: ``--cpu``: CPUs that are emulated, as QEMU names them.
+        cpu_texts: So many texts are computed on each; 0 for all.
         intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
     """
 
@@ -67,6 +69,8 @@ class Session:
     baseline_endpoint: str | None = None
     intervals: bool = False
     indexes: tuple[str, ...] = ()
+    cpus: tuple[str, ...] = ()
+    cpu_texts: int = 48
 
     def targets(self, precisions: list[Precision]) -> list[Target]:
         """All combinations of precision, model and suite.
@@ -74,7 +78,7 @@ class Session:
         Raises:
             UsageProblem: when no model is configured.
         """
-        from qguard.judging import index
+        from qguard.judging import cpus, index
         from qguard.judging.load import refuse
 
         if not self.config.models:
@@ -103,6 +107,7 @@ class Session:
         self._refuse_gates_of_other_kinds()
         if self.indexes:
             index.refuse(self, precisions)
+        cpus.refuse(self, precisions)
         for precision in precisions:
             for model in self.config.models:
                 self._refuse_stored(precision, model)

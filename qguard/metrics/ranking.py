@@ -19,6 +19,7 @@ from qguard.errors import MeasurementProblem
 from qguard.metrics import Comparison, Items, Metric, Rows
 from qguard.metrics.neighbours import Neighbours
 from qguard.metrics.statistics import Mean, Ratio, Share
+from qguard.suites import Suite
 from qguard.vectors.quantized import KINDS, RESCORE_MULTIPLIER
 from qguard.vectors.similarity import DOT, Similarity
 
@@ -55,6 +56,18 @@ def best_first(scores: Rows, k: int) -> Any:
     return place[order][first[:, None] + np.arange(k)]
 
 
+def documents_of(suite: Suite) -> Any:
+    """The texts that are searched, by index (d,): the documents, of equal ones the first; all texts where there are none.
+
+    Raises:
+        MeasurementProblem: for fewer than two.
+    """
+    documents = np.asarray(list(dict.fromkeys(suite.documents)) or range(len(suite.texts)))
+    if len(documents) < 2:
+        raise MeasurementProblem(f"ranking needs at least two documents, found {len(documents)}")
+    return documents
+
+
 def scored(c: Comparison, queries: Sequence[int] | None = None) -> tuple[Any, list[Rows]]:
     """What each text's search sees: of equal documents the first, and -inf where a text would find itself.
 
@@ -68,10 +81,7 @@ def scored(c: Comparison, queries: Sequence[int] | None = None) -> tuple[Any, li
     Raises:
         MeasurementProblem: for fewer than two documents.
     """
-    texts = len(c.suite.texts)
-    documents = np.asarray(list(dict.fromkeys(c.suite.documents)) or range(texts))
-    if len(documents) < 2:
-        raise MeasurementProblem(f"ranking needs at least two documents, found {len(documents)}")
+    texts, documents = len(c.suite.texts), documents_of(c.suite)
     own = np.full(texts, -1)
     own[documents] = np.arange(len(documents))
     chosen: Any = slice(None) if queries is None else np.asarray(queries)
@@ -96,14 +106,14 @@ def items(c: Comparison) -> Items:
     texts = np.arange(len(c.suite.texts)) if c.searchers is None else c.searchers
     k = min(K, len(documents) - 1)
     gold, found = best_first(scores[0], k), best_first(scores[1], k)
-    columns = _agreement(gold, found)
+    columns = agreement(gold, found)
     before, after = (np.take_along_axis(s, gold, 1) for s in scores[:2])
-    columns += _flipped(c.relative(before, texts), after)
+    columns += flipped(c.relative(before, texts), after)
     if c.vectors is not None:
         retrieved = best_first(scores[1], min(RESCORE_MULTIPLIER * k, len(documents) - 1))
         rescored = np.full_like(scores[2], -np.inf)
         np.put_along_axis(rescored, retrieved, np.take_along_axis(scores[2], retrieved, 1), 1)
-        columns += _agreement(gold, best_first(rescored, k))
+        columns += agreement(gold, best_first(rescored, k))
     rows = np.stack(columns, axis=1).astype(np.float64)
 
     def label(i: int) -> str:
@@ -120,7 +130,7 @@ def _of_queries(c: Comparison, found: Neighbours) -> Items:
     assert corpus is not None
     k = min(K, found.golden.shape[1])
     gold, now = found.golden[:, :k], found.candidate[:, :k]
-    columns = _agreement(gold, now) + _flipped(c.relative(found.golden_scores[:, :k]), found.rescored[:, :k])
+    columns = agreement(gold, now) + flipped(c.relative(found.golden_scores[:, :k]), found.rescored[:, :k])
     rows = np.stack(columns, axis=1).astype(np.float64)
 
     def label(i: int) -> str:
@@ -131,17 +141,17 @@ def _of_queries(c: Comparison, found: Neighbours) -> Items:
     return Items(rows, tuple(c.suite.slices[q] for q in c.suite.queries), label, "queries")
 
 
-def _flipped(gold: Rows, candidate: Rows) -> list[Any]:
+def flipped(gold: Rows, candidate: Rows) -> list[Any]:
     """Pairs whose order flips, and clear pairs, each (q,); of both sides' scores of golden's neighbors, (q, k).
 
     Those of golden are on the scale of cosines; of the candidate's only the order counts.
     """
     clear = gold[:, :, None] - gold[:, None, :] > MARGIN
-    flipped = clear & (candidate[:, :, None] < candidate[:, None, :])
-    return [flipped.sum((1, 2)), clear.sum((1, 2))]
+    changed = clear & (candidate[:, :, None] < candidate[:, None, :])
+    return [changed.sum((1, 2)), clear.sum((1, 2))]
 
 
-def _agreement(gold: Any, found: Any) -> list[Any]:
+def agreement(gold: Any, found: Any) -> list[Any]:
     """Per query (q, k) of document indices: overlap, top-1 agreement, RBO and nDCG, each (q,) in [0, 1]."""
     k = gold.shape[1]
     depth = np.arange(1, k + 1)

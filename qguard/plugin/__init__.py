@@ -88,6 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_endpoint_model", "--endpoint-model"),
             ("qguard_endpoint_replica", "--endpoint-replica"),
             ("qguard_index", "--index"),
+            ("qguard_vectors", "--qguard-vectors"),
+            ("qguard_cpu", "--cpu"),
+            ("qguard_cpu_texts", "--qguard-cpu-texts"),
         ):
             if config.getoption(option):
                 raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
@@ -121,6 +124,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     from qguard.config import load_config
     from qguard.endpoints.settings import SERVED
     from qguard.errors import UsageProblem
+    from qguard.judging.cpus import parse_texts, resolved
     from qguard.judging.session import Session
     from qguard.precisions import parse_precisions
 
@@ -147,7 +151,7 @@ def _state(config: pytest.Config, asked: str) -> State:
     if mode := config.getoption("qguard_service"):
         update["service"] = chosen.service.model_copy(update={"mode": mode})
     chosen = chosen.model_copy(update=update)
-    baseline = config.getoption("qguard_baseline_artifact")
+    baseline, cpus = config.getoption("qguard_baseline_artifact"), _names(config.getoption("qguard_cpu"))
     session = Session(
         chosen,
         Path(artifact) if artifact else None,
@@ -156,13 +160,16 @@ def _state(config: pytest.Config, asked: str) -> State:
         config.getoption("qguard_baseline_endpoint"),
         intervals=bool(config.getoption("qguard_report")),
         indexes=_names(config.getoption("qguard_index")),
+        cpus=resolved(cpus),
+        cpu_texts=parse_texts(config.getoption("qguard_cpu_texts"), cpus),
     )
     targets = session.targets(precisions)
     if config.getoption("qguard_attest"):
-        from qguard.attest.evidence import refuse_indexes, refuse_several
+        from qguard.attest.evidence import refuse_cpus, refuse_indexes, refuse_several
 
         refuse_several(targets)
         refuse_indexes(session.indexes)
+        refuse_cpus(session.cpus)
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
     return State(session, targets, strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -10,8 +11,11 @@ import pytest
 from qguard.console.visible import visible
 from qguard.judging import latency
 from qguard.judging.cause import find_cause
+from qguard.judging.cpus import FAMILY as CPU
+from qguard.judging.cpus import facts as cpu_facts
 from qguard.judging.facts import changed, facts, holds, parts
 from qguard.judging.families import standard_errors
+from qguard.judging.hosts import kept
 from qguard.judging.index import FAMILY as INDEX
 from qguard.judging.index import facts as index_facts
 from qguard.plugin.state import GATE, RECORD, STATE, as_json
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from qguard.judging.session import Session, Target
     from qguard.latency.check import Bucket
 
+EMBEDDING = "embedding"
 _DISABLED = (
     "latency was not measured: benchmarks are disabled (--benchmark-disable, or xdist, beside whose other workers no timing can "
     "be trusted); run without them, or set --qguard-latency=off"
@@ -62,7 +67,7 @@ class GateKeeper:
 
         part = FAMILIES.find(family)
         record = self._record(target)
-        with _spoken(record), self._uncaptured(target):
+        with _spoken(record), self._uncaptured(target, slow=family == CPU):
             problem = None
             try:
                 checks = self._session.checks(target, family)
@@ -73,6 +78,10 @@ class GateKeeper:
             if part.sampled and self._item.config.getoption("qguard_report"):
                 record["standard_errors"] = standard_errors(self._session, target, family)
             record["details"] = self._details(target, family)
+            if family == EMBEDDING and (folder := self._item.config.getoption("qguard_vectors")):
+                record["host_vectors"] = kept(self._session, target, Path(folder))
+            if family == CPU:
+                record["cpus"] = cpu_facts(self._session, target)
             if family == INDEX:
                 record["index"] = index_facts(self._session, target)
             if any(c.outcome == "fail" for c in checks):
@@ -103,10 +112,10 @@ class GateKeeper:
 
         return details(self._session, target, part)
 
-    def _uncaptured(self, target: Target) -> AbstractContextManager[None]:
-        """A large suite may be encoded for hours, with the time left on stderr: nothing captures it meanwhile."""
+    def _uncaptured(self, target: Target, slow: bool) -> AbstractContextManager[None]:
+        """A large suite takes hours, and an emulated CPU minutes, with the time left on stderr: nothing captures it meanwhile."""
         capture = self._item.config.pluginmanager.getplugin("capturemanager")
-        if capture is None or self._session.suite(target.suite).corpus is None:
+        if capture is None or not (slow or self._session.suite(target.suite).corpus is not None):
             return nullcontext()
         return capture.global_and_fixture_disabled()  # type: ignore[no-any-return]
 

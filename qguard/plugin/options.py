@@ -102,12 +102,28 @@ OPTIONS = (
         _value("NAME,…"),
         short=True,
     ),
+    Option(
+        "--qguard-cpu",
+        "also compute a part of the suite on these CPUs, which QEMU emulates, separated by commas, such as haswell,milan",
+        _value("NAME,…"),
+        short=True,
+    ),
+    Option(
+        "--qguard-cpu-texts",
+        "how many texts are computed on each CPU of --cpu, which is slow; 'all' for the whole suite (default 48)",
+        _value("N|all"),
+    ),
     Option("--qguard-model", "use only this model, by name or reference; repeatable", _values("NAME")),
     Option("--qguard-suite", "use only this suite; repeatable", _values("NAME")),
     Option(
         "--qguard-report",
         "write the report to PATH, whose suffix is .json, .html, .md or .codequality.json; repeatable",
         _values("PATH"),
+    ),
+    Option(
+        "--qguard-vectors",
+        "keep the candidate's vectors of the suite in this folder, for qguard merge --across-hosts",
+        _value("DIR"),
     ),
     Option("--qguard-attest", "write the verdict as an in-toto statement that is bound to the artifact's bytes", _value()),
     Option(

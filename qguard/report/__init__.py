@@ -91,8 +91,10 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
             verdict = "fail"
         facts: dict[str, Any] = next((r["facts"] for r in mine if r.get("facts")), {})
         found = {"verdict": verdict, "missing": missing, "errors": errors, "checks": checks}
-        found |= {part: [f for r in mine for f in r.get(part, ())] for part in ("latency", "load", "index")}
+        found |= {part: [f for r in mine for f in r.get(part, ())] for part in ("latency", "load", "index", "cpus")}
         runs.append({**target, "kind": asked.get("kind", DENSE), **facts, **found})
+        if vectors := next((r["host_vectors"] for r in mine if r.get("host_vectors")), None):
+            runs[-1]["host_vectors"] = vectors
         runs[-1]["standard_errors"] = {k: v for r in mine for k, v in r.get("standard_errors", {}).items()}
         runs[-1]["left_out_because"] = dict(asked.get("left_out", {}))
         runs[-1]["left_out"] = list(runs[-1]["left_out_because"])

@@ -15,7 +15,7 @@ from qguard.report.answers import HEADS
 from qguard.vectors.quantized import FLOAT
 
 PAIRED = ("latency.speedup", "latency.regression", "latency.trend")  # judged by pairs of runs in turn
-_NO_LAYER = {"index", "latency", "memory", "regression", "service"}  # families that no layer's loss explains
+_NO_LAYER = {"cpu", "index", "latency", "memory", "regression", "service"}  # families that no layer's loss explains
 _ANEW = "Review the change, then record the golden again"
 CHECK = (
     "Check that the file is made from this model and revision and that the right output is read. Check its pooling, Dense heads "
@@ -99,6 +99,13 @@ def steps(case: Case) -> list[Step]:
     if "regression" in case.families:
         search = "qguard bisect --package onnxruntime --good OLD --bad NEW --metric ranking.overlap@10"
         found.append(Step("Find the release that changed it (docs/bisect.md)", search))
+    if "cpu" in case.families:
+        found.append(
+            Step(
+                "If it holds on a CPU with VNNI, products may saturate without it: declare the option for exact products beside "
+                "the file, or quantize weights to 7 bits (docs/cpus.md)"
+            )
+        )
     if "latency" in case.families:
         found.append(too_slow(case.name, case.failed))
     # bounds on latency are no line of [tool.qguard.gates]

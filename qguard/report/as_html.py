@@ -15,7 +15,7 @@ from qguard.console.visible import visible
 from qguard.families import TIMED
 from qguard.kinds import in_words
 from qguard.latency.decision import UNDECIDED
-from qguard.report import advice, charts, indexes
+from qguard.report import across, advice, charts, cpus, indexes
 from qguard.report.details import GIVEN, MOVED
 from qguard.report.headline import ORDER, bound_of, cause_of, family_of, headline, label_of, name_of
 from qguard.report.loads import figures, named, sent
@@ -52,8 +52,9 @@ def render(report: dict[str, Any]) -> bytes:
     runs.sort(key=lambda r: _VERDICTS[r["verdict"]])  # stable: the order of the command line within a verdict
     page = page_environment().get_template("report.html.j2")
     text = page.render(
-        report=report, runs=runs, groups=groups(runs), hosts=hosts, parts=parts, hashes=hashes, marks=MARKS, overview=OVERVIEW
-    )
+        report=report, runs=runs, groups=groups(runs), hosts=hosts, parts=parts, hashes=hashes, marks=MARKS, overview=OVERVIEW,
+        across=across.rows(report), across_heads=across.HEADS,
+    )  # fmt: skip
     return str(text).encode()
 
 
@@ -162,6 +163,8 @@ def view(run: dict[str, Any], texts: Mapping[str, str], key: str, on: str = "") 
         "shadowed_gates": advice.shadowed_gates(run["checks"]),
         "gates": {key: _gate(g) for key, g in run["details"]["provenance"]["gates"].items()},
         "loads": [{"name": named(f), "sent": sent(f), "failed": f["failed"], "figures": figures(f)} for f in run["load"]],
+        "emulated": cpus.rows(run),
+        "cpu_heads": cpus.HEADS,
         "indexes": indexes.rows(run),
         "index_heads": indexes.HEADS,
         "trials": [{**t, "bound": _bound(run, t)} for t in run["latency"]],

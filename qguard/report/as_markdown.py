@@ -11,6 +11,7 @@ from typing import Any
 
 from qguard.console.visible import visible
 from qguard.latency.check import interval_text
+from qguard.report import across, cpus
 from qguard.report.advice import PAIRED, judged, left_out, moved_gates, shadowed_gates
 from qguard.report.answers import sentences
 from qguard.report.headline import bound_of, failed_of, family_of, headline, label_of, name_of, texts_of
@@ -38,6 +39,9 @@ def render(report: dict[str, Any]) -> bytes:
         lines += ["Nothing was measured.", ""]
     lines += ["| precision | model | suite | verdict | tightest gate | margin | size |", "|---|---|---|---|---|---|---|"]
     lines += [_row(run) for run in report["runs"]]
+    if of_hosts := across.rows(report):
+        lines += ["", "| " + " | ".join(across.HEADS) + " |", "|---" * len(across.HEADS) + "|"]
+        lines += [f"| {_MARK[r['verdict']]} " + " | ".join(map(escape, r["figures"])) + " |" for r in of_hosts]
     for run in report["runs"]:
         lines += _details(run)
     data = ("\n".join(lines) + "\n").encode()
@@ -104,6 +108,9 @@ def _details(run: Mapping[str, Any]) -> list[str]:
         lines += ["", "| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
         lines += ["| " + " | ".join([_cell(i["name"]), *i["figures"]]) + " |" for i in indexes]
         lines += ["", *(f"- {_cell(i['name'])}: {escape(i['words'])}" for i in indexes)]
+    if there := cpus.rows(run):
+        lines += ["", "| " + " | ".join(cpus.HEADS) + " |", "|---" * len(cpus.HEADS) + "|"]
+        lines += ["| " + " | ".join([_cell(c["name"]), *map(escape, c["figures"])]) + " |" for c in there]
     for c in run["checks"]:
         if c["name"].startswith("latency.") and c["name"] not in PAIRED and c["bound"]:
             lines.append(f"\n{_MARK.get(c['outcome'], '⚠️')} {_cell(label_of(c))} {c['value']:.4g}, gate {bound_of(c)}")

@@ -499,6 +499,87 @@ class IndexShape(Part):
     words: str
 
 
+class CpuShape(Part):
+    """A CPU that QEMU emulated, on which a part of the suite was computed; see docs/cpus.md. Nothing is timed there.
+
+    Attributes:
+        name: The CPU as QEMU names it.
+        host: The CPU, its instruction sets, what emulated it, the features that NumPy found by CPUID, those that a real one has
+            and QEMU takes away, and versions.
+        native: The CPU that this one is compared with: that of the machine that judges.
+        exact_products: Whether ONNX Runtime had the option that keeps products from saturating.
+        texts: Number of texts that were computed.
+        of: Number of texts of the suite.
+        values: Metric → ``value``, and ``native``, that of this machine's CPU on the same texts.
+    """
+
+    name: str
+    host: dict[str, Any]
+    native: dict[str, Any]
+    exact_products: bool
+    texts: int
+    of: int
+    values: dict[str, dict[str, float | None]]
+
+
+class HostVectorsShape(Part):
+    """The file of the candidate's vectors that was kept for ``qguard merge --across-hosts``.
+
+    Attributes:
+        file: Its name.
+        sha256: Its hash.
+    """
+
+    file: str
+    sha256: str
+
+
+class HostPair(Part):
+    """Two hosts that ran one precision of a model on a suite.
+
+    Attributes:
+        hosts: Both, by index into ``hosts`` of the entry; the first one is ``the first host`` of the metrics' descriptions.
+        artifacts: Hash of the artifact on each.
+        same_artifact: Whether it is the same.
+        checks: How far they differ.
+        words: The most important values in one line.
+    """
+
+    hosts: list[int] = Field(min_length=2, max_length=2)
+    artifacts: list[str]
+    same_artifact: bool
+    checks: list[CheckShape]
+    words: str
+
+
+class AcrossShape(Part):
+    """A precision whose hosts were compared with each other; see docs/cpus.md.
+
+    Attributes:
+        model: Name of the model.
+        suite: Name of the suite.
+        precision: Name of the precision.
+        runtime: Name of the runtime.
+        vectors: Kind of the stored vectors.
+        verdict: ``fail`` if any check fails; ``pass`` only if the vectors of all hosts were there.
+        hosts: Every host that ran it, in words.
+        host_hashes: Hash of what ``host`` of its run says, of each.
+        missing: What could not be compared, and why.
+        pairs: Each two hosts.
+    """
+
+    model: str
+    suite: str
+    precision: str
+    runtime: str
+    vectors: str = "float32"
+    verdict: Literal["pass", "fail", "unmeasured"]
+    hosts: list[str]
+    host_hashes: list[str]
+    missing: list[str]
+    pairs: list[HostPair]
+
+
 class RunShape(Part):
     """One precision of a model on a suite.
 
@@ -525,6 +606,8 @@ class RunShape(Part):
         latency: Every comparison of times.
         load: Every load that a server got.
         index: Every index that was searched.
+        cpus: Every CPU that was emulated.
+        host_vectors: The file of vectors that was kept; ``null`` if none was asked for.
         artifact: Files of the judged artifact.
         endpoint: The judged server; ``null`` for all else.
         golden_from: The server that the golden was recorded from, in words; ``null`` for a golden that was computed from the
@@ -555,6 +638,8 @@ class RunShape(Part):
     latency: list[TrialShape]
     load: list[LoadShape] = []
     index: list[IndexShape] = []
+    cpus: list[CpuShape] = []
+    host_vectors: HostVectorsShape | None = None
     artifact: Files | None = None
     endpoint: EndpointShape | None = None
     golden_from: str | None = None
@@ -579,6 +664,7 @@ class ReportShape(Part):
         created: When it was written, in UTC; of merged reports the last one's. ``SOURCE_DATE_EPOCH`` replaces the clock. Missing
             in reports of older versions.
         commit: The commit that CI names; ``null`` outside of CI.
+        across: Of merged reports, the precisions whose hosts were compared with each other.
     """
 
     schema_: Literal[2] = Field(alias="schema")
@@ -588,6 +674,7 @@ class ReportShape(Part):
     texts: dict[str, dict[str, str]] = {}
     created: str | None = None
     commit: str | None = None
+    across: list[AcrossShape] = []
 
 
 def checked(report: Any, name: str = "the report") -> dict[str, Any]:

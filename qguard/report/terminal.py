@@ -12,6 +12,7 @@ from qguard.judging.cause import Cause
 from qguard.metrics.truncation import OVERLAP
 from qguard.report.advice import PAIRED, Case, Step, judged, left_out, moved_gates, shadowed_gates, steps, told, too_slow, why
 from qguard.report.answers import sentences
+from qguard.report.cpus import in_words as of_cpu
 from qguard.report.headline import bound_of, cause_of, headline, label_of, texts_of
 from qguard.report.indexes import in_words
 from qguard.report.loads import words
@@ -171,6 +172,7 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
         lines += [
             *_of_loads(run),
             *(line for found in run.get("index", ()) for line in _wrapped_index(found)),
+            *(line for found in run.get("cpus", ()) for line in _wrapped_whole(f"cpu {of_cpu(found)}")),
             *(
                 f"  {'FAIL' if c['outcome'] == 'fail' else '    '} {c['worst'][0]}"
                 for c in run["checks"]
@@ -256,7 +258,10 @@ def _effects(checks: list[dict[str, Any]]) -> list[str]:
 
 def _wrapped_index(found: dict[str, Any]) -> list[str]:
     """An index, with the loss of each part."""
-    text = f"index {found['name']}: {in_words(found)}"
+    return _wrapped_whole(f"index {found['name']}: {in_words(found)}")
+
+
+def _wrapped_whole(text: str) -> list[str]:
     return textwrap.wrap(text, 120, initial_indent="       ", subsequent_indent=" " * 9, break_on_hyphens=False)
 
 

@@ -89,7 +89,8 @@ def judged_on(session: Session, target: Target, rows: Sequence[int], gated_as: P
 
 def of_the_file(session: Session, target: Target) -> list[Check]:
     """The checks that need no suite: what the file holds, and what a batch does to a text."""
-    names = [f.name for f in session.families(target) if not f.sampled and not {"generated", "process", "index"} & set(f.needs)]
+    elsewhere = {"generated", "process", "index", "cpu"}
+    names = [f.name for f in session.families(target) if not f.sampled and not elsewhere & set(f.needs)]
     return [check for name in names for check in session.checks(target, name)]
 
 
