@@ -71,7 +71,10 @@ CALLS = {
 }  # fmt: skip
 # the host, types, and what only computes on arrays of ours; two more throw in a run of pytest below
 # what httpx throws is worded by the client of endpoints (test_endpoints), and the server answers for its own (test_serving)
-OTHERS = {"httpx", "starlette", "uvicorn", "pytest", "ml_dtypes", "markupsafe", "scipy", "threadpoolctl", "jinja2", "hypothesis"}
+OTHERS = {
+    "httpx", "starlette", "uvicorn", "pytest", "ml_dtypes", "markupsafe", "scipy", "threadpoolctl", "jinja2", "hypothesis",
+    "packaging",
+}  # fmt: skip
 
 
 STORES = {"faiss", "lancedb", "psycopg", "pymilvus", "qdrant_client", "usearch"}  # tests/test_index_stores.py

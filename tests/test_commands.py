@@ -144,6 +144,7 @@ def test_what_cannot_be_quantized_is_said_at_once(small, tmp_path, capsys, args,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @needs_nncf
 def test_quantize_calibrates_on_a_file_of_ones_own(small, tmp_path, monkeypatch, capfd):
     """And leaves output and logging alone, which NNCF would not."""
@@ -163,6 +164,7 @@ def test_quantize_calibrates_on_a_file_of_ones_own(small, tmp_path, monkeypatch,
     assert np.isfinite(tokens).all()
 
 
+@pytest.mark.long
 def test_compare_shows_every_precision_and_its_verdict(small, int8, tmp_path, capsys, monkeypatch):
     """One precision cannot be measured here; the others are shown all the same, and the exit code says so."""
     monkeypatch.setattr("qguard.judging.compare.SECONDS", 0.2)

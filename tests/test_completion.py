@@ -41,7 +41,7 @@ def test_the_shell_reads_its_script(scripts, shell):
     [
         ("dia", "diagnose"),
         ("diagnose --layers", "--layers-only"),
-        ("quantize --precision int8-w", "int8-weight int8-weight@torch"),
+        ("quantize --precision int8-w", "int8-weight int8-weight@torch int8-weight@onnx-cuda"),
         ("tolerances --precision a", "all"),
         ("golden up", "update"),
         ("golden update --accept-change st", "stack"),
@@ -65,7 +65,11 @@ def test_fish_completes(scripts):
         pytest.skip("no fish here")
     text = f'source {scripts / "fish"}; complete -C "qguard diagnose --precision int8-w"'
     done = subprocess.run(["fish", "-c", text], capture_output=True, text=True, check=True)
-    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["int8-weight", "int8-weight@torch"]
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [
+        "int8-weight",
+        "int8-weight@torch",
+        "int8-weight@onnx-cuda",
+    ]
 
 
 def test_without_shtab_it_names_the_extra():

@@ -159,6 +159,7 @@ def test_what_no_rounding_explains_is_no_loss_by_quantization(small, of_another_
     assert Cause.from_json(json.loads(json.dumps(cause.to_json()))) == cause
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layers_only", [False, True])
 def test_a_diagnosis_does_not_call_another_model_sound(small, of_another_model, layers_only):
     from qguard.diagnosis.examination import Examination

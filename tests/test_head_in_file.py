@@ -267,6 +267,7 @@ def test_a_dense_head_that_is_there_twice(judged, dense):
     assert failed["head"].startswith("the artifact gives the model's vectors with its Dense head applied twice: mean cosine 0.99")
 
 
+@pytest.mark.long
 def test_a_diagnosis_names_a_dense_head_that_is_missing_or_there_twice(dense, int8, tmp_path):
     """Neither is a wrong pooling."""
     project, weights = dense

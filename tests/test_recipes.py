@@ -112,6 +112,7 @@ def test_a_precision_of_another_package_is_judged(small, tmp_path):
     assert (returned, "6 passed" in text) == (0, True), text
 
 
+@pytest.mark.long
 def test_a_precision_of_another_package_has_every_part(installed, small, tmp_path, monkeypatch, capsys):
     installed()
     precision = parse_precision("f8")
@@ -133,6 +134,7 @@ def test_a_precision_of_another_package_has_every_part(installed, small, tmp_pat
     assert "f8" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_init_derives_the_gates_of_a_precision_of_another_package(installed, tmp_path, monkeypatch, capsys):
     installed()
     families.write("bert", tmp_path / "tiny")

@@ -246,6 +246,7 @@ def test_an_unknown_device_in_the_configuration_is_named(tmp_path):
         load_config(tmp_path)
 
 
+@pytest.mark.long
 def test_the_gpu_benchmark_works_without_a_gpu(capsys):
     from importlib.util import module_from_spec, spec_from_file_location
 
