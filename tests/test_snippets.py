@@ -87,6 +87,7 @@ NOT_RUN = {
     r"^pytest .*--index|^qguard index": "names the reader's own index; tests/test_indexes.py",
     r"^qguard tune |^pytest --precision tuned": "needs 200 texts; tests/test_tune.py",
     r"^qguard diagnose .*--out": "leaves layers out one by one; tests/test_diagnose.py",
+    r"--ray": "needs a Ray cluster; tests/test_ray.py",
     r"^qguard serve": "runs until it is stopped; tests/test_serving.py",
     r"^(?:pytest|qguard compare) --precision \S*live": "names the reader's own server; tests/test_endpoints.py",
     r"^qguard (?:init|models) FOLDER": "names the reader's own model; tests/test_sparse.py",

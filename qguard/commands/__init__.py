@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qguard.console.visible import say
+
 if TYPE_CHECKING:
     from qguard.config import Config
+    from qguard.fleet import Fleet
     from qguard.judging.session import Session
 
 # name → what it does; each is a module here with add(parser) and run(args) → exit code
@@ -97,6 +101,44 @@ def add_endpoint(parser: argparse.ArgumentParser, text: str, metavar: str = "URL
 def add_json(parser: argparse.ArgumentParser) -> None:
     """``--json``, for machines."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+
+
+def add_ray(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--ray``: the machines that do the work.
+
+    Args:
+        parser: Of the command.
+        what: What they do.
+    """
+    text = f"{what} on this Ray cluster: HOST:PORT of its head, or auto on one of its machines (docs/ray.md)"
+    parser.add_argument("--ray", metavar="ADDRESS", help=text)
+    parser.add_argument("--ray-alike", action="store_true", help="with --ray: leave out nodes that differ from this machine")
+
+
+def fleet_of(args: argparse.Namespace) -> Fleet | None:
+    """The fleet that ``--ray`` names; ``None`` without.
+
+    Raises:
+        UsageProblem: for ``--ray-alike`` alone, and as :func:`qguard.fleet.connect`.
+    """
+    from qguard.errors import UsageProblem
+
+    if args.ray is None:
+        if args.ray_alike:
+            raise UsageProblem("--ray-alike is about the nodes of a cluster; give --ray ADDRESS too")
+        return None
+    from qguard.fleet import connect
+
+    found = connect(args.ray, args.ray_alike)
+    said = found.facts
+    out = f", {said['left_out']} left out" if said["left_out"] else ""
+    say(f"{said['engine']}: {said['nodes']} nodes with {said['cpus']} CPUs, all like this machine{out}", sys.stderr)
+    return found
+
+
+def fleet_facts(session: Session) -> dict[str, Any]:
+    """What ``--json`` says of the machines of ``--ray``; nothing without."""
+    return {"fleet": session.fleet.facts} if session.fleet is not None else {}
 
 
 def add_selection(parser: argparse.ArgumentParser, suite: bool = True) -> None:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_endpoint, add_json, add_precision, add_selection, session_of
+from qguard.commands import (
+    add_endpoint,
+    add_json,
+    add_precision,
+    add_ray,
+    add_selection,
+    fleet_facts,
+    fleet_of,
+    session_of,
+)
 from qguard.console.visible import say, visible
 
 
@@ -16,6 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     text = "how vectors are stored, such as float32,int8,binary; every precision and number of dimensions with every kind"
     parser.add_argument("--vectors", metavar="KIND,…", help=text)
     add_endpoint(parser, "compare the server at this URL as the precision 'served'")
+    add_ray(parser, "judge precisions, models and suites")
     add_json(parser)
     add_selection(parser)
 
@@ -36,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     precisions = swept(parse_precisions(args.precision, config.precisions, config.own_precisions), args.dims, args.vectors)
     if args.endpoint and not any(p.name == SERVED for p in precisions):
         raise UsageProblem(f"--endpoint URL is compared as {SERVED}, which is not among the precisions: --precision …,{SERVED}")
+    session.fleet = fleet_of(args)
     rows = compare(session, precisions, lambda what: say(f"{what} …", file=sys.stderr))
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     out.print(table(rows))
@@ -59,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             out.print(visible(f"{row.precision} {row.model} {row.suite}: {text}"), markup=False, soft_wrap=True)
     if args.json:
         try:
-            write_atomic(args.json, dump_json(to_json(rows)))
+            write_atomic(args.json, dump_json(to_json(rows) | fleet_facts(session)))
         except OSError as e:
             raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
     return 3 if any(row.error for row in rows) else 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from qguard.commands import add_command, add_endpoint, add_selection, selected, session_of
+from qguard.commands import add_command, add_endpoint, add_ray, add_selection, fleet_of, selected, session_of
 from qguard.console.visible import say
 from qguard.errors import QguardError, UsageProblem
 
@@ -35,6 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
             sub.add_argument("--golden-update-in-ci", action="store_true", help="allow recording where CI is set")
             trusted = "record from this trusted fp32 server, by its name in the configuration or its URL; the golden says so"
             add_endpoint(sub, trusted, "NAME|URL")
+            add_ray(sub, "encode and search large suites")
             sub.add_argument(
                 "--unconfirmed", action="store_true",
                 help="with --endpoint: do not compare the server with fp32 of the model's files, which may not run here",
@@ -50,14 +51,20 @@ def _update(args: argparse.Namespace) -> int:
 
     if not args.dry_run:
         golden.refuse_in_ci(args.golden_update_in_ci)
+    from qguard.judging.nodes import afar
+
     session = session_of(args)
     server, status = _server(session.config, args), 0
+    fleet = fleet_of(args)
+    if fleet is not None and server is not None:
+        raise UsageProblem("--ray: a server is asked by one machine; leave --ray or --endpoint out")
     for model, suite in selected(session):
         say(f"{model}/{suite}: recording fp32{f' from {server.endpoint.shown}' if server else ''} …", file=sys.stderr)
         try:
             review = golden.record(
                 session.model(model), session.recorded_suite(suite, model), session.config.golden_root, args.reason,
                 accept_change=args.accept_change, dry_run=args.dry_run, show=lambda r: say(r.words), server=server,
+                afar=afar(session, model, fleet) if fleet is not None else None,
             )  # fmt: skip
         except UsageProblem:
             raise

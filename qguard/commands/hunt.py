@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qguard.commands import add_artifact, add_json, add_precision, add_selection, session_of
+from qguard.commands import add_artifact, add_json, add_precision, add_ray, add_selection, fleet_of, session_of
 from qguard.console.visible import say
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--keep", type=int, default=32, metavar="N", help="number of texts and pairs to show and write (default 32)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write the texts and pairs found as a suite")
+    add_ray(parser, "encode texts")
     add_json(parser)
     add_selection(parser, suite=False)
 
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             f"a hunt compares one vector a text, and model {model!r} gives {KINDS[kind].gives}; generated texts are tried by the "
             f"family robustness: pytest --precision {precision}"
         )
+    session.fleet = fleet_of(args)
     texts = _texts(args.corpus, session.config.known_suites)
     encode, similarity = encoder_of(session, precision, model), similarity_of(session.model(model).pipeline)
     with _progress(args.minutes * 60) as status:
@@ -85,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
             write_atomic(args.json, dump_json(found.to_json()))
         except OSError as e:
             raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
+    if (forget := getattr(encode, "forget", None)) is not None:
+        forget()
     return 0
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qguard.commands import add_artifact, add_json, add_precision, add_selection, session_of
+from qguard.commands import (
+    add_artifact,
+    add_json,
+    add_precision,
+    add_ray,
+    add_selection,
+    fleet_facts,
+    fleet_of,
+    session_of,
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="number of runs of the unchanged artifact, none of which may fail (default 20)",
     )
     parser.add_argument("--jobs", type=int, metavar="N", help="number of processes, each with one thread (default: one per core)")
+    add_ray(parser, "judge faults and clean repeats")
     add_json(parser)
     add_selection(parser)
 
@@ -44,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     session = session_of(args)
     session.artifact_path = args.artifact
     precision = parse_precision(args.precision or session.config.precisions[0], session.config.own_precisions)
+    session.fleet = fleet_of(args)
     with progress("selftest", runner.steps(session, faults, args.repeats)) as advance:
         report = runner.selftest(session, precision, faults, args.repeats, args.jobs or cores(), advance)
     terminal = sys.stdout.isatty()
@@ -57,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         out.print(line, markup=False, soft_wrap=True)
     if args.json:
         try:
-            write_atomic(args.json, dump_json(findings.to_json(report)))
+            write_atomic(args.json, dump_json(findings.to_json(report) | fleet_facts(session)))
         except OSError as e:
             raise MeasurementProblem(f"--json {args.json}: cannot be written ({e.strerror or e})") from e
     return findings.exit_code(report)

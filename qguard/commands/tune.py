@@ -28,6 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     text = "also try these texts for calibration: a suite, or a file or folder in a suite format; repeatable"
     parser.add_argument("--calibration", action="append", default=[], metavar="SUITE|PATH", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the two halves of the suite (default 0)")
+    parser.add_argument("--ray", metavar="ADDRESS", help=argparse.SUPPRESS)
     add_selection(parser)
 
 
@@ -35,8 +36,14 @@ def run(args: argparse.Namespace) -> int:
     """Search, write what was chosen, and say what the other half of the suite found; 1 where nothing holds on both halves."""
     from rich.console import Console
 
+    from qguard.errors import UsageProblem
     from qguard.tuning.report import table
 
+    if args.ray is not None:
+        raise UsageProblem(
+            "--ray: tune times every candidate, and a time needs a machine for itself, the same one for all of them; leave --ray "
+            "out. qguard compare --precision … --ray ADDRESS judges precisions on a cluster, and times them here"
+        )
     search, begin = _planned(args)
     found = search.run(begin, args.minutes)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)

@@ -106,7 +106,12 @@ def words(failure: Failure) -> str:
 
 
 def selftest(
-    session: Session, precision: Precision, faults: Sequence[Fault], repeats: int, jobs: int, advance: Callable[[], None]
+    session: Session,
+    precision: Precision,
+    faults: Sequence[Fault],
+    repeats: int,
+    jobs: int,
+    advance: Callable[[], None],
 ) -> Report:
     """Judge every severity of every fault, then the clean repeats, then latency, which nothing may run beside.
 
@@ -115,7 +120,7 @@ def selftest(
         precision: What is judged.
         faults: What goes wrong.
         repeats: How many clean ones for each model.
-        jobs: Processes.
+        jobs: Processes; where the session has a fleet, its tasks take their place.
         advance: Called after each case and each repeat; :func:`steps` says how often.
 
     Raises:
@@ -128,15 +133,37 @@ def selftest(
     # those that calibrate anew take longest
     order = sorted(range(len(cases)), key=lambda i: not str(cases[i][1].make).startswith("recipe:"))
     timed = [i for i in order if cases[i][1].part == "latency"]
+    numbers = [(m, n) for m in plan.config.models for n in range(repeats)]
+    done: dict[int, Repeat] = {}
+    if session.fleet is not None:
+        from qguard.faults.afar import judged
+
+        kept, some = judged(session, plan, {i: cases[i] for i in order if i not in timed}, numbers, advance)
+        results |= kept
+        done |= some
+        return _with_timed(plan, faults, cases, timed, results, numbers, done, sound, advance)
     with processes(plan, jobs) as pool:
         for i, result in each(pool, _case, {i: cases[i] for i in order if i not in timed}, advance):
             results[i] = result
-    numbers = [(m, n) for m in plan.config.models for n in range(repeats)]
-    done: dict[int, Repeat] = {}
     for start in range(0, len(numbers), jobs * ROUND):
         part = {i: numbers[i] for i in range(start, min(start + jobs * ROUND, len(numbers)))}
         with processes(plan, min(jobs, len(part))) as pool:
             done |= dict(each(pool, _repeat, part, advance))
+    return _with_timed(plan, faults, cases, timed, results, numbers, done, sound, advance)
+
+
+def _with_timed(
+    plan: Plan,
+    faults: Sequence[Fault],
+    cases: list[tuple[str, Fault, str]],
+    timed: list[int],
+    results: dict[int, Result],
+    numbers: list[tuple[str, int]],
+    done: dict[int, Repeat],
+    sound: dict[tuple[str, str], dict[str, float]],
+    advance: Callable[[], None],
+) -> Report:
+    """The report, once what is timed was judged alone, in a process of this machine."""
     if timed:
         with processes(plan, 1) as pool:
             results |= dict(each(pool, _case, {i: cases[i] for i in timed}, advance))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ from qguard.encoders import Floats
 from qguard.errors import GoldenProblem
 from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.stored import Golden, update_command
-from qguard.goldens.vectors import BLOCK, Coder, Ids, digest_of, encode_corpus, forget, machine
+from qguard.goldens.vectors import BLOCK, Afar, Coder, Ids, digest_of, encode_corpus, forget, machine
 from qguard.machine.versions import installed
 from qguard.metrics.neighbours import search
 from qguard.models.model import Model
@@ -63,7 +64,9 @@ def fp32_coder(model: Model) -> Coder:
     return Coder("fp32", key, tokenize, encode, similarity_of(model.pipeline))
 
 
-def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32], coder: Coder | None = None) -> Retrieved:
+def retrieve(
+    model: Model, suite: Suite, vectors: NDArray[np.float32], coder: Coder | None = None, afar: Afar | None = None
+) -> Retrieved:
     """Encode the corpus of a large suite in fp32, or what is left of it, and search it.
 
     Args:
@@ -71,13 +74,16 @@ def retrieve(model: Model, suite: Suite, vectors: NDArray[np.float32], coder: Co
         suite: A large suite.
         vectors: float32 (texts, dim) of its texts, the queries among them.
         coder: What encodes the corpus; by default :func:`fp32_coder`.
+        afar: Other machines that encode and search it; by default this process does.
 
     Raises:
         MeasurementProblem: for vectors that are not finite, and where the cache cannot hold them.
     """
     assert suite.corpus is not None
-    documents, tokens = encode_corpus(suite.corpus, coder or fp32_coder(model), BLOCK)
-    rows, scores = search(suite, vectors[list(suite.queries)], documents, similarity_of(model.pipeline))
+    coder = coder or fp32_coder(model)
+    documents, tokens = encode_corpus(suite.corpus, replace(coder, elsewhere=afar.encode) if afar else coder, BLOCK)
+    queries, fleet = vectors[list(suite.queries)], afar.fleet if afar else None
+    rows, scores = search(suite, queries, documents, similarity_of(model.pipeline), fleet)
     return Retrieved(rows.astype(np.int32), scores, tuple(tokens), suite.corpus.documents, BLOCK)
 
 

@@ -28,7 +28,7 @@ from qguard.goldens.retrieved import Retrieved
 from qguard.goldens.review import Review, first_review, review
 from qguard.goldens.stored import MANIFEST, SCHEMA, golden_folder, locked, public_ref, read, store, tokenizer_facts
 from qguard.goldens.summary import summary
-from qguard.goldens.vectors import Coder
+from qguard.goldens.vectors import Afar, Coder
 from qguard.kinds import CROSS_ENCODER, DENSE, KINDS
 from qguard.machine.versions import installed
 from qguard.models.location import is_local
@@ -52,6 +52,7 @@ def record(
     dry_run: bool = False,
     show: Callable[[Review], None] = lambda _: None,
     server: Server | None = None,
+    afar: Afar | None = None,
 ) -> Review:
     """Record fp32 outputs by sentence-transformers, have plain Transformers confirm them, and store them atomically.
 
@@ -67,6 +68,7 @@ def record(
         dry_run: Store nothing; a reason is not needed then.
         show: Is given the review before anything is stored or refused.
         server: Whose outputs are recorded instead; the manifest names it.
+        afar: Other machines that encode and search the corpus of a large suite.
 
     Returns:
         What moved.
@@ -99,7 +101,7 @@ def record(
         from qguard.goldens.corpus import fp32_coder, retrieve
 
         coder = fp32_coder(model) if served is None else _coder(model, served)
-        retrieved = retrieve(model, suite, vectors, coder)
+        retrieved = retrieve(model, suite, vectors, coder, afar)
     # of unit vectors the inner product is the cosine
     ranked = DOT if similarity is COSINE and model.pipeline.unit_length else similarity
     data = _pack(vectors, token_ids, judged, retrieved, ranked)

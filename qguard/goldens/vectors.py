@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,9 +26,10 @@ from qguard.encoders import Encoder, Floats
 from qguard.encoders.runtimes import RUNTIMES, TEXTS
 from qguard.errors import MeasurementProblem
 from qguard.files import cache_folder, dump_json, sha256_json, write_atomic
+from qguard.fleet import Fleet
 from qguard.machine.cpu import cpu, cpu_class
 from qguard.machine.versions import installed
-from qguard.suites.corpus import Corpus
+from qguard.suites.corpus import Corpus, Document
 from qguard.vectors.quantized import unit
 from qguard.vectors.search import VectorFile
 from qguard.vectors.similarity import COSINE, Similarity
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 BLOCK = 1024  # documents that are encoded at once, and lost by a kill at most
 VECTORS, STATE, WITNESS = "vectors.f32", "state.json", "witness.json"
 Ids = list[list[int]]
+Elsewhere = Callable[[Iterator[list[str]]], Iterator[tuple[str, Floats]]]  # texts of blocks → digest of their ids, and vectors
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Coder:
         encode: n texts and their token ids to float32 (n, dim).
         similarity: What ranks; of vectors that are ranked by cosine, rows of unit length are kept.
         witness: What proves whose vectors are kept, where the key cannot.
+        elsewhere: Encodes blocks of texts on other machines, in their order; without, this process does.
     """
 
     name: str
@@ -77,6 +81,15 @@ class Coder:
     encode: Callable[[list[str], Ids], Floats]
     similarity: Similarity = COSINE
     witness: Witness | None = None
+    elsewhere: Elsewhere | None = None
+
+
+@dataclass(frozen=True)
+class Afar:
+    """Other machines: how a model's documents are encoded there, and who searches them."""
+
+    encode: Elsewhere
+    fleet: Fleet
 
 
 @dataclass(frozen=True)
@@ -232,7 +245,8 @@ class _Encoding:
         return self._found()
 
     def _found(self) -> tuple[VectorFile, list[str]]:
-        return VectorFile(self.folder / VECTORS, self.corpus.rows, self.dim), [b.tokens for b in self.blocks]
+        blocks = tuple((b.rows, b.vectors) for b in self.blocks)
+        return VectorFile(self.folder / VECTORS, self.corpus.rows, self.dim, blocks=blocks), [b.tokens for b in self.blocks]
 
     def _resume(self, file: BinaryIO) -> None:
         """Keep the blocks that are whole, and cut off what follows them."""
@@ -253,12 +267,7 @@ class _Encoding:
     def _continue(self, file: BinaryIO) -> None:
         left = self.corpus.rows - self.done
         with progress(f"{self.coder.name}: {left} documents of {self.corpus.name}", left, in_tests=True) as advance:
-            for documents in self.corpus.blocks(self.block, self.done):
-                texts = [d.text for d in documents]
-                ids = self.coder.tokenize(texts)
-                tokens = digest_of(ids)
-                self.check(len(self.blocks), tokens)
-                vectors = self.coder.encode(texts, ids)
+            for documents, tokens, vectors in self._encoded():
                 bad = np.flatnonzero(~np.isfinite(vectors).all(1) | ~vectors.any(1))
                 if len(bad):
                     raise MeasurementProblem(
@@ -266,9 +275,31 @@ class _Encoding:
                         f"or only zeros; first: {documents[bad[0]].id!r}"
                     )
                 self._prove(lambda witness, then: witness.still(then, len(self.blocks)))
-                self._append(file, unit(vectors) if self.coder.similarity is COSINE else vectors, tokens)
+                self._append(file, vectors, tokens)
                 advance(len(documents))
         self._prove(lambda witness, then: witness.same(then, witness.now()))
+
+    def _encoded(self) -> Iterator[tuple[list[Document], str, Floats]]:
+        """What is left: documents of a block, the digest of their token ids, and vectors as they are kept."""
+        blocks = self.corpus.blocks(self.block, self.done)
+        if self.coder.elsewhere is None:
+            for documents in blocks:
+                texts = [d.text for d in documents]
+                ids = self.coder.tokenize(texts)
+                tokens = digest_of(ids)
+                self.check(len(self.blocks), tokens)
+                yield documents, tokens, as_kept(self.coder.encode(texts, ids), self.coder.similarity)
+            return
+        sent = deque[list[Document]]()
+
+        def texts_of() -> Iterator[list[str]]:
+            for documents in blocks:
+                sent.append(documents)
+                yield [d.text for d in documents]
+
+        for tokens, vectors in self.coder.elsewhere(texts_of()):
+            self.check(len(self.blocks), tokens)
+            yield sent.popleft(), tokens, vectors
 
     def _prove(self, same: Callable[[Witness, Mapping[str, Any]], bool]) -> None:
         """What was encoded is not kept if it may be of two models."""
@@ -293,6 +324,14 @@ class _Encoding:
         self.blocks.append(_Block(len(vectors), tokens, hashlib.sha256(data).hexdigest()))
         state = {"key": self.coder.key, "dim": self.dim, "blocks": [vars(b) for b in self.blocks]}
         write_atomic(self.folder / STATE, dump_json(state))
+
+
+def as_kept(vectors: Floats, similarity: Similarity) -> Floats:
+    """Vectors (n, dim) as a corpus keeps them: of unit length where they are ranked by cosine."""
+    if similarity is not COSINE:
+        return vectors
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # whoever keeps them refuses what is not finite or zero
+        return unit(vectors)
 
 
 def digest_of(ids: Sequence[Sequence[int]]) -> str:

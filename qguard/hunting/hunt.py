@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from qguard.encoders import Floats
 from qguard.errors import MeasurementProblem
 from qguard.hunting.pool import Encode, Pool
 from qguard.judging.fp32 import fp32_encoder, fp32_runtime
@@ -93,6 +94,10 @@ class Hunted:
 
 def encoder_of(session: Session, precision: Precision, model: str) -> Encode:
     """Texts to the vectors of fp32, in the candidate's runtime and with the base model's tokenizer, and to the candidate's."""
+    if session.fleet is not None:
+        from qguard.hunting.afar import Afar
+
+        return Afar(session, precision, model)
     candidate, tokenizer = session.encoder(precision, model), session.reference_tokenizer(model)
     fp32 = fp32_encoder(session, model, fp32_runtime(session, precision, model))
     return lambda texts: (fp32.encode_ids(tokenizer(texts)), candidate.encode(texts))
@@ -107,7 +112,7 @@ def hunt(
     Equal seeds try equal texts in an equal order; time decides only how many.
 
     Args:
-        encode: See :func:`encoder_of`.
+        encode: See :func:`encoder_of`. Its method ``many``, where it has one, encodes chunks of the corpus side by side.
         corpus: Texts; blank and repeated ones are passed over.
         seconds: In all. The corpus is encoded whole whatever that takes, and one generation of mutations at least is tried.
         seed: Of the mutations.
@@ -127,9 +132,11 @@ def hunt(
     def tell() -> None:
         say(Status(pool.tried, len(plain), time.monotonic() - start, _text(pool, int(pool.cosines.argmin())), _pair(pool, 0)))
 
-    for i in range(0, len(plain), CHUNK):
+    chunks = [plain[i : i + CHUNK] for i in range(0, len(plain), CHUNK)]
+    many: Callable[[list[list[str]]], Iterator[tuple[Floats, Floats]]] = getattr(encode, "many", lambda some: map(encode, some))
+    for i, encoded in zip(range(0, len(plain), CHUNK), many(chunks), strict=True):
         part = plain[i : i + CHUNK]
-        pool.add(part, range(i, i + len(part)), [()] * len(part))
+        pool.add(part, range(i, i + len(part)), [()] * len(part), encoded)
         tell() if pool.pairs else None
     pool.corpus = len(plain)
     plain_text, plain_pair = _text(pool, int(pool.cosines.argmin())), _pair(pool, 0)

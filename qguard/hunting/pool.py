@@ -57,15 +57,27 @@ class Pool:
         """Whether a text was never tried, and says anything."""
         return bool(text.strip()) and text not in self._seen
 
-    def add(self, texts: Sequence[str], roots: Sequence[int], made: Sequence[tuple[str, ...]]) -> None:
+    def add(
+        self,
+        texts: Sequence[str],
+        roots: Sequence[int],
+        made: Sequence[tuple[str, ...]],
+        encoded: tuple[Floats, Floats] | None = None,
+    ) -> None:
         """Encode new texts, and pair them with all others.
+
+        Args:
+            texts: Texts.
+            roots: The text of the corpus that each descends from, by index.
+            made: By which mutations.
+            encoded: Their vectors, where they are encoded already.
 
         Raises:
             MeasurementProblem: for vectors that are not finite, or only zeros.
         """
         if not texts:
             return
-        encoded = self.encode(texts)
+        encoded = self.encode(texts) if encoded is None else encoded
         for name, vectors in zip(("fp32", "the candidate"), encoded, strict=True):
             bad = ~np.isfinite(vectors).all(1) | ~vectors.any(1)
             if bad.any():

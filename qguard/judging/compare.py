@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -121,7 +121,8 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
     """Measure every precision on every configured model and suite.
 
     Args:
-        session: Models and suites as selected.
+        session: Models and suites as selected. Where it has a fleet, each row is judged by a task; speeds are measured here, when
+            nothing else runs.
         precisions: What to compare.
         say: Called with the name of what is measured next.
 
@@ -131,24 +132,41 @@ def compare(session: Session, precisions: list[Precision], say: Callable[[str], 
     rows = []
     speeds: dict[tuple[Precision, str], dict[str, tuple[float, bool]]] = {}
     targets = sorted(session.targets(precisions), key=lambda t: (t.model, t.suite))  # stable: precisions stay as typed
+    judged: Mapping[Target, Row | QguardError] = {}
+    if session.fleet is not None:
+        from qguard.judging.matrix import judged_afar
+
+        judged = judged_afar(session, targets, say)
     for target in targets:
         say(str(target))
-        row = Row(str(target.precision), target.precision.runtime, target.model, target.suite)
+        row = row_of(target)
         try:
-            row = _judged(session, target, row)
+            found = judged.get(target) or judged_row(session, target, row)
+            if isinstance(found, QguardError):
+                raise found
+            row = found
             key = target.precision.plain, target.model
             if key not in speeds:
                 timed = BUCKETS if target.precision.runs_in.timed else ()
                 speeds[key] = {str(b): speed(session, target, b) for b in timed}
-            found = speeds[key]
-            busy = tuple(b for b, (_, interrupted) in found.items() if interrupted)
-            rows.append(replace(row, speed={b: ratio for b, (ratio, _) in found.items()}, busy=busy))
+            busy = tuple(b for b, (_, interrupted) in speeds[key].items() if interrupted)
+            rows.append(replace(row, speed={b: ratio for b, (ratio, _) in speeds[key].items()}, busy=busy))
         except QguardError as e:
             rows.append(replace(row, verdict="unmeasured", error=str(e)))
     return mark_best(rows)
 
 
-def _judged(session: Session, target: Target, row: Row) -> Row:
+def row_of(target: Target) -> Row:
+    """The row of a target, before anything is measured."""
+    return Row(str(target.precision), target.precision.runtime, target.model, target.suite)
+
+
+def judged_row(session: Session, target: Target, row: Row) -> Row:
+    """The row with values, sizes and verdict: all but its speed.
+
+    Raises:
+        QguardError: when nothing of it could be measured.
+    """
     # its speed is measured beside that of the others, and is no verdict
     families = [f.name for f in session.families(target) if "process" not in f.needs]
     checks, problems = list[Check](), list[str]()

@@ -40,6 +40,7 @@ from qguard.vectors.quantized import FLOAT, SCALAR, Ranges, unit
 from qguard.vectors.similarity import COSINE, Similarity, similarity_for, similarity_of
 
 if TYPE_CHECKING:
+    from qguard.fleet import Fleet
     from qguard.vectors.search import VectorFile
 
 __all__ = ["Session", "Target"]
@@ -60,6 +61,7 @@ class Session:
         cpus: ``--cpu``: CPUs that are emulated, as QEMU names them.
         cpu_texts: So many texts are computed on each; 0 for all.
         intervals: Of all values, for a report; else of those that a gate bounds for the whole suite.
+        fleet: Who encodes and searches large suites; ``None`` for this process.
     """
 
     config: Config
@@ -71,6 +73,7 @@ class Session:
     indexes: tuple[str, ...] = ()
     cpus: tuple[str, ...] = ()
     cpu_texts: int = 48
+    fleet: Fleet | None = None
 
     def targets(self, precisions: list[Precision]) -> list[Target]:
         """All combinations of precision, model and suite.
@@ -510,7 +513,7 @@ class Session:
             )
         golden_rows = golden.rows.astype("int64"), golden.scores
         queries, documents = embeddings[list(suite.queries)], self.corpus_vectors(target)
-        neighbours = Neighbours.of(suite, golden_rows, queries, documents, found.similarity)
+        neighbours = Neighbours.of(suite, golden_rows, queries, documents, found.similarity, self.fleet)
         return replace(found, neighbours=neighbours)
 
     def corpus_vectors(self, target: Target) -> VectorFile:
@@ -538,6 +541,10 @@ class Session:
             coder = served_coder(str(target.precision.plain), target.precision.server, encoder, model.pipeline, similarity)
         else:
             coder = candidate_coder(artifact, target.precision, self.config.device, encoder, similarity)
+            if self.fleet is not None:
+                from qguard.judging.nodes import candidate_elsewhere
+
+                coder = replace(coder, elsewhere=candidate_elsewhere(self, target, self.fleet))
 
         def check(number: int, digest: str) -> None:
             compare_block(golden, suite, model, number, digest, coder)

@@ -77,5 +77,14 @@ def saturates() -> bool:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use; at most those of :func:`limit`."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([found, *_limit])
+
+
+def limit(count: int) -> None:
+    """This process uses at most so many cores: others have the rest."""
+    _limit[:] = [count]
+
+
+_limit: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,11 @@ from qguard.errors import MeasurementProblem
 from qguard.suites import Suite
 from qguard.vectors.quantized import unit
 from qguard.vectors.search import VectorFile, top_k
+from qguard.vectors.shards import sharded
 from qguard.vectors.similarity import COSINE, DOT, Similarity
+
+if TYPE_CHECKING:
+    from qguard.fleet import Fleet
 
 DEPTH = 100  # rows that are kept of each query
 SCORED_AGAIN = 10  # of which the candidate's own score is wanted
@@ -45,6 +50,7 @@ class Neighbours:
         queries: Floats,
         documents: VectorFile,
         similarity: Similarity = COSINE,
+        fleet: Fleet | None = None,
     ) -> Neighbours:
         """Search the candidate's documents.
 
@@ -54,11 +60,12 @@ class Neighbours:
             queries: The candidate's float32 vectors (queries, dim).
             documents: The candidate's vectors of all rows, of unit length where they are ranked by cosine.
             similarity: What the model ranks by.
+            fleet: Who searches; by default this process.
         """
         rows, scores = golden
         if rows.shape != (len(suite.queries), min(DEPTH, documents.rows)):
             raise MeasurementProblem(f"golden of {suite.name!r} holds neighbors {rows.shape} of {len(suite.queries)} queries")
-        found, _ = search(suite, queries, documents, similarity)
+        found, _ = search(suite, queries, documents, similarity, fleet)
         first = rows[:, :SCORED_AGAIN]
         searched, ranked = _prepared(queries, similarity)
         wide, rescored = searched.astype(np.float64), np.empty(first.shape)
@@ -83,7 +90,7 @@ def _prepared(queries: Floats, similarity: Similarity) -> tuple[Floats, Similari
 
 
 def search(
-    suite: Suite, queries: Floats, documents: VectorFile, similarity: Similarity = COSINE
+    suite: Suite, queries: Floats, documents: VectorFile, similarity: Similarity = COSINE, fleet: Fleet | None = None
 ) -> tuple[NDArray[np.int64], Rows]:
     """The best :data:`DEPTH` rows for each query, in float64.
 
@@ -92,10 +99,13 @@ def search(
         queries: float32 (queries, dim).
         documents: Vectors of all rows, of unit length where they are ranked by cosine.
         similarity: What the model ranks by.
+        fleet: Who searches; by default this process. The result is the same.
 
     Returns:
         Rows (queries, k) and scores (queries, k).
     """
     with progress(f"searching {documents.rows} documents of {suite.name}", documents.rows, after=2.0) as advance:
         searched, ranked = _prepared(queries, similarity)
+        if fleet is not None:
+            return sharded(fleet, searched, documents, min(DEPTH, documents.rows), advance, ranked)
         return top_k(searched, documents, min(DEPTH, documents.rows), advance=advance, similarity=ranked)

@@ -15,6 +15,7 @@ from qguard.plugin.options import add_options, add_short, without_short
 from qguard.plugin.state import GATE, RECORD, STATE, TAKEN, State
 
 if TYPE_CHECKING:
+    from qguard.fleet import Fleet
     from qguard.judging.session import Session, Target
     from qguard.plugin.gatekeeper import GateKeeper
 
@@ -91,6 +92,8 @@ def pytest_configure(config: pytest.Config) -> None:
             ("qguard_vectors", "--qguard-vectors"),
             ("qguard_cpu", "--cpu"),
             ("qguard_cpu_texts", "--qguard-cpu-texts"),
+            ("qguard_ray", "--ray"),
+            ("qguard_ray_alike", "--ray-alike"),
         ):
             if config.getoption(option):
                 raise pytest.UsageError(f"{name} needs --precision: nothing would be measured")
@@ -162,6 +165,7 @@ def _state(config: pytest.Config, asked: str) -> State:
         indexes=_names(config.getoption("qguard_index")),
         cpus=resolved(cpus),
         cpu_texts=parse_texts(config.getoption("qguard_cpu_texts"), cpus),
+        fleet=_fleet(config),
     )
     targets = session.targets(precisions)
     if config.getoption("qguard_attest"):
@@ -173,6 +177,18 @@ def _state(config: pytest.Config, asked: str) -> State:
     strict = config.getoption("qguard_strict")
     strict = strict if strict is not None else chosen.strict if chosen.strict is not None else bool(os.environ.get("CI"))
     return State(session, targets, strict)
+
+
+def _fleet(config: pytest.Config) -> Fleet | None:
+    """The machines of ``--ray``; of xdist's workers each has its own."""
+    address, alike = config.getoption("qguard_ray"), config.getoption("qguard_ray_alike")
+    if address is None:
+        if alike:
+            raise pytest.UsageError("--ray-alike is about the nodes of a cluster; give --ray ADDRESS too")
+        return None
+    from qguard.fleet import connect
+
+    return connect(address, alike)
 
 
 def _names(given: str | None) -> tuple[str, ...]:

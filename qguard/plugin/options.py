@@ -154,6 +154,13 @@ OPTIONS = (
         _value("NAME|URL"),
         short=True,
     ),
+    Option(
+        "--qguard-ray",
+        "encode and search large suites on this Ray cluster: HOST:PORT of its head, or auto on one of its machines",
+        _value("ADDRESS"),
+        short=True,
+    ),
+    Option("--qguard-ray-alike", "with --ray: leave out nodes that differ from this machine", _FLAG, short=True),
     Option("--qguard-device", "device that torch precisions run on (default cpu)", _one_of("cpu", "cuda")),
     Option("--qguard-config", "read this file instead of pyproject.toml", _value()),
     Option(

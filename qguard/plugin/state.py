@@ -30,7 +30,7 @@ class State:
     @property
     def expected(self) -> list[dict[str, Any]]:
         """What the report must hold: every target, with the kind of its model, the names of the gate tests that judge it, and
-        what was left out on purpose, each with its reason.
+        what was left out on purpose, each with its reason; of a large suite also the other machines that worked on it.
         """
         from qguard.judging.families import left_out, tests_of
 
@@ -41,6 +41,7 @@ class State:
                 "kind": session.kind(t.model),
                 "tests": tests_of(session, t),
                 "left_out": left_out(session, t),
+                **({"fleet": session.fleet.facts} if session.fleet and session.suite(t.suite).corpus is not None else {}),
             }
             for t in self.targets
         ]

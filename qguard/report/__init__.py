@@ -61,7 +61,8 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     Args:
         expected: Every target that was asked for: ``precision``, ``runtime``, ``vectors``, ``model``, ``suite``, and
             ``tests``, the names of the gate tests that judge it beside :data:`CURRENT`; ``kind``, that of the model, by default
-            a dense one; and ``left_out``, what is not measured on purpose, each with its reason.
+            a dense one; ``left_out``, what is not measured on purpose, each with its reason; and ``fleet``, the machines like
+            this one that encoded and searched its suite, where others did.
         records: What each gate test left behind; see :meth:`qguard.plugin.gatekeeper.GateKeeper.judge`.
 
     Returns:
@@ -76,7 +77,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
     runs = []
     texts: dict[str, dict[str, str]] = {}
     for asked in expected:
-        target = {k: v for k, v in asked.items() if k not in ("kind", "tests", "left_out")}
+        target = {k: v for k, v in asked.items() if k not in ("kind", "tests", "left_out", "fleet")}
         mine = [r for r in records if r["target"] == target]
         checks = [c for r in mine for c in r["checks"]]
         # a test of the project's own that is named like one of the gate's does not stand for it
@@ -100,7 +101,7 @@ def assemble(expected: list[dict[str, Any]], records: list[dict[str, Any]]) -> d
         runs[-1]["left_out"] = list(runs[-1]["left_out_because"])
         runs[-1]["tests"] = {g: "fail" if g in fell else "pass" if g in done else "unmeasured" for g in gates}
         runs[-1]["answers"] = answers(runs[-1])
-        runs[-1]["host"] = host()
+        runs[-1]["host"] = host() | ({"fleet": asked["fleet"]} if asked.get("fleet") else {})
         runs[-1]["details"], shown = merged([r["details"] for r in mine if r.get("details")])
         texts.setdefault(target["suite"], {}).update(shown)
         runs[-1]["cause"] = next((without_home(r["cause"]) for r in mine if r.get("cause")), None)

@@ -35,4 +35,6 @@ def host() -> dict[str, Any]:
 
 def label(facts: Mapping[str, Any]) -> str:
     """A host in a few words, for the head of a column: ``AMD EPYC 9R14, 2 cores, x86_64 avx2 avx512_vnni``."""
-    return f"{facts['cpu']}, {facts['cores']} cores, {facts['class']}"
+    fleet = facts.get("fleet")
+    many = f", {fleet['nodes']} nodes of {fleet['engine']}" if fleet else ""
+    return f"{facts['cpu']}, {facts['cores']} cores, {facts['class']}{many}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,11 +39,13 @@ class VectorFile:
         path: The file.
         rows: How many.
         dim: Values of each.
+        blocks: Rows and SHA-256 of each block, in their order, where they are known.
     """
 
     path: Path
     rows: int
     dim: int
+    blocks: tuple[tuple[int, str], ...] = field(default=(), kw_only=True)
 
     def read(self, start: int, out: Floats) -> Floats:
         """Rows ``start`` to ``start + len(out)``, fewer at the end, into ``out`` (n, dim); returns the filled part.
