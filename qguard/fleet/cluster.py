@@ -59,8 +59,17 @@ def connect(address: str, alike: bool = False) -> RayFleet:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": _ENVIRONMENT})
         except Exception as e:  # ConnectionError, RuntimeError for other versions, and errors of its own
             raise MeasurementProblem(f"--ray {address}: cannot join the Ray cluster ({first_line(e)}); {start}") from None
+    _keep_quiet()
     found = RayFleet(ray, *_told(ray), alike)
     return found
+
+
+def _keep_quiet() -> None:
+    """Ray prints the death of a node to standard output, whatever it was told of logs; there a command writes its results."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):  # no public setting turns it off
+        worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _reach(address: str) -> None:
