@@ -231,8 +231,9 @@ def test_a_large_suite_is_encoded_in_tasks_to_the_same_bytes(large, monkeypatch,
 
 @pytest.mark.usefixtures("_low")
 def test_a_run_goes_on_where_another_was_stopped(large, monkeypatch, tmp_path):
-    monkeypatch.setenv("QGUARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("QGUARD_CACHE", str(tmp_path / "whole"))  # where it is the first test that asks for them
     whole, first = large.corpus_vectors(target()), replace(large, fleet=Lanes())
+    monkeypatch.setenv("QGUARD_CACHE", str(tmp_path / "cache"))
     encode, calls = candidate_elsewhere(first, target(), first.fleet), []
 
     def some(blocks):

@@ -328,7 +328,9 @@ def test_python_runs(snippet, project, tmp_path, capfd):
 def test_what_is_not_run_could_be(command, request):
     """Its options exist, its script compiles."""
     line = meant(command)
-    if match := re.search(r"benchmarks[/.]\w+", line):
+    if match := re.match(r"bash (benchmarks/\w+)", line):
+        subprocess.run(["bash", "-n", f"{ROOT / match[1]}.sh"], check=True)
+    elif match := re.search(r"benchmarks[/.]\w+", line):
         py_compile.compile(str(ROOT / f"{match[0].replace('.', '/')}.py"), doraise=True)
     elif line.startswith("qguard"):
         assert parser().parse_args(shlex.split(line)[1:])
