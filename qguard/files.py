@@ -7,11 +7,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qguard.errors import ArtifactProblem, QguardError
+from qguard.errors import ArtifactProblem, QguardError, UsageProblem
 
 
 def sha256_file(path: Path) -> str:
@@ -131,6 +132,51 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def replaces(folder: Path, force: bool, what: str) -> bool:
+    """Whether ``--out`` names a folder that holds something, which ``--force`` may replace.
+
+    Args:
+        folder: Of ``--out``.
+        force: Whether it was given.
+        what: A noun for what it may hold, such as ``artifact``.
+
+    Raises:
+        UsageProblem: for a link, a file, and without ``force`` a folder that is not empty.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageProblem(f"--out {folder}: expected a folder, found {'a link' if folder.is_symlink() else 'a file'}")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if not force:
+        raise UsageProblem(f"--out {folder} is not empty; choose another folder, or replace the {what} in it with --force")
+    return True
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to be made, which takes the place of ``folder`` at the end; a kill at any moment leaves the old or the new one.
+
+    Raises:
+        OSError: when the disk does not take it; the old one is then there.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    work.mkdir()
+    try:
+        yield work / "new"
+        if folder.exists():
+            folder.rename(work / "old")
+        (work / "new").rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        if (work / "old").exists() and not folder.exists():
+            (work / "old").rename(folder)
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def copy_files(source: Path, target: Path) -> None:

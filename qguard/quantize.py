@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from qguard.artifacts.artifact import PROVENANCE, Artifact
 from qguard.config import Config
 from qguard.errors import ArtifactProblem, UsageProblem
-from qguard.files import copy_files, sync_folder
+from qguard.files import copy_files, replaces, replacing
 from qguard.judging.artifact import measure_artifact
 from qguard.models.model import Model
 from qguard.onnx.edit import Graph
@@ -61,13 +60,7 @@ def check_target(folder: Path, force: bool) -> None:
     Raises:
         UsageProblem: for anything else.
     """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageProblem(f"--out {folder}: expected a folder, found {'a link' if folder.is_symlink() else 'a file'}")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not force:
-        raise UsageProblem(f"--out {folder} is not empty; choose another folder, or replace the artifact in it with --force")
-    if not (folder / PROVENANCE).is_file():
+    if replaces(folder, force, "artifact") and not (folder / PROVENANCE).is_file():
         raise UsageProblem(f"--out {folder} holds no {PROVENANCE}: it is not an artifact, and --force does not replace it")
 
 
@@ -82,21 +75,8 @@ def write(artifact: Artifact, folder: Path, *, force: bool = False) -> None:
     check_target(folder, force)
     folder = folder.resolve()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-        work.mkdir()
-        try:
-            copy_files(artifact.folder, work / "new")
-            if folder.exists():
-                folder.rename(work / "old")
-            (work / "new").rename(folder)
-            sync_folder(folder.parent)
-        except BaseException:
-            if (work / "old").exists() and not folder.exists():
-                (work / "old").rename(folder)
-            raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        with replacing(folder) as new:
+            copy_files(artifact.folder, new)
     except OSError as e:
         raise ArtifactProblem(f"cannot write {folder.name}: {e.strerror or e}") from e
 

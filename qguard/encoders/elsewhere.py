@@ -24,7 +24,6 @@ from qguard.errors import ArtifactProblem, MeasurementProblem
 from qguard.machine.emulated import ended, said
 
 WORKER = Path(__file__).with_name("worker.py")
-EXACT = "session.x64quantprecision"
 
 
 class ElsewhereRuntime:

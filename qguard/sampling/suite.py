@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qguard.errors import DataProblem, MeasurementProblem, UsageProblem
-from qguard.files import dump_json, sync_folder, write_atomic
+from qguard.files import dump_json, replaces, replacing, write_atomic
 from qguard.sampling.allocation import FLOOR
 from qguard.sampling.draw import Drawn, Sample
 from qguard.sampling.personal import personal
@@ -31,12 +29,8 @@ def check_target(folder: Path, force: bool) -> None:
     Raises:
         UsageProblem: for anything else.
     """
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageProblem(f"--out {folder}: expected a folder, found {'a link' if folder.is_symlink() else 'a file'}")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not replaces(folder, force, "sample"):
         return
-    if not force:
-        raise UsageProblem(f"--out {folder} is not empty; choose another folder, or replace the sample in it with --force")
     known = {RECORD, "candidates.jsonl", "qrels", *FILES.values()}
     if not (folder / RECORD).is_file() or (others := sorted({f.name for f in folder.iterdir()} - known)):
         what = "no " + RECORD if not (folder / RECORD).is_file() else ", ".join(others)
@@ -52,25 +46,13 @@ def write_suite(folder: Path, sample: Sample, source: Source, force: bool = Fals
         MeasurementProblem: where the folder cannot be written.
     """
     check_target(folder, force)
-    work = folder.absolute().with_name(f".{folder.absolute().name}.{secrets.token_hex(4)}.tmp")
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(work / "new", sample, source)
+        with replacing(folder) as new:
+            _write(new, sample, source)
             try:
-                read_suite("sample", Source(str(work / "new"), scores=source.scores))
+                read_suite("sample", Source(str(new), scores=source.scores))
             except DataProblem as e:
                 raise DataProblem(f"{source.name} gives no suite that can be read: {e}; correct the source") from e
-            if folder.exists():
-                folder.rename(work / "old")
-            (work / "new").rename(folder)
-            sync_folder(folder.absolute().parent)
-        except BaseException:
-            if (work / "old").exists() and not folder.exists():
-                (work / "old").rename(folder)
-            raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     except OSError as e:
         raise MeasurementProblem(f"--out {folder}: cannot be written ({e.strerror or e})") from e
 
